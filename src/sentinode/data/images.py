@@ -1,0 +1,155 @@
+"""One image file -> one patch: the competition's TIFF by a direct path, everything else by Pillow."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import struct
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, UnidentifiedImageError
+
+from sentinode.errors import DataError
+
+PATCH_SIZE_PX: Final = 96
+CENTRE_SIZE_PX: Final = 32
+PATCH_BYTES: Final = PATCH_SIZE_PX * PATCH_SIZE_PX * 3
+HEADER_BYTES: Final = 287
+TIFF_BYTES: Final = HEADER_BYTES + PATCH_BYTES
+SUFFIXES: Final = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".webp", ".bmp")
+_FORMATS: Final = ("TIFF", "PNG", "JPEG", "WEBP", "BMP")
+
+Patch = UInt8[np.ndarray, "96 96 3"]
+
+# The tags that make a file's pixels one plain block of 96 x 96 RGB bytes at offset 287.
+_PLAIN_TAGS: Final = {
+    256: PATCH_SIZE_PX,  # width
+    257: PATCH_SIZE_PX,  # height
+    259: 1,  # no compression
+    262: 2,  # RGB
+    273: HEADER_BYTES,  # offset of the one strip
+    277: 3,  # samples per pixel
+    278: PATCH_SIZE_PX,  # rows per strip: all
+    279: PATCH_BYTES,  # bytes of the one strip
+    284: 1,  # samples interleaved
+}
+
+
+def patch_id(patch: Patch) -> str:
+    """The competition's id of a patch: the SHA-1 of its raw RGB bytes, in hexadecimal."""
+    return hashlib.sha1(np.ascontiguousarray(patch).tobytes(), usedforsecurity=False).hexdigest()
+
+
+def encode_tiff(patch: Patch) -> bytes:
+    """Write a patch in the competition's layout: uncompressed, one strip, pixels at offset 287."""
+    if patch.shape != (PATCH_SIZE_PX, PATCH_SIZE_PX, 3) or patch.dtype != np.uint8:
+        raise ValueError(f"a patch is 96 x 96 x 3 uint8, not {patch.shape} {patch.dtype}")
+    return _HEADER + np.ascontiguousarray(patch).tobytes()
+
+
+def read_patch(path: Path) -> Patch:
+    """Read one 96 x 96 RGB patch; raises DataError where the file is anything else."""
+    patch = np.empty((PATCH_SIZE_PX, PATCH_SIZE_PX, 3), np.uint8)
+    read_patch_into(path, patch, set())
+    return patch
+
+
+def read_patch_into(path: Path | str, out: Patch, known_headers: set[bytes]) -> None:
+    """Read one patch straight into `out`, C-contiguous (a row of a memory map, say).
+
+    A file of exactly the competition's size whose header says "plain pixels at offset 287" costs
+    one system call; a header once checked is remembered in `known_headers`. Everything else is
+    decoded by Pillow, after its size and mode have been checked.
+    """
+    header = bytearray(HEADER_BYTES)
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError as error:
+        raise DataError(
+            f"cannot be read ({error.strerror})", where=path, remedy="Restore the file or its permissions."
+        ) from error
+    try:
+        if os.fstat(descriptor).st_size == TIFF_BYTES:
+            filled = os.preadv(descriptor, [header, memoryview(out).cast("B")], 0)
+            key = bytes(header)
+            if filled == TIFF_BYTES and (key in known_headers or _is_plain(key)):
+                known_headers.add(key)
+                return
+    finally:
+        os.close(descriptor)
+    out[...] = _decode_with_pillow(Path(path))
+
+
+def _is_plain(header: bytes) -> bool:
+    """Whether a TIFF header of 287 bytes promises plain 8-bit RGB pixels right behind it."""
+    if header[:8] != b"II*\0\x08\0\0\0":
+        return False
+    (count,) = struct.unpack_from("<H", header, 8)
+    if 10 + 12 * count > HEADER_BYTES:
+        return False
+    tags: dict[int, tuple[int, int, int]] = {}
+    for entry in range(count):
+        tag, kind, length, value = struct.unpack_from("<HHII", header, 10 + 12 * entry)
+        tags[tag] = (kind, length, value & 0xFFFF if kind == 3 else value)
+    if any(tag not in tags or tags[tag][1:] != (1, value) for tag, value in _PLAIN_TAGS.items()):
+        return False
+    kind, length, offset = tags.get(258, (0, 0, 0))  # bits per sample: three shorts elsewhere in the header
+    if (kind, length) != (3, 3) or offset + 6 > HEADER_BYTES:
+        return False
+    return struct.unpack_from("<HHH", header, offset) == (8, 8, 8) and 338 not in tags
+
+
+def _decode_with_pillow(path: Path) -> Patch:
+    remedy = "Every patch must be a 96 x 96 image with 8-bit RGB; convert or remove it."
+    try:
+        with Image.open(path, formats=_FORMATS) as image:
+            # Size and mode are known before a pixel is decoded, so a huge image costs nothing.
+            if image.size != (PATCH_SIZE_PX, PATCH_SIZE_PX):
+                width, height = image.size
+                raise DataError(f"is {width} x {height} pixels, not 96 x 96", where=path, remedy=remedy)
+            if image.mode != "RGB":
+                raise DataError(f"has the mode {image.mode}, not 8-bit RGB", where=path, remedy=remedy)
+            if any(";16" in str(tile.args) for tile in image.tile):
+                raise DataError("has 16 bits per channel, not 8", where=path, remedy=remedy)
+            return np.asarray(image)
+    except UnidentifiedImageError as error:
+        raise DataError("is not an image that can be read", where=path, remedy=remedy) from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(f"is damaged or truncated ({reason})", where=path, remedy="Restore the file.") from error
+
+
+def _competition_header() -> bytes:
+    """The 287 bytes before the pixels: 15 tags as the competition's own writer laid them out."""
+    description, software, date = b'{"shape": [96, 96, 3]}\0', b"sentinode\0\0\0", b"2018:11:15 17:21:17\0"
+    short, long, text = 3, 4, 2
+    bits_at = 8 + 2 + 15 * 12 + 4
+    description_at = bits_at + 6
+    software_at = HEADER_BYTES - len(date) - len(software)
+    date_at = HEADER_BYTES - len(date)
+    tags = [
+        (254, long, 1, 0),
+        (256, long, 1, PATCH_SIZE_PX),
+        (257, long, 1, PATCH_SIZE_PX),
+        (258, short, 3, bits_at),
+        (259, short, 1, 1),
+        (262, short, 1, 2),
+        (270, text, len(description), description_at),
+        (273, long, 1, HEADER_BYTES),
+        (277, short, 1, 3),
+        (278, long, 1, PATCH_SIZE_PX),
+        (279, long, 1, PATCH_BYTES),
+        (284, short, 1, 1),
+        (305, text, len(software), software_at),
+        (306, text, len(date), date_at),
+        (339, short, 1, 1),
+    ]
+    directory = struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", *tag) for tag in tags)
+    start = b"II*\0\x08\0\0\0" + directory + b"\0\0\0\0" + struct.pack("<HHH", 8, 8, 8) + description
+    return start.ljust(software_at, b"\0") + software + date
+
+
+_HEADER: Final = _competition_header()

@@ -1,0 +1,94 @@
+"""One tree of errors; each says what is wrong, where, and what to do next, in one line.
+
+    SentinodeError
+    ├── InputError            the user's input; the command line exits with 2
+    │   ├── ConfigError       a setting: unknown, misspelt or out of range
+    │   ├── DataError         a data folder, table, label or image
+    │   ├── SplitError        a split that the data cannot give
+    │   ├── RunError          a run folder with a missing or foreign file
+    │   └── SubmissionError   predictions that do not answer the sample submission
+    └── FailureError          the work itself failed; the command line exits with 1
+        ├── StorageError      the disk is full, the folder cannot be written
+        ├── DivergedError     the loss is no longer a number
+        └── MissingExtraError an optional dependency is not installed
+
+    SentinodeWarning          a notice: the work goes on, differently from what was asked
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+class SentinodeError(Exception):
+    """Base of all errors; `str()` gives "where: what. Remedy." on one line."""
+
+    exit_code = 1
+
+    def __init__(self, what: str, *, remedy: str, where: str | Path | None = None) -> None:
+        self.what, self.remedy, self.where = what, remedy, where
+        place = f"{where}: " if where is not None else ""
+        line = f"{place}{what.rstrip('.')}. {remedy}"
+        super().__init__(" ".join(line.split()))
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Keyword-only arguments do not survive the default pickling between worker processes.
+        return (_rebuild, (type(self), self.what, self.remedy, self.where))
+
+
+def _rebuild(
+    kind: type[SentinodeError], what: str, remedy: str, where: str | Path | None
+) -> SentinodeError:
+    return kind(what, remedy=remedy, where=where)
+
+
+class InputError(SentinodeError):
+    exit_code = 2
+
+
+class ConfigError(InputError): ...
+
+
+class DataError(InputError): ...
+
+
+class SplitError(InputError): ...
+
+
+class RunError(InputError): ...
+
+
+class SubmissionError(InputError): ...
+
+
+class FailureError(SentinodeError):
+    exit_code = 1
+
+
+class StorageError(FailureError): ...
+
+
+class DivergedError(FailureError): ...
+
+
+class MissingExtraError(FailureError): ...
+
+
+class SentinodeWarning(UserWarning):
+    """A notice that something was done differently from what was asked, and how."""
+
+
+@contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turn the operating system's refusals to write below `path` into a StorageError."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise StorageError(
+            f"cannot write ({reason})",
+            where=error.filename or path,
+            remedy="Free some space or choose another folder; what was finished before is kept.",
+        ) from error
