@@ -1,18 +1,18 @@
 """One tree of errors; each says what is wrong, where, and what to do next, in one line.
 
-    SentinodeError
-    ├── InputError            the user's input; the command line exits with 2
-    │   ├── ConfigError       a setting: unknown, misspelt or out of range
-    │   ├── DataError         a data folder, table, label or image
-    │   ├── SplitError        a split that the data cannot give
-    │   ├── RunError          a run folder with a missing or foreign file
-    │   └── SubmissionError   predictions that do not answer the sample submission
-    └── FailureError          the work itself failed; the command line exits with 1
-        ├── StorageError      the disk is full, the folder cannot be written
-        ├── DivergedError     the loss is no longer a number
-        └── MissingExtraError an optional dependency is not installed
+SentinodeError
+├── InputError            the user's input; the command line exits with 2
+│   ├── ConfigError       a setting: unknown, misspelt or out of range
+│   ├── DataError         a data folder, table, label or image
+│   ├── SplitError        a split that the data cannot give
+│   ├── RunError          a run folder with a missing or foreign file
+│   └── SubmissionError   predictions that do not answer the sample submission
+└── FailureError          the work itself failed; the command line exits with 1
+    ├── StorageError      the disk is full, the folder cannot be written
+    ├── DivergedError     the loss is no longer a number
+    └── MissingExtraError an optional dependency is not installed
 
-    SentinodeWarning          a notice: the work goes on, differently from what was asked
+SentinodeWarning          a notice: the work goes on, differently from what was asked
 """
 
 from __future__ import annotations
@@ -38,9 +38,7 @@ class SentinodeError(Exception):
         return (_rebuild, (type(self), self.what, self.remedy, self.where))
 
 
-def _rebuild(
-    kind: type[SentinodeError], what: str, remedy: str, where: str | Path | None
-) -> SentinodeError:
+def _rebuild(kind: type[SentinodeError], what: str, remedy: str, where: str | Path | None) -> SentinodeError:
     return kind(what, remedy=remedy, where=where)
 
 

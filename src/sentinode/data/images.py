@@ -119,7 +119,9 @@ def _decode_with_pillow(path: Path) -> Patch:
         raise DataError("is not an image that can be read", where=path, remedy=remedy) from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(f"is damaged or truncated ({reason})", where=path, remedy="Restore the file.") from error
+        raise DataError(
+            f"is damaged or truncated ({reason})", where=path, remedy="Restore the file."
+        ) from error
 
 
 def _competition_header() -> bytes:

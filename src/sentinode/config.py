@@ -1,0 +1,328 @@
+"""Every setting of a run and of a study: frozen, checked, read from and written to TOML."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Iterable, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from sentinode.errors import ConfigError
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Metric = Literal["auc", "accuracy"]
+Omission = Literal["missing", "unlabelled", "unreadable", "blank", "duplicate"]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+C = TypeVar("C", bound=Section)
+
+
+class DataConfig(Section):
+    """Which patches take part; nothing is left out unless it is named here."""
+
+    slides: Path | None = Field(None, description="table id,slide (default: slides.csv in the data folder)")
+    groups: Path | None = Field(None, description="table id,group (default: groups.csv in the data folder)")
+    leave_out: tuple[Omission, ...] = Field((), description="kinds of patches to leave out, counted")
+    memory_budget_mb: int = Field(2048, ge=1, description="most memory that prepared pixels may take, MB")
+
+
+class BalanceConfig(Section):
+    drop_negative_fraction: Fraction = Field(0.0, description="share of the negative patches dropped")
+    seed: Seed = 25
+
+
+class SampleConfig(Section):
+    per_class: int | None = Field(None, ge=1, description="patches drawn of each class (default: all)")
+    seed: Seed = 25
+
+
+class SplitConfig(Section):
+    by: Literal["auto", "slide", "group", "random", "file"] = Field(
+        "auto", description="auto: by slide where slides are known, else by groups and overlaps"
+    )
+    file: Path | None = Field(None, description="with by = file: a table id,side (training or validation)")
+    validation_fraction: float = Field(0.3, gt=0.0, lt=1.0)
+    seed: Seed = 25
+
+    @model_validator(mode="after")
+    def _file_goes_with_by_file(self) -> Self:
+        if (self.by == "file") != (self.file is not None):
+            raise ValueError("split.file is given exactly when split.by is 'file'")
+        return self
+
+
+class PreprocessConfig(Section):
+    crop_px: int = Field(96, ge=18, le=96, description="side of the centre square that is kept")
+    size_px: int = Field(32, ge=17, le=96, description="side of the network's input")
+    resize: Literal["nearest", "area"] = "area"
+
+    @model_validator(mode="after")
+    def _area_needs_whole_blocks(self) -> Self:
+        if self.size_px > self.crop_px:
+            raise ValueError(f"preprocess.size_px {self.size_px} is larger than crop_px {self.crop_px}")
+        if self.crop_px % 2:
+            raise ValueError(f"preprocess.crop_px {self.crop_px} is odd: a centre square needs an even side")
+        if self.resize == "area" and self.crop_px % self.size_px:
+            raise ValueError(
+                f"preprocess.resize 'area' needs crop_px {self.crop_px} to be a multiple of size_px {self.size_px}"
+            )
+        return self
+
+
+class AugmentConfig(Section):
+    zoom: float = Field(0.0, ge=0.0, lt=1.0, description="each axis is scaled by 1 - zoom to 1 + zoom")
+    flips: bool = Field(False, description="mirror left-right and up-down at random")
+    symmetries: bool = Field(True, description="one of the square's 8 symmetries at random")
+    stain_jitter: float = Field(
+        0.0, ge=0.0, lt=1.0, description="relative spread of stain strength, in optical density"
+    )
+    cross_centre: bool = Field(
+        False, description="allow zoom, which moves tissue across the labelled centre's border"
+    )
+
+    @model_validator(mode="after")
+    def _zoom_is_not_label_safe(self) -> Self:
+        if self.zoom > 0 and not self.cross_centre:
+            raise ValueError(
+                "augment.zoom moves tissue across the labelled centre's border; set augment.cross_centre = true "
+                "to accept that, or augment.zoom = 0"
+            )
+        return self
+
+
+class ModelConfig(Section):
+    architecture: Literal["notebook"] = "notebook"
+    norm: Literal["before", "after"] = Field("before", description="batch norm before or after the ReLU")
+    bn_momentum: Fraction = Field(0.99, description="Keras's batch-norm momentum (PyTorch's is 1 - m)")
+
+
+class FitConfig(Section):
+    epochs: int = Field(20, ge=1)
+    batch_size: int = Field(32, ge=2)
+    learning_rate: float = Field(1e-3, gt=0.0)
+    adam_epsilon: float = Field(1e-7, gt=0.0)
+    steps_per_epoch: int | None = Field(None, ge=1, description="batches an epoch (default: a whole pass)")
+    validation_steps: int | None = Field(None, ge=1, description="validation batches an epoch (default: all)")
+    keep: Literal["last", "best"] = Field("best", description="which epoch's weights are the run's model")
+    patience: int | None = Field(None, ge=1, description="stop after so many epochs without a better score")
+    metric: Metric = Field("auc", description="validation score that decides 'best' and patience")
+    seed: Seed = 25
+
+
+class PredictConfig(Section):
+    views: Literal[1, 8] = Field(8, description="8: average over the square's 8 symmetries")
+    batch_size: int = Field(512, ge=1)
+
+
+class RunConfig(Section):
+    """All that one run depends on, besides the data."""
+
+    data: DataConfig = DataConfig()
+    balance: BalanceConfig = BalanceConfig()
+    sample: SampleConfig = SampleConfig()
+    split: SplitConfig = SplitConfig()
+    preprocess: PreprocessConfig = PreprocessConfig()
+    augment: AugmentConfig = AugmentConfig()
+    model: ModelConfig = ModelConfig()
+    fit: FitConfig = FitConfig()
+    predict: PredictConfig = PredictConfig()
+
+
+class Range(Section):
+    """An interval to search: whole numbers where both ends are whole numbers."""
+
+    low: int | float
+    high: int | float
+    log: bool = False
+
+    @model_validator(mode="after")
+    def _is_an_interval(self) -> Self:
+        if not self.low < self.high:
+            raise ValueError(f"low {self.low} is not below high {self.high}")
+        if self.log and self.low <= 0:
+            raise ValueError(f"a logarithmic range needs low > 0, not {self.low}")
+        return self
+
+
+Scalar = bool | int | float | str
+
+
+class CompareConfig(Section):
+    """The variants under comparison, each a few settings put over the run's own."""
+
+    variants: dict[str, dict[str, Scalar]] = Field(
+        default_factory=lambda: {"before": {"model.norm": "before"}, "after": {"model.norm": "after"}}
+    )
+
+    @field_validator("variants")
+    @classmethod
+    def _names_are_folder_names(cls, variants: dict[str, dict[str, Scalar]]) -> dict[str, dict[str, Scalar]]:
+        for name in variants:
+            if not name or not all(c.isalnum() or c in "._-" for c in name) or name.startswith("."):
+                raise ValueError(f"variant name {name!r} may hold letters, digits, '.', '_' and '-' only")
+        return variants
+
+
+class TuneConfig(Section):
+    base: dict[str, Scalar] = Field(default_factory=dict, description="settings common to all trials")
+    search: dict[str, list[Scalar] | Range] = Field(
+        default_factory=lambda: {"model.bn_momentum": [0.99, 0.75, 0.50, 0.25]},
+        description="any setting of a run: a list of values, or {low, high, log}",
+    )
+    sampler: Literal["grid", "tpe", "random"] = "grid"
+    pruner: Literal["none", "median", "halving"] = "none"
+    trials: int | None = Field(None, ge=1, description="trials in all (default: the grid's size, else 20)")
+    seed: Seed = 25
+
+    @model_validator(mode="after")
+    def _grid_needs_lists(self) -> Self:
+        ranges = [key for key, space in self.search.items() if isinstance(space, Range)]
+        if self.sampler == "grid" and ranges:
+            raise ValueError(f"tune.sampler 'grid' needs a list of values for {ranges[0]}; or use 'tpe'")
+        if any(isinstance(space, list) and not space for space in self.search.values()):
+            raise ValueError("tune.search: a list of values is empty")
+        return self
+
+
+class StudyConfig(RunConfig):
+    """A run's settings, and the questions that are asked with them."""
+
+    seeds: tuple[Seed, ...] = Field((25,), min_length=1, description="one run for each, per variant")
+    compare: CompareConfig = CompareConfig()
+    tune: TuneConfig = TuneConfig()
+
+    @field_validator("seeds")
+    @classmethod
+    def _seeds_differ(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(seeds)) != len(seeds):
+            raise ValueError(f"seeds {list(seeds)} are not all different")
+        return seeds
+
+    @model_validator(mode="after")
+    def _overrides_name_settings_of_a_run(self) -> Self:
+        run = self.run_config()
+        for overrides in [*self.compare.variants.values(), self.tune.base]:
+            override(run, overrides)
+        for key, space in self.tune.search.items():
+            for value in space if isinstance(space, list) else [space.low, space.high]:
+                override(run, {key: value})
+        return self
+
+    def run_config(self) -> RunConfig:
+        return RunConfig(**{name: getattr(self, name) for name in RunConfig.model_fields})
+
+
+PRESETS = ("quick", "seed", "fair")
+
+
+def load_preset(name: str) -> StudyConfig:
+    """Read one of the presets that come with the package: `quick`, `seed` or `fair`."""
+    if name not in PRESETS:
+        raise ConfigError(
+            f"there is no preset {name!r}",
+            remedy=f"Choose one of {', '.join(PRESETS)}{_suggest(name, PRESETS)}",
+        )
+    text = resources.files("sentinode").joinpath(f"presets/{name}.toml").read_text(encoding="utf-8")
+    return parse_toml(text, StudyConfig, where=f"preset {name}")
+
+
+def load_config(path: Path) -> StudyConfig:
+    """Read a TOML file of a run's or a study's settings; what it leaves out has its default."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot be read ({error})", where=path, remedy="Give a TOML file.") from error
+    return parse_toml(text, StudyConfig, where=path)
+
+
+def parse_toml(text: str, kind: type[C], *, where: str | Path) -> C:
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"is not valid TOML: {error}", where=where, remedy="Mend that line.") from error
+    return _validated(kind, table, where)
+
+
+def to_toml(config: Section) -> str:
+    """Write a config as TOML that reads back as an equal config; a None is left out."""
+    return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))
+
+
+def override(config: C, settings: Mapping[str, Any], *, where: str | Path | None = None) -> C:
+    """Put settings such as {"model.norm": "after"} over a config; returns a new, checked one."""
+    table = config.model_dump(mode="python", exclude_none=True)
+    for key, value in settings.items():
+        at, model = table, type(config)
+        *parents, last = key.split(".")
+        for part in parents:
+            model = _section_at(model, part, key, where)
+            at = at.setdefault(part, {})
+        if last not in model.model_fields:
+            raise _unknown(key, last, model, where)
+        at[last] = value
+    return _validated(type(config), table, where)
+
+
+def parse_settings(pairs: Iterable[str]) -> dict[str, Any]:
+    """Read `key.path=value` pairs; a value is TOML where it parses as such, else a plain string."""
+    settings: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError(f"{pair!r} is no setting", where="--set", remedy="Write key.path=value.")
+        try:
+            value: Any = tomllib.loads(f"value = {text.strip()}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = None if text.strip().lower() == "none" else text.strip()
+        settings[key.strip()] = value
+    return settings
+
+
+def _section_at(model: type[BaseModel], part: str, key: str, where: str | Path | None) -> type[BaseModel]:
+    field = model.model_fields.get(part)
+    if field is None:
+        raise _unknown(key, part, model, where)
+    if not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
+        raise ConfigError(
+            f"setting {key!r}: {part!r} is a value, not a section", where=where, remedy=f"Set {part} itself."
+        )
+    return field.annotation
+
+
+def _unknown(key: str, part: str, model: type[BaseModel], where: str | Path | None) -> ConfigError:
+    names = list(model.model_fields)
+    remedy = f"Known here: {', '.join(names)}{_suggest(part, names)}"
+    return ConfigError(f"unknown setting {key!r}", where=where, remedy=remedy)
+
+
+def _suggest(word: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f". Did you mean {close[0]!r}?" if close else "."
+
+
+def _validated(kind: type[C], table: Mapping[str, Any], where: str | Path | None) -> C:
+    try:
+        return kind.model_validate(table)
+    except ValidationError as error:
+        first = error.errors()[0]
+        path = [str(part) for part in first["loc"]]
+        key = ".".join(path)
+        if first["type"] == "extra_forbidden":
+            model: type[BaseModel] = kind
+            for part in path[:-1]:
+                model = _section_at(model, part, key, where)
+            raise _unknown(key, path[-1], model, where) from error
+        problem = first["msg"].removeprefix("Value error, ")
+        given = "" if isinstance(first["input"], dict | BaseModel) else f" (given: {first['input']!r})"
+        place = f"setting {key!r}: " if key else ""
+        raise ConfigError(f"{place}{problem}{given}", where=where, remedy="Mend that setting.") from error

@@ -1,0 +1,94 @@
+"""Batched augmentation on the device: what is drawn, apart from how it is applied.
+
+Label-safe by default: a symmetry or a change of stain leaves every piece of tissue on its side of
+the labelled centre's border. Zoom does not, and must be asked for twice (see AugmentConfig).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+from sentinode.config import AugmentConfig
+from sentinode.data.symmetry import SYMMETRIES, apply_symmetry
+
+# Optical density of haematoxylin, eosin and the rest in red, green and blue (Ruifrok and Johnston 2001).
+_STAINS: Final = ((0.650, 0.704, 0.286), (0.072, 0.990, 0.105), (0.268, 0.570, 0.776))
+
+
+@dataclass(frozen=True)
+class Draws:
+    """One random choice for each of N patches; None where a kind of augmentation is off.
+
+    zoom: factor of the height and of the width, below 1 enlarges; symmetry: 0 to 7;
+    stain: relative strength of haematoxylin, eosin and the rest, 1 leaves it.
+    """
+
+    zoom: Float[Tensor, "n 2"] | None
+    symmetry: Int[Tensor, " n"] | None
+    stain: Float[Tensor, "n 3"] | None
+
+
+def draw(config: AugmentConfig, count: int, generator: torch.Generator) -> Draws:
+    """Draw for `count` patches; always in the same order, so a generator's state fixes the outcome."""
+
+    def around_one(columns: int, spread: float) -> Tensor:
+        return 1 + spread * (2 * torch.rand(count, columns, generator=generator) - 1)
+
+    zoom = around_one(2, config.zoom) if config.zoom > 0 else None
+    symmetry: Tensor | None = None
+    if config.symmetries:
+        symmetry = torch.randint(len(SYMMETRIES), (count,), generator=generator)
+    elif config.flips:  # unturned, mirrored, turned by 180 degrees, both: the flips among the symmetries
+        flips = torch.tensor([0, 4, 2, 6])
+        symmetry = flips[torch.randint(4, (count,), generator=generator)]
+    stain = around_one(3, config.stain_jitter) if config.stain_jitter > 0 else None
+    return Draws(zoom, symmetry, stain)
+
+
+def apply(images: Float[Tensor, "n 3 s s"], draws: Draws) -> Float[Tensor, "n 3 s s"]:
+    """Apply the draws to RGB in [0, 1], on the images' device."""
+    if draws.zoom is not None:
+        images = zoom(images, draws.zoom.to(images.device))
+    if draws.symmetry is not None:
+        images = turn(images, draws.symmetry.to(images.device))
+    if draws.stain is not None:
+        images = stain(images, draws.stain.to(images.device))
+    return images
+
+
+def zoom(images: Float[Tensor, "n 3 s s"], factors: Float[Tensor, "n 2"]) -> Float[Tensor, "n 3 s s"]:
+    """Scale about the centre as Keras's ImageDataGenerator does: bilinear, the border repeated outwards."""
+    count = len(images)
+    theta = images.new_zeros(count, 2, 3)
+    theta[:, 0, 0], theta[:, 1, 1] = factors[:, 1], factors[:, 0]
+    grid = F.affine_grid(theta, list(images.shape), align_corners=True)
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=True)
+
+
+def turn(images: Float[Tensor, "n 3 s s"], symmetry: Int[Tensor, " n"]) -> Float[Tensor, "n 3 s s"]:
+    """Turn every image by a symmetry of its own."""
+    turned = torch.empty_like(images)
+    for number in SYMMETRIES:
+        rows = torch.nonzero(symmetry == number).squeeze(1)
+        if len(rows):
+            turned[rows] = apply_symmetry(images[rows], number)
+    return turned
+
+
+def stain(images: Float[Tensor, "n 3 s s"], strength: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3 s s"]:
+    """Scale each stain's amount in optical density, D = -ln I, and return to intensities in [0, 1].
+
+    With S the stains' rows, amounts are D S^-1, so the scaled density is D S^-1 diag(strength) S.
+    """
+    stains = F.normalize(images.new_tensor(_STAINS), dim=1)
+    mix = torch.linalg.inv(stains) @ (strength[:, :, None] * stains)
+    density = -torch.log(images.clamp(min=1 / 255))
+    count, channels, height, width = images.shape
+    scaled = torch.bmm(mix.transpose(1, 2), density.reshape(count, channels, height * width))
+    return torch.exp(-scaled).clamp(0, 1).reshape(images.shape).contiguous(memory_format=torch.channels_last)

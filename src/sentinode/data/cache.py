@@ -1,0 +1,267 @@
+"""Decode every patch once into one uint8 memory map, (N, 96, 96, 3), that later steps share.
+
+A cache is a folder named after the content of its listing:
+
+    <key>/pixels.u8       N * 27,648 bytes, no header
+    <key>/journal.jsonl   a line for each finished chunk: its number, its CRC-32, what was unreadable
+    <key>/manifest.json   written last; without it the cache is unfinished and the next call resumes it
+    <key>.lock            held while building, so that a second process waits for the first
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import zlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import h5py
+import numpy as np
+from filelock import FileLock, Timeout
+
+from sentinode.data.artefacts import write_json
+from sentinode.data.images import PATCH_BYTES, PATCH_SIZE_PX, read_patch_into
+from sentinode.data.listing import Listing, PatchArrays, PatchFiles
+from sentinode.data.patches import PatchSet
+from sentinode.errors import DataError, storage_errors
+
+Progress = Callable[[int, int], None]
+_CHUNK: Final = 1024  # patches: 28 MB, small enough to resume finely, large enough to cost nothing
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A patch whose image could not be decoded, and why."""
+
+    id: str
+    reason: str
+
+
+def cache_key(listing: Listing) -> str:
+    """A digest of the listing's ids and of its files' names, sizes and times of change."""
+    digest = hashlib.sha256("\n".join(listing.ids.tolist()).encode())
+    digest.update(listing.pixels.fingerprint().encode())
+    return digest.hexdigest()[:20]
+
+
+def pack(
+    listing: Listing,
+    cache_root: Path,
+    *,
+    workers: int = 2,
+    on_progress: Progress | None = None,
+    on_wait: Callable[[], None] | None = None,
+    leave_out_unreadable: bool = False,
+) -> PatchSet:
+    """The listing's patches from their cache, which is built, or finished, where need be.
+
+    Raises DataError where images are unreadable (all are tried first), unless they are left out.
+    """
+    patches, unreadable = pack_readable(
+        listing, cache_root, workers=workers, on_progress=on_progress, on_wait=on_wait
+    )
+    if unreadable and not leave_out_unreadable:
+        first = unreadable[0]
+        raise DataError(
+            f"{len(unreadable)} of {len(listing)} images cannot be used (first: {first.reason.rstrip('.')})",
+            remedy="Restore them, or leave them out with --set data.leave_out=['unreadable'].",
+        )
+    return patches
+
+
+def pack_readable(
+    listing: Listing,
+    cache_root: Path,
+    *,
+    workers: int = 2,
+    on_progress: Progress | None = None,
+    on_wait: Callable[[], None] | None = None,
+) -> tuple[PatchSet, list[Unreadable]]:
+    """As `pack`, with the unreadable images left out of the PatchSet and listed beside it."""
+    folder = cache_root / cache_key(listing)
+    manifest = _read_manifest(folder, len(listing))
+    if manifest is None:
+        with _building(folder, on_wait):
+            manifest = _read_manifest(folder, len(listing)) or _build(listing, folder, workers, on_progress)
+    unreadable = [Unreadable(**entry) for entry in manifest["unreadable"]]
+    if unreadable:
+        listing = listing.take(~np.isin(listing.ids, [entry.id for entry in unreadable]))
+    if not len(listing):
+        raise DataError(
+            f"none of the {len(unreadable)} images can be used (first: {unreadable[0].reason})",
+            remedy="Give 96 x 96 patches with 8-bit RGB.",
+        )
+    with storage_errors(folder):
+        pixels = np.memmap(folder / "pixels.u8", np.uint8, "r", shape=_shape(len(listing)))
+    return (
+        PatchSet(listing.ids, listing.labels, listing.slides, listing.groups, np.asarray(pixels)),
+        unreadable,
+    )
+
+
+@contextmanager
+def _building(folder: Path, on_wait: Callable[[], None] | None) -> Iterator[None]:
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder.with_suffix(".lock"))
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            if on_wait:
+                on_wait()
+            lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _build(listing: Listing, folder: Path, workers: int, on_progress: Progress | None) -> dict[str, Any]:
+    with storage_errors(folder):
+        pixels = _allocate(folder / "pixels.u8", len(listing))
+    done = _verified_journal(folder / "journal.jsonl", pixels)
+    chunks = [
+        (number, range(start, min(start + _CHUNK, len(listing))))
+        for number, start in enumerate(range(0, len(listing), _CHUNK))
+    ]
+    packed = sum(len(rows) for number, rows in chunks if number in done)
+    if on_progress:
+        on_progress(packed, len(listing))
+    known_headers: set[bytes] = set()
+    with (
+        storage_errors(folder),
+        (folder / "journal.jsonl").open("a", encoding="utf-8") as journal,
+        ThreadPoolExecutor(max(1, workers)) as pool,
+    ):
+        tasks = {
+            pool.submit(_pack_chunk, listing, rows, pixels, known_headers): (number, rows)
+            for number, rows in chunks
+            if number not in done
+        }
+        try:
+            for task in as_completed(tasks):
+                number, rows = tasks[task]
+                unreadable = task.result()
+                entry = {
+                    "chunk": number,
+                    "crc": _crc(pixels[rows.start : rows.stop]),
+                    "unreadable": unreadable,
+                }
+                journal.write(json.dumps(entry) + "\n")
+                journal.flush()
+                done[number] = unreadable
+                packed += len(rows)
+                if on_progress:
+                    on_progress(packed, len(listing))
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+        pixels.flush()
+    unreadable = [entry for number in sorted(done) for entry in done[number]]
+    with storage_errors(folder):
+        if unreadable:
+            _close_gaps(folder, pixels, ~np.isin(listing.ids, [entry["id"] for entry in unreadable]))
+        manifest = {"patches": len(listing), "unreadable": unreadable}
+        write_json(folder / "manifest.json", manifest)
+        (folder / "journal.jsonl").unlink()
+    return manifest
+
+
+def _close_gaps(folder: Path, pixels: np.ndarray, readable: np.ndarray) -> None:
+    """Move the readable rows together and shorten the file, a chunk in memory at a time."""
+    # The rows move, so the journal's sums no longer hold: if we are killed here, the next build starts anew.
+    (folder / "journal.jsonl").write_text("", encoding="utf-8")
+    rows = np.flatnonzero(readable)
+    for start in range(0, len(rows), _CHUNK):
+        chunk = rows[start : start + _CHUNK]
+        pixels[start : start + len(chunk)] = pixels[chunk]
+    pixels.flush()
+    os.truncate(folder / "pixels.u8", len(rows) * PATCH_BYTES)
+
+
+def _pack_chunk(
+    listing: Listing, rows: range, pixels: np.ndarray, known_headers: set[bytes]
+) -> list[dict[str, str]]:
+    match listing.pixels:
+        case PatchFiles(folder, names):
+            prefix = f"{folder}{os.sep}"
+            unreadable = []
+            for row in rows:
+                try:
+                    read_patch_into(prefix + names[row], pixels[row], known_headers)
+                except DataError as error:
+                    pixels[row] = 0
+                    unreadable.append({"id": str(listing.ids[row]), "reason": f"{error.where}: {error.what}"})
+            return unreadable
+        case PatchArrays(files, file_of, row_of):
+            for number in np.unique(file_of[rows.start : rows.stop]):
+                here = np.array([row for row in rows if file_of[row] == number])
+                wanted = row_of[here]
+                order = np.argsort(wanted)  # HDF5 reads increasing rows only
+                first, last = int(wanted[order[0]]), int(wanted[order[-1]])
+                with h5py.File(files[number], "r") as h5:
+                    if last - first + 1 == len(wanted):  # a slice is read a hundred times faster than a list
+                        pixels[here[order]] = h5["x"][first : last + 1]
+                    else:
+                        pixels[here[order]] = h5["x"][wanted[order]]
+            return []
+
+
+def _allocate(path: Path, count: int) -> np.ndarray:
+    """A writable map of all pixels whose disk blocks are reserved: a full disk fails here, cleanly."""
+    size = count * PATCH_BYTES
+    free = shutil.disk_usage(path.parent).free + (path.stat().st_size if path.exists() else 0)
+    if free < size:
+        raise OSError(
+            28, f"No space left on device: {size / 1e6:,.0f} MB wanted, {free / 1e6:,.0f} MB free", path
+        )
+    with path.open("r+b" if path.exists() else "w+b") as file:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)
+        file.truncate(size)
+    return np.memmap(path, np.uint8, "r+", shape=_shape(count))
+
+
+def _verified_journal(path: Path, pixels: np.ndarray) -> dict[int, list[dict[str, str]]]:
+    """Finished chunks of an earlier, interrupted build whose pixels still have the CRC noted for them."""
+    done: dict[int, list[dict[str, str]]] = {}
+    if not path.exists():
+        return done
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            entry = json.loads(line)
+            start = entry["chunk"] * _CHUNK
+            if _crc(pixels[start : start + _CHUNK]) == entry["crc"]:
+                done[entry["chunk"]] = entry["unreadable"]
+        except (ValueError, KeyError):
+            continue  # the line that was being written when the process was killed
+    with path.open("a", encoding="utf-8") as journal:
+        journal.write("\n")  # closes such a line
+    return done
+
+
+def _read_manifest(folder: Path, count: int) -> dict[str, Any] | None:
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        kept = count - len(manifest["unreadable"])
+        complete = (
+            manifest["patches"] == count and (folder / "pixels.u8").stat().st_size == kept * PATCH_BYTES
+        )
+    except (OSError, ValueError, KeyError):
+        return None
+    return manifest if complete else None
+
+
+def _shape(count: int) -> tuple[int, int, int, int]:
+    return (count, PATCH_SIZE_PX, PATCH_SIZE_PX, 3)
+
+
+def _crc(pixels: np.ndarray) -> int:
+    return zlib.crc32(memoryview(pixels).cast("B"))

@@ -1,0 +1,171 @@
+"""The competition's folder -> a checked listing; the folder is only ever read."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from sentinode.data.images import SUFFIXES
+from sentinode.data.listing import PHANTOM_NOTE, UNLABELLED, DataFolder, Finding, Listing, PatchFiles
+from sentinode.data.tables import read_table
+from sentinode.errors import DataError
+
+_LABELS, _SAMPLE = "train_labels.csv", "sample_submission.csv"
+
+
+def is_competition_folder(root: Path) -> bool:
+    return (root / _LABELS).is_file() or (root / "train").is_dir()
+
+
+def read_competition(root: Path) -> DataFolder:
+    """List `train/`, `test/`, `train_labels.csv` and `sample_submission.csv` below `root`.
+
+    Rows and files that do not belong together become findings: missing images and unlabelled files
+    are not in the training listing; a label that is not 0 or 1 is listed as unlabelled. Raises
+    DataError where there is nothing to list: no folder, no table, no image.
+    """
+    if not (root / "train").is_dir():
+        raise DataError(
+            "is no competition folder: it has no train/ folder",
+            where=root,
+            remedy=f"Give the folder that holds train/, {_LABELS} and (for a submission) test/ and {_SAMPLE}.",
+        )
+    findings: list[Finding] = []
+    labels = _read_labels(root / _LABELS, findings)
+    files = list_images(root / "train", findings)
+    missing = [i for i in labels if i not in files]
+    unlabelled = [i for i in files if i not in labels]
+    _note(findings, "missing", f"rows of {_LABELS} have no image in train/", missing)
+    _note(findings, "unlabelled", f"images in train/ have no row in {_LABELS}", unlabelled)
+    ids = [i for i in labels if i in files]
+    if not ids:
+        raise DataError(
+            f"none of the {len(files)} images in train/ has a row in {_LABELS}",
+            where=root,
+            remedy="An image's name without its ending must be its id in the table.",
+        )
+    training = listing_of_files(root / "train", {i: files[i] for i in ids}, labels)
+    test, sample_ids = _read_test(root, findings)
+    return DataFolder(root, "competition", training, test, sample_ids, tuple(findings), _note_of(root))
+
+
+def listing_of_files(folder: Path, files: dict[str, str], labels: dict[str, int] | None = None) -> Listing:
+    """A listing of image files (id -> file name), with labels by id where given."""
+    ids = list(files)
+    known = labels or {}
+    none = np.full(len(ids), "", dtype=str)
+    return Listing(
+        ids=np.array(ids, dtype=str),
+        labels=np.array([known.get(i, UNLABELLED) for i in ids], dtype=np.int8),
+        slides=none,
+        groups=none,
+        pixels=PatchFiles(folder, list(files.values())),
+    )
+
+
+def list_images(folder: Path, findings: list[Finding]) -> dict[str, str]:
+    """Id -> file name of the images directly in `folder`, sorted; other files become findings."""
+    files: dict[str, str] = {}
+    extra: list[str] = []
+    try:
+        with os.scandir(folder) as entries:
+            names = sorted(
+                entry.name for entry in entries if not entry.name.startswith(".") and entry.is_file()
+            )
+    except OSError as error:
+        raise DataError(
+            f"cannot be listed ({error.strerror})", where=folder, remedy="Give a folder of patches."
+        ) from error
+    for name in names:
+        stem, suffix = os.path.splitext(name)
+        if suffix.lower() not in SUFFIXES or stem in files:
+            extra.append(name)
+        else:
+            files[stem] = name
+    if not files:
+        raise DataError(
+            "holds no image",
+            where=folder,
+            remedy=f"Put the patches there ({', '.join(s.lstrip('.') for s in SUFFIXES)}).",
+        )
+    _note(
+        findings, "extra file", f"files in {folder.name}/ are no patches, or a second file of one id", extra
+    )
+    return files
+
+
+def _read_labels(path: Path, findings: list[Finding]) -> dict[str, int]:
+    table = read_table(path, purpose="id,label")
+    if not {"id", "label"} <= set(table.columns):
+        raise DataError(
+            f"has the columns {', '.join(table.columns)}",
+            where=path,
+            remedy="It must have the columns id,label.",
+        )
+    twice = table["id"].duplicated()
+    _note(findings, "duplicate row", f"rows of {path.name} repeat an id", table["id"][twice].tolist())
+    conflict = table[~table.duplicated()]["id"].duplicated()
+    wrong = ~table["label"].isin(["0", "1"])
+    _note(
+        findings,
+        "label",
+        f"labels in {path.name} are not 0 or 1",
+        [f"{i} has {label!r}" for i, label in table.loc[wrong, ["id", "label"]].itertuples(index=False)],
+    )
+    conflicting = table[~table.duplicated()].loc[conflict, "id"].tolist()
+    _note(findings, "label", f"ids in {path.name} have two different labels", conflicting)
+    values = pd.to_numeric(table["label"].where(~wrong, str(UNLABELLED))).astype(int)
+    labels = dict(zip(table["id"].tolist(), values.tolist(), strict=True))
+    return labels | dict.fromkeys(conflicting, UNLABELLED)
+
+
+def _read_test(root: Path, findings: list[Finding]) -> tuple[Listing | None, np.ndarray]:
+    sample_ids = np.array([], dtype=str)
+    if (root / _SAMPLE).is_file():
+        sample_ids = read_sample_ids(root / _SAMPLE)
+    if not (root / "test").is_dir():
+        if len(sample_ids):
+            _note(
+                findings, "sample", f"ids of {_SAMPLE} have no image: there is no test/", sample_ids.tolist()
+            )
+        return None, sample_ids
+    files = list_images(root / "test", findings)
+    if len(sample_ids):
+        asked = set(sample_ids.tolist())
+        _note(findings, "sample", f"ids of {_SAMPLE} have no image in test/", sorted(asked - files.keys()))
+        _note(findings, "sample", f"images in test/ are not in {_SAMPLE}", sorted(files.keys() - asked))
+    return listing_of_files(root / "test", files), sample_ids
+
+
+def read_sample_ids(path: Path) -> np.ndarray:
+    """The ids of a sample submission, in its order."""
+    table = read_table(path, purpose="id,label")
+    if "id" not in table.columns:
+        raise DataError(
+            f"has the columns {', '.join(table.columns)}",
+            where=path,
+            remedy="It must have the columns id,label.",
+        )
+    return table["id"].to_numpy(dtype=str)
+
+
+def _note_of(root: Path) -> str:
+    try:
+        return str(json.loads((root / "phantom.json").read_text(encoding="utf-8")).get("note", PHANTOM_NOTE))
+    except FileNotFoundError:
+        return ""
+    except (OSError, ValueError, AttributeError):
+        return PHANTOM_NOTE  # a damaged mark is still a mark
+
+
+_Kind = Literal["missing", "unlabelled", "label", "duplicate row", "extra file", "sample", "table"]
+
+
+def _note(findings: list[Finding], kind: _Kind, what: str, places: list[str]) -> None:
+    if places:
+        findings.append(Finding(kind, what, len(places), tuple(places[:5])))

@@ -1,0 +1,91 @@
+"""Open a data folder of either kind, join slides and groups by id, and refuse what nobody left out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from sentinode.config import DataConfig
+from sentinode.data.competition import is_competition_folder, read_competition
+from sentinode.data.listing import DataFolder, Finding
+from sentinode.data.pcam import is_pcam_folder, read_pcam
+from sentinode.data.tables import GROUP_COLUMNS, SLIDE_COLUMNS, read_column_by_id
+from sentinode.errors import DataError
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Patches that a named option left out of what follows."""
+
+    option: str
+    count: int
+    what: str
+
+
+def read_folder(root: Path, config: DataConfig | None = None) -> DataFolder:
+    """Read a competition folder or a folder of PatchCamelyon's files, with every finding kept."""
+    config = config or DataConfig()
+    if not root.is_dir():
+        raise DataError("is no folder", where=root, remedy="Give a competition or PatchCamelyon folder.")
+    if is_pcam_folder(root):
+        folder = read_pcam(root)
+    elif is_competition_folder(root):
+        folder = read_competition(root)
+    else:
+        raise DataError(
+            "is no competition folder (train/, train_labels.csv) and has no PatchCamelyon files "
+            "(camelyonpatch_level_2_split_train_x.h5)",
+            where=root,
+            remedy="Give the folder that holds them, or none to use a phantom.",
+        )
+    slides = _table(config.slides, root / "slides.csv", SLIDE_COLUMNS)
+    groups = _table(config.groups, root / "groups.csv", GROUP_COLUMNS)
+    findings = list(folder.findings)
+    for table, name in ((slides, "slides"), (groups, "groups")):
+        if table is not None and not any(i in table for i in folder.training.ids.tolist()):
+            findings.append(
+                Finding("table", f"no id of the {name} table is in the training part", len(table), ())
+            )
+    return replace(
+        folder,
+        training=folder.training.with_tables(slides=slides, groups=groups),
+        test=folder.test and folder.test.with_tables(slides=slides, groups=groups),
+        findings=tuple(findings),
+    )
+
+
+def open_folder(root: Path, config: DataConfig | None = None) -> tuple[DataFolder, list[LeftOut]]:
+    """Read a data folder for training: raises DataError on the first finding not left out by name."""
+    config = config or DataConfig()
+    folder = read_folder(root, config)
+    left_out: list[LeftOut] = []
+    for finding in folder.findings:
+        example = f" (first: {finding.examples[0]})" if finding.examples else ""
+        what = f"{finding.count} {finding.what}{example}"
+        match finding.kind:
+            case "missing" | "unlabelled" if finding.kind in config.leave_out:
+                left_out.append(LeftOut(finding.kind, finding.count, finding.what))
+            case "missing" | "unlabelled":
+                remedy = f"Restore the files, or leave them out with --set data.leave_out=['{finding.kind}']."
+                raise DataError(what, where=root, remedy=remedy)
+            case "label" | "duplicate row" | "table":
+                raise DataError(
+                    what, where=root, remedy="Mend the table; `sentinode check` lists everything."
+                )
+            case "extra file" | "sample":
+                pass  # no harm to training; the submission has its own, strict check
+    labels = folder.training.labels
+    if np.all(labels == labels[0]):
+        raise DataError(
+            f"all {len(labels)} training patches have the label {labels[0]}",
+            where=root,
+            remedy="A classifier needs both classes; check train_labels.csv.",
+        )
+    return folder, left_out
+
+
+def _table(given: Path | None, default: Path, columns: tuple[str, ...]) -> dict[str, str] | None:
+    path = given or (default if default.is_file() else None)
+    return None if path is None else read_column_by_id(path, columns)

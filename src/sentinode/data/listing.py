@@ -1,0 +1,140 @@
+"""What a data folder holds, before any pixel is read: ids, labels, slides, groups, and where pixels lie."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final, Literal
+
+import numpy as np
+from jaxtyping import Bool, Int, Int8, Shaped
+
+UNLABELLED: Final = -1
+PHANTOM_NOTE: Final = "phantom: synthetic tissue"
+
+
+@dataclass(frozen=True, eq=False)
+class PatchFiles:
+    """Pixels in one image file a patch, all in one folder."""
+
+    folder: Path
+    names: Sequence[str]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def fingerprint(self) -> str:
+        """A digest of every file's name, size and time of change; pixels are not read."""
+        digest = hashlib.sha256(str(self.folder.resolve()).encode())
+        for name in self.names:
+            try:
+                stat = (self.folder / name).stat()
+                digest.update(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+            except OSError:  # reading it will say what is wrong
+                digest.update(f"{name}\0unreadable\n".encode())
+        return digest.hexdigest()
+
+    def take(self, rows: Int[np.ndarray, " k"]) -> PatchFiles:
+        return PatchFiles(self.folder, [self.names[row] for row in rows])
+
+
+@dataclass(frozen=True, eq=False)
+class PatchArrays:
+    """Pixels in rows of the data set `x`, (N, 96, 96, 3) uint8, of one or more HDF5 files."""
+
+    files: tuple[Path, ...]
+    file_of: Int[np.ndarray, " n"]
+    row_of: Int[np.ndarray, " n"]
+
+    def __len__(self) -> int:
+        return len(self.row_of)
+
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256()
+        for file in self.files:
+            stat = file.stat()
+            digest.update(f"{file.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+        digest.update(np.ascontiguousarray(self.file_of).tobytes())
+        digest.update(np.ascontiguousarray(self.row_of).tobytes())
+        return digest.hexdigest()
+
+    def take(self, rows: Int[np.ndarray, " k"]) -> PatchArrays:
+        return PatchArrays(self.files, self.file_of[rows], self.row_of[rows])
+
+
+@dataclass(frozen=True, eq=False)
+class Listing:
+    """N patches in a fixed order, each known by its id.
+
+    ids: (N,) str, unique; labels: (N,) int8, 1 tumour, 0 none, -1 unlabelled; slides: (N,) str, ""
+    where unknown; groups: (N,) str, patches of one group must not be split, "" for none.
+    """
+
+    ids: Shaped[np.ndarray, " n"]
+    labels: Int8[np.ndarray, " n"]
+    slides: Shaped[np.ndarray, " n"]
+    groups: Shaped[np.ndarray, " n"]
+    pixels: PatchFiles | PatchArrays
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def slides_known(self) -> bool:
+        return len(self) > 0 and bool(np.all(self.slides != ""))
+
+    @property
+    def groups_given(self) -> bool:
+        return bool(np.any(self.groups != ""))
+
+    def take(self, rows: Int[np.ndarray, " k"] | Bool[np.ndarray, " n"]) -> Listing:
+        """The listing of some rows, in the order given."""
+        index = np.flatnonzero(rows) if rows.dtype == bool else rows
+        return Listing(
+            self.ids[index],
+            self.labels[index],
+            self.slides[index],
+            self.groups[index],
+            self.pixels.take(index),
+        )
+
+    def with_tables(
+        self, *, slides: dict[str, str] | None = None, groups: dict[str, str] | None = None
+    ) -> Listing:
+        """Join slides and groups by id; ids that a table does not name stay unknown."""
+
+        def joined(table: dict[str, str] | None, old: np.ndarray) -> np.ndarray:
+            return (
+                old if table is None else np.array([table.get(i, "") for i in self.ids.tolist()], dtype=str)
+            )
+
+        return replace(self, slides=joined(slides, self.slides), groups=joined(groups, self.groups))
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something wrong with a data folder: what, how often, and the first few places."""
+
+    kind: Literal["missing", "unlabelled", "label", "duplicate row", "extra file", "sample", "table"]
+    what: str
+    count: int
+    examples: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class DataFolder:
+    """A training part, and a test part where there is one.
+
+    `sample_ids`: the ids that a submission must hold, in order (empty: none is asked for).
+    """
+
+    root: Path
+    kind: Literal["competition", "PatchCamelyon"]
+    training: Listing
+    test: Listing | None
+    sample_ids: Shaped[np.ndarray, " m"]
+    findings: tuple[Finding, ...]
+    note: str = ""
+    """Said on every page made from this data; for a phantom, that the tissue is synthetic."""

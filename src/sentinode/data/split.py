@@ -1,0 +1,271 @@
+"""Balance, sample and split: which patches train, which validate, and which were left out and why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float, Int, Shaped
+
+from sentinode.config import BalanceConfig, SampleConfig, SplitConfig
+from sentinode.data.artefacts import write_atomically
+from sentinode.data.tables import read_table
+from sentinode.errors import SplitError
+
+Basis = Literal["slide", "group", "random", "file"]
+TRAINING, VALIDATION = "training", "validation"
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Ids of both sides, in a fixed order, and what the sides do not share.
+
+    `basis` says what was kept on one side: slides, groups (given ones and overlaps), nothing
+    ("random": patches of one slide stand on both sides, and scores are too good), or what a file said.
+    """
+
+    training: Shaped[np.ndarray, " t"]
+    validation: Shaped[np.ndarray, " v"]
+    basis: Basis
+    left_out: dict[str, int] = field(default_factory=dict)
+    notices: tuple[str, ...] = ()
+
+    @property
+    def ignores_slides(self) -> bool:
+        return self.basis == "random"
+
+    def describe(self) -> str:
+        match self.basis:
+            case "slide":
+                return "by slide: no slide has patches on both sides"
+            case "group":
+                return (
+                    "by group: patches that share tissue stay together; slides are not known, so patches of one "
+                    "slide may stand on both sides and scores may be too good"
+                )
+            case "random":
+                return (
+                    "random: IGNORES SLIDES; patches of one slide, some overlapping, stand on both sides and "
+                    "scores are too good"
+                )
+            case "file":
+                return "as given in a file; what it keeps apart is the file's own affair"
+
+    def write(self, path: Path, *, labels: dict[str, int]) -> None:
+        """Save as a table id,label,side, first training, then validation."""
+        ids = np.concatenate([self.training, self.validation])
+        sides = [TRAINING] * len(self.training) + [VALIDATION] * len(self.validation)
+        table = pd.DataFrame({"id": ids, "label": [labels[i] for i in ids.tolist()], "side": sides})
+        write_atomically(path, lambda file: table.to_csv(file, index=False))
+
+
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """The patches that a split chooses from: labelled ones, in the order of the listing."""
+
+    ids: Shaped[np.ndarray, " n"]
+    labels: Int[np.ndarray, " n"]
+    slides: Shaped[np.ndarray, " n"]
+    groups: Shaped[np.ndarray, " n"]
+    """Given groups and found overlaps, united; "" for a patch that shares tissue with no other."""
+
+    def take(self, rows: Int[np.ndarray, " k"] | Bool[np.ndarray, " n"]) -> Candidates:
+        return Candidates(self.ids[rows], self.labels[rows], self.slides[rows], self.groups[rows])
+
+
+def make_split(
+    candidates: Candidates, balance: BalanceConfig, sample: SampleConfig, split: SplitConfig
+) -> Split:
+    """Drop negatives, sample each class, and split; raises SplitError where the data cannot give it."""
+    left_out: dict[str, int] = {}
+    notices: list[str] = []
+    kept = candidates.take(drop_negatives(candidates.labels, balance))
+    if len(kept.ids) < len(candidates.ids):
+        left_out["balance: negatives dropped"] = len(candidates.ids) - len(kept.ids)
+    sampled = kept.take(sample_classes(kept.labels, sample, notices))
+    if len(sampled.ids) < len(kept.ids):
+        left_out["sample: not drawn"] = len(kept.ids) - len(sampled.ids)
+    basis = choose_basis(sampled, split)
+    if basis == "file":
+        assert split.file is not None
+        on_validation, named = _sides_of_file(split.file, sampled.ids)
+        if not named.all():
+            left_out["split: not in the file"] = int((~named).sum())
+            sampled, on_validation = sampled.take(named), on_validation[named]
+    else:
+        rng = np.random.default_rng(split.seed)
+        units = np.arange(len(sampled.ids)) if basis == "random" else _units(sampled, basis)
+        shares = np.array([1.0 - split.validation_fraction, split.validation_fraction])
+        on_validation = assign_units(sampled.labels, units, shares, rng) == 1
+    for side, members in ((TRAINING, ~on_validation), (VALIDATION, on_validation)):
+        classes = np.unique(sampled.labels[members])
+        if len(classes) < 2:
+            have = "no patch" if not members.any() else f"only the class {classes[0]}"
+            raise SplitError(
+                f"the {side} side has {have} (split by {basis})",
+                remedy="Give more patches or slides, or another split.validation_fraction or split.seed.",
+            )
+    return Split(sampled.ids[~on_validation], sampled.ids[on_validation], basis, left_out, tuple(notices))
+
+
+def drop_negatives(labels: Int[np.ndarray, " n"], config: BalanceConfig) -> Int[np.ndarray, " k"]:
+    """Rows left when a share of the negatives, drawn at random, is dropped."""
+    negatives = np.flatnonzero(labels == 0)
+    rng = np.random.default_rng(config.seed)
+    dropped = rng.choice(negatives, round(len(negatives) * config.drop_negative_fraction), replace=False)
+    return np.setdiff1d(np.arange(len(labels)), dropped)
+
+
+def sample_classes(
+    labels: Int[np.ndarray, " n"], config: SampleConfig, notices: list[str]
+) -> Int[np.ndarray, " k"]:
+    """Rows of `per_class` patches of each class, clipped to the smaller class, with a notice."""
+    if config.per_class is None:
+        return np.arange(len(labels))
+    counts = {label: int((labels == label).sum()) for label in (0, 1)}
+    smaller = min(counts.values())
+    if smaller < config.per_class:
+        notices.append(
+            f"sample.per_class {config.per_class:,} clipped to {smaller:,}: there are {counts[0]:,} negative and "
+            f"{counts[1]:,} positive patches"
+        )
+    rng = np.random.default_rng(config.seed)
+    take = min(smaller, config.per_class)
+    return np.sort(
+        np.concatenate([rng.choice(np.flatnonzero(labels == label), take, replace=False) for label in (0, 1)])
+    )
+
+
+def choose_basis(candidates: Candidates, config: SplitConfig) -> Basis:
+    slides_known = bool(np.all(candidates.slides != ""))
+    match config.by:
+        case "auto":
+            return "slide" if slides_known else "group"
+        case "slide" if not slides_known:
+            unknown = int((candidates.slides == "").sum())
+            raise SplitError(
+                f"the slide of {unknown} of {len(candidates.ids)} patches is not known",
+                remedy="Give a table id,slide with --slides, or set split.by to 'group' or 'auto'.",
+            )
+        case basis:
+            return basis
+
+
+def assign_units(
+    labels: Int[np.ndarray, " n"],
+    units: Int[np.ndarray, " n"],
+    shares: Float[np.ndarray, " parts"],
+    rng: np.random.Generator,
+) -> Int[np.ndarray, " n"]:
+    """Give each patch a part so that no unit is cut and each part has its share of both classes.
+
+    The largest units go first, each to the part that is furthest below its share of the unit's
+    classes; equals go in random order. A hundred such orders are tried where units are few, and the
+    one nearest to the shares is taken, so that slides with very different tumour fractions still
+    give parts alike. Raises SplitError where there are fewer units than parts.
+    """
+    _, unit_of = np.unique(units, return_inverse=True)
+    count = int(unit_of.max()) + 1 if len(unit_of) else 0
+    parts = len(shares)
+    if count < parts:
+        raise SplitError(
+            f"{parts} parts need at least {parts} slides or groups, but there are {count}",
+            remedy="Give more slides or groups, or split.by = 'random' (which ignores slides).",
+        )
+    sizes = np.stack([np.bincount(unit_of[labels == label], minlength=count) for label in (0, 1)], axis=1)
+    if count == len(labels):  # every patch alone: an exact stratified draw, as for a random split
+        return _stratified(labels, shares, rng)
+    targets = shares[:, None] * sizes.sum(axis=0)
+    best, best_miss = np.zeros(count, int), np.inf
+    for _ in range(100 if count <= 500 else 3):
+        parted, miss = _greedy(sizes, targets, rng)
+        if miss < best_miss:
+            best, best_miss = parted, miss
+    return best[unit_of]
+
+
+def _greedy(sizes: np.ndarray, targets: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, float]:
+    weight = 1.0 / np.maximum(targets.sum(axis=0), 1.0)
+    # Jitter makes an order of its own for each try, yet large units still go before small ones.
+    order = np.argsort(-sizes.sum(axis=1) * rng.uniform(0.5, 1.5, len(sizes)), kind="stable")
+    filled = np.zeros_like(targets)
+    parted = np.empty(len(sizes), int)
+    for unit in order:
+        short = (targets - filled) * weight
+        part = int(np.argmax((short * sizes[unit]).sum(axis=1)))
+        parted[unit] = part
+        filled[part] += sizes[unit]
+    return parted, float((((filled - targets) * weight) ** 2).sum())
+
+
+def _stratified(labels: np.ndarray, shares: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    part = np.empty(len(labels), int)
+    for label in (0, 1):
+        rows = rng.permutation(np.flatnonzero(labels == label))
+        ends = np.round(np.cumsum(shares) * len(rows)).astype(int)
+        part[rows] = np.searchsorted(ends, np.arange(len(rows)), side="right")
+    return part
+
+
+def _units(candidates: Candidates, basis: Basis) -> Int[np.ndarray, " n"]:
+    names = candidates.slides if basis == "slide" else candidates.groups
+    _, units = np.unique(names, return_inverse=True)
+    alone = names == ""
+    return np.where(alone, units.max() + 1 + np.arange(len(names)), units)
+
+
+def unite_groups(*groupings: Shaped[np.ndarray, " n"]) -> Shaped[np.ndarray, " n"]:
+    """Join several groupings of the same patches: who shares a group in any of them shares one here.
+
+    Groups are named after their first patch's row; "" stays "" where no grouping says anything.
+    """
+    count = len(groupings[0])
+    parent = np.arange(count)
+
+    def root(row: int) -> int:
+        while parent[row] != row:
+            parent[row] = parent[parent[row]]
+            row = int(parent[row])
+        return row
+
+    for names in groupings:
+        first: dict[str, int] = {}
+        for row, name in enumerate(names.tolist()):
+            if name != "":
+                parent[root(row)] = root(first.setdefault(name, row))
+    named = np.any(np.stack([names != "" for names in groupings]), axis=0)
+    lowest: dict[int, int] = {}
+    return np.array(
+        [f"g{lowest.setdefault(root(row), row)}" if named[row] else "" for row in range(count)], dtype=str
+    )
+
+
+def _sides_of_file(path: Path, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    table = read_table(path, purpose="id,side with side training or validation")
+    if not {"id", "side"} <= set(table.columns):
+        raise SplitError(
+            f"has the columns {', '.join(table.columns)}",
+            where=path,
+            remedy="It must have the columns id,side.",
+        )
+    _refuse(
+        path,
+        table.loc[~table["side"].isin([TRAINING, VALIDATION]), "side"],
+        "sides are neither training nor validation",
+    )
+    _refuse(path, table.loc[table["id"].duplicated(), "id"], "ids stand twice")
+    side = dict(zip(table["id"].tolist(), table["side"].tolist(), strict=True))
+    return (
+        np.array([side.get(i) == VALIDATION for i in ids.tolist()]),
+        np.array([i in side for i in ids.tolist()]),
+    )
+
+
+def _refuse(path: Path, wrong: Iterable[str], what: str) -> None:
+    values = list(wrong)
+    if values:
+        raise SplitError(f"{len(values)} {what} (first: {values[0]!r})", where=path, remedy="Mend the table.")

@@ -1,0 +1,66 @@
+"""The data of an experiment, ready for runs: patches, the split of each config, prepared pixels."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cache
+
+import numpy as np
+
+from sentinode.config import BalanceConfig, PreprocessConfig, RunConfig, SampleConfig, SplitConfig
+from sentinode.data.patches import PatchSet
+from sentinode.data.preprocess import Prepared, prepare
+from sentinode.data.split import Candidates, Split, make_split
+
+
+class Material:
+    """Labelled patches with their united groups; splits and prepared pixels are made once and shared.
+
+    `groups`: (N,) str, given groups united with found overlaps, "" for a patch that shares no tissue.
+    """
+
+    def __init__(self, patches: PatchSet, groups: np.ndarray, *, note: str = "") -> None:
+        self.patches, self.note = patches, note
+        labelled = patches.labels >= 0
+        self._candidates = Candidates(
+            patches.ids[labelled], patches.labels[labelled], patches.slides[labelled], groups[labelled]
+        )
+        self._split = cache(self._make_split)
+        self._prepared = cache(self._prepare)
+
+    @property
+    def labels_by_id(self) -> dict[str, int]:
+        return dict(zip(self.patches.ids.tolist(), self.patches.labels.tolist(), strict=True))
+
+    @property
+    def data_hash(self) -> str:
+        """SHA-256 of all ids (themselves digests of pixels in the competition) and labels."""
+        digest = hashlib.sha256("\n".join(self.patches.ids.tolist()).encode())
+        digest.update(self.patches.labels.astype(np.int8).tobytes())
+        return digest.hexdigest()
+
+    def split(self, config: RunConfig) -> Split:
+        return self._split(config.balance, config.sample, config.split)
+
+    def prepared(self, config: RunConfig) -> tuple[Prepared, Prepared]:
+        """Pixels of the training and of the validation side, in the split's order."""
+        return self._prepared(
+            config.balance, config.sample, config.split, config.preprocess, config.data.memory_budget_mb
+        )
+
+    def _make_split(self, balance: BalanceConfig, sample: SampleConfig, split: SplitConfig) -> Split:
+        return make_split(self._candidates, balance, sample, split)
+
+    def _prepare(
+        self,
+        balance: BalanceConfig,
+        sample: SampleConfig,
+        split: SplitConfig,
+        preprocess: PreprocessConfig,
+        budget_mb: int,
+    ) -> tuple[Prepared, Prepared]:
+        sides = self._split(balance, sample, split)
+        rows = [self.patches.rows_of(ids) for ids in (sides.training, sides.validation)]
+        share = budget_mb // 2
+        training, validation = (prepare(self.patches, side, preprocess, budget_mb=share) for side in rows)
+        return training, validation

@@ -1,0 +1,134 @@
+"""The run folder: the one contract between fitting, comparing, reporting and deploying.
+
+config.toml         every setting, resolved
+split.csv           id, label, side
+environment.json    versions, commit, machine, data hash, seed
+history.csv         one row an epoch
+checkpoint/         to resume
+predictions.csv     id, label, probability of the validation side
+scores.json         of those predictions
+model.safetensors   the kept weights
+manifest.json       SHA-256 of the files above; written last, so a folder without it is unfinished
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import pandas as pd
+import torch
+from torch import nn
+
+from sentinode.config import RunConfig, parse_toml
+from sentinode.data.artefacts import write_json
+from sentinode.errors import RunError
+from sentinode.fit.checkpoint import load_weights
+from sentinode.inference.probabilities import Predictions
+from sentinode.models.build import build
+
+CONTENTS: Final = (
+    "config.toml",
+    "split.csv",
+    "environment.json",
+    "history.csv",
+    "predictions.csv",
+    "scores.json",
+    "model.safetensors",
+)
+MANIFEST: Final = "manifest.json"
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A finished run, read from its folder."""
+
+    folder: Path
+    config: RunConfig
+    environment: dict[str, Any]
+    history: pd.DataFrame
+    predictions: Predictions
+    scores: dict[str, float]
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def seed(self) -> int:
+        return self.config.fit.seed
+
+    @classmethod
+    def open(cls, folder: Path) -> Run:
+        """Read a run; raises RunError where it is unfinished or a file is missing, changed or foreign."""
+        verify(folder)
+        config = parse_toml(
+            (folder / "config.toml").read_text(encoding="utf-8"), RunConfig, where=folder / "config.toml"
+        )
+        return cls(
+            folder=folder,
+            config=config,
+            environment=json.loads((folder / "environment.json").read_text(encoding="utf-8")),
+            history=pd.read_csv(folder / "history.csv"),
+            predictions=Predictions.read(folder / "predictions.csv"),
+            scores=json.loads((folder / "scores.json").read_text(encoding="utf-8")),
+        )
+
+    def network(self, device: torch.device) -> nn.Module:
+        """The trained network, ready to predict."""
+        network = build(
+            self.config.model,
+            input_size_px=self.config.preprocess.size_px,
+            generator=torch.Generator().manual_seed(0),
+        )
+        load_weights(self.folder / "model.safetensors", network)
+        return network.to(device).eval()
+
+
+def is_finished(folder: Path) -> bool:
+    return (folder / MANIFEST).is_file()
+
+
+def write_manifest(folder: Path) -> None:
+    """Seal a run folder."""
+    write_json(
+        folder / MANIFEST, {"sentinode_run": 1, "sha256": {name: _digest(folder / name) for name in CONTENTS}}
+    )
+
+
+def verify(folder: Path) -> None:
+    """Raise RunError unless the folder is a finished run whose files are the ones that it was sealed with."""
+    if not folder.is_dir():
+        raise RunError("is no folder", where=folder, remedy="Give the folder of a finished run.")
+    if not is_finished(folder):
+        if (folder / "checkpoint").is_dir():
+            raise RunError(
+                "is an unfinished run", where=folder, remedy="Finish it with `sentinode train ... --resume`."
+            )
+        raise RunError(
+            "is no run: it has no manifest.json", where=folder, remedy="Give a run that `train` wrote."
+        )
+    try:
+        digests = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["sha256"]
+        expected = {name: str(digests[name]) for name in CONTENTS}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(
+            "is no manifest of a run", where=folder / MANIFEST, remedy="Train the run again."
+        ) from error
+    for name, digest in expected.items():
+        if not (folder / name).is_file():
+            raise RunError("is missing", where=folder / name, remedy="Restore it, or train the run again.")
+        if _digest(folder / name) != digest:
+            raise RunError(
+                "is not the file that this run was finished with",
+                where=folder / name,
+                remedy="Restore it, or train the run again.",
+            )
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,240 @@
+"""Train one run: join the loop with the scores, keep the best, and fill the run folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from sentinode.config import FitConfig, RunConfig, to_toml
+from sentinode.data.artefacts import write_atomically, write_json, write_text
+from sentinode.data.batches import BatchStream, derive_seed
+from sentinode.errors import RunError, storage_errors
+from sentinode.evaluate import metrics
+from sentinode.experiments.environment import describe_environment
+from sentinode.experiments.material import Material
+from sentinode.experiments.run import MANIFEST, Run, is_finished, write_manifest
+from sentinode.fit.checkpoint import load_checkpoint, load_weights, save_checkpoint, save_weights
+from sentinode.fit.epochs import EpochRecord, FitState, Outputs, fit_epochs, steps_in_epoch
+from sentinode.inference.probabilities import Predictions, predict_probabilities
+from sentinode.models.build import build
+from sentinode.progress import Progress, silent
+
+History = list[dict[str, Any]]
+_INITIAL_WEIGHTS = 0
+_VALIDATION_BATCH = 512
+
+
+@dataclass(frozen=True)
+class Streams:
+    """Both sides' batches, as one run sees them."""
+
+    training: BatchStream
+    validation: BatchStream
+    notices: tuple[str, ...]
+
+
+def train_run(
+    material: Material,
+    config: RunConfig,
+    folder: Path,
+    *,
+    device: torch.device,
+    resume: bool = False,
+    progress: Progress = silent,
+    on_epoch: Callable[[dict[str, Any]], None] | None = None,
+) -> Run:
+    """Train, or with `resume` finish, the run in `folder`; a finished run of the same config is returned as it is.
+
+    `on_epoch` is called with each new row of the history; an exception it raises stops the run, which
+    can be resumed. Raises RunError for a folder of another run, DivergedError where the loss is no
+    number.
+    """
+    _claim(folder, config, material, device, resume=resume)
+    if is_finished(folder):
+        return Run.open(folder)
+    streams = open_streams(material, config)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(config.fit.seed))
+        state = _new_state(config, device)
+        history = _restore(folder, state)
+        best_path = folder / "checkpoint" / "best.safetensors"
+
+        def on_batch(epoch: int, done: int, steps: int) -> None:
+            before = (epoch - 1) * steps
+            progress(f"train {folder.name}", before + done, config.fit.epochs * steps)
+
+        records = fit_epochs(
+            state,
+            streams.training,
+            streams.validation,
+            config.fit,
+            config.augment,
+            device=device,
+            on_batch=on_batch,
+        )
+        while not has_finished(history, config.fit):
+            record = next(records)
+            row = history_row(record)
+            history.append(row)
+            if best_epoch(history, config.fit) == record.epoch:
+                save_weights(best_path, state.network)
+            save_checkpoint(folder / "checkpoint" / "last.safetensors", state, history)
+            _write_history(folder, history)
+            if on_epoch:
+                on_epoch(row)
+        if config.fit.keep == "best":
+            load_weights(best_path, state.network)
+    return _finish(material, config, folder, state, device)
+
+
+def open_streams(material: Material, config: RunConfig) -> Streams:
+    split = material.split(config)
+    prepared = material.prepared(config)
+    labels = material.labels_by_id
+    sides = [np.array([labels[i] for i in ids.tolist()]) for ids in (split.training, split.validation)]
+    fit = config.fit
+    training = BatchStream(prepared[0], sides[0], batch_size=fit.batch_size, seed=fit.seed, shuffle=True)
+    # Some of the validation side, another part each epoch, as the notebook has it; or all of it, quickly.
+    partial = fit.validation_steps is not None
+    validation = BatchStream(
+        prepared[1],
+        sides[1],
+        batch_size=fit.batch_size if partial else _VALIDATION_BATCH,
+        seed=derive_seed(fit.seed, 1),
+        shuffle=partial,
+    )
+    notices = [
+        f"{name} {asked} clipped to {steps}: one pass over the {len(stream):,} patches of the {side} side"
+        for name, side, stream, asked in (
+            ("fit.steps_per_epoch", "training", training, fit.steps_per_epoch),
+            ("fit.validation_steps", "validation", validation, fit.validation_steps),
+        )
+        if asked is not None and (steps := steps_in_epoch(stream, asked)) < asked
+    ]
+    return Streams(training, validation, tuple(notices))
+
+
+def history_row(record: EpochRecord) -> dict[str, Any]:
+    """One epoch's scores: loss, accuracy and AUC of both sides."""
+
+    def side(name: str, outputs: Outputs) -> dict[str, float]:
+        probabilities = 1 / (1 + np.exp(-outputs.logits.astype(np.float64)))
+        return {
+            f"{name}_loss": outputs.loss,
+            f"{name}_accuracy": metrics.accuracy(outputs.labels, probabilities),
+            f"{name}_auc": metrics.auc(outputs.labels, outputs.logits),
+            f"{name}_patches": len(outputs.labels),
+        }
+
+    return {
+        "epoch": record.epoch,
+        **side("training", record.training),
+        **side("validation", record.validation),
+        "duration_s": round(record.duration_s, 3),
+        "patches_per_s": round(record.patches_per_s, 1),
+    }
+
+
+def best_epoch(history: History, config: FitConfig) -> int:
+    """The epoch with the highest validation score, the first of equals."""
+    scores = [row[f"validation_{config.metric}"] for row in history]
+    return int(history[int(np.argmax(scores))]["epoch"])
+
+
+def has_finished(history: History, config: FitConfig) -> bool:
+    """Whether all epochs are done, or the best one lies `patience` epochs back."""
+    if not history:
+        return False
+    done = history[-1]["epoch"]
+    waited = done - best_epoch(history, config)
+    return bool(done >= config.epochs or (config.patience is not None and waited >= config.patience))
+
+
+def _new_state(config: RunConfig, device: torch.device) -> FitState:
+    generator = torch.Generator().manual_seed(derive_seed(config.fit.seed, _INITIAL_WEIGHTS))
+    network = build(config.model, input_size_px=config.preprocess.size_px, generator=generator)
+    return FitState.start(network.to(device), config.fit)
+
+
+def _restore(folder: Path, state: FitState) -> History:
+    checkpoint = folder / "checkpoint" / "last.safetensors"
+    if checkpoint.is_file():
+        return load_checkpoint(checkpoint, state)
+    save_checkpoint(checkpoint, state, [])  # so that there are good weights even if the first epoch diverges
+    return []
+
+
+def _claim(
+    folder: Path, config: RunConfig, material: Material, device: torch.device, *, resume: bool
+) -> None:
+    """Make the folder this run's own, or raise RunError where it is another's."""
+    text, identity = to_toml(config), folder / "config.toml"
+    if identity.is_file():
+        if not resume:
+            raise RunError("holds a run already", where=folder, remedy="Pass --resume, or another folder.")
+        if identity.read_text(encoding="utf-8") != text:
+            raise RunError(
+                "holds a run with other settings",
+                where=folder,
+                remedy="Resume it with its own, or choose another folder.",
+            )
+        _check_same_data(folder, material)
+        return
+    if folder.is_dir() and any(folder.iterdir()):
+        raise RunError("is not empty and holds no run", where=folder, remedy="Choose a new or empty folder.")
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    environment = {
+        **describe_environment(device),
+        "data_sha256": material.data_hash,
+        "data_note": material.note,
+        "seed": config.fit.seed,
+        "split": material.split(config).describe(),
+        "notices": [*material.split(config).notices, *open_streams(material, config).notices],
+    }
+    write_json(folder / "environment.json", environment)
+    material.split(config).write(folder / "split.csv", labels=material.labels_by_id)
+    write_text(identity, text)  # last: a folder without it is not yet a run, and is not resumed as one
+
+
+def _check_same_data(folder: Path, material: Material) -> None:
+    import json
+
+    noted = json.loads((folder / "environment.json").read_text(encoding="utf-8"))["data_sha256"]
+    if noted != material.data_hash:
+        raise RunError(
+            "was begun with other patches or labels",
+            where=folder,
+            remedy="Give the same data, or another folder.",
+        )
+
+
+def _write_history(folder: Path, history: History) -> None:
+    write_atomically(folder / "history.csv", lambda file: pd.DataFrame(history).to_csv(file, index=False))
+
+
+def _finish(
+    material: Material, config: RunConfig, folder: Path, state: FitState, device: torch.device
+) -> Run:
+    split, (_, validation) = material.split(config), material.prepared(config)
+    probabilities = predict_probabilities(
+        state.network,
+        validation,
+        view_count=config.predict.views,
+        batch_size=config.predict.batch_size,
+        device=device,
+    )
+    labels = material.labels_by_id
+    known = np.array([labels[i] for i in split.validation.tolist()], dtype=np.int8)
+    Predictions(split.validation, known, probabilities).write(folder / "predictions.csv")
+    write_json(folder / "scores.json", metrics.scores(known, probabilities))
+    save_weights(folder / "model.safetensors", state.network)
+    write_manifest(folder)
+    assert (folder / MANIFEST).is_file()
+    return Run.open(folder)

@@ -1,0 +1,96 @@
+"""Checkpoints: weights, optimizer, random state and position in one safetensors file, written atomically."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Final
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from sentinode.data.artefacts import write_bytes
+from sentinode.errors import RunError
+from sentinode.fit.epochs import FitState
+
+_FORMAT: Final = "sentinode-checkpoint-1"
+_MODEL, _ADAM, _RANDOM = "model.", "adam.", "random"
+
+
+def save_weights(path: Path, network: nn.Module) -> None:
+    """Write a network's parameters and buffers as safetensors."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    write_bytes(path, safetensors.torch.save(tensors))
+
+
+def load_weights(path: Path, network: nn.Module) -> None:
+    """Read weights into a network of the same form; raises RunError where the file is anything else."""
+    tensors = _read(path)[0]
+    try:
+        network.load_state_dict(tensors)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise RunError(
+            f"holds weights of another network ({reason})", where=path, remedy="Restore the run's own file."
+        ) from error
+
+
+def save_checkpoint(path: Path, state: FitState, history: list[dict[str, Any]]) -> None:
+    """Write all that resuming needs. The generator's state is torch's own, for networks that draw."""
+    tensors = {_MODEL + name: tensor for name, tensor in state.network.state_dict().items()}
+    names = [name for name, _ in state.network.named_parameters()]
+    for index, entry in state.optimizer.state_dict()["state"].items():
+        tensors |= {f"{_ADAM}{key}.{names[index]}": value for key, value in entry.items()}
+    tensors[_RANDOM] = torch.get_rng_state()
+    on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    metadata = {
+        "format": _FORMAT,
+        "epochs_done": str(state.epochs_done),
+        "history": json.dumps(history, allow_nan=False),
+    }
+    write_bytes(path, safetensors.torch.save(on_cpu, metadata))
+
+
+def load_checkpoint(path: Path, state: FitState) -> list[dict[str, Any]]:
+    """Put a checkpoint into a fresh state of the same network; returns the history so far."""
+    tensors, metadata = _read(path)
+    if metadata.get("format") != _FORMAT:
+        raise RunError("is no checkpoint of sentinode", where=path, remedy="Remove the file to start anew.")
+    names = [name for name, _ in state.network.named_parameters()]
+    moments: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        if name.startswith(_ADAM):
+            key, parameter = name.removeprefix(_ADAM).split(".", 1)
+            moments.setdefault(names.index(parameter), {})[key] = tensor
+    try:
+        state.network.load_state_dict(
+            {name.removeprefix(_MODEL): t for name, t in tensors.items() if name.startswith(_MODEL)}
+        )
+        state.optimizer.load_state_dict(state.optimizer.state_dict() | {"state": moments})
+        state.epochs_done = int(metadata["epochs_done"])
+        history: list[dict[str, Any]] = json.loads(metadata["history"])
+    except (RuntimeError, KeyError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise RunError(
+            f"does not fit this run ({reason})", where=path, remedy="Remove the file to start anew."
+        ) from error
+    torch.set_rng_state(tensors[_RANDOM])
+    return history
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+    except FileNotFoundError as error:
+        raise RunError(
+            "is missing", where=path, remedy="Restore the file, or train the run again."
+        ) from error
+    except (OSError, safetensors.SafetensorError) as error:
+        raise RunError(
+            f"is no safetensors file ({error})",
+            where=path,
+            remedy="Restore the file, or train the run again.",
+        ) from error
