@@ -86,9 +86,7 @@ class AugmentConfig(Section):
     stain_jitter: float = Field(
         0.0, ge=0.0, lt=1.0, description="relative spread of stain strength, in optical density"
     )
-    cross_centre: bool = Field(
-        False, description="allow zoom, which moves tissue across the labelled centre's border"
-    )
+    cross_centre: bool = Field(False, description="allow zoom, which moves tissue across the labelled centre's border")
 
     @model_validator(mode="after")
     def _zoom_is_not_label_safe(self) -> Self:

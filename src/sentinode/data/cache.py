@@ -58,33 +58,12 @@ def pack(
     workers: int = 2,
     on_progress: Progress | None = None,
     on_wait: Callable[[], None] | None = None,
-    leave_out_unreadable: bool = False,
-) -> PatchSet:
+) -> tuple[PatchSet, list[Unreadable]]:
     """The listing's patches from their cache, which is built, or finished, where need be.
 
-    Raises DataError where images are unreadable (all are tried first), unless they are left out.
+    Images that cannot be read are left out of the PatchSet and listed beside it; all are tried. Raises
+    DataError where none can be read, StorageError where the cache cannot be written.
     """
-    patches, unreadable = pack_readable(
-        listing, cache_root, workers=workers, on_progress=on_progress, on_wait=on_wait
-    )
-    if unreadable and not leave_out_unreadable:
-        first = unreadable[0]
-        raise DataError(
-            f"{len(unreadable)} of {len(listing)} images cannot be used (first: {first.reason.rstrip('.')})",
-            remedy="Restore them, or leave them out with --set data.leave_out=['unreadable'].",
-        )
-    return patches
-
-
-def pack_readable(
-    listing: Listing,
-    cache_root: Path,
-    *,
-    workers: int = 2,
-    on_progress: Progress | None = None,
-    on_wait: Callable[[], None] | None = None,
-) -> tuple[PatchSet, list[Unreadable]]:
-    """As `pack`, with the unreadable images left out of the PatchSet and listed beside it."""
     folder = cache_root / cache_key(listing)
     manifest = _read_manifest(folder, len(listing))
     if manifest is None:
@@ -186,9 +165,7 @@ def _close_gaps(folder: Path, pixels: np.ndarray, readable: np.ndarray) -> None:
     os.truncate(folder / "pixels.u8", len(rows) * PATCH_BYTES)
 
 
-def _pack_chunk(
-    listing: Listing, rows: range, pixels: np.ndarray, known_headers: set[bytes]
-) -> list[dict[str, str]]:
+def _pack_chunk(listing: Listing, rows: range, pixels: np.ndarray, known_headers: set[bytes]) -> list[dict[str, str]]:
     match listing.pixels:
         case PatchFiles(folder, names):
             prefix = f"{folder}{os.sep}"
@@ -219,9 +196,7 @@ def _allocate(path: Path, count: int) -> np.ndarray:
     size = count * PATCH_BYTES
     free = shutil.disk_usage(path.parent).free + (path.stat().st_size if path.exists() else 0)
     if free < size:
-        raise OSError(
-            28, f"No space left on device: {size / 1e6:,.0f} MB wanted, {free / 1e6:,.0f} MB free", path
-        )
+        raise OSError(28, f"No space left on device: {size / 1e6:,.0f} MB wanted, {free / 1e6:,.0f} MB free", path)
     with path.open("r+b" if path.exists() else "w+b") as file:
         if hasattr(os, "posix_fallocate"):
             os.posix_fallocate(file.fileno(), 0, size)
@@ -251,9 +226,7 @@ def _read_manifest(folder: Path, count: int) -> dict[str, Any] | None:
     try:
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         kept = count - len(manifest["unreadable"])
-        complete = (
-            manifest["patches"] == count and (folder / "pixels.u8").stat().st_size == kept * PATCH_BYTES
-        )
+        complete = manifest["patches"] == count and (folder / "pixels.u8").stat().st_size == kept * PATCH_BYTES
     except (OSError, ValueError, KeyError):
         return None
     return manifest if complete else None

@@ -49,13 +49,13 @@ def read_competition(root: Path) -> DataFolder:
             where=root,
             remedy="An image's name without its ending must be its id in the table.",
         )
-    training = listing_of_files(root / "train", {i: files[i] for i in ids}, labels)
+    training = listing_of_files(root, {i: f"train/{files[i]}" for i in ids}, labels)
     test, sample_ids = _read_test(root, findings)
     return DataFolder(root, "competition", training, test, sample_ids, tuple(findings), _note_of(root))
 
 
 def listing_of_files(folder: Path, files: dict[str, str], labels: dict[str, int] | None = None) -> Listing:
-    """A listing of image files (id -> file name), with labels by id where given."""
+    """A listing of image files (id -> path below the folder), with labels by id where given."""
     ids = list(files)
     known = labels or {}
     none = np.full(len(ids), "", dtype=str)
@@ -74,9 +74,7 @@ def list_images(folder: Path, findings: list[Finding]) -> dict[str, str]:
     extra: list[str] = []
     try:
         with os.scandir(folder) as entries:
-            names = sorted(
-                entry.name for entry in entries if not entry.name.startswith(".") and entry.is_file()
-            )
+            names = sorted(entry.name for entry in entries if not entry.name.startswith(".") and entry.is_file())
     except OSError as error:
         raise DataError(
             f"cannot be listed ({error.strerror})", where=folder, remedy="Give a folder of patches."
@@ -93,9 +91,7 @@ def list_images(folder: Path, findings: list[Finding]) -> dict[str, str]:
             where=folder,
             remedy=f"Put the patches there ({', '.join(s.lstrip('.') for s in SUFFIXES)}).",
         )
-    _note(
-        findings, "extra file", f"files in {folder.name}/ are no patches, or a second file of one id", extra
-    )
+    _note(findings, "extra file", f"files in {folder.name}/ are no patches, or a second file of one id", extra)
     return files
 
 
@@ -130,16 +126,14 @@ def _read_test(root: Path, findings: list[Finding]) -> tuple[Listing | None, np.
         sample_ids = read_sample_ids(root / _SAMPLE)
     if not (root / "test").is_dir():
         if len(sample_ids):
-            _note(
-                findings, "sample", f"ids of {_SAMPLE} have no image: there is no test/", sample_ids.tolist()
-            )
+            _note(findings, "sample", f"ids of {_SAMPLE} have no image: there is no test/", sample_ids.tolist())
         return None, sample_ids
     files = list_images(root / "test", findings)
     if len(sample_ids):
         asked = set(sample_ids.tolist())
         _note(findings, "sample", f"ids of {_SAMPLE} have no image in test/", sorted(asked - files.keys()))
         _note(findings, "sample", f"images in test/ are not in {_SAMPLE}", sorted(files.keys() - asked))
-    return listing_of_files(root / "test", files), sample_ids
+    return listing_of_files(root, {i: f"test/{name}" for i, name in files.items()}), sample_ids
 
 
 def read_sample_ids(path: Path) -> np.ndarray:

@@ -1,18 +1,22 @@
-"""Open a data folder of either kind, join slides and groups by id, and refuse what nobody left out."""
+"""Open a data folder of either kind, join slides and groups by id, refuse what nobody left out, and pack it."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from sentinode.config import DataConfig
+from sentinode.data.cache import Unreadable, pack
 from sentinode.data.competition import is_competition_folder, read_competition
 from sentinode.data.listing import DataFolder, Finding
+from sentinode.data.patches import PatchSet
 from sentinode.data.pcam import is_pcam_folder, read_pcam
 from sentinode.data.tables import GROUP_COLUMNS, SLIDE_COLUMNS, read_column_by_id
 from sentinode.errors import DataError
+from sentinode.progress import Progress, of_step, silent
 
 
 @dataclass(frozen=True)
@@ -45,9 +49,7 @@ def read_folder(root: Path, config: DataConfig | None = None) -> DataFolder:
     findings = list(folder.findings)
     for table, name in ((slides, "slides"), (groups, "groups")):
         if table is not None and not any(i in table for i in folder.training.ids.tolist()):
-            findings.append(
-                Finding("table", f"no id of the {name} table is in the training part", len(table), ())
-            )
+            findings.append(Finding("table", f"no id of the {name} table is in the training part", len(table), ()))
     return replace(
         folder,
         training=folder.training.with_tables(slides=slides, groups=groups),
@@ -71,9 +73,7 @@ def open_folder(root: Path, config: DataConfig | None = None) -> tuple[DataFolde
                 remedy = f"Restore the files, or leave them out with --set data.leave_out=['{finding.kind}']."
                 raise DataError(what, where=root, remedy=remedy)
             case "label" | "duplicate row" | "table":
-                raise DataError(
-                    what, where=root, remedy="Mend the table; `sentinode check` lists everything."
-                )
+                raise DataError(what, where=root, remedy="Mend the table; `sentinode check` lists everything.")
             case "extra file" | "sample":
                 pass  # no harm to training; the submission has its own, strict check
     labels = folder.training.labels
@@ -84,6 +84,54 @@ def open_folder(root: Path, config: DataConfig | None = None) -> tuple[DataFolde
             remedy="A classifier needs both classes; check train_labels.csv.",
         )
     return folder, left_out
+
+
+@dataclass(frozen=True, eq=False)
+class PackedFolder:
+    """A data folder's patches with their pixels; both parts lie in one memory map, training first."""
+
+    everything: PatchSet
+    training: PatchSet
+    test: PatchSet | None
+    unreadable: tuple[Unreadable, ...]
+
+
+def pack_folder(
+    folder: DataFolder,
+    cache_root: Path,
+    *,
+    workers: int = 2,
+    progress: Progress = silent,
+    notify: Callable[[str], None] = lambda _: None,
+) -> PackedFolder:
+    """Pack both parts of a data folder; images that cannot be read are left out and listed."""
+    listing = folder.training if folder.test is None else folder.training.followed_by(folder.test)
+    everything, unreadable = pack(
+        listing,
+        cache_root,
+        workers=workers,
+        on_progress=of_step(progress, "pack"),
+        on_wait=lambda: notify("Another process is packing these patches; waiting for it."),
+    )
+    # Row numbers, not ids, tell the parts apart: one patch may stand in both under one id.
+    lost = np.isin(folder.training.ids, [entry.id for entry in unreadable])
+    split_at = len(folder.training) - int(lost.sum())
+    test = everything.part(slice(split_at, None)) if folder.test is not None else None
+    return PackedFolder(everything, everything.part(slice(0, split_at)), test, tuple(unreadable))
+
+
+def require_readable(packed: PackedFolder, config: DataConfig) -> list[LeftOut]:
+    """Raise DataError where images are unreadable, unless they are left out by name."""
+    count = len(packed.unreadable)
+    if not count:
+        return []
+    if "unreadable" in config.leave_out:
+        return [LeftOut("unreadable", count, "images could not be read")]
+    total = len(packed.everything) + count
+    raise DataError(
+        f"{count} of {total} images cannot be used (first: {packed.unreadable[0].reason.rstrip('.')})",
+        remedy="Restore them, or leave them out with --set data.leave_out=['unreadable'].",
+    )
 
 
 def _table(given: Path | None, default: Path, columns: tuple[str, ...]) -> dict[str, str] | None:

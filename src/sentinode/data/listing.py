@@ -17,7 +17,7 @@ PHANTOM_NOTE: Final = "phantom: synthetic tissue"
 
 @dataclass(frozen=True, eq=False)
 class PatchFiles:
-    """Pixels in one image file a patch, all in one folder."""
+    """Pixels in one image file a patch, named relative to one folder."""
 
     folder: Path
     names: Sequence[str]
@@ -100,17 +100,37 @@ class Listing:
             self.pixels.take(index),
         )
 
-    def with_tables(
-        self, *, slides: dict[str, str] | None = None, groups: dict[str, str] | None = None
-    ) -> Listing:
+    def followed_by(self, other: Listing) -> Listing:
+        """The patches of both listings of one data folder, this one's first."""
+        return Listing(
+            np.concatenate([self.ids, other.ids]),
+            np.concatenate([self.labels, other.labels]),
+            np.concatenate([self.slides, other.slides]),
+            np.concatenate([self.groups, other.groups]),
+            _joined(self.pixels, other.pixels),
+        )
+
+    def with_tables(self, *, slides: dict[str, str] | None = None, groups: dict[str, str] | None = None) -> Listing:
         """Join slides and groups by id; ids that a table does not name stay unknown."""
 
         def joined(table: dict[str, str] | None, old: np.ndarray) -> np.ndarray:
-            return (
-                old if table is None else np.array([table.get(i, "") for i in self.ids.tolist()], dtype=str)
-            )
+            return old if table is None else np.array([table.get(i, "") for i in self.ids.tolist()], dtype=str)
 
         return replace(self, slides=joined(slides, self.slides), groups=joined(groups, self.groups))
+
+
+def _joined(first: PatchFiles | PatchArrays, second: PatchFiles | PatchArrays) -> PatchFiles | PatchArrays:
+    match first, second:
+        case PatchFiles(), PatchFiles() if first.folder == second.folder:
+            return PatchFiles(first.folder, [*first.names, *second.names])
+        case PatchArrays(), PatchArrays():
+            return PatchArrays(
+                first.files + second.files,
+                np.concatenate([first.file_of, second.file_of + len(first.files)]),
+                np.concatenate([first.row_of, second.row_of]),
+            )
+        case _:
+            raise ValueError("only listings of one data folder can be joined")
 
 
 @dataclass(frozen=True)

@@ -34,8 +34,14 @@ class PatchSet:
     def groups_given(self) -> bool:
         return bool(np.any(self.groups != ""))
 
+    def part(self, rows: slice) -> PatchSet:
+        """A run of neighbouring rows; the pixels are not copied."""
+        return PatchSet(self.ids[rows], self.labels[rows], self.slides[rows], self.groups[rows], self.pixels[rows])
+
     def rows_of(self, ids: Shaped[np.ndarray, " k"]) -> Int[np.ndarray, " k"]:
         """The row of each id, in the order asked; raises DataError for an id that is not here."""
+        if not len(ids):
+            return np.array([], dtype=np.int64)
         order = np.argsort(self.ids)
         at = np.searchsorted(self.ids, ids, sorter=order)
         rows = order[np.minimum(at, len(order) - 1)]

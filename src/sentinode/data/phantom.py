@@ -23,7 +23,7 @@ from typing import Any, Final, Literal
 
 import numpy as np
 from jaxtyping import Bool, Int, UInt8
-from threadpoolctl import threadpool_limits
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from sentinode.data.images import CENTRE_SIZE_PX, PATCH_SIZE_PX, Patch, encode_tiff, patch_id
 from sentinode.data.tissue import BORDER_PX, SPACING_UM_PER_PX, paint_section
@@ -258,7 +258,9 @@ def _make_slide(plan: _SlidePlan, folder: Path) -> list[TruthRow]:
     rng = np.random.default_rng(plan.seed)
     side_px = math.ceil(math.sqrt(plan.patches * PATCH_SIZE_PX**2 / _CUT_DENSITY)) + 2 * BORDER_PX
     with threadpool_limits(1):  # the slides are the parallel part; threads within one only get in the way
-        section = paint_section(rng, side_px=max(side_px, 480), tumour_share=_NEST_SHARE * plan.positive_share)
+        section = paint_section(
+            rng, side_px=max(side_px, 480), tumour_share=_NEST_SHARE * plan.positive_share
+        )
     cutter = _Cutter(plan, rng, section.rgb, section.tumour)
     for row, patch in cutter.cut_all():
         (folder / plan.part / f"{row.id}.tif").write_bytes(encode_tiff(patch))
@@ -285,7 +287,9 @@ class _Cutter:
         """All patches of the slide, defects included; `rows` grows with them."""
         defects = self.plan.defects
         copies = defects["turned"] + defects["copied"] + defects["overlap"]
-        positives = round(self.plan.positive_share * self.plan.patches - _OVERLAP_POSITIVE_SHARE * defects["overlap"])
+        positives = round(
+            self.plan.positive_share * self.plan.patches - _OVERLAP_POSITIVE_SHARE * defects["overlap"]
+        )
         corners = self._free_corners({1: positives, 0: self.plan.patches - copies - positives})
         labels = self._centre_pixels(corners) > 0
         blanks = iter(["black"] * defects["black"] + ["white"] * defects["white"])
@@ -307,7 +311,8 @@ class _Cutter:
         corners = self.rng.integers(BORDER_PX, self.last_corner, (30_000, 2), endpoint=True)
         labels = (self._centre_pixels(corners) > 0).astype(int).tolist()
         blocked = np.zeros(self.rgb.shape[:2], bool)
-        total, chosen, left = sum(wanted.values()), [], dict(wanted)
+        chosen: list[tuple[int, int]] = []
+        total, left = sum(wanted.values()), dict(wanted)
         for strict in (True, False):
             for (y, x), label in zip(corners.tolist(), labels, strict=True):
                 if len(chosen) == total:
@@ -345,7 +350,7 @@ class _Cutter:
             yield made
 
     def _is_free(self, y: int, x: int, *, besides: set[str]) -> bool:
-        if not (BORDER_PX <= min(y, x) and max(y, x) <= self.last_corner):
+        if min(y, x) < BORDER_PX or max(y, x) > self.last_corner:
             return False
         return not any(
             abs(row.y - y) < PATCH_SIZE_PX and abs(row.x - x) < PATCH_SIZE_PX
@@ -373,7 +378,9 @@ class _Cutter:
         """How many pixels of tumour the centre square of each cut holds."""
         top, left = (corners + (PATCH_SIZE_PX - CENTRE_SIZE_PX) // 2).T
         bottom, right, sums = top + CENTRE_SIZE_PX, left + CENTRE_SIZE_PX, self.sums
-        pixels: Int[np.ndarray, "n"] = sums[bottom, right] - sums[top, right] - sums[bottom, left] + sums[top, left]
+        pixels: Int[np.ndarray, "n"] = (
+            sums[bottom, right] - sums[top, right] - sums[bottom, left] + sums[top, left]
+        )
         return pixels
 
     def _record(

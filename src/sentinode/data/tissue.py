@@ -77,9 +77,11 @@ def _lay_out(rng: np.random.Generator, side: int, tumour_share: float) -> _Zones
     ripple = _noise(rng, side, 24)
     follicle = _discs(rng, side, spacing=330, radii=(45, 115), keep=0.65) + 7 * ripple
     vessel = _discs(rng, side, spacing=300, radii=(7, 26), keep=0.5) + 3 * ripple
+    np.minimum(vessel, node - 10, out=vessel)
     sinus = rng.uniform(6, 13) - 60 * np.abs(_noise(rng, side, 60))
     np.minimum(sinus, 120 * (_noise(rng, side, 120) + rng.uniform(-0.4, 0.8)), out=sinus)
     np.maximum(sinus, 7 - np.abs(node - 40), out=sinus)  # the subcapsular sinus
+    np.minimum(sinus, node, out=sinus)
     stroma = rng.uniform(5, 12) - 150 * np.abs(_noise(rng, side, 150))
     np.maximum(stroma, vessel + 6, out=stroma)
     np.maximum(stroma, 30 - np.abs(node), out=stroma)  # the capsule
@@ -95,7 +97,17 @@ def _lay_out(rng: np.random.Generator, side: int, tumour_share: float) -> _Zones
     group_cells = _small_groups(rng, side, (nest < -30) & (node > 30))
     tumour |= _around(group_cells, side, radius_px=8)
     return _Zones(
-        node, fat_wall, follicle, sinus, stroma, vessel, nest, septum, _noise(rng, side, 45), tumour, group_cells
+        node,
+        fat_wall,
+        follicle,
+        sinus,
+        stroma,
+        vessel,
+        nest,
+        septum,
+        _noise(rng, side, 45),
+        tumour,
+        group_cells,
     )
 
 
@@ -174,7 +186,9 @@ def _cell_walls(rng: np.random.Generator, where: Bool[np.ndarray, "side side"], 
 def _paint_ground(rng: np.random.Generator, zones: _Zones) -> tuple[Plane, Plane]:
     """Amounts of haematoxylin and eosin of everything that is not a cell of its own."""
     side = len(zones.node)
-    grain_plane = ndimage.gaussian_filter(rng.standard_normal((side, side), np.float32), 1.6, truncate=3) * 5.6
+    grain_plane = (
+        ndimage.gaussian_filter(rng.standard_normal((side, side), np.float32), 1.6, truncate=3) * 5.6
+    )
     haematoxylin_plane, eosin_plane = np.empty_like(grain_plane), np.empty_like(grain_plane)
     pulp, nest = rng.uniform((0.15, 0.30), (0.40, 0.60)), rng.uniform((0.20, 0.45), (0.45, 0.85))
     fibre_period_px = np.float32(rng.uniform(5, 8))
@@ -235,7 +249,9 @@ def _paint_cells(rng: np.random.Generator, zones: _Zones, haematoxylin: Plane, e
         return points[rng.random(len(points)) < share]
 
     def draw(points: Points, sprites: Sprites, onto: Plane, which: np.ndarray | None = None) -> None:
-        _stamp(onto, sprites, rng.integers(len(sprites), size=len(points)) if which is None else which, points)
+        _stamp(
+            onto, sprites, rng.integers(len(sprites), size=len(points)) if which is None else which, points
+        )
 
     # Lymphocytes: small, round, dark, packed; fewer in every other zone.
     points = _jittered(rng, side, spacing=rng.uniform(7.4, 8.6), jitter=0.3)
@@ -263,8 +279,10 @@ def _paint_cells(rng: np.random.Generator, zones: _Zones, haematoxylin: Plane, e
 
     # Fibroblasts: spindles along the fibres.
     points = _jittered(rng, side, spacing=13, jitter=0.4)
-    inside = (np.maximum(at(zones.stroma, points), np.minimum(at(zones.septum, points), at(zones.nest, points))) > 0)
-    inside &= (at(zones.node, points) > -12) & (at(zones.lumen, points) < 0)
+    inside = (
+        np.maximum(at(zones.stroma, points), np.minimum(at(zones.septum, points), at(zones.nest, points))) > 0
+    )
+    inside &= (at(zones.node, points) > 2) & (at(zones.lumen, points) < 0)
     points = keep(points, inside * 0.6)
     slope_y, slope_x = (
         np.maximum(at(zones.stroma, points + step), at(zones.septum, points + step))
@@ -272,7 +290,9 @@ def _paint_cells(rng: np.random.Generator, zones: _Zones, haematoxylin: Plane, e
         for step in ([2, 0], [0, 2])
     )
     turn = np.arctan2(slope_x, -slope_y) % np.pi
-    spindles = _nuclei(rng, 32, radius=(2.6, 3.4), amount=(1.0, 1.7), stretch=2.6, angles=np.arange(32) * np.pi / 32)
+    spindles = _nuclei(
+        rng, 32, radius=(2.6, 3.4), amount=(1.0, 1.7), stretch=2.6, angles=np.arange(32) * np.pi / 32
+    )
     draw(points, spindles, nuclei, np.rint(turn / np.pi * 32).astype(np.int64) % 32)
 
     # Red cells in the vessels.
@@ -337,7 +357,9 @@ def _nuclei(
     for lobes in (2, 3, 5):
         edge = edge * (1 + each(0, wobble) * np.cos(lobes * direction + each(0, 2 * np.pi)))
     depth = edge - reach
-    chromatin = 1 + mottle * 2 * ndimage.gaussian_filter(rng.standard_normal(depth.shape, np.float32), (0, 0.8, 0.8))
+    chromatin = 1 + mottle * 2 * ndimage.gaussian_filter(
+        rng.standard_normal(depth.shape, np.float32), (0, 0.8, 0.8)
+    )
     chromatin += rim * np.exp(-((depth - 0.8) ** 2)) - 0.5 * rim
     nuclei = each(*amount) * chromatin
     for _ in range(nucleoli):

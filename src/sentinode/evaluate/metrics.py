@@ -34,9 +34,7 @@ def average_precision(labels: Int[np.ndarray, " n"], scores: Float[np.ndarray, "
     return float(np.sum(np.diff(curve.sensitivity) * true / (true + false)))
 
 
-def accuracy(
-    labels: Int[np.ndarray, " n"], probabilities: Float[np.ndarray, " n"], threshold: float = 0.5
-) -> float:
+def accuracy(labels: Int[np.ndarray, " n"], probabilities: Float[np.ndarray, " n"], threshold: float = 0.5) -> float:
     """Share of patches on the right side of the threshold; a probability equal to it counts as negative, as in Keras."""
     return float(np.mean((probabilities > threshold) == (labels == 1)))
 

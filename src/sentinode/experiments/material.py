@@ -16,15 +16,16 @@ from sentinode.data.split import Candidates, Split, make_split
 class Material:
     """Labelled patches with their united groups; splits and prepared pixels are made once and shared.
 
-    `groups`: (N,) str, given groups united with found overlaps, "" for a patch that shares no tissue.
+    `groups`: (N,) str, given groups united with found overlaps, "" for a patch that shares no tissue;
+    `eligible`: (N,) bool, the patches that runs may use (default: all that are labelled).
     """
 
-    def __init__(self, patches: PatchSet, groups: np.ndarray, *, note: str = "") -> None:
+    def __init__(
+        self, patches: PatchSet, groups: np.ndarray, *, eligible: np.ndarray | None = None, note: str = ""
+    ) -> None:
         self.patches, self.note = patches, note
-        labelled = patches.labels >= 0
-        self._candidates = Candidates(
-            patches.ids[labelled], patches.labels[labelled], patches.slides[labelled], groups[labelled]
-        )
+        used = patches.labels >= 0 if eligible is None else (patches.labels >= 0) & eligible
+        self.candidates = Candidates(patches.ids[used], patches.labels[used], patches.slides[used], groups[used])
         self._split = cache(self._make_split)
         self._prepared = cache(self._prepare)
 
@@ -49,7 +50,7 @@ class Material:
         )
 
     def _make_split(self, balance: BalanceConfig, sample: SampleConfig, split: SplitConfig) -> Split:
-        return make_split(self._candidates, balance, sample, split)
+        return make_split(self.candidates, balance, sample, split)
 
     def _prepare(
         self,

@@ -94,9 +94,7 @@ def is_finished(folder: Path) -> bool:
 
 def write_manifest(folder: Path) -> None:
     """Seal a run folder."""
-    write_json(
-        folder / MANIFEST, {"sentinode_run": 1, "sha256": {name: _digest(folder / name) for name in CONTENTS}}
-    )
+    write_json(folder / MANIFEST, {"sentinode_run": 1, "sha256": {name: _digest(folder / name) for name in CONTENTS}})
 
 
 def verify(folder: Path) -> None:
@@ -108,16 +106,12 @@ def verify(folder: Path) -> None:
             raise RunError(
                 "is an unfinished run", where=folder, remedy="Finish it with `sentinode train ... --resume`."
             )
-        raise RunError(
-            "is no run: it has no manifest.json", where=folder, remedy="Give a run that `train` wrote."
-        )
+        raise RunError("is no run: it has no manifest.json", where=folder, remedy="Give a run that `train` wrote.")
     try:
         digests = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["sha256"]
         expected = {name: str(digests[name]) for name in CONTENTS}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunError(
-            "is no manifest of a run", where=folder / MANIFEST, remedy="Train the run again."
-        ) from error
+        raise RunError("is no manifest of a run", where=folder / MANIFEST, remedy="Train the run again.") from error
     for name, digest in expected.items():
         if not (folder / name).is_file():
             raise RunError("is missing", where=folder / name, remedy="Restore it, or train the run again.")

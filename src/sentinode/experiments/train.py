@@ -170,9 +170,7 @@ def _restore(folder: Path, state: FitState) -> History:
     return []
 
 
-def _claim(
-    folder: Path, config: RunConfig, material: Material, device: torch.device, *, resume: bool
-) -> None:
+def _claim(folder: Path, config: RunConfig, material: Material, device: torch.device, *, resume: bool) -> None:
     """Make the folder this run's own, or raise RunError where it is another's."""
     text, identity = to_toml(config), folder / "config.toml"
     if identity.is_file():
@@ -219,9 +217,7 @@ def _write_history(folder: Path, history: History) -> None:
     write_atomically(folder / "history.csv", lambda file: pd.DataFrame(history).to_csv(file, index=False))
 
 
-def _finish(
-    material: Material, config: RunConfig, folder: Path, state: FitState, device: torch.device
-) -> Run:
+def _finish(material: Material, config: RunConfig, folder: Path, state: FitState, device: torch.device) -> Run:
     split, (_, validation) = material.split(config), material.prepared(config)
     probabilities = predict_probabilities(
         state.network,

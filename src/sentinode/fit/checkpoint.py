@@ -85,9 +85,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         with safetensors.safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
     except FileNotFoundError as error:
-        raise RunError(
-            "is missing", where=path, remedy="Restore the file, or train the run again."
-        ) from error
+        raise RunError("is missing", where=path, remedy="Restore the file, or train the run again.") from error
     except (OSError, safetensors.SafetensorError) as error:
         raise RunError(
             f"is no safetensors file ({error})",

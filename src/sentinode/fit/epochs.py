@@ -58,9 +58,7 @@ class FitState:
 
     @classmethod
     def start(cls, network: nn.Module, config: FitConfig) -> FitState:
-        optimizer = KerasAdam(
-            network.parameters(), learning_rate=config.learning_rate, epsilon=config.adam_epsilon
-        )
+        optimizer = KerasAdam(network.parameters(), learning_rate=config.learning_rate, epsilon=config.adam_epsilon)
         return cls(network, optimizer)
 
 
@@ -158,9 +156,7 @@ def _validate(network: nn.Module, stream: BatchStream, numbers: range, device: t
         batch = stream.batch(number)
         labels = batch.labels.to(device)
         logits = network(as_input(batch.images.to(device))).squeeze(1)
-        if not seen.add(
-            batch.labels, logits, F.binary_cross_entropy_with_logits(logits, labels, reduction="none")
-        ):
+        if not seen.add(batch.labels, logits, F.binary_cross_entropy_with_logits(logits, labels, reduction="none")):
             raise DivergedError(
                 "the validation loss is not a finite number",
                 remedy="Lower fit.learning_rate; the weights of the last good epoch are kept.",

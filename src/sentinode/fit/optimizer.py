@@ -26,10 +26,12 @@ class KerasAdam(torch.optim.Adam):
         epsilon: float = 1e-7,
     ) -> None:
         super().__init__(parameters, lr=learning_rate, betas=betas, eps=epsilon, fused=True)
-        self.keras_epsilon = epsilon
+        # In the groups, as "eps" itself is, so that it travels with state dicts and copies.
+        for settings in (self.defaults, *self.param_groups):
+            settings["keras_epsilon"] = epsilon
 
-    def step(self, closure: Callable[[], float] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], float] | None = None) -> Any:
         for group in self.param_groups:
             done = next((int(self.state[p]["step"]) for p in group["params"] if p in self.state), 0)
-            group["eps"] = self.keras_epsilon / (1.0 - group["betas"][1] ** (done + 1)) ** 0.5
+            group["eps"] = group["keras_epsilon"] / (1.0 - group["betas"][1] ** (done + 1)) ** 0.5
         return super().step(closure)

@@ -87,9 +87,7 @@ def average(members: Iterable[Predictions]) -> Predictions:
     first, *others = members
     for other in others:
         if not np.array_equal(first.ids, other.ids):
-            raise RunError(
-                "predictions of different patches cannot be averaged", remedy="Predict the same folder."
-            )
+            raise RunError("predictions of different patches cannot be averaged", remedy="Predict the same folder.")
     mean = np.mean([member.probabilities for member in [first, *others]], axis=0)
     return Predictions(first.ids, first.labels, mean)
 

@@ -1,0 +1,78 @@
+"""The whole check of a data folder: tables, files and pixels, as one record for check.json."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from sentinode.data.audit import Audit, audit_patches
+from sentinode.data.ingest import PackedFolder
+from sentinode.data.listing import DataFolder
+from sentinode.progress import Progress, silent
+
+
+@dataclass(frozen=True, eq=False)
+class Check:
+    """What is wrong, or worth knowing, in a data folder; nothing has been dropped or changed."""
+
+    folder: DataFolder
+    packed: PackedFolder
+    audit: Audit
+
+    def groups(self) -> np.ndarray:
+        """For each training patch, the group of patches it shares tissue with; "" for none."""
+        groups = self.audit.groups
+        return np.array([str(groups.get(i, "")) for i in self.packed.training.ids.tolist()], dtype=str)
+
+    def across_parts(self) -> int:
+        """Groups of patches that share tissue and lie in both parts: the test part has been seen."""
+        if self.packed.test is None:
+            return 0
+        groups = self.audit.groups
+        training, test = (
+            {groups[i] for i in part.ids.tolist() if i in groups} for part in (self.packed.training, self.packed.test)
+        )
+        return len(training & test)
+
+    def table(self) -> list[tuple[str, int, str]]:
+        """What was counted, how often, and what it means."""
+        rows = list(self.audit.table())
+        if self.packed.test is not None:
+            note = "the test part shows tissue that was trained on" if self.across_parts() else ""
+            rows.append(("groups across training and test", self.across_parts(), note))
+        unreadable = self.packed.unreadable
+        rows.append(("unusable images", len(unreadable), unreadable[0].reason if unreadable else ""))
+        for finding in self.folder.findings:
+            first = f"first: {finding.examples[0]}" if finding.examples else ""
+            rows.append((finding.what, finding.count, first))
+        return rows
+
+    def ids_to_show(self, count: int = 12) -> list[str]:
+        """The first few patches of each kind that the check found, for its example grids."""
+        audit = self.audit
+        pairs = [*audit.duplicates[: count // 2], *audit.overlaps[: count // 2]]
+        blanks = [i for members in audit.blanks.values() for i in members[:count]]
+        return list(dict.fromkeys([*blanks, *(i for pair in pairs for i in (pair.a, pair.b))]))
+
+    def to_json(self) -> dict[str, Any]:
+        test = self.packed.test
+        return {
+            "kind": self.folder.kind,
+            "note": self.folder.note,
+            "parts": {"training": len(self.packed.training), "test": 0 if test is None else len(test)},
+            "table": [{"what": what, "count": count, "note": note} for what, count, note in self.table()],
+            "findings": [asdict(finding) for finding in self.folder.findings],
+            "unreadable": [asdict(entry) for entry in self.packed.unreadable],
+            "audit": self.audit.to_json(),
+        }
+
+
+def check_folder(folder: DataFolder, packed: PackedFolder, *, workers: int = 2, progress: Progress = silent) -> Check:
+    """Audit both parts together, so that tissue on both sides of training and test is found."""
+    everything = packed.everything
+    audit = audit_patches(
+        everything.ids, everything.labels, everything.slides, everything.pixels, workers=workers, on_progress=progress
+    )
+    return Check(folder, packed, audit)

@@ -1,0 +1,45 @@
+"""Colour and brightness of patches by class and by slide, as one record for explore.json."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+
+from sentinode.data.appearance import QUANTITIES, appearance, appearance_by
+from sentinode.data.patches import PatchSet
+from sentinode.progress import Progress, of_step, silent
+
+_MOST_PATCHES: Final = 20_000
+_BINS: Final = 40
+
+
+def explore(patches: PatchSet, *, seed: int, progress: Progress = silent) -> dict[str, Any]:
+    """Histograms of every quantity by class, and its mean by slide, over at most 20,000 patches.
+
+    {"patches": int, "quantities": {name: {"edges": [41], "negative": [40], "positive": [40]}},
+    "slides": [{"slide", "patches", "tumour_fraction", name: mean, ...}]}; counts, not densities.
+    """
+    labelled = np.flatnonzero(patches.labels >= 0)
+    rows = labelled
+    if len(labelled) > _MOST_PATCHES:
+        rows = np.sort(np.random.default_rng(seed).choice(labelled, _MOST_PATCHES, replace=False))
+    table = appearance(patches.pixels, rows, on_progress=of_step(progress, "explore"))
+    labels, slides = patches.labels[rows], patches.slides[rows]
+    quantities = {}
+    for name in QUANTITIES:
+        values = table[name].to_numpy()
+        edges = np.histogram_bin_edges(values, bins=_BINS)
+        quantities[name] = {
+            "edges": edges.tolist(),
+            "negative": np.histogram(values[labels == 0], edges)[0].tolist(),
+            "positive": np.histogram(values[labels == 1], edges)[0].tolist(),
+        }
+    by_slide = appearance_by(table, slides).reset_index(names="slide")
+    by_slide["tumour_fraction"] = [float((labels[slides == name] == 1).mean()) for name in by_slide["slide"]]
+    known = by_slide[by_slide["slide"] != ""]
+    return {
+        "patches": len(rows),
+        "quantities": quantities,
+        "slides": [{str(key): value for key, value in row.items()} for row in known.to_dict("records")],
+    }

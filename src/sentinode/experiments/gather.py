@@ -1,0 +1,68 @@
+"""A data folder -> checked, packed material for runs: what every experiment starts from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from sentinode.config import DataConfig, RunConfig
+from sentinode.data.check import Check, check_folder
+from sentinode.data.ingest import LeftOut, open_folder, pack_folder, require_readable
+from sentinode.data.patches import PatchSet
+from sentinode.data.split import unite_groups
+from sentinode.experiments.material import Material
+from sentinode.progress import Progress, silent
+
+
+@dataclass(frozen=True)
+class Session:
+    """Where and with what the work is done; no result depends on it, rounding apart."""
+
+    cache_root: Path
+    device: torch.device
+    workers: int = 2
+    progress: Progress = silent
+    notify: Callable[[str], None] = lambda _: None
+
+
+@dataclass(frozen=True, eq=False)
+class Gathered:
+    """A data folder after its check: material of the training part, and the test part's patches."""
+
+    check: Check
+    material: Material
+    test: PatchSet | None
+    sample_ids: np.ndarray
+    left_out: tuple[LeftOut, ...]
+
+
+def gather(root: Path, config: RunConfig, session: Session) -> Gathered:
+    """Open, pack and check a data folder; raises DataError on what no option leaves out."""
+    folder, left_out = open_folder(root, config.data)
+    packed = pack_folder(
+        folder, session.cache_root, workers=session.workers, progress=session.progress, notify=session.notify
+    )
+    left_out += require_readable(packed, config.data)
+    check = check_folder(folder, packed, workers=session.workers, progress=session.progress)
+    groups = unite_groups(packed.training.groups, check.groups())
+    dropped = _rows_to_drop(check, config.data)
+    for option, rows in dropped.items():
+        left_out.append(LeftOut(option, int(rows.sum()), f"{option} patches were left out of training"))
+    eligible = ~np.any([np.zeros(len(packed.training), dtype=bool), *dropped.values()], axis=0)
+    material = Material(packed.training, groups, eligible=eligible, note=folder.note)
+    return Gathered(check, material, packed.test, folder.sample_ids, tuple(left_out))
+
+
+def _rows_to_drop(check: Check, config: DataConfig) -> dict[str, np.ndarray]:
+    """Rows of the training part that the options leave out, found by the check."""
+    audit, ids = check.audit, check.packed.training.ids
+    kinds: dict[str, list[str]] = {}
+    if "blank" in config.leave_out:
+        kinds["blank"] = [i for members in audit.blanks.values() for i in members]
+    if "duplicate" in config.leave_out:
+        kinds["duplicate"] = [pair.b for pair in audit.duplicates]
+    return {option: np.isin(ids, members) for option, members in kinds.items()}

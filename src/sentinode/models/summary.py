@@ -1,0 +1,103 @@
+"""What Keras's `model.summary()` shows: each layer's output shape and parameters, and the totals."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class LayerSummary:
+    """One layer. `output_shape` leaves out the batch axis; it is None for a layer that was never called."""
+
+    name: str
+    kind: str
+    output_shape: tuple[int, ...] | None
+    parameters: int
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Every layer with weights or without children, in the order of their definition.
+
+    Counts are Keras's: moving averages (floating-point buffers) are parameters that are not trainable.
+    A weight that several layers share is in each of their rows, but once in the totals.
+    """
+
+    layers: tuple[LayerSummary, ...]
+    trainable: int
+    non_trainable: int
+
+    @property
+    def total(self) -> int:
+        return self.trainable + self.non_trainable
+
+    def __str__(self) -> str:
+        header = ("Layer (type)", "Output shape", "Parameters")
+        rows = [
+            (
+                f"{layer.name} ({layer.kind})",
+                "-" if layer.output_shape is None else " x ".join(map(str, layer.output_shape)),
+                f"{layer.parameters:,}",
+            )
+            for layer in self.layers
+        ]
+        first, second, third = (max(map(len, column)) for column in zip(header, *rows, strict=True))
+        lines = [f"{name:{first}}  {shape:{second}}  {count:>{third}}" for name, shape, count in (header, *rows)]
+        rule = "-" * len(lines[0])
+        totals = [
+            f"Total parameters: {self.total:,}",
+            f"Trainable: {self.trainable:,}",
+            f"Not trainable: {self.non_trainable:,}",
+        ]
+        return "\n".join([lines[0], rule, *lines[1:], rule, *totals])
+
+
+def summarise(network: nn.Module, input_shape: tuple[int, int, int]) -> Summary:
+    """Run one blank patch of shape (C, H, W) through the network in evaluation mode, and count.
+
+    The network's modes, weights and moving averages are left as they were.
+    """
+    shapes = _output_shapes(network, input_shape)
+    layers = tuple(
+        LayerSummary(name, type(module).__name__, shapes.get(module), sum(t.numel() for t in own))
+        for name, module in network.named_modules()
+        if (own := [*module.parameters(recurse=False), *_averages(module.buffers(recurse=False))])
+        or not any(module.children())
+    )
+    trainable = sum(p.numel() for p in network.parameters() if p.requires_grad)
+    frozen = sum(p.numel() for p in network.parameters() if not p.requires_grad)
+    averages = sum(b.numel() for b in _averages(network.buffers()))
+    return Summary(layers, trainable, frozen + averages)
+
+
+def _output_shapes(network: nn.Module, input_shape: tuple[int, int, int]) -> dict[nn.Module, tuple[int, ...]]:
+    shapes: dict[nn.Module, tuple[int, ...]] = {}
+
+    def note_shape(module: nn.Module, _inputs: Any, output: Any) -> None:
+        if isinstance(output, Tensor):
+            shapes.setdefault(module, tuple(output.shape[1:]))
+
+    modules = list(network.modules())
+    modes = [module.training for module in modules]
+    hooks = [module.register_forward_hook(note_shape) for module in modules]
+    weight = next(network.parameters(), torch.empty(0))
+    try:
+        network.eval()
+        with torch.no_grad():
+            network(torch.zeros(1, *input_shape, dtype=weight.dtype, device=weight.device))
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module, mode in zip(modules, modes, strict=True):
+            module.training = mode
+    return shapes
+
+
+def _averages(buffers: Iterable[Tensor]) -> list[Tensor]:
+    """The floating-point buffers; PyTorch's own batch norm also counts its batches, Keras's does not."""
+    return [buffer for buffer in buffers if buffer.is_floating_point()]
