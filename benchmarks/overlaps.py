@@ -77,9 +77,8 @@ def main() -> None:
     options = parser.parse_args()
 
     find_overlaps(np.zeros((64, PATCH_PX, PATCH_PX, 3), np.uint8))  # the first call pays for imports
-    print(
-        f"{'patches':>8} {'true':>9} {'found':>9} {'seconds':>8} {'CPU s':>7} {'us/patch':>9} {'MB':>6} {'/ N log N':>10}"
-    )
+    names = ("patches", "true", "found", "seconds", "CPU s", "us/patch", "MB", "/ N log N")
+    print("".join(f"{name:>10}" for name in names))
     first_rate = None
     for count in sorted(options.patches):
         with tempfile.TemporaryDirectory() as folder:
@@ -100,8 +99,9 @@ def main() -> None:
         rate = cpu_s / (count * math.log2(count))
         first_rate = first_rate or rate
         print(
-            f"{count:>8,} {true:>9} {len(found):>9,} {duration_s:>8.2f} {cpu_s:>7.2f} {duration_s / count * 1e6:>9.0f}"
-            f" {memory.peak_mb:>6.0f} {rate / first_rate:>10.2f}"
+            f"{count:>10,}{true:>10}{len(found):>10,}{duration_s:>10.2f}{cpu_s:>10.2f}"
+            f"{duration_s / count * 1e6:>10.0f}{memory.peak_mb:>10.0f}{rate / first_rate:>10.2f}",
+            flush=True,
         )
 
 

@@ -158,9 +158,10 @@ Scalar = bool | int | float | str
 class CompareConfig(Section):
     """The variants under comparison, each a few settings put over the run's own."""
 
-    variants: dict[str, dict[str, Scalar]] = Field(
-        default_factory=lambda: {"before": {"model.norm": "before"}, "after": {"model.norm": "after"}}
-    )
+    variants: dict[str, dict[str, Scalar]] = {
+        "before": {"model.norm": "before"},
+        "after": {"model.norm": "after"},
+    }
 
     @field_validator("variants")
     @classmethod
@@ -174,7 +175,7 @@ class CompareConfig(Section):
 class TuneConfig(Section):
     base: dict[str, Scalar] = Field(default_factory=dict, description="settings common to all trials")
     search: dict[str, list[Scalar] | Range] = Field(
-        default_factory=lambda: {"model.bn_momentum": [0.99, 0.75, 0.50, 0.25]},
+        {"model.bn_momentum": [0.99, 0.75, 0.50, 0.25]},
         description="any setting of a run: a list of values, or {low, high, log}",
     )
     sampler: Literal["grid", "tpe", "random"] = "grid"
@@ -316,10 +317,10 @@ def _validated(kind: type[C], table: Mapping[str, Any], where: str | Path | None
         path = [str(part) for part in first["loc"]]
         key = ".".join(path)
         if first["type"] == "extra_forbidden":
-            model: type[BaseModel] = kind
+            section: type[BaseModel] = kind
             for part in path[:-1]:
-                model = _section_at(model, part, key, where)
-            raise _unknown(key, path[-1], model, where) from error
+                section = _section_at(section, part, key, where)
+            raise _unknown(key, path[-1], section, where) from error
         problem = first["msg"].removeprefix("Value error, ")
         given = "" if isinstance(first["input"], dict | BaseModel) else f" (given: {first['input']!r})"
         place = f"setting {key!r}: " if key else ""

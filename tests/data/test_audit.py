@@ -100,9 +100,7 @@ def test_progress_is_told_for_each_stage() -> None:
     slide = tissue(3, 150)
     pixels = np.stack([slide[:96, :96], slide[20:116, :96]])
     ticks: list[tuple[str, int, int]] = []
-    audit_patches(
-        ["a", "b"], np.zeros(2, np.int8), ["", ""], pixels, on_progress=lambda *tick: ticks.append(tick)
-    )
+    audit_patches(["a", "b"], np.zeros(2, np.int8), ["", ""], pixels, on_progress=lambda *tick: ticks.append(tick))
     assert ticks == [("read", 2, 2), ("compare", 1, 1)]
 
 

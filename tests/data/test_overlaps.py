@@ -68,9 +68,7 @@ shifts = st.integers(-(PATCH - MIN_SHARED_PX), PATCH - MIN_SHARED_PX)
 
 @settings(max_examples=60, deadline=None)
 @given(dx=shifts, dy=shifts, seed=st.integers(0, 1000), smooth=st.booleans())
-def test_any_planted_shift_with_enough_shared_tissue_is_found(
-    dx: int, dy: int, seed: int, smooth: bool
-) -> None:
+def test_any_planted_shift_with_enough_shared_tissue_is_found(dx: int, dy: int, seed: int, smooth: bool) -> None:
     noise = np.random.default_rng(seed).integers(0, 256, (300, 300, 3), dtype=np.uint8)
     slide = tissue(seed) if smooth else noise
     pair = np.stack([cut(slide, 100, 100), cut(slide, 100 + dx, 100 + dy)])
@@ -196,9 +194,7 @@ def test_chunks_come_in_order_whole_and_contiguous() -> None:
 
 
 @pytest.mark.real_sample
-def test_the_known_overlaps_of_the_real_sample_are_found(
-    real_sample: Path, real_sample_table: pd.DataFrame
-) -> None:
+def test_the_known_overlaps_of_the_real_sample_are_found(real_sample: Path, real_sample_table: pd.DataFrame) -> None:
     table = real_sample_table
     pixels = np.empty((len(table), 96, 96, 3), np.uint8)
     headers: set[bytes] = set()

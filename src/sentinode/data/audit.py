@@ -179,9 +179,7 @@ def audit_patches(
             if (pair.dx_px, pair.dy_px) != (0, 0)
         ),
         groups={names[row]: int(groups[row]) for row in np.flatnonzero(groups >= 0)},
-        blanks={
-            name: [names[row] for row in np.flatnonzero(kind == name)] for name in ("white", "black", "flat")
-        },
+        blanks={name: [names[row] for row in np.flatnonzero(kind == name)] for name in ("white", "black", "flat")},
         id_mismatches=[names[row] for row in wrong_rows],
     )
 
@@ -225,9 +223,7 @@ def id_mismatches(
 ) -> list[int]:
     """The rows whose id is not the SHA-1 of their raw RGB bytes, in lower-case hexadecimal."""
     digests = map_chunks(lambda _, chunk: _digests(chunk), pixels, workers=workers, on_progress=on_progress)
-    return [
-        row for row, digest in enumerate(itertools.chain.from_iterable(digests)) if digest != str(ids[row])
-    ]
+    return [row for row, digest in enumerate(itertools.chain.from_iterable(digests)) if digest != str(ids[row])]
 
 
 def balance_by_slide(labels: Int8[np.ndarray, " n"], slides: Sequence[str] | np.ndarray) -> pd.DataFrame:

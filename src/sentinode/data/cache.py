@@ -153,7 +153,7 @@ def _build(listing: Listing, folder: Path, workers: int, on_progress: Progress |
     return manifest
 
 
-def _close_gaps(folder: Path, pixels: np.ndarray, readable: np.ndarray) -> None:
+def _close_gaps(folder: Path, pixels: np.memmap[Any, Any], readable: np.ndarray) -> None:
     """Move the readable rows together and shorten the file, a chunk in memory at a time."""
     # The rows move, so the journal's sums no longer hold: if we are killed here, the next build starts anew.
     (folder / "journal.jsonl").write_text("", encoding="utf-8")
@@ -191,7 +191,7 @@ def _pack_chunk(listing: Listing, rows: range, pixels: np.ndarray, known_headers
             return []
 
 
-def _allocate(path: Path, count: int) -> np.ndarray:
+def _allocate(path: Path, count: int) -> np.memmap[Any, Any]:
     """A writable map of all pixels whose disk blocks are reserved: a full disk fails here, cleanly."""
     size = count * PATCH_BYTES
     free = shutil.disk_usage(path.parent).free + (path.stat().st_size if path.exists() else 0)
@@ -237,4 +237,4 @@ def _shape(count: int) -> tuple[int, int, int, int]:
 
 
 def _crc(pixels: np.ndarray) -> int:
-    return zlib.crc32(memoryview(pixels).cast("B"))
+    return zlib.crc32(pixels.reshape(-1).data)

@@ -52,9 +52,10 @@ class Check:
     def ids_to_show(self, count: int = 12) -> list[str]:
         """The first few patches of each kind that the check found, for its example grids."""
         audit = self.audit
-        pairs = [*audit.duplicates[: count // 2], *audit.overlaps[: count // 2]]
-        blanks = [i for members in audit.blanks.values() for i in members[:count]]
-        return list(dict.fromkeys([*blanks, *(i for pair in pairs for i in (pair.a, pair.b))]))
+        ids = [i for members in audit.blanks.values() for i in members[:count]]
+        ids += [i for pair in audit.duplicates[: count // 2] for i in (pair.a, pair.b)]
+        ids += [i for pair in audit.overlaps[: count // 2] for i in (pair.a, pair.b)]
+        return list(dict.fromkeys(ids))
 
     def to_json(self) -> dict[str, Any]:
         test = self.packed.test

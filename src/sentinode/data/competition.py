@@ -50,7 +50,7 @@ def read_competition(root: Path) -> DataFolder:
             remedy="An image's name without its ending must be its id in the table.",
         )
     training = listing_of_files(root, {i: f"train/{files[i]}" for i in ids}, labels)
-    test, sample_ids = _read_test(root, findings)
+    test, sample_ids = read_test(root, findings)
     return DataFolder(root, "competition", training, test, sample_ids, tuple(findings), _note_of(root))
 
 
@@ -80,7 +80,7 @@ def list_images(folder: Path, findings: list[Finding]) -> dict[str, str]:
             f"cannot be listed ({error.strerror})", where=folder, remedy="Give a folder of patches."
         ) from error
     for name in names:
-        stem, suffix = os.path.splitext(name)
+        stem, suffix = Path(name).stem, Path(name).suffix
         if suffix.lower() not in SUFFIXES or stem in files:
             extra.append(name)
         else:
@@ -120,7 +120,8 @@ def _read_labels(path: Path, findings: list[Finding]) -> dict[str, int]:
     return labels | dict.fromkeys(conflicting, UNLABELLED)
 
 
-def _read_test(root: Path, findings: list[Finding]) -> tuple[Listing | None, np.ndarray]:
+def read_test(root: Path, findings: list[Finding]) -> tuple[Listing | None, np.ndarray]:
+    """The listing of `test/`, if there is one, and the sample submission's ids."""
     sample_ids = np.array([], dtype=str)
     if (root / _SAMPLE).is_file():
         sample_ids = read_sample_ids(root / _SAMPLE)

@@ -73,7 +73,7 @@ def read_patch_into(path: Path | str, out: Patch, known_headers: set[bytes]) -> 
         ) from error
     try:
         if os.fstat(descriptor).st_size == TIFF_BYTES:
-            filled = os.preadv(descriptor, [header, memoryview(out).cast("B")], 0)
+            filled = os.preadv(descriptor, [header, out.reshape(-1).data], 0)
             key = bytes(header)
             if filled == TIFF_BYTES and (key in known_headers or _is_plain(key)):
                 known_headers.add(key)
@@ -112,16 +112,14 @@ def _decode_with_pillow(path: Path) -> Patch:
                 raise DataError(f"is {width} x {height} pixels, not 96 x 96", where=path, remedy=remedy)
             if image.mode != "RGB":
                 raise DataError(f"has the mode {image.mode}, not 8-bit RGB", where=path, remedy=remedy)
-            if any(";16" in str(tile.args) for tile in image.tile):
+            if any(";16" in str(tile) for tile in getattr(image, "tile", ())):
                 raise DataError("has 16 bits per channel, not 8", where=path, remedy=remedy)
             return np.asarray(image)
     except UnidentifiedImageError as error:
         raise DataError("is not an image that can be read", where=path, remedy=remedy) from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(
-            f"is damaged or truncated ({reason})", where=path, remedy="Restore the file."
-        ) from error
+        raise DataError(f"is damaged or truncated ({reason})", where=path, remedy="Restore the file.") from error
 
 
 def _competition_header() -> bytes:

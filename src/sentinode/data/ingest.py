@@ -5,13 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from sentinode.config import DataConfig
 from sentinode.data.cache import Unreadable, pack
-from sentinode.data.competition import is_competition_folder, read_competition
-from sentinode.data.listing import DataFolder, Finding
+from sentinode.data.competition import (
+    is_competition_folder,
+    list_images,
+    listing_of_files,
+    read_competition,
+    read_test,
+)
+from sentinode.data.listing import UNLABELLED, DataFolder, Finding, Listing
 from sentinode.data.patches import PatchSet
 from sentinode.data.pcam import is_pcam_folder, read_pcam
 from sentinode.data.tables import GROUP_COLUMNS, SLIDE_COLUMNS, read_column_by_id
@@ -111,7 +118,7 @@ def pack_folder(
         cache_root,
         workers=workers,
         on_progress=of_step(progress, "pack"),
-        on_wait=lambda: notify("Another process is packing these patches; waiting for it."),
+        on_wait=_waiting(notify),
     )
     # Row numbers, not ids, tell the parts apart: one patch may stand in both under one id.
     lost = np.isin(folder.training.ids, [entry.id for entry in unreadable])
@@ -132,6 +139,71 @@ def require_readable(packed: PackedFolder, config: DataConfig) -> list[LeftOut]:
         f"{count} of {total} images cannot be used (first: {packed.unreadable[0].reason.rstrip('.')})",
         remedy="Restore them, or leave them out with --set data.leave_out=['unreadable'].",
     )
+
+
+def read_patches(images: Path, *, part: Literal["test", "all"]) -> tuple[Listing, np.ndarray]:
+    """The listing of any folder of patches, and the ids that its sample submission asks for, if any.
+
+    Of a data folder, its test part, or all of it (which is what it is without a test part).
+    """
+    if not images.is_dir():
+        raise DataError("is no folder", where=images, remedy="Give a folder of patches.")
+    if not (is_pcam_folder(images) or is_competition_folder(images) or (images / "test").is_dir()):
+        findings: list[Finding] = []
+        return listing_of_files(images, list_images(images, findings)), np.array([], dtype=str)
+    if not is_pcam_folder(images) and not (images / "train").is_dir():
+        test, sample_ids = read_test(images, [])
+        assert test is not None
+        return test, sample_ids
+    folder = read_folder(images)
+    if folder.test is None:
+        return folder.training, np.array([], dtype=str)
+    return (folder.test if part == "test" else folder.training.followed_by(folder.test)), folder.sample_ids
+
+
+def pack_all(
+    listing: Listing,
+    cache_root: Path,
+    *,
+    workers: int = 2,
+    progress: Progress = silent,
+    notify: Callable[[str], None] = lambda _: None,
+) -> PatchSet:
+    """Pack patches of which none may be missing; raises DataError where one cannot be read."""
+    patches, unreadable = pack(
+        listing, cache_root, workers=workers, on_progress=of_step(progress, "pack"), on_wait=_waiting(notify)
+    )
+    if unreadable:
+        raise DataError(
+            f"{len(unreadable)} of {len(listing)} images cannot be used (first: {unreadable[0].reason.rstrip('.')})",
+            remedy="Restore or remove them.",
+        )
+    return patches
+
+
+def read_labels(path: Path, ids: np.ndarray) -> np.ndarray:
+    """Labels, 0 or 1, by id; -1 for ids that the table does not name. Raises DataError for other values."""
+    table = read_column_by_id(path, ("label",))
+    wrong = [i for i, label in table.items() if label not in ("0", "1")]
+    if wrong:
+        raise DataError(
+            f"{len(wrong)} labels are not 0 or 1 (first: {wrong[0]} has {table[wrong[0]]!r})",
+            where=path,
+            remedy="Mend the table.",
+        )
+    known = set(ids.tolist())
+    absent = [i for i in table if i not in known]
+    if absent:
+        raise DataError(
+            f"{len(absent)} of {len(table)} ids have no image in the data (first: {absent[0]})",
+            where=path,
+            remedy="Give the folder that holds these patches.",
+        )
+    return np.array([int(table.get(i, UNLABELLED)) for i in ids.tolist()], dtype=np.int8)
+
+
+def _waiting(notify: Callable[[str], None]) -> Callable[[], None]:
+    return lambda: notify("another process is packing these patches; waiting for it")
 
 
 def _table(given: Path | None, default: Path, columns: tuple[str, ...]) -> dict[str, str] | None:

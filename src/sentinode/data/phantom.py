@@ -13,9 +13,10 @@ import os
 import shutil
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -25,6 +26,7 @@ import numpy as np
 from jaxtyping import Bool, Int, UInt8
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
+from sentinode.data.artefacts import write_json
 from sentinode.data.images import CENTRE_SIZE_PX, PATCH_SIZE_PX, Patch, encode_tiff, patch_id
 from sentinode.data.tissue import BORDER_PX, SPACING_UM_PER_PX, paint_section
 from sentinode.errors import DataError, SentinodeWarning, storage_errors
@@ -49,7 +51,8 @@ _OVERLAP_POSITIVE_SHARE: Final = 0.85  # nearly all overlaps in the real data ar
 _CHAIN_SHARE: Final = 0.3  # of overlaps that continue the one before
 _LARGEST_SHIFT_PX: Final = 80
 _NEST_SHARE: Final = 0.5  # of a slide's positive share: nests; small groups and rims give the rest
-_CUT_DENSITY: Final = 0.45  # of the field's area; random squares jam at 0.56
+# Squares dropped at random jam when they fill 0.75 of each axis (Renyi 1958); some room is left over.
+_AXIS_SHARE: Final = 0.70
 
 
 @dataclass(frozen=True)
@@ -129,10 +132,12 @@ def write_phantom(
             for part in ("train", "test"):
                 (staging / part).mkdir(parents=True)
             rows: list[TruthRow] = []
-            for made in _make_slides(plans, staging, _worker_count(workers, patches, slides)):
-                rows += made
-                if on_progress is not None:
-                    on_progress(len(rows), patches)
+            # Closing waits for the workers: none may write any more when the folder is renamed or removed.
+            with closing(_make_slides(plans, staging, _worker_count(workers, patches, slides))) as made:
+                for of_slide in made:
+                    rows += of_slide
+                    if on_progress is not None:
+                        on_progress(len(rows), patches)
             rows.sort(key=lambda row: row.id)
             summary = _summarise(dest, seed, slides, rows)
             _write_tables(staging, rows)
@@ -228,7 +233,9 @@ def _worker_count(workers: int | None, patches: int, slides: int) -> int:
 # --- one slide --------------------------------------------------------------------------------------
 
 
-def _make_slides(plans: list[_SlidePlan], folder: Path, workers: int) -> Iterator[list[TruthRow]]:
+def _make_slides(
+    plans: list[_SlidePlan], folder: Path, workers: int
+) -> Generator[list[TruthRow], None, None]:
     """Make all slides and yield the rows of each as it is finished, in any order."""
     waiting = {plan.name: plan for plan in plans}
     if workers > 1:
@@ -256,11 +263,9 @@ def _make_slides(plans: list[_SlidePlan], folder: Path, workers: int) -> Iterato
 def _make_slide(plan: _SlidePlan, folder: Path) -> list[TruthRow]:
     """Paint one section, cut its patches, plant its defects and write the files."""
     rng = np.random.default_rng(plan.seed)
-    side_px = math.ceil(math.sqrt(plan.patches * PATCH_SIZE_PX**2 / _CUT_DENSITY)) + 2 * BORDER_PX
+    side_px = math.ceil(PATCH_SIZE_PX * (math.sqrt(plan.patches) + 1) / _AXIS_SHARE) + 2 * BORDER_PX
     with threadpool_limits(1):  # the slides are the parallel part; threads within one only get in the way
-        section = paint_section(
-            rng, side_px=max(side_px, 480), tumour_share=_NEST_SHARE * plan.positive_share
-        )
+        section = paint_section(rng, side_px=side_px, tumour_share=_NEST_SHARE * plan.positive_share)
     cutter = _Cutter(plan, rng, section.rgb, section.tumour)
     for row, patch in cutter.cut_all():
         (folder / plan.part / f"{row.id}.tif").write_bytes(encode_tiff(patch))
@@ -443,7 +448,4 @@ def _write_manifest(path: Path, summary: PhantomSummary) -> None:
         "spacing_um_per_px": SPACING_UM_PER_PX,
     }
     del content["folder"]  # the same phantom is the same bytes wherever it lies
-    with path.open("w", encoding="utf-8") as file:
-        file.write(json.dumps(content, indent=2, sort_keys=True) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+    write_json(path, dict(sorted(content.items())))

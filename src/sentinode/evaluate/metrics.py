@@ -35,7 +35,7 @@ def average_precision(labels: Int[np.ndarray, " n"], scores: Float[np.ndarray, "
 
 
 def accuracy(labels: Int[np.ndarray, " n"], probabilities: Float[np.ndarray, " n"], threshold: float = 0.5) -> float:
-    """Share of patches on the right side of the threshold; a probability equal to it counts as negative, as in Keras."""
+    """Share of patches on the right side of the threshold; a probability equal to it is negative, as in Keras."""
     return float(np.mean((probabilities > threshold) == (labels == 1)))
 
 

@@ -17,6 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sentinode.config import Range, RunConfig, Scalar, StudyConfig, TuneConfig, override
 from sentinode.errors import RunError, storage_errors
 from sentinode.experiments.compare import Comparison, RunStore, Variant, paired
+from sentinode.experiments.run import Run
 from sentinode.progress import Progress, silent
 
 _DEFAULT_TRIALS = 20
@@ -55,7 +56,7 @@ def tune(config: StudyConfig, store: RunStore, folder: Path, *, progress: Progre
 
     def objective(trial: optuna.Trial) -> float:
         settings = {key: _suggest(trial, key, space) for key, space in config.tune.search.items()}
-        runs = []
+        runs: list[Run] = []
         for order, seed in enumerate(config.seeds):
             report = _report_to(trial, base.fit.metric, first_step=order * base.fit.epochs, runs_before=len(runs))
             run_config = override(base, {**settings, "fit.seed": seed})

@@ -113,7 +113,7 @@ def train_step(
     state.optimizer.zero_grad(set_to_none=True)
     logits = state.network(inputs).squeeze(1)
     losses = F.binary_cross_entropy_with_logits(logits, labels, reduction="none")
-    losses.mean().backward()
+    torch.autograd.backward(losses.mean())
     state.optimizer.step()
     return logits.detach(), losses.detach()
 

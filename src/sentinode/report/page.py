@@ -1,13 +1,93 @@
-"""Runs -> one self-contained HTML page."""
+"""A folder of results -> one self-contained HTML page: no script, no request, pictures and figures inside."""
 
 from __future__ import annotations
 
+import json
+from importlib import resources
 from pathlib import Path
+from typing import Any, Final
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+import sentinode
+from sentinode.data.artefacts import write_text
+from sentinode.errors import RunError
+from sentinode.experiments.record import STUDY_CONFIG, STUDY_RECORD, Study
+from sentinode.experiments.run import MANIFEST, Run
+from sentinode.report.check_page import check_context
+from sentinode.report.figures import NEGATIVE, POSITIVE
+from sentinode.report.run_page import run_context
+from sentinode.report.study_page import study_context
+
+REPORT: Final = "report.html"
+CHECK: Final = "check.html"
 
 
-def write_check_page(folder: Path) -> Path:
-    return folder / "check.html"
+def write_report(folder: Path) -> list[Path]:
+    """Write the pages of a study, run or check, whichever the folder holds; raises RunError for another."""
+    if (folder / STUDY_RECORD).is_file() or (folder / STUDY_CONFIG).is_file():
+        page = write_study_page(folder)
+        return [page, write_check_page(folder)]
+    if (folder / MANIFEST).is_file() or (folder / "checkpoint").is_dir():
+        return [write_run_page(folder)]
+    if (folder / "check.json").is_file():
+        return [write_check_page(folder)]
+    raise RunError(
+        "holds no study, run or check",
+        where=folder,
+        remedy="Give a folder that `study`, `train` or `check --out` wrote.",
+    )
 
 
 def write_study_page(folder: Path) -> Path:
-    return folder / "report.html"
+    """Write report.html of a finished study; raises RunError where it is unfinished or unsound."""
+    return _write(folder / REPORT, "study.html", study_context(Study.open(folder)))
+
+
+def write_run_page(folder: Path) -> Path:
+    """Write report.html of a finished run; raises RunError where it is unfinished or unsound."""
+    return _write(folder / REPORT, "run.html", run_context(Run.open(folder)))
+
+
+def write_check_page(folder: Path) -> Path:
+    """Write check.html of the check.json, and the explore.json if any, in a folder; raises RunError."""
+    check = _read_json(folder / "check.json")
+    explored = _read_json(folder / "explore.json") if (folder / "explore.json").is_file() else None
+    return _write(folder / CHECK, "check.html", check_context(folder, check, explored))
+
+
+def _write(path: Path, template: str, context: dict[str, Any]) -> Path:
+    environment = Environment(
+        loader=PackageLoader("sentinode.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    css = resources.files("sentinode.report").joinpath("templates/page.css").read_text(encoding="utf-8")
+    page = environment.get_template(template).render(
+        context,
+        css=Markup(css),
+        note_in_css=_css_string(context["note"]),
+        negative=NEGATIVE,
+        positive=POSITIVE,
+        version=sentinode.__version__,
+    )
+    write_text(path, page)
+    return path
+
+
+def _css_string(text: str) -> Markup:
+    """A quoted CSS string in which no character can end the string or the style element."""
+    return Markup('"' + "".join(c if c.isalnum() or c in " .,:-" else f"\\{ord(c):x} " for c in text) + '"')
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(f"cannot be read ({error})", where=path, remedy="Run the check again.") from error
+    if not isinstance(content, dict):
+        raise RunError("is no record of a check", where=path, remedy="Run the check again.")
+    return content

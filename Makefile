@@ -1,0 +1,37 @@
+# `make demo` and `make test` need Python 3.11 or newer and make; everything else is installed into .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+CONSTRAINTS := constraints.txt
+
+.PHONY: install demo test lint format bench clean
+
+install: $(VENV)/installed
+
+$(VENV)/installed: pyproject.toml $(CONSTRAINTS)
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "sentinode needs Python 3.11 or newer: make PYTHON=python3.11")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) --editable '.[dev]'
+	touch $@
+
+demo: install
+	@rm -rf demo
+	$(BIN)/sentinode phantom demo/phantom --patches 4000 --slides 24 --seed 25
+	$(BIN)/sentinode study demo/phantom --preset quick --out demo/study --cache demo/cache
+	@echo "report:     $(CURDIR)/demo/study/report.html"
+	@echo "submission: $(CURDIR)/demo/study/submission.csv"
+
+test: install
+	$(BIN)/python -m pytest
+
+lint: install
+	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/mypy
+
+format: install
+	$(BIN)/ruff check --fix src tests benchmarks
+	$(BIN)/ruff format src tests benchmarks
+
+clean:
+	rm -rf demo build .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,327 @@
+"""The command line: it parses, calls and prints. Heavy imports wait until a command needs them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from sentinode.config import StudyConfig
+    from sentinode.experiments.gather import Session
+    from sentinode.progress import Progress
+
+app = typer.Typer(
+    name="sentinode",
+    help="Train, compare and tune CNN classifiers for metastatic tissue in lymph-node patches, with comparisons that "
+    "can be believed. For research: no medical device.",
+    epilog="Start with: sentinode study --preset quick",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Data = Annotated[
+    Path, typer.Argument(metavar="DATA", help="Competition folder, or folder of PatchCamelyon's HDF5 files.")
+]
+Preset = Annotated[str, typer.Option(help="Settings to start from: quick, seed (the notebook's) or fair.")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY.PATH=VALUE", help="Change a setting; may be repeated.")
+]
+Slides = Annotated[
+    Path | None, typer.Option(metavar="FILE.csv[:column]", help="Table id,slide (default: slides.csv in DATA).")
+]
+Groups = Annotated[
+    Path | None, typer.Option(metavar="FILE.csv[:column]", help="Table id,group (default: groups.csv in DATA).")
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with what an interrupted call left.")]
+Cache = Annotated[
+    Path | None,
+    typer.Option(envvar="SENTINODE_CACHE", help="Folder for packed patches (default: the user's cache)."),
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+Workers = Annotated[int, typer.Option(min=1, help="Threads or processes for reading and checking images.")]
+
+
+def example(command: str) -> str:
+    return f"Example: sentinode {command}"
+
+
+@app.callback()
+def _options(
+    _debug: Annotated[
+        bool, typer.Option("--debug", help="Show an error's traceback (with any command, anywhere).")
+    ] = False,
+) -> None:
+    """Options of every command; `main` has taken --debug out already, so here it is only documented."""
+
+
+@app.command(epilog=example("phantom phantom/ --patches 4000 --slides 24"))
+def phantom(
+    dest: Annotated[Path, typer.Argument(metavar="DEST", help="New folder to write.")],
+    patches: Annotated[int, typer.Option(help="Patches, training and test together.")] = 4000,
+    slides: Annotated[int, typer.Option(help="Slides they are cut from.")] = 24,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 25,
+    workers: Workers = 2,
+) -> None:
+    """Paint synthetic tissue and write it as a competition folder, with the truth beside it."""
+    from sentinode.apps import console
+    from sentinode.data.phantom import write_phantom
+    from sentinode.progress import of_step
+
+    with console.steps() as progress:
+        summary = write_phantom(
+            dest, patches=patches, slides=slides, seed=seed, workers=workers, on_progress=of_step(progress, "phantom")
+        )
+    console.say(f"{summary.patches:,} patches of synthetic tissue in {dest}")
+
+
+@app.command(epilog=example("check histopathologic-cancer-detection/ --out check/"))
+def check(
+    data: Data,
+    out: Annotated[Path | None, typer.Option(help="Folder for check.json and check.html.")] = None,
+    slides: Slides = None,
+    groups: Groups = None,
+    cache: Cache = None,
+    workers: Workers = 2,
+) -> None:
+    """Look for everything that may be wrong with a data folder; nothing is changed or dropped."""
+    from sentinode.apps import console
+    from sentinode.pipeline import check_data
+
+    config = _config("fair", None, None, slides, groups).run_config()
+    with console.steps() as progress:
+        result = check_data(data, config.data, _session(cache, "cpu", workers, progress), out=out)
+    rows = [[what, f"{count:,}", note] for what, count, note in result.table()]
+    console.show_table(
+        f"{data}{f' ({result.folder.note})' if result.folder.note else ''}", ["what", "count", "note"], rows
+    )
+    if out:
+        console.say(f"{out / 'check.html'}")
+
+
+@app.command(epilog=example("split DATA --out split.csv --slides slides.csv"))
+def split(
+    data: Data,
+    out: Annotated[Path, typer.Option(help="Table id,label,side to write.")],
+    slides: Slides = None,
+    groups: Groups = None,
+    preset: Preset = "fair",
+    settings: Settings = None,
+    cache: Cache = None,
+    workers: Workers = 2,
+) -> None:
+    """Draw the training and the validation side and save them as ids."""
+    from sentinode.apps import console
+    from sentinode.experiments.gather import gather
+
+    config = _config(preset, None, settings, slides, groups).run_config()
+    with console.steps() as progress:
+        gathered = gather(data, config, _session(cache, "cpu", workers, progress))
+        drawn = gathered.material.split(config)
+        drawn.write(out, labels=gathered.material.labels_by_id)
+    for option, count in {**{e.option: e.count for e in gathered.left_out}, **drawn.left_out}.items():
+        console.notice(f"left out: {count:,} ({option})")
+    for text in drawn.notices:
+        console.notice(text)
+    console.say(f"{len(drawn.training):,} training and {len(drawn.validation):,} validation patches in {out}")
+    console.say(f"Split {drawn.describe()}")
+
+
+@app.command(epilog=example("study histopathologic-cancer-detection/ --preset fair --out study/"))
+def study(
+    data: Annotated[Path | None, typer.Argument(metavar="[DATA]", help="As for check; without it a phantom.")] = None,
+    preset: Preset = "quick",
+    out: Annotated[Path, typer.Option(help="Folder for the runs, report.html and submission.csv.")] = Path(
+        "sentinode-study"
+    ),
+    settings: Settings = None,
+    slides: Slides = None,
+    groups: Groups = None,
+    resume: Resume = False,
+    cache: Cache = None,
+    device: Device = "auto",
+    workers: Workers = 2,
+) -> None:
+    """Run the whole study: check, explore, split, compare, tune, predict, report."""
+    from sentinode.apps import console
+    from sentinode.pipeline import phantom_for, study
+
+    config = _config(preset, None, settings, slides, groups)
+    with console.steps() as progress:
+        session = _session(cache, device, workers, progress)
+        if data is None:
+            console.notice("no DATA was given: the study uses a phantom, which is synthetic tissue")
+        root = data or phantom_for(session)
+        result = study(root, config, out, session, preset=preset, resume=resume)
+    for text in result.record.notices:
+        console.notice(text)
+    console.say(f"{out / 'report.html'}")
+    if result.record.submission_rows:
+        console.say(f"{out / 'submission.csv'}")
+
+
+@app.command(epilog=example("train DATA --out run/ --preset fair --set model.norm=after --set fit.seed=26"))
+def train(
+    data: Data,
+    out: Annotated[Path, typer.Option(metavar="RUN", help="The run's folder.")],
+    preset: Preset = "fair",
+    config: Annotated[Path | None, typer.Option(metavar="FILE.toml", help="Settings in place of a preset.")] = None,
+    settings: Settings = None,
+    slides: Slides = None,
+    groups: Groups = None,
+    resume: Resume = False,
+    cache: Cache = None,
+    device: Device = "auto",
+    workers: Workers = 2,
+) -> None:
+    """Train one network and keep everything that is needed to believe and to use it."""
+    from sentinode.apps import console
+    from sentinode.pipeline import train
+
+    chosen = _config(preset, config, settings, slides, groups).run_config()
+    with console.steps() as progress:
+        run = train(data, chosen, out, _session(cache, device, workers, progress), resume=resume)
+    for text in run.environment["notices"]:
+        console.notice(text)
+    _show_scores(f"{out}: validation", run.scores)
+    console.say(f"Split {run.environment['split']}")
+
+
+@app.command(epilog=example("tune DATA --out tuning/ --set tune.sampler=tpe --set tune.trials=12"))
+def tune(
+    data: Data,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the trials and their report.")],
+    preset: Preset = "fair",
+    settings: Settings = None,
+    slides: Slides = None,
+    groups: Groups = None,
+    resume: Resume = False,
+    cache: Cache = None,
+    device: Device = "auto",
+    workers: Workers = 2,
+) -> None:
+    """Search over settings (batch-norm momentum, if you say nothing else); every trial is a run."""
+    from sentinode.apps import console
+    from sentinode.pipeline import study
+
+    config = _config(preset, None, settings, slides, groups)
+    with console.steps() as progress:
+        session = _session(cache, device, workers, progress)
+        result = study(data, config, out, session, preset=preset, resume=resume, questions=("tune",))
+    assert result.tuning is not None
+    metric = config.fit.metric
+    rows = [
+        [
+            variant.name,
+            f"{variant.mean(metric):.4f}",
+            "one run" if (sd := variant.standard_deviation(metric)) is None else f"{sd:.4f}",
+        ]
+        for variant in result.tuning.variants
+    ]
+    console.show_table(f"validation {metric}", ["setting", "mean", "standard deviation"], rows)
+    console.say(f"{out / 'report.html'}")
+
+
+@app.command(epilog=example("predict run/ DATA/test --out submission.csv --like DATA/sample_submission.csv"))
+def predict(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run or study.")],
+    images: Annotated[Path, typer.Argument(metavar="IMAGES", help="Folder of patches, or DATA (then its test part).")],
+    out: Annotated[Path, typer.Option(help="Table id,label to write; label is a probability.")],
+    like: Annotated[Path | None, typer.Option(help="Sample submission that gives the ids and their order.")] = None,
+    cache: Cache = None,
+    device: Device = "auto",
+    workers: Workers = 2,
+) -> None:
+    """Predict patches and write a submission whose ids and values have been checked."""
+    from sentinode.apps import console
+    from sentinode.pipeline import predict_images
+
+    with console.steps() as progress:
+        submission = predict_images(run, images, _session(cache, device, workers, progress), out=out, like=like)
+    console.say(f"{len(submission):,} probabilities in {out}")
+
+
+@app.command(epilog=example("evaluate run/ DATA --labels solution.csv --out scores/"))
+def evaluate(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run or study.")],
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="Folder with the patches that the labels name.")],
+    labels: Annotated[Path, typer.Option(help="Table id,label.")],
+    out: Annotated[Path | None, typer.Option(help="Folder for predictions.csv and scores.json.")] = None,
+    cache: Cache = None,
+    device: Device = "auto",
+    workers: Workers = 2,
+) -> None:
+    """Score a run on patches whose labels you have."""
+    from sentinode.apps import console
+    from sentinode.pipeline import evaluate
+
+    with console.steps() as progress:
+        scores = evaluate(run, data, labels, _session(cache, device, workers, progress), out=out)
+    _show_scores(f"{run} on {labels.name}", scores)
+
+
+@app.command(epilog=example("report study/"))
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder that study, tune, train or check wrote.")],
+) -> None:
+    """Draw the pages of a folder anew, from what is in it."""
+    from sentinode.apps import console
+    from sentinode.report.page import write_report
+
+    for path in write_report(folder):
+        console.say(str(path))
+
+
+@app.command(epilog=example("doctor"))
+def doctor(cache: Cache = None) -> None:
+    """Say what this installation can do: versions, device, threads, disk, extras."""
+    from sentinode.apps import console
+    from sentinode.apps.doctor import examine
+
+    console.show_table("sentinode doctor", ["what", "found"], examine(_cache_root(cache)))
+
+
+def _config(
+    preset: str, file: Path | None, settings: list[str] | None, slides: Path | None, groups: Path | None
+) -> StudyConfig:
+    from sentinode.config import load_config, load_preset, override, parse_settings
+
+    tables: dict[str, Any] = {"data.slides": slides, "data.groups": groups}
+    given = {key: path for key, path in tables.items() if path is not None}
+    config = load_config(file) if file else load_preset(preset)
+    return override(config, {**given, **parse_settings(settings or [])}, where="--set")
+
+
+def _session(cache: Path | None, device: str, workers: int, progress: Progress) -> Session:
+    from sentinode.apps import console
+    from sentinode.experiments.gather import Session
+    from sentinode.inference.device import choose_device
+
+    return Session(_cache_root(cache), choose_device(device), workers, progress, console.notice)
+
+
+def _cache_root(given: Path | None) -> Path:
+    import platformdirs
+
+    return given or Path(platformdirs.user_cache_dir("sentinode", appauthor=False))
+
+
+def _show_scores(title: str, scores: dict[str, float]) -> None:
+    from sentinode.apps import console
+
+    console.show_table(title, ["score", "value"], [[name, f"{value:.4f}"] for name, value in scores.items()])
+
+
+def main() -> None:
+    """Entry point of the command `sentinode`."""
+    from sentinode.apps.console import exit_code_of
+
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    sys.exit(exit_code_of(lambda: app(arguments), debug="--debug" in sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    main()

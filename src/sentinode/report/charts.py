@@ -1,0 +1,161 @@
+"""Records and runs -> the charts of a page, each with its title and caption."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from markupsafe import Markup
+
+from sentinode.experiments.compare import Variant
+from sentinode.experiments.run import Run
+from sentinode.report import curves, data_figures, score_figures
+from sentinode.report.figures import MUTED, VARIANTS
+from sentinode.report.score_figures import Curves
+from sentinode.report.tables import METRIC_NAMES, mean_and_spread
+
+_QUANTITY_NAMES: Final = {
+    "red": "mean red",
+    "green": "mean green",
+    "blue": "mean blue",
+    "brightness": "brightness",
+    "contrast": "contrast",
+    "saturation": "saturation",
+    "optical_density": "optical density (stain)",
+    "centre_brightness": "brightness of the centre square",
+}
+_MOST_COLOURED: Final = len(VARIANTS)
+
+
+@dataclass(frozen=True)
+class Chart:
+    title: str
+    svg: Markup
+    caption: str = ""
+
+
+def colours(variants: Sequence[Variant]) -> list[str]:
+    """One colour a variant; a long search shows its later trials in grey."""
+    return [VARIANTS[k] if k < _MOST_COLOURED else MUTED for k in range(len(variants))]
+
+
+def appearance(explored: Mapping[str, Any]) -> list[Chart]:
+    """Every quantity's distribution in each class, as shares of the class."""
+
+    def shares(counts: Sequence[int]) -> list[float]:
+        return (100 * np.array(counts, dtype=float) / max(sum(counts), 1)).tolist()
+
+    charts = []
+    for name, histogram in explored["quantities"].items():
+        title = _QUANTITY_NAMES.get(name, name)
+        svg = data_figures.distributions(
+            f"distribution-{name}",
+            title,
+            histogram["edges"],
+            shares(histogram["negative"]),
+            shares(histogram["positive"]),
+        )
+        charts.append(Chart(title[:1].upper() + title[1:], svg))
+    return charts
+
+
+def by_slide(explored: Mapping[str, Any]) -> list[Chart]:
+    """Counts and colours of each slide, from the darkest to the lightest; nothing where slides are unknown."""
+    slides = sorted(explored["slides"], key=lambda slide: float(slide["brightness"]))
+    if not slides:
+        return []
+    names = [str(slide["slide"]) for slide in slides]
+    positive = [slide["patches"] * slide["tumour_fraction"] for slide in slides]
+    negative = [slide["patches"] - of_slide for slide, of_slide in zip(slides, positive, strict=True)]
+    channels = {channel: [slide[channel] for slide in slides] for channel in ("red", "green", "blue")}
+    return [
+        Chart("Classes of each slide", data_figures.slide_counts("slide-counts", names, negative, positive)),
+        Chart(
+            "Mean colour of each slide",
+            data_figures.slide_colours("slide-colours", names, channels, [slide["brightness"] for slide in slides]),
+        ),
+    ]
+
+
+def training_and_validation(variants: Sequence[Variant], first_plot: int) -> list[Chart]:
+    """The notebook's plots 1 to 4: accuracy, then loss, for each variant, on common axes."""
+    families = {
+        (variant.name, quantity): _both_sides(variant.runs, colour, quantity)
+        for variant, colour in zip(variants, colours(variants), strict=True)
+        for quantity in ("accuracy", "loss")
+    }
+    limits = {
+        quantity: curves.common_limits([f for (_, q), pair in families.items() if q == quantity for f in pair])
+        for quantity in ("accuracy", "loss")
+    }
+    return [
+        Chart(
+            f"Plot {plot}. {name}: {quantity}",
+            score_figures.learning_curves(f"plot-{plot}", quantity, pair, limits=limits[quantity]),
+        )
+        for plot, ((name, quantity), pair) in enumerate(families.items(), first_plot)
+    ]
+
+
+def of_run(run: Run) -> list[Chart]:
+    """Training and validation of a single run, in three quantities."""
+    return [
+        Chart(
+            METRIC_NAMES.get(quantity, quantity).capitalize() if quantity != "auc" else "AUC",
+            score_figures.learning_curves(
+                f"run-{quantity}", METRIC_NAMES.get(quantity, quantity), _both_sides([run], VARIANTS[0], quantity)
+            ),
+        )
+        for quantity in ("accuracy", "loss", "auc")
+    ]
+
+
+def _both_sides(runs: Sequence[Run], colour: str, quantity: str) -> list[Curves]:
+    return [
+        curves.by_epoch("training", MUTED, runs, f"training_{quantity}", dashed=True),
+        curves.by_epoch("validation", colour, runs, f"validation_{quantity}"),
+    ]
+
+
+def validation_together(key: str, variants: Sequence[Variant], titles: Mapping[str, str]) -> list[Chart]:
+    """One chart a quantity with all variants' validation curves: the notebook's plots 5 and 6."""
+    return [
+        Chart(
+            title,
+            score_figures.learning_curves(
+                f"{key}-validation-{quantity}",
+                f"validation {METRIC_NAMES.get(quantity, quantity)}",
+                [
+                    curves.by_epoch(variant.name, colour, variant.runs, f"validation_{quantity}")
+                    for variant, colour in zip(variants, colours(variants), strict=True)
+                ],
+            ),
+        )
+        for quantity, title in titles.items()
+    ]
+
+
+def by_seed(key: str, variants: Sequence[Variant], metric: str) -> Chart:
+    rows = [(v.name, colour, v.scores(metric).tolist()) for v, colour in zip(variants, colours(variants), strict=True)]
+    name = METRIC_NAMES[metric]
+    several = len(variants[0].runs) > 1
+    return Chart(
+        f"{name} of the kept weights, seed by seed",
+        score_figures.scores_by_seed(f"{key}-seeds-{metric}", f"validation {name}", rows),
+        "A dot is a run, a grey line joins the runs of one seed, a bar marks the mean." if several else "One run each.",
+    )
+
+
+def roc(key: str, variants: Sequence[Variant], title: str) -> Chart:
+    families = [
+        curves.roc(f"{variant.name}: {mean_and_spread(variant.scores('auc'), 3)}", colour, variant.runs)
+        for variant, colour in zip(variants, colours(variants), strict=True)
+    ]
+    return Chart(title, score_figures.roc_curves(f"{key}-roc", families))
+
+
+def roc_of_run(run: Run) -> Chart:
+    family = curves.roc(f"AUC {run.scores['auc']:.3f}", VARIANTS[0], [run])
+    return Chart("ROC curve", score_figures.roc_curves("run-roc", [family]))

@@ -1,0 +1,131 @@
+"""The record of a check -> what its page shows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from sentinode.data.images import PATCH_SIZE_PX
+from sentinode.report import charts, data_figures
+from sentinode.report.charts import Chart
+from sentinode.report.parts import Gallery
+from sentinode.report.pictures import Picture, picture, pictures
+from sentinode.report.tables import Table
+
+_BLANK_TITLES: Final = {
+    "white": "Near-white patches",
+    "black": "Near-black patches",
+    "flat": "Flat patches",
+}
+_SHOWN: Final = 12
+_PAIRS_SHOWN: Final = 6
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two patches that share tissue, side by side."""
+
+    a: Picture
+    b: Picture
+    caption: str
+
+
+def check_context(folder: Path, check: Mapping[str, Any], explored: Mapping[str, Any] | None) -> dict[str, Any]:
+    audit = check["audit"]
+    labels = audit["labels"]
+    parts = ", ".join(f"{count:,} {part}" for part, count in check["parts"].items())
+    sections = {"counts": "What was counted", "classes": "Classes and slides"}
+    blanks = blank_galleries(folder, audit)
+    duplicates = pairs(folder, audit["duplicates"]["pairs"], _duplicate_caption)
+    overlaps = pairs(folder, audit["overlaps"]["pairs"], _overlap_caption)
+    if blanks or duplicates or overlaps:
+        sections["pictures"] = "Patches worth a look"
+    if explored:
+        sections["colours"] = "Colour and brightness"
+    return {
+        "title": "A check of the data",
+        "note": check["note"],
+        "sections": sections,
+        "facts": [f"{parts} patches ({check['kind']} folder)", "nothing was dropped or changed"],
+        "findings": findings(check),
+        "details": details(check),
+        "unreadable": unreadable(check),
+        "class_charts": [
+            Chart(
+                "Chart 1. Labelled patches",
+                data_figures.class_counts("check-classes", labels["negative"], labels["positive"]),
+            )
+        ],
+        "by_slide": charts.by_slide(explored) if explored else [],
+        "slides_table": slides_table(audit),
+        "blanks": blanks,
+        "duplicates": duplicates,
+        "overlaps": overlaps,
+        "appearance": charts.appearance(explored) if explored else [],
+        "appearance_patches": explored["patches"] if explored else 0,
+    }
+
+
+def findings(check: Mapping[str, Any]) -> Table:
+    rows = [[row["what"], f"{row['count']:,}", row["note"]] for row in check["table"]]
+    caption = "Everything that was counted. A patch is left out of training only where a setting says so."
+    return Table(caption, ["what", "count", "note"], rows)
+
+
+def details(check: Mapping[str, Any]) -> Table | None:
+    """Findings about tables and files, with their first examples."""
+    rows = [
+        [finding["what"], f"{finding['count']:,}", ", ".join(map(str, finding.get("examples", [])))]
+        for finding in check["findings"]
+    ]
+    return Table("Tables and files.", ["finding", "count", "examples"], rows, numeric=False) if rows else None
+
+
+def unreadable(check: Mapping[str, Any]) -> Table | None:
+    rows = [[entry["id"], entry["reason"]] for entry in check["unreadable"][:_SHOWN]]
+    caption = f"Unusable images: the first {len(rows)} of {len(check['unreadable']):,}."
+    return Table(caption, ["image", "why"], rows, numeric=False) if rows else None
+
+
+def slides_table(audit: Mapping[str, Any]) -> Table | None:
+    rows = [
+        [
+            slide["slide"] or "(unknown)",
+            f"{slide['patches']:,}",
+            f"{slide['labelled']:,}",
+            f"{slide['positive']:,}",
+            "–" if slide["tumour_fraction"] is None else f"{slide['tumour_fraction']:.1%}",
+        ]
+        for slide in audit["slides"]
+    ]
+    head = ["slide", "patches", "labelled", "positive", "positive share"]
+    return Table("", head, rows) if any(slide["slide"] for slide in audit["slides"]) else None
+
+
+def blank_galleries(folder: Path, audit: Mapping[str, Any]) -> list[Gallery]:
+    galleries = []
+    for kind, title in _BLANK_TITLES.items():
+        ids = audit["blanks"].get(kind, [])
+        shown = [p for p in pictures(folder, ids[:_SHOWN]) if p.source]
+        if shown:
+            galleries.append(Gallery(title, "plain", shown, f"{len(shown):,} of {len(ids):,}."))
+    return galleries
+
+
+def pairs(
+    folder: Path, entries: Sequence[Mapping[str, Any]], caption: Callable[[Mapping[str, Any]], str]
+) -> list[Pair]:
+    """The first pairs of which both pictures are at hand."""
+    shown = [Pair(picture(folder, e["a"]), picture(folder, e["b"]), caption(e)) for e in entries[:_PAIRS_SHOWN]]
+    return [pair for pair in shown if pair.a.source and pair.b.source]
+
+
+def _duplicate_caption(entry: Mapping[str, Any]) -> str:
+    return "pixel for pixel" if entry["symmetry"] == 0 else "turned or mirrored"
+
+
+def _overlap_caption(entry: Mapping[str, Any]) -> str:
+    share = entry["shared_area_px"] / PATCH_SIZE_PX**2
+    return f"shifted by {entry['dx_px']}, {entry['dy_px']} px: {share:.0%} shared"

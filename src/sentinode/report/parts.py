@@ -1,0 +1,62 @@
+"""Pieces that several pages share: galleries of mistakes, the confusion matrix, left-out counts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from sentinode.evaluate.metrics import Confusion
+from sentinode.experiments.run import Run
+from sentinode.explain.galleries import worst_mistakes
+from sentinode.report.pictures import Picture, picture
+from sentinode.report.tables import Table, confusion_of
+
+MISTAKES_A_CLASS = 12
+
+
+@dataclass(frozen=True)
+class Gallery:
+    title: str
+    kind: str
+    """"negative" or "positive": the colour of its frame."""
+    pictures: list[Picture]
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class Matrix:
+    run: str
+    counts: Confusion
+
+    def share(self, part: int, of_class: int) -> float:
+        return part / of_class if of_class else 0.0
+
+
+def matrix(run: Run) -> Matrix:
+    return Matrix(run.name, confusion_of(run))
+
+
+def mistakes(folder: Path, run: Run) -> list[Gallery]:
+    """False positives and false negatives of a run, the most confident first."""
+    worst = worst_mistakes(run.predictions, MISTAKES_A_CLASS)
+    titles = {
+        0: ("Tumour seen where the label says none", "negative"),
+        1: ("Tumour missed", "positive"),
+    }
+    return [
+        Gallery(
+            title,
+            kind,
+            [picture(folder, mistake.id, f"p = {mistake.probability:.3f}") for mistake in worst[label]],
+            "False positives, the most confident first." if label == 0 else "False negatives, the most confident first.",
+        )
+        for label, (title, kind) in titles.items()
+    ]
+
+
+def left_out(counts: Mapping[str, int]) -> Table | None:
+    if not any(counts.values()):
+        return None
+    rows = [[reason, f"{count:,}"] for reason, count in counts.items()]
+    return Table("Left out, and why.", ["reason", "patches"], rows)

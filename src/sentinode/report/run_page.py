@@ -1,0 +1,72 @@
+"""A finished run -> what its page shows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from sentinode.config import RunConfig, to_toml
+from sentinode.experiments.run import Run
+from sentinode.report import charts, parts, words
+from sentinode.report.tables import METRIC_NAMES, Table, environment, layers, number, runs_table, summary_of
+
+
+def run_context(run: Run) -> dict[str, Any]:
+    split_in_words = str(run.environment.get("split", ""))
+    basis = _basis(run.config, split_in_words)
+    sides = _sides(run)
+    return {
+        "title": f"Run {run.name}",
+        "note": str(run.environment.get("data_note", "")),
+        "sections": {
+            "scores": "Scores",
+            "curves": "Learning curves",
+            "errors": "Errors",
+            "mistakes": "Worst mistakes",
+            "networks": "Network",
+            "settings": "Settings",
+            "environment": "Environment",
+        },
+        "split_basis": basis,
+        "split_in_words": split_in_words,
+        "split_caution": words.split_caution(basis),
+        "facts": [
+            f"{sides['training']:,} patches to train, {sides['validation']:,} to validate",
+            f"seed {run.seed}",
+            f"{len(run.history)} epochs",
+        ],
+        "cards": [
+            ("Validation AUC", number(run.scores["auc"], 3), "kept weights, one run"),
+            ("Accuracy at 0.5", number(run.scores["accuracy"], 3), "kept weights, one run"),
+            ("Split", basis, "slides kept apart" if basis == "slide" else "read with care"),
+        ],
+        "cautions": words.cautions(run.config, [run], **sides),
+        "notices": list(run.environment.get("notices", [])),
+        "scores": Table(
+            "Validation scores of the kept weights: one run.",
+            ["score", "value"],
+            [[name, number(run.scores[metric])] for metric, name in METRIC_NAMES.items()],
+        ),
+        "curves": charts.of_run(run),
+        "roc": [charts.roc_of_run(run)],
+        "run": run,
+        "matrix": parts.matrix(run),
+        "mistakes": parts.mistakes(run.folder, run),
+        "networks": [layers("Network", summary_of(run.config))],
+        "settings": to_toml(run.config),
+        "runs_table": runs_table([run], run.config),
+        "environment": environment(run.environment),
+    }
+
+
+def _basis(config: RunConfig, split_in_words: str) -> str:
+    """A run's config may say "auto"; what came of it stands in the words that the environment keeps."""
+    if config.split.by != "auto":
+        return config.split.by
+    return "slide" if split_in_words.startswith("by slide") else "group"
+
+
+def _sides(run: Run) -> dict[str, int]:
+    sides = pd.read_csv(run.folder / "split.csv", usecols=["side"])["side"].value_counts()
+    return {side: int(sides.get(side, 0)) for side in ("training", "validation")}

@@ -1,0 +1,97 @@
+"""Figures of runs: learning curves, scores by seed, ROC curves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from markupsafe import Markup
+from matplotlib.ticker import MaxNLocator
+
+from sentinode.report.figures import INK, MUTED, RULE, SURFACE, panel
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    x: np.ndarray
+    y: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Curves:
+    """One curve a seed, drawn thin, and their mean, drawn bold; a single seed is its own mean."""
+
+    label: str
+    colour: str
+    each: tuple[Curve, ...]
+    mean: Curve
+    dashed: bool = False
+
+
+def learning_curves(
+    name: str, quantity: str, families: Sequence[Curves], *, limits: tuple[float, float] | None = None
+) -> Markup:
+    """A quantity by epoch."""
+    labels = ", ".join(family.label for family in families)
+    with panel(name, f"Line chart: {quantity} by epoch: {labels}") as p:
+        for family in families:
+            style = "--" if family.dashed else "-"
+            if len(family.each) > 1:
+                for curve in family.each:
+                    p.axes.plot(curve.x, curve.y, style, color=family.colour, linewidth=0.8, alpha=0.45)
+            few = len(family.mean.x) <= 8
+            p.axes.plot(
+                family.mean.x,
+                family.mean.y,
+                style,
+                color=family.colour,
+                linewidth=2.1,
+                marker="o" if few else None,
+                markersize=4,
+                label=family.label,
+            )
+        p.axes.set(xlabel="epoch", ylabel=quantity, ylim=limits)
+        p.axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+        p.axes.yaxis.set_major_locator(MaxNLocator(6))
+        p.legend(columns=2)
+    return p.svg
+
+
+def scores_by_seed(name: str, quantity: str, variants: Sequence[tuple[str, str, Sequence[float]]]) -> Markup:
+    """Label, colour and one score a seed for each variant: a dot a seed, joined across variants, and the mean."""
+    height = 1.0 + 0.36 * len(variants)
+    with panel(name, f"Dot chart: {quantity} of each seed by variant", height_in=height) as p:
+        rows = np.arange(len(variants))[::-1]
+        for of_seed in zip(*(values for _, _, values in variants), strict=True):
+            p.axes.plot(of_seed, rows, color=RULE, linewidth=1.0, zorder=1)
+        for row, (_, colour, values) in zip(rows, variants, strict=True):
+            p.axes.scatter(values, np.full(len(values), row), s=34, color=colour, edgecolors=SURFACE, linewidths=0.8)
+            if len(values) > 1:
+                p.axes.plot([np.mean(values)] * 2, [row - 0.26, row + 0.26], color=INK, linewidth=2.0, zorder=3)
+        p.axes.set_yticks(rows, [label for label, _, _ in variants], color=INK)
+        p.axes.set(xlabel=quantity, ylim=(-0.6, len(variants) - 0.4))
+        p.axes.xaxis.set_major_locator(MaxNLocator(5))
+        p.axes.tick_params(axis="y", length=0)
+        p.axes.spines["left"].set_visible(False)
+        p.axes.grid(visible=False, axis="y")
+    return p.svg
+
+
+def roc_curves(name: str, families: Sequence[Curves]) -> Markup:
+    with panel(name, f"ROC curves: {', '.join(f.label for f in families)}", height_in=4.4) as p:
+        p.axes.plot([0, 1], [0, 1], ":", color=MUTED, linewidth=1.0)
+        for family in families:
+            if len(family.each) > 1:
+                for curve in family.each:
+                    p.axes.plot(curve.x, curve.y, color=family.colour, linewidth=0.7, alpha=0.4)
+            p.axes.plot(family.mean.x, family.mean.y, color=family.colour, linewidth=2.0, label=family.label)
+        p.axes.set(
+            xlabel="false positive rate (1 - specificity)",
+            ylabel="sensitivity",
+            xlim=(-0.01, 1.01),
+            ylim=(-0.01, 1.01),
+            aspect="equal",
+        )
+        p.legend(columns=1 if any(len(f.label) > 22 for f in families) else 2)
+    return p.svg

@@ -1,0 +1,209 @@
+"""Runs -> the tables of a page: numbers become text here, and only here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+import torch
+from pydantic import BaseModel
+
+from sentinode.config import RunConfig
+from sentinode.evaluate.metrics import Confusion, confusion
+from sentinode.experiments.compare import Variant
+from sentinode.experiments.run import Run
+from sentinode.experiments.train import best_epoch
+from sentinode.models.build import build
+from sentinode.models.summary import LayerSummary, Summary, summarise
+from sentinode.report.claims import claim
+
+METRIC_NAMES: Final = {
+    "auc": "AUC",
+    "average_precision": "average precision",
+    "accuracy": "accuracy",
+    "sensitivity": "sensitivity",
+    "specificity": "specificity",
+    "log_loss": "log loss",
+    "brier_score": "Brier score",
+}
+_MISSING: Final = "–"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Text in rows; the first column names the row. `swatches` are colours beside the names."""
+
+    caption: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    numeric: bool = True
+    swatches: Sequence[str] = field(default_factory=tuple)
+
+
+def number(value: float, digits: int = 4) -> str:
+    return f"{value:.{digits}f}" if math.isfinite(value) else _MISSING
+
+
+def mean_and_spread(values: Iterable[float], digits: int = 4) -> str:
+    """Mean ± standard deviation over seeds (n - 1); a single value stands alone."""
+    array = np.array(list(values), dtype=float)
+    if len(array) == 1:
+        return number(float(array[0]), digits)
+    return f"{number(float(array.mean()), digits)} ± {number(float(array.std(ddof=1)), digits)}"
+
+
+def over_seeds(count: int) -> str:
+    return "one run" if count == 1 else f"mean ± standard deviation over {count} seeds"
+
+
+def last_epochs(variants: Sequence[Variant], colours: Sequence[str], caption: str) -> Table:
+    """The notebook's tables 1 and 2: accuracies of the last epoch, beside what it reported."""
+    claims = [claim(variant.settings) for variant in variants]
+    head = ["variant", "training accuracy", "validation accuracy", "validation accuracy of the kept weights"]
+    if any(claims):
+        head += ["notebook: training", "notebook: validation"]
+    rows = []
+    for variant, claimed in zip(variants, claims, strict=True):
+        last = [run.history.iloc[-1] for run in variant.runs]
+        row = [
+            variant.name,
+            mean_and_spread(epoch["training_accuracy"] for epoch in last),
+            mean_and_spread(epoch["validation_accuracy"] for epoch in last),
+            mean_and_spread(variant.scores("accuracy")),
+        ]
+        if claimed:
+            row += [number(claimed.training_accuracy), number(claimed.validation_accuracy)]
+        elif any(claims):
+            row += [_MISSING, _MISSING]
+        rows.append(row)
+    return Table(caption, head, rows, swatches=colours)
+
+
+def kept_scores(variants: Sequence[Variant], colours: Sequence[str], caption: str) -> Table:
+    rows = [
+        [variant.name, *(mean_and_spread(variant.scores(metric)) for metric in METRIC_NAMES)] for variant in variants
+    ]
+    return Table(caption, ["variant", *METRIC_NAMES.values()], rows, swatches=colours)
+
+
+def confusion_of(run: Run) -> Confusion:
+    return confusion(run.predictions.labels, run.predictions.probabilities, 0.5)
+
+
+def confusions(runs: Sequence[Run]) -> Table:
+    rows = []
+    for run in runs:
+        counts = confusion_of(run)
+        rows.append(
+            [
+                run.name,
+                f"{counts.true_positive:,}",
+                f"{counts.false_negative:,}",
+                f"{counts.true_negative:,}",
+                f"{counts.false_positive:,}",
+                number(counts.sensitivity, 3),
+                number(counts.specificity, 3),
+            ]
+        )
+    head = ["run", "true +", "false −", "true −", "false +", "sensitivity", "specificity"]
+    return Table("The same counts for each of its runs.", head, rows)
+
+
+def networks(variants: Sequence[Variant]) -> list[Table]:
+    """One table for each different network, named after the variants that use it."""
+    names: dict[tuple[LayerSummary, ...], list[str]] = {}
+    summaries: dict[tuple[LayerSummary, ...], Summary] = {}
+    for variant in variants:
+        summary = summary_of(variant.runs[0].config)
+        summaries[summary.layers] = summary
+        names.setdefault(summary.layers, []).append(variant.name)
+    return [layers(f"Network of {', '.join(names[key])}", summary) for key, summary in summaries.items()]
+
+
+def summary_of(config: RunConfig) -> Summary:
+    size_px = config.preprocess.size_px
+    network = build(config.model, input_size_px=size_px, generator=torch.Generator().manual_seed(0))
+    return summarise(network, (3, size_px, size_px))
+
+
+def layers(name: str, summary: Summary) -> Table:
+    """As Keras's `model.summary()` has it."""
+    rows = [
+        [
+            f"{layer.name} ({layer.kind})",
+            " × ".join(map(str, layer.output_shape)) if layer.output_shape else _MISSING,
+            f"{layer.parameters:,}",
+        ]
+        for layer in summary.layers
+    ]
+    caption = (
+        f"{name}: {summary.total:,} parameters, {summary.trainable:,} trainable and {summary.non_trainable:,} not "
+        "(moving averages of batch normalisation)."
+    )
+    return Table(caption, ["layer", "output shape", "parameters"], rows)
+
+
+def runs_table(runs: Sequence[Run], base: RunConfig) -> Table:
+    """Every run: what it was set to beyond the study's settings, how it went and how long it took."""
+    rows = []
+    for run in runs:
+        history = run.history
+        speed = float(history["training_patches"].sum()) / max(float(history["duration_s"].sum()), 1e-9)
+        kept = best_epoch(history.to_dict("records"), run.config.fit) if run.config.fit.keep == "best" else len(history)
+        rows.append(
+            [
+                run.name,
+                differing(run.config, base) or "as above",
+                str(len(history)),
+                str(kept),
+                number(run.scores["auc"]),
+                number(run.scores["accuracy"]),
+                f"{history['duration_s'].sum():,.0f}",
+                f"{speed:,.0f}",
+            ]
+        )
+    head = ["run", "settings", "epochs", "kept epoch", "AUC", "accuracy", "duration, s", "patches a second"]
+    return Table("", head, rows)
+
+
+def differing(config: RunConfig, base: RunConfig) -> str:
+    """Such as "model.norm = after, fit.seed = 26": together with the base, every setting of the run."""
+    ours, theirs = flatten(config), flatten(base)
+    return ", ".join(f"{key} = {value}" for key, value in ours.items() if value != theirs.get(key))
+
+
+def flatten(config: BaseModel, prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name in type(config).model_fields:
+        value = getattr(config, name)
+        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, BaseModel) else {f"{prefix}{name}": value}
+    return flat
+
+
+def environment(facts: Mapping[str, Any]) -> Table:
+    """What the first run was computed with, nested facts as "library torch"."""
+    rows: list[list[str]] = []
+    for key, value in facts.items():
+        if key in ("notices", "seed"):
+            continue
+        name = key.replace("_", " ")
+        if isinstance(value, Mapping):
+            rows += [[f"{name}: {inner}", _plain(of)] for inner, of in value.items()]
+        else:
+            rows.append([name, _plain(value)])
+    return Table("", ["what", "value"], rows, numeric=False)
+
+
+def _plain(value: Any) -> str:
+    match value:
+        case None | "":
+            return _MISSING
+        case True:
+            return "yes"
+        case False:
+            return "no"
+        case _:
+            return str(value)

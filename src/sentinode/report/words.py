@@ -1,0 +1,192 @@
+"""The written conclusion and the cautions: numbers and settings in, sentences out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from sentinode.config import RunConfig
+from sentinode.data.images import CENTRE_SIZE_PX
+from sentinode.experiments.compare import Comparison, Difference, Variant
+from sentinode.experiments.run import Run
+from sentinode.report.claims import claim
+from sentinode.report.tables import METRIC_NAMES, mean_and_spread
+
+NO_CLINIC = (
+    "Research software: nothing here is a diagnosis, and no score here says how a network does on another "
+    "hospital's slides."
+)
+
+
+@dataclass(frozen=True)
+class Caution:
+    """Something in the settings or data that a reader of the scores must know."""
+
+    title: str
+    text: str
+
+
+def split_caution(basis: str) -> Caution | None:
+    """What the split leaves open; None where slides are kept apart."""
+    match basis:
+        case "slide":
+            return None
+        case "random":
+            return Caution(
+                "The split ignores slides",
+                "Patches of one slide, some overlapping pixel for pixel, stand on both sides. A network can know "
+                "the slide instead of the tumour: every score below is too good, and says little about new slides.",
+            )
+        case "group":
+            return Caution(
+                "Slides are not known",
+                "Patches found to share tissue stay on one side, but patches of one slide may stand on both: the "
+                "scores may be too good. Give a table of slides for a split that can be trusted.",
+            )
+        case _:
+            return Caution(
+                "The split comes from a file",
+                "What that file keeps apart is not known here; if patches of one slide stand on both sides, the "
+                "scores are too good.",
+            )
+
+
+def cautions(config: RunConfig, runs: Sequence[Run], *, training: int, validation: int) -> list[Caution]:
+    """What is doubtful about these settings, said only where it is so; sizes are those of the split's sides."""
+    found = []
+    trained = max(int(run.history["training_patches"].max()) for run in runs)
+    validated = max(int(run.history["validation_patches"].max()) for run in runs)
+    if trained < training or validated < validation:
+        moving = "Each epoch is validated on another part, so some of a curve's wobble is the change of part. "
+        found.append(
+            Caution(
+                "Epochs are not whole",
+                f"An epoch trains on {trained:,} of {training:,} patches and validates on {validated:,} of "
+                f"{validation:,}. {moving if validated < validation else ''}The scores of the kept weights are of "
+                "the whole validation side.",
+            )
+        )
+    if len({run.seed for run in runs}) == 1:
+        found.append(
+            Caution(
+                "One run a variant",
+                "Two runs of the same settings differ by the luck of their seeds, often by more than two variants "
+                "do. One run cannot tell such luck from a better variant.",
+            )
+        )
+    if config.preprocess.size_px < config.preprocess.crop_px:
+        shrunk = CENTRE_SIZE_PX * config.preprocess.size_px / config.preprocess.crop_px
+        found.append(
+            Caution(
+                "The labelled centre is shrunken",
+                f"Resizing {config.preprocess.crop_px} to {config.preprocess.size_px} pixels leaves about "
+                f"{shrunk:.0f} × {shrunk:.0f} of the {CENTRE_SIZE_PX} × {CENTRE_SIZE_PX} pixels that the label "
+                "speaks of"
+                + ("; 'nearest' reads one pixel of each block." if config.preprocess.resize == "nearest" else "."),
+            )
+        )
+    if config.augment.zoom > 0:
+        found.append(
+            Caution(
+                "Zoom can make labels wrong",
+                f"A random zoom of {config.augment.zoom:g} moves tissue across the border of the labelled centre: "
+                "tumour comes in or goes out, and the label stays.",
+            )
+        )
+    if config.fit.keep == "last":
+        found.append(
+            Caution(
+                "The last epoch is kept, not the best",
+                "The scores depend on where a noisy curve happens to stand at its end.",
+            )
+        )
+    else:
+        found.append(
+            Caution(
+                "The kept epoch was chosen on the validation side",
+                f"Each run keeps the epoch with the best validation {METRIC_NAMES[config.fit.metric]}, and is scored "
+                "on those same patches: slightly too good.",
+            )
+        )
+    if config.fit.metric == "accuracy":
+        found.append(
+            Caution(
+                "Accuracy decides",
+                "Accuracy depends on the threshold of 0.5 and on the share of tumour; the competition is scored by "
+                "the AUC, which depends on neither.",
+            )
+        )
+    return found
+
+
+def in_words(difference: Difference) -> str:
+    return difference.in_words().replace(
+        f" in {difference.metric} ", f" in {METRIC_NAMES.get(difference.metric, difference.metric)} "
+    )
+
+
+def seen(comparison: Comparison, metrics: Sequence[str]) -> list[str]:
+    """Every later variant against the first, in each metric."""
+    return [in_words(difference) for metric in metrics for difference in comparison.differences(metric)]
+
+
+def spread(comparison: Comparison, metric: str) -> str:
+    """How far the variants' means lie apart, beside how far the seeds of one variant do."""
+    name = METRIC_NAMES[metric]
+    means = [variant.mean(metric) for variant in comparison.variants]
+    between = max(means) - min(means)
+    count = len(comparison.seeds)
+    variants = f"{len(means)} variants"
+    if count == 1:
+        return (
+            f"The {name} of the {variants} lies within {between:.4f}, one run each. How far two seeds of one variant "
+            "lie apart was not measured, so no winner is named."
+        )
+    within = max(float(np.ptp(variant.scores(metric))) for variant in comparison.variants)
+    told = (
+        f"The mean {name} of the {variants} lies within {between:.4f}; the {count} seeds of a single variant lie up "
+        f"to {within:.4f} apart."
+    )
+    if within >= between:
+        return f"{told} Seeds matter as much as variants here: no winner is named."
+    return f"{told} That describes these runs; it is no test, and no winner is named."
+
+
+def against_claims(comparison: Comparison) -> str | None:
+    """The notebook's own difference between its two variants beside ours; None where it had no such two."""
+    if len(comparison.variants) != 2:
+        return None
+    first, second = comparison.variants
+    claimed, other = claim(first.settings), claim(second.settings)
+    if claimed is None or other is None:
+        return None
+    stated = other.validation_accuracy - claimed.validation_accuracy
+    ours = [
+        float(b.history["validation_accuracy"].iloc[-1] - a.history["validation_accuracy"].iloc[-1])
+        for a, b in zip(first.runs, second.runs, strict=True)
+    ]
+    return (
+        f"The notebook reported {second.name} minus {first.name} as {stated:+.4f} in the validation accuracy of the "
+        f"last epoch, from one run. Here the same difference is {_signed(ours)}, on other patches: its figures are "
+        "for reference, not a target."
+    )
+
+
+def _signed(values: Sequence[float]) -> str:
+    text = mean_and_spread(values)
+    return text if text.startswith("-") else f"+{text}"
+
+
+def chosen(variant: Variant, metric: str, submission_rows: int) -> str:
+    score = mean_and_spread(variant.scores(metric))
+    if submission_rows:
+        runs = "its run" if len(variant.runs) == 1 else f"its {len(variant.runs)} runs, averaged"
+        purpose = f"The submission of {submission_rows:,} rows was made with {variant.name}: {runs}"
+    else:
+        purpose = f"ROC curve, confusion matrix and mistakes below are shown for {variant.name}"
+    return (
+        f"{purpose}. It has the highest validation {METRIC_NAMES[metric]} ({score}). That is a choice that had to be "
+        "made, not a verdict."
+    )

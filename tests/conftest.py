@@ -1,0 +1,81 @@
+"""Shared fixtures: a small phantom, a tiny in-memory set of patches, and the real sample where it is at hand."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from jaxtyping import install_import_hook
+
+# Shapes in signatures are checked while the tests run; users pay nothing for them.
+with install_import_hook("sentinode", "beartype.beartype"):
+    import sentinode.pipeline  # noqa: F401
+
+from sentinode.config import RunConfig, load_preset, override
+from sentinode.data.patches import PatchSet
+from sentinode.data.phantom import write_phantom
+from sentinode.experiments.gather import Session
+from sentinode.experiments.material import Material
+
+torch.set_num_threads(1)  # tiny networks: more threads only wait for each other
+
+_SAMPLE = Path(os.environ.get("SENTINODE_REAL_SAMPLE", Path(__file__).parents[2] / "shared" / "hcd"))
+
+
+@pytest.fixture(scope="session")
+def phantom_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A competition folder of 240 synthetic patches from 8 slides; never written to."""
+    folder = tmp_path_factory.mktemp("phantom") / "data"
+    write_phantom(folder, patches=240, slides=8, seed=7, workers=1)
+    return folder
+
+
+@pytest.fixture
+def session(tmp_path: Path) -> Session:
+    return Session(tmp_path / "cache", torch.device("cpu"), workers=1)
+
+
+def make_patches(count: int = 96, *, slides: int = 6, seed: int = 0) -> PatchSet:
+    """Noise whose centre is darker in positives: easy to learn, quick to make."""
+    rng = np.random.default_rng(seed)
+    labels = (np.arange(count) % 2).astype(np.int8)
+    pixels = rng.integers(120, 255, (count, 96, 96, 3), dtype=np.uint8)
+    pixels[labels == 1, 32:64, 32:64] //= 2
+    names = np.array([f"s{i % slides}" for i in rng.permutation(count)])
+    ids = np.array([f"patch{i:04d}" for i in range(count)])
+    return PatchSet(ids, labels, names, np.full(count, "", dtype=str), pixels)
+
+
+@pytest.fixture(scope="session")
+def material() -> Material:
+    patches = make_patches()
+    return Material(patches, patches.groups)
+
+
+@pytest.fixture
+def run_config() -> RunConfig:
+    """Three quick epochs of the notebook's network."""
+    settings = {"fit.epochs": 3, "fit.batch_size": 16, "predict.views": 1, "augment.stain_jitter": 0.1}
+    return override(load_preset("fair").run_config(), settings)
+
+
+@pytest.fixture(scope="session")
+def real_sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The real sample laid out as the competition's folder; skips the test where it is not at hand."""
+    if not (_SAMPLE / "unpack.py").is_file():
+        pytest.skip("the real sample of the competition's patches is not at hand")
+    folder = tmp_path_factory.mktemp("real") / "hcd"
+    subprocess.run([sys.executable, _SAMPLE / "unpack.py", folder, "--solution"], check=True, capture_output=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def real_sample_table(real_sample: Path) -> pd.DataFrame:
+    """The real sample's labels.csv: id, label, split, overlap_group, validation."""
+    return pd.read_csv(_SAMPLE / "labels.csv", dtype={"overlap_group": str})

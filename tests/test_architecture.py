@@ -1,0 +1,69 @@
+"""Imports run one way, and the package holds no code that a file could run."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import sentinode
+
+ROOT = Path(sentinode.__file__).parent
+LAYERS = [
+    "errors", "progress", "config", "data", "models", "inference", "fit", "evaluate", "experiments", "explain",
+    "report", "deploy", "pipeline", "apps",
+]  # fmt: skip
+MODULES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
+
+
+def layer_of(module: str) -> str:
+    return module.split(".")[1]
+
+
+def imports_of(path: Path) -> set[str]:
+    """Every `sentinode` module that a file imports, at any depth of the code."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            assert node.level == 0, f"{path}: relative import"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return {name for name in found if name.startswith("sentinode.")}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_point_to_the_left(path: Path) -> None:
+    own = layer_of("sentinode." + ".".join(path.relative_to(ROOT).with_suffix("").parts))
+    for name in imports_of(path):
+        if layer_of(name).startswith("__"):
+            continue
+        assert LAYERS.index(layer_of(name)) <= LAYERS.index(own), f"{own} imports {name}"
+
+
+def test_every_module_has_a_layer() -> None:
+    assert {path.relative_to(ROOT).parts[0].removesuffix(".py") for path in MODULES} == set(LAYERS)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_nothing_runs_code_from_data(path: Path) -> None:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    calls = {node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
+    assert not calls & {"eval", "exec", "__import__"}
+    text = path.read_text(encoding="utf-8")
+    assert "import pickle" not in text
+    assert "torch.load(" not in text
+    assert "allow_pickle=True" not in text
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_modules_and_files_are_named_for_what_they_hold(path: Path) -> None:
+    assert path.stem not in {"utils", "util", "common", "helpers", "misc"}
+    if path.stem != "__init__":
+        assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), f"{path} has no docstring"
+
+
+def test_environment_variables_are_read_in_apps_only() -> None:
+    readers = [p for p in MODULES if "os.environ" in p.read_text(encoding="utf-8") or "getenv" in p.read_text()]
+    assert [p for p in readers if p.relative_to(ROOT).parts[0] != "apps"] == []
