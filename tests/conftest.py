@@ -14,7 +14,8 @@ import torch
 from jaxtyping import install_import_hook
 
 # Shapes in signatures are checked while the tests run; users pay nothing for them.
-with install_import_hook("sentinode", "beartype.beartype"):
+_CHECKED = ["sentinode.data", "sentinode.inference", "sentinode.fit", "sentinode.evaluate", "sentinode.explain"]
+with install_import_hook(_CHECKED, "beartype.beartype"):
     import sentinode.pipeline  # noqa: F401
 
 from sentinode.config import RunConfig, load_preset, override

@@ -120,8 +120,8 @@ def test_blanks_by_their_thresholds() -> None:
     glass = rng.normal(240, 5, (96, 96, 1)).clip(0, 255).astype(np.uint8).repeat(3, axis=2)
     pixels = np.stack([glass, plain(229), plain(230), plain(39), plain(40), tissue(5)])
     assert find_blanks(pixels).tolist() == ["white", "flat", "white", "black", "flat", ""]
-    assert find_blanks(pixels, white_brightness=250, flat_contrast=1).tolist()[0] == ""
-    assert find_blanks(pixels, black_brightness=50).tolist()[3:5] == ["black", "black"]
+    assert find_blanks(pixels, white_brightness=250.0, flat_contrast=1.0).tolist()[0] == ""
+    assert find_blanks(pixels, black_brightness=50.0).tolist()[3:5] == ["black", "black"]
 
 
 def test_a_colourful_patch_of_one_brightness_is_flat() -> None:

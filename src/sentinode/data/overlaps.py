@@ -45,7 +45,7 @@ _NEVER: Final = np.uint32(0xFFFFFFFF)
 
 Pixels = UInt8[np.ndarray, "n 96 96 3"]
 Progress = Callable[[int, int], None]
-_Grid = UInt8[np.ndarray, "n y x"] | UInt32[np.ndarray, "n y x"]
+_Grid = UInt8[np.ndarray, "n _ _"] | UInt32[np.ndarray, "n _ _"]
 _Result = TypeVar("_Result")
 
 

@@ -73,7 +73,7 @@ def _lay_out(rng: np.random.Generator, side: int, tumour_share: float) -> _Zones
     node = 25 * _noise(rng, side, 90) + 6 * _noise(rng, side, 18)
     node += np.cos(angle) * steps + np.sin(angle) * steps[:, None]
     node -= np.quantile(node[::8, ::8], rng.uniform(0.01, 0.10))
-    fat_wall = _cell_walls(rng, node < 8, spacing=rng.uniform(55, 80))
+    fat_wall = _cell_walls(rng, node < 2, spacing=rng.uniform(55, 80))
     ripple = _noise(rng, side, 24)
     follicle = _discs(rng, side, spacing=330, radii=(45, 115), keep=0.65) + 7 * ripple
     vessel = _discs(rng, side, spacing=300, radii=(7, 26), keep=0.5) + 3 * ripple
@@ -170,14 +170,11 @@ def _discs(
 
 def _cell_walls(rng: np.random.Generator, where: Bool[np.ndarray, "side side"], *, spacing: float) -> Plane:
     """Distance to the nearest edge between two Voronoi cells of scattered points; far elsewhere."""
-    side = len(where)
-    tree = spatial.cKDTree(_jittered(rng, side, spacing=spacing, jitter=0.35))
-    grid = np.argwhere(np.pad(where, (0, 2 * _COARSE_PX), mode="edge")[::_COARSE_PX, ::_COARSE_PX])
-    near, _ = tree.query(grid * _COARSE_PX, k=2)
-    size = len(range(0, side + 2 * _COARSE_PX, _COARSE_PX))
-    level = np.full((size, size), _FAR_PX, np.float32)
-    level[tuple(grid.T)] = (near[:, 1] - near[:, 0]) / 2
-    return _refine(level, side)
+    level = np.full(where.shape, _FAR_PX, np.float32)
+    grid = np.argwhere(where)
+    near, _ = spatial.cKDTree(_jittered(rng, len(where), spacing=spacing, jitter=0.35)).query(grid, k=2)
+    level[where] = (near[:, 1] - near[:, 0]) / 2
+    return level
 
 
 # --- ground: amounts of stain without nuclei -------------------------------------------------------

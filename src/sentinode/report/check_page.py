@@ -71,7 +71,7 @@ def check_context(folder: Path, check: Mapping[str, Any], explored: Mapping[str,
 def findings(check: Mapping[str, Any]) -> Table:
     rows = [[row["what"], f"{row['count']:,}", row["note"]] for row in check["table"]]
     caption = "Everything that was counted. A patch is left out of training only where a setting says so."
-    return Table(caption, ["what", "count", "note"], rows)
+    return Table(caption, ["what", "count", "note"], rows, frozenset({"note"}))
 
 
 def details(check: Mapping[str, Any]) -> Table | None:
@@ -80,13 +80,13 @@ def details(check: Mapping[str, Any]) -> Table | None:
         [finding["what"], f"{finding['count']:,}", ", ".join(map(str, finding.get("examples", [])))]
         for finding in check["findings"]
     ]
-    return Table("Tables and files.", ["finding", "count", "examples"], rows, numeric=False) if rows else None
+    return Table("Tables and files.", ["finding", "count", "examples"], rows, frozenset({"examples"})) if rows else None
 
 
 def unreadable(check: Mapping[str, Any]) -> Table | None:
     rows = [[entry["id"], entry["reason"]] for entry in check["unreadable"][:_SHOWN]]
     caption = f"Unusable images: the first {len(rows)} of {len(check['unreadable']):,}."
-    return Table(caption, ["image", "why"], rows, numeric=False) if rows else None
+    return Table(caption, ["image", "why"], rows, frozenset({"why"})) if rows else None
 
 
 def slides_table(audit: Mapping[str, Any]) -> Table | None:

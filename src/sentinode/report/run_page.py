@@ -43,7 +43,7 @@ def run_context(run: Run) -> dict[str, Any]:
         ],
         "cautions": words.cautions(run.config, [run], **sides),
         "notices": list(run.environment.get("notices", [])),
-        "scores": Table(
+        "scores_table": Table(
             "Validation scores of the kept weights: one run.",
             ["score", "value"],
             [[name, number(run.scores[metric])] for metric, name in METRIC_NAMES.items()],

@@ -10,12 +10,14 @@ from sentinode.experiments.record import ClassCounts, Study
 from sentinode.experiments.run import Run
 from sentinode.report import charts, data_figures, parts, words
 from sentinode.report.charts import Chart
+from sentinode.report.claims import claim
 from sentinode.report.check_page import findings
 from sentinode.report.parts import Gallery
 from sentinode.report.pictures import pictures
 from sentinode.report.tables import (
     METRIC_NAMES,
     Table,
+    confusions,
     environment,
     kept_scores,
     last_epochs,
@@ -83,6 +85,7 @@ def study_context(study: Study) -> dict[str, Any]:
         "appearance_patches": study.explore["patches"],
         "by_slide": charts.by_slide(study.explore),
         "networks": networks(_variants(study)),
+        "several_seeds": len(study.config.seeds) > 1,
         "compare": compared(study.comparison) if study.comparison else None,
         "tune": tuned(study.tuning, record.tune_pruned) if study.tuning else None,
         "roc": [
@@ -95,7 +98,7 @@ def study_context(study: Study) -> dict[str, Any]:
         ],
         "chosen": study.chosen,
         "matrix": parts.matrix(study.chosen.runs[0]),
-        "confusions": parts.confusions(study.chosen.runs),
+        "confusions": confusions(study.chosen.runs),
         "mistakes": parts.mistakes(study.folder, study.chosen.runs[0]),
         "settings": to_toml(study.config),
         "runs_table": runs_table(runs, study.config.run_config()),
@@ -198,6 +201,7 @@ def compared(comparison: Comparison) -> dict[str, Any]:
         ],
         "last_epochs": last_epochs(variants, swatches, f"Table 1. Accuracy after the last epoch: {seeds}."),
         "scores": kept_scores(variants, swatches, f"Validation scores of the kept weights: {seeds}."),
+        "notebook": words.NOTEBOOK if any(claim(variant.settings) for variant in variants) else "",
         "words": words.seen(comparison, ["auc", "accuracy"]),
     }
 
@@ -213,6 +217,7 @@ def tuned(tuning: Comparison, pruned: int) -> dict[str, Any]:
         ],
         "last_epochs": last_epochs(variants, swatches, f"Table 2. Accuracy after the last epoch: {seeds}."),
         "scores": kept_scores(variants, swatches, f"Validation scores of the kept weights: {seeds}."),
+        "notebook": words.NOTEBOOK if any(claim(variant.settings) for variant in variants) else "",
         "words": [words.spread(tuning, "auc"), *words.seen(tuning, ["auc"])],
         "pruned": pruned,
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -34,13 +34,14 @@ _MISSING: Final = "–"
 
 @dataclass(frozen=True)
 class Table:
-    """Text in rows; the first column names the row. `swatches` are colours beside the names."""
+    """Text in rows; the first column names the row, the columns in `text` hold words, the others numbers."""
 
     caption: str
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
-    numeric: bool = True
-    swatches: Sequence[str] = field(default_factory=tuple)
+    text: frozenset[str] = frozenset()
+    swatches: Sequence[str] = ()
+    """A colour beside each row's name."""
 
 
 def number(value: float, digits: int = 4) -> str:
@@ -166,7 +167,7 @@ def runs_table(runs: Sequence[Run], base: RunConfig) -> Table:
             ]
         )
     head = ["run", "settings", "epochs", "kept epoch", "AUC", "accuracy", "duration, s", "patches a second"]
-    return Table("", head, rows)
+    return Table("", head, rows, frozenset({"settings"}))
 
 
 def differing(config: RunConfig, base: RunConfig) -> str:
@@ -194,7 +195,7 @@ def environment(facts: Mapping[str, Any]) -> Table:
             rows += [[f"{name}: {inner}", _plain(of)] for inner, of in value.items()]
         else:
             rows.append([name, _plain(value)])
-    return Table("", ["what", "value"], rows, numeric=False)
+    return Table("", ["what", "value"], rows, frozenset({"value"}))
 
 
 def _plain(value: Any) -> str:
