@@ -1,4 +1,4 @@
-"""How hard is the phantom? AUC on unseen slides: colour statistics in a random forest, and the notebook's network.
+"""How hard is the phantom? AUC on unseen slides, of colour statistics and of the notebook's network.
 
 The phantom: synthetic tissue is meant to be neither trivial nor hopeless: 0.75 to 0.92 for the forest,
 0.80 to 0.95 for the network. Each row is one seed; "test" is the phantom's own test part, "folds" the

@@ -313,8 +313,9 @@ def _validated(kind: type[C], table: Mapping[str, Any], where: str | Path | None
     try:
         return kind.model_validate(table)
     except ValidationError as error:
-        first = error.errors()[0]
-        path = [str(part) for part in first["loc"]]
+        # Of a union's errors our own say most; and a union's tags are no part of the setting's name.
+        first = max(error.errors(), key=lambda found: found["type"] == "value_error")
+        path = [str(part) for part in first["loc"] if str(part) not in ("Range", "list[union[bool,int,float,str]]")]
         key = ".".join(path)
         if first["type"] == "extra_forbidden":
             section: type[BaseModel] = kind

@@ -80,9 +80,7 @@ def test_an_interrupted_build_is_resumed_and_its_chunks_are_not_decoded_again(
     assert 0 < len(decoded) < COUNT
 
 
-def test_a_chunk_whose_pixels_were_lost_is_decoded_again(
-    listing: Listing, tmp_path: Path, patches: np.ndarray
-) -> None:
+def test_a_chunk_whose_pixels_were_lost_is_decoded_again(listing: Listing, tmp_path: Path, patches: np.ndarray) -> None:
     """As after a power cut: the journal survived, the pixels did not."""
     pack(listing, tmp_path / "cache")
     (folder,) = (p for p in (tmp_path / "cache").iterdir() if p.is_dir())

@@ -50,7 +50,9 @@ def test_sample_ids_keep_their_order(folder: Path) -> None:
 
 @pytest.mark.parametrize("header", ["id,slide", "patch,wsi"])
 def test_slides_join_by_id(folder: Path, header: str) -> None:
-    (folder / "slides.csv").write_text(header + "\n" + "".join(f"train{n:02d}.tif,s{n // 4}\n" for n in range(11, -1, -1)))
+    (folder / "slides.csv").write_text(
+        header + "\n" + "".join(f"train{n:02d}.tif,s{n // 4}\n" for n in range(11, -1, -1))
+    )
     data, _ = open_folder(folder)
     assert dict(zip(data.training.ids, data.training.slides, strict=True))["train05"] == "s1"
     assert data.training.slides_known

@@ -137,16 +137,12 @@ def test_nothing_overlaps_but_what_was_planted(truth: pd.DataFrame) -> None:
                 assert origin(one.Index) == origin(other.Index)
 
 
-def test_planted_duplicates_are_equal_under_a_symmetry(
-    truth: pd.DataFrame, pixels: dict[str, np.ndarray]
-) -> None:
+def test_planted_duplicates_are_equal_under_a_symmetry(truth: pd.DataFrame, pixels: dict[str, np.ndarray]) -> None:
     planted = truth[truth["defect"] == "duplicate"]
     assert len(planted) >= 2
     for id_, of in planted["of"].items():
         assert any(np.array_equal(pixels[id_], view) for view in symmetries(pixels[of]))
-        assert truth.loc[id_, ["slide", "x", "y", "label"]].equals(
-            truth.loc[of, ["slide", "x", "y", "label"]]
-        )
+        assert truth.loc[id_, ["slide", "x", "y", "label"]].equals(truth.loc[of, ["slide", "x", "y", "label"]])
 
 
 def test_blank_patches_are_black_or_white(truth: pd.DataFrame, pixels: dict[str, np.ndarray]) -> None:

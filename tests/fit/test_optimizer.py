@@ -100,3 +100,26 @@ def test_a_copy_of_the_optimizer_still_steps() -> None:
     g = gradients((50,))
     descend(optimizer, copied_weights, g)
     np.testing.assert_allclose(copied_weights.detach().numpy(), adam_of_section_2(np.zeros(50), g), rtol=1e-9)
+
+
+def test_moments_from_a_file_are_laid_out_as_their_parameters_are() -> None:
+    """PyTorch's fused kernel pairs memory, not indices: row-by-row moments would go to other weights."""
+    weights = []
+    for stored_row_by_row in (False, True):
+        layer = torch.nn.Conv2d(3, 8, 3).to(memory_format=torch.channels_last)
+        generator = torch.Generator().manual_seed(0)
+        torch.nn.init.normal_(layer.weight, generator=generator)
+        torch.nn.init.zeros_(layer.bias)
+        optimizer = KerasAdam(layer.parameters())
+        for step in range(4):
+            if step == 2 and stored_row_by_row:
+                state = optimizer.state_dict()
+                for moments in state["state"].values():
+                    moments.update({key: value.clone().contiguous() for key, value in moments.items()})
+                optimizer.load_state_dict(state)
+            optimizer.zero_grad()
+            inputs = torch.rand(2, 3, 8, 8, generator=generator).to(memory_format=torch.channels_last)
+            layer(inputs).square().sum().backward()
+            optimizer.step()
+        weights.append(layer.weight.detach().clone())
+    assert torch.equal(*weights)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,8 @@ from sentinode.errors import SplitError
 
 Basis = Literal["slide", "group", "random", "file"]
 TRAINING, VALIDATION = "training", "validation"
+_CLOSE_ENOUGH = 0.02  # of a class's patches
+_FEW_UNITS = 500
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,9 +80,7 @@ class Candidates:
         return Candidates(self.ids[rows], self.labels[rows], self.slides[rows], self.groups[rows])
 
 
-def make_split(
-    candidates: Candidates, balance: BalanceConfig, sample: SampleConfig, split: SplitConfig
-) -> Split:
+def make_split(candidates: Candidates, balance: BalanceConfig, sample: SampleConfig, split: SplitConfig) -> Split:
     """Drop negatives, sample each class, and split; raises SplitError where the data cannot give it."""
     left_out: dict[str, int] = {}
     notices: list[str] = []
@@ -120,9 +121,7 @@ def drop_negatives(labels: Int[np.ndarray, " n"], config: BalanceConfig) -> Int[
     return np.setdiff1d(np.arange(len(labels)), dropped)
 
 
-def sample_classes(
-    labels: Int[np.ndarray, " n"], config: SampleConfig, notices: list[str]
-) -> Int[np.ndarray, " k"]:
+def sample_classes(labels: Int[np.ndarray, " n"], config: SampleConfig, notices: list[str]) -> Int[np.ndarray, " k"]:
     """Rows of `per_class` patches of each class, clipped to the smaller class, with a notice."""
     if config.per_class is None:
         return np.arange(len(labels))
@@ -164,9 +163,10 @@ def assign_units(
     """Give each patch a part so that no unit is cut and each part has its share of both classes.
 
     The largest units go first, each to the part that is furthest below its share of the unit's
-    classes; equals go in random order. A hundred such orders are tried where units are few, and the
-    one nearest to the shares is taken, so that slides with very different tumour fractions still
-    give parts alike. Raises SplitError where there are fewer units than parts.
+    classes. Up to a hundred random orders are tried (a few where units are many): the first that comes
+    within 2 % of every share is taken, else the nearest, so that slides with very different tumour
+    fractions still give parts alike, and other seeds other parts. Raises SplitError where there are
+    fewer units than parts.
     """
     _, unit_of = np.unique(units, return_inverse=True)
     count = int(unit_of.max()) + 1 if len(unit_of) else 0
@@ -179,16 +179,20 @@ def assign_units(
     sizes = np.stack([np.bincount(unit_of[labels == label], minlength=count) for label in (0, 1)], axis=1)
     if count == len(labels):  # every patch alone: an exact stratified draw, as for a random split
         return _stratified(labels, shares, rng)
+    few = count <= _FEW_UNITS
     targets = shares[:, None] * sizes.sum(axis=0)
     best, best_miss = np.zeros(count, int), np.inf
-    for _ in range(100 if count <= 500 else 3):
-        parted, miss = _greedy(sizes, targets, rng)
+    for _ in range(100 if few else 3):
+        parted = _greedy(sizes, targets, rng)
+        miss = _miss(parted, sizes, targets)
         if miss < best_miss:
             best, best_miss = parted, miss
-    return best[unit_of]
+        if miss <= _CLOSE_ENOUGH:
+            break
+    return (_with_single_moves(best, sizes, targets) if few else best)[unit_of]
 
 
-def _greedy(sizes: np.ndarray, targets: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, float]:
+def _greedy(sizes: np.ndarray, targets: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     weight = 1.0 / np.maximum(targets.sum(axis=0), 1.0)
     # Jitter makes an order of its own for each try, yet large units still go before small ones.
     order = np.argsort(-sizes.sum(axis=1) * rng.uniform(0.5, 1.5, len(sizes)), kind="stable")
@@ -199,7 +203,27 @@ def _greedy(sizes: np.ndarray, targets: np.ndarray, rng: np.random.Generator) ->
         part = int(np.argmax((short * sizes[unit]).sum(axis=1)))
         parted[unit] = part
         filled[part] += sizes[unit]
-    return parted, float((((filled - targets) * weight) ** 2).sum())
+    return parted
+
+
+def _miss(parted: np.ndarray, sizes: np.ndarray, targets: np.ndarray) -> float:
+    """The largest distance from a part's share of a class, as a part of that class; 1 more for an empty part."""
+    filled = np.stack([np.bincount(parted, sizes[:, label], len(targets)) for label in (0, 1)], axis=1)
+    distance = np.abs(filled - targets) / np.maximum(targets.sum(axis=0), 1.0)
+    return float(distance.max()) + float((filled.sum(axis=1) == 0).any())
+
+
+def _with_single_moves(parted: np.ndarray, sizes: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Move one unit at a time to another part for as long as that brings the parts nearer to their shares."""
+    miss, improved = _miss(parted, sizes, targets), True
+    while improved and miss > _CLOSE_ENOUGH:
+        improved = False
+        for unit, part in itertools.product(range(len(parted)), range(len(targets))):
+            tried = parted.copy()
+            tried[unit] = part
+            if (found := _miss(tried, sizes, targets)) < miss:
+                parted, miss, improved = tried, found, True
+    return parted
 
 
 def _stratified(labels: np.ndarray, shares: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -239,9 +263,7 @@ def unite_groups(*groupings: Shaped[np.ndarray, " n"]) -> Shaped[np.ndarray, " n
                 parent[root(row)] = root(first.setdefault(name, row))
     named = np.any(np.stack([names != "" for names in groupings]), axis=0)
     lowest: dict[int, int] = {}
-    return np.array(
-        [f"g{lowest.setdefault(root(row), row)}" if named[row] else "" for row in range(count)], dtype=str
-    )
+    return np.array([f"g{lowest.setdefault(root(row), row)}" if named[row] else "" for row in range(count)], dtype=str)
 
 
 def _sides_of_file(path: Path, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

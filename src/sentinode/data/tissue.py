@@ -23,7 +23,7 @@ _COARSE_PX: Final = 4  # step of the grid on which distances to points are compu
 
 Plane = Float32[np.ndarray, "side side"]
 Sprites = Float32[np.ndarray, "sprites size size"]
-Points = Int[np.ndarray, "points 2"]
+Points = Int[np.ndarray, "_ 2"]  # rows and columns
 
 # Directions in optical density (red, green, blue), of unit length after normalisation. Two ends of
 # what laboratories and scanners make of the same dyes: violet and magenta, grey-brown and salmon.
@@ -70,19 +70,19 @@ class _Zones:
 def _lay_out(rng: np.random.Generator, side: int, tumour_share: float) -> _Zones:
     """Decide what lies where."""
     steps, angle = np.arange(side, dtype=np.float32), np.float32(rng.uniform(0, 2 * np.pi))
-    node = 25 * _noise(rng, side, 90) + 6 * _noise(rng, side, 18)
+    node = 25 * _noise(rng, side, 90.0) + 6 * _noise(rng, side, 18.0)
     node += np.cos(angle) * steps + np.sin(angle) * steps[:, None]
     node -= np.quantile(node[::8, ::8], rng.uniform(0.01, 0.10))
     fat_wall = _cell_walls(rng, node < 2, spacing=rng.uniform(55, 80))
-    ripple = _noise(rng, side, 24)
-    follicle = _discs(rng, side, spacing=330, radii=(45, 115), keep=0.65) + 7 * ripple
-    vessel = _discs(rng, side, spacing=300, radii=(7, 26), keep=0.5) + 3 * ripple
+    ripple = _noise(rng, side, 24.0)
+    follicle = _discs(rng, side, spacing=330.0, radii=(45.0, 115.0), keep=0.65) + 7 * ripple
+    vessel = _discs(rng, side, spacing=300.0, radii=(7.0, 26.0), keep=0.5) + 3 * ripple
     np.minimum(vessel, node - 10, out=vessel)
-    sinus = rng.uniform(6, 13) - 60 * np.abs(_noise(rng, side, 60))
-    np.minimum(sinus, 120 * (_noise(rng, side, 120) + rng.uniform(-0.4, 0.8)), out=sinus)
+    sinus = rng.uniform(6, 13) - 60 * np.abs(_noise(rng, side, 60.0))
+    np.minimum(sinus, 120 * (_noise(rng, side, 120.0) + rng.uniform(-0.4, 0.8)), out=sinus)
     np.maximum(sinus, 7 - np.abs(node - 40), out=sinus)  # the subcapsular sinus
     np.minimum(sinus, node, out=sinus)
-    stroma = rng.uniform(5, 12) - 150 * np.abs(_noise(rng, side, 150))
+    stroma = rng.uniform(5, 12) - 150 * np.abs(_noise(rng, side, 150.0))
     np.maximum(stroma, vessel + 6, out=stroma)
     np.maximum(stroma, 30 - np.abs(node), out=stroma)  # the capsule
 
@@ -92,7 +92,7 @@ def _lay_out(rng: np.random.Generator, side: int, tumour_share: float) -> _Zones
     np.minimum(nest, node - 8, out=nest)
     np.minimum(nest, 60 - follicle, out=nest)  # nests rarely sit inside a germinal centre
     nest -= np.quantile(nest[::4, ::4], 1 - tumour_share)
-    septum = rng.uniform(1, 5) - 40 * np.abs(_noise(rng, side, 40))
+    septum = rng.uniform(1, 5) - 40 * np.abs(_noise(rng, side, 40.0))
     tumour = nest > 0
     group_cells = _small_groups(rng, side, (nest < -30) & (node > 30))
     tumour |= _around(group_cells, side, radius_px=8)
@@ -105,7 +105,7 @@ def _lay_out(rng: np.random.Generator, side: int, tumour_share: float) -> _Zones
         vessel,
         nest,
         septum,
-        _noise(rng, side, 45),
+        _noise(rng, side, 45.0),
         tumour,
         group_cells,
     )
@@ -113,7 +113,7 @@ def _lay_out(rng: np.random.Generator, side: int, tumour_share: float) -> _Zones
 
 def _small_groups(rng: np.random.Generator, side: int, allowed: Bool[np.ndarray, "side side"]) -> Points:
     """Two to nine cells each, scattered over the part of the node where a group may lie."""
-    centres = _jittered(rng, side, spacing=205, jitter=0.45)
+    centres = _jittered(rng, side, spacing=205.0, jitter=0.45)
     centres = centres[allowed[centres[:, 0], centres[:, 1]]]
     cells = np.repeat(centres, rng.integers(2, 10, len(centres)), axis=0)
     cells = cells + np.rint(rng.normal(0, 8.5, cells.shape)).astype(np.int64)
@@ -172,7 +172,8 @@ def _cell_walls(rng: np.random.Generator, where: Bool[np.ndarray, "side side"], 
     """Distance to the nearest edge between two Voronoi cells of scattered points; far elsewhere."""
     level = np.full(where.shape, _FAR_PX, np.float32)
     grid = np.argwhere(where)
-    near, _ = spatial.cKDTree(_jittered(rng, len(where), spacing=spacing, jitter=0.35)).query(grid, k=2)
+    tree = spatial.cKDTree(_jittered(rng, len(where), spacing=spacing, jitter=0.35))
+    near = np.asarray(tree.query(grid, k=2)[0])
     level[where] = (near[:, 1] - near[:, 0]) / 2
     return level
 
@@ -187,7 +188,10 @@ def _paint_ground(rng: np.random.Generator, zones: _Zones) -> tuple[Plane, Plane
         ndimage.gaussian_filter(rng.standard_normal((side, side), np.float32), 1.6, truncate=3) * 5.6
     )
     haematoxylin_plane, eosin_plane = np.empty_like(grain_plane), np.empty_like(grain_plane)
-    pulp, nest = rng.uniform((0.15, 0.30), (0.40, 0.60)), rng.uniform((0.20, 0.45), (0.45, 0.85))
+    pulp = rng.uniform(
+        (0.15, 0.30), (0.40, 0.60)
+    ).tolist()  # plain floats keep the planes in single precision
+    nest = rng.uniform((0.20, 0.45), (0.45, 0.85)).tolist()
     fibre_period_px = np.float32(rng.uniform(5, 8))
     for rows in _bands(side):
         grain, haematoxylin, eosin = grain_plane[rows], haematoxylin_plane[rows], eosin_plane[rows]
@@ -199,7 +203,7 @@ def _paint_ground(rng: np.random.Generator, zones: _Zones) -> tuple[Plane, Plane
             haematoxylin_to: np.ndarray | float,
             eosin_to: np.ndarray | float,
             *,
-            soft_px: float = 3,
+            soft_px: float = 3.0,
             onto: tuple[np.ndarray, np.ndarray] = (haematoxylin, eosin),
         ) -> None:
             if level.max() > -soft_px:
@@ -211,11 +215,11 @@ def _paint_ground(rng: np.random.Generator, zones: _Zones) -> tuple[Plane, Plane
         # The levels fall off sideways, so their contour lines run along the strands, as fibres do.
         fibre = np.maximum(zones.stroma[rows], septum) * (2 * np.pi / fibre_period_px)
         collagen = 0.62 + 0.26 * np.sin(fibre + 2 * zones.crowd[rows] + 0.7 * grain) + 0.12 * grain
-        lay(zones.follicle[rows], 0.32 + 0.08 * grain, 0.46 + 0.12 * grain, soft_px=12)
-        lay(zones.sinus[rows], 0.05 + 0.02 * grain, 0.20 + 0.10 * grain, soft_px=5)
+        lay(zones.follicle[rows], 0.32 + 0.08 * grain, 0.46 + 0.12 * grain, soft_px=12.0)
+        lay(zones.sinus[rows], 0.05 + 0.02 * grain, 0.20 + 0.10 * grain, soft_px=5.0)
         lay(zones.nest[rows], nest[0] + 0.08 * grain, nest[1] + 0.12 * grain)
         lay(septum, 0.10 + 0.04 * grain, collagen)
-        lay(zones.stroma[rows], 0.10 + 0.04 * grain, collagen + 0.12, soft_px=4)
+        lay(zones.stroma[rows], 0.10 + 0.04 * grain, collagen + 0.12, soft_px=4.0)
         lay(zones.lumen[rows], 0.0, 0.08)
         walls = np.clip(1.6 - zones.fat_wall[rows], 0, 1)
         lay(-zones.node[rows], 0.02 + 0.1 * walls, 0.02 + (0.4 + 0.1 * grain) * walls)
@@ -267,7 +271,7 @@ def _paint_cells(rng: np.random.Generator, zones: _Zones, haematoxylin: Plane, e
     inside = (at(zones.follicle, points) > 2) & ~at(zones.tumour, points) & (at(zones.node, points) > 0)
     blasts = keep(points, inside * 0.85)
     draw(blasts, _nuclei(rng, 48, radius=(3.8, 5.6), amount=(0.65, 1.1), rim=0.4, nucleoli=2), nuclei)
-    points = _jittered(rng, side, spacing=13, jitter=0.35)
+    points = _jittered(rng, side, spacing=13.0, jitter=0.35)
     inside = (at(zones.sinus, points) > 0) & ~at(zones.tumour, points) & (at(zones.stroma, points) < 0)
     scattered = 0.035 * (at(zones.node, points) > 40) * ~at(zones.tumour, points)
     histiocytes = keep(points, np.where(inside, rng.uniform(0.4, 0.95), scattered))
@@ -275,7 +279,7 @@ def _paint_cells(rng: np.random.Generator, zones: _Zones, haematoxylin: Plane, e
     draw(histiocytes, _nuclei(rng, 48, radius=(3.6, 5.2), amount=(0.6, 1.0), stretch=1.4, rim=0.3), nuclei)
 
     # Fibroblasts: spindles along the fibres.
-    points = _jittered(rng, side, spacing=13, jitter=0.4)
+    points = _jittered(rng, side, spacing=13.0, jitter=0.4)
     inside = (
         np.maximum(at(zones.stroma, points), np.minimum(at(zones.septum, points), at(zones.nest, points))) > 0
     )
@@ -293,7 +297,7 @@ def _paint_cells(rng: np.random.Generator, zones: _Zones, haematoxylin: Plane, e
     draw(points, spindles, nuclei, np.rint(turn / np.pi * 32).astype(np.int64) % 32)
 
     # Red cells in the vessels.
-    points = _jittered(rng, side, spacing=7, jitter=0.4)
+    points = _jittered(rng, side, spacing=7.0, jitter=0.4)
     red_cells = keep(points, (at(zones.lumen, points) > 2) * rng.uniform(0.2, 0.9))
     draw(red_cells, _bodies(rng, 16, radius=(2.6, 3.4), amount=(1.0, 1.4)), bodies)
 
@@ -346,13 +350,13 @@ def _nuclei(
     def each(low: float, high: float) -> np.ndarray:
         return rng.uniform(low, high, (count, 1, 1)).astype(np.float32)
 
-    turn = each(0, np.pi) if angles is None else angles.astype(np.float32)[:, None, None]
-    long = each(1 + 0.5 * (stretch - 1), stretch) ** 0.5
+    turn = each(0.0, np.pi) if angles is None else angles.astype(np.float32)[:, None, None]
+    long = each(1.0 + 0.5 * (stretch - 1), stretch) ** 0.5
     along, across = (x * np.cos(turn) + y * np.sin(turn)) / long, (y * np.cos(turn) - x * np.sin(turn)) * long
     direction, reach = np.arctan2(across, along), np.hypot(along, across)
     edge = each(*radius)
     for lobes in (2, 3, 5):
-        edge = edge * (1 + each(0, wobble) * np.cos(lobes * direction + each(0, 2 * np.pi)))
+        edge = edge * (1 + each(0.0, wobble) * np.cos(lobes * direction + each(0.0, 2 * np.pi)))
     depth = edge - reach
     chromatin = 1 + mottle * 2 * ndimage.gaussian_filter(
         rng.standard_normal(depth.shape, np.float32), (0, 0.8, 0.8)
@@ -361,7 +365,7 @@ def _nuclei(
     nuclei = each(*amount) * chromatin
     for _ in range(nucleoli):
         spot_y, spot_x, size = each(-0.45, 0.45) * radius[0], each(-0.45, 0.45) * radius[0], each(0.5, 1.0)
-        nuclei += each(0, 1.1) * np.exp(-((y - spot_y) ** 2 + (x - spot_x) ** 2) / (2 * size**2))
+        nuclei += each(0.0, 1.1) * np.exp(-((y - spot_y) ** 2 + (x - spot_x) ** 2) / (2 * size**2))
     sprites: Sprites = np.maximum(nuclei, 0) * np.clip(0.5 + depth, 0, 1)
     return sprites
 
@@ -373,7 +377,7 @@ def _bodies(
     return _nuclei(rng, count, radius=radius, amount=amount, stretch=1.3, wobble=0.08, rim=0.15, mottle=0.12)
 
 
-def _stamp(plane: Plane, sprites: Sprites, which: Int[np.ndarray, "points"], points: Points) -> None:
+def _stamp(plane: Plane, sprites: Sprites, which: Int[np.ndarray, "_"], points: Points) -> None:
     """Lay sprite `which[i]` centred on `points[i]`, keeping the greater amount where they meet."""
     half = sprites.shape[1] // 2
     reach = np.arange(-half, half + 1)
@@ -394,7 +398,7 @@ def _scan(rng: np.random.Generator, haematoxylin: Plane, eosin: Plane) -> UInt8[
     vectors = (1 - brown) * _VIOLET + brown * _BROWN + rng.normal(0, 0.025, (2, 3)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     strength = np.array([rng.uniform(0.65, 1.15), rng.uniform(0.6, 1.35)], np.float32)
-    uneven = 1 + 0.06 * _noise(rng, side, 250)  # thickness of the section
+    uneven = 1 + 0.06 * _noise(rng, side, 250.0)  # thickness of the section
     blur_px = rng.uniform(0.45, 1.15)
     stains = [ndimage.gaussian_filter(plane * uneven, blur_px, truncate=3) for plane in (haematoxylin, eosin)]
     glass = (rng.uniform(232, 250) + rng.normal(0, 2, 3)).astype(np.float32)

@@ -33,7 +33,7 @@ class Tuning:
 
 def tune(config: StudyConfig, store: RunStore, folder: Path, *, progress: Progress = silent) -> Tuning:
     """Run, or go on with, the search whose journal lies in `folder`."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     base = override(config.run_config(), config.tune.base)
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -48,7 +48,7 @@ def tune(config: StudyConfig, store: RunStore, folder: Path, *, progress: Progre
             direction="maximize",
             load_if_exists=True,
         )
-    _requeue_killed_trials(study)
+    _requeue_unfinished_trials(study)
     total = _trial_count(config.tune)
     finished = _count(study, TrialState.COMPLETE, TrialState.PRUNED)
     progress("tune", finished, total)
@@ -170,11 +170,17 @@ def _report_to(
     return on_epoch
 
 
-def _requeue_killed_trials(study: optuna.Study) -> None:
-    """A trial that was running when the process was killed is tried again; its runs resume."""
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        study.tell(trial.number, state=TrialState.FAIL)
-        study.enqueue_trial(trial.params)
+def _requeue_unfinished_trials(study: optuna.Study) -> None:
+    """A trial that was interrupted, killed or failed is tried again with the same settings; its runs resume."""
+    trials = study.get_trials(deepcopy=False)
+    settled = [trial.params for trial in trials if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+    settled += [trial.system_attrs["fixed_params"] for trial in trials if trial.state == TrialState.WAITING]
+    for trial in trials:
+        if trial.state == TrialState.RUNNING:
+            study.tell(trial.number, state=TrialState.FAIL)
+        if trial.state in (TrialState.RUNNING, TrialState.FAIL) and trial.params and trial.params not in settled:
+            study.enqueue_trial(trial.params)
+            settled.append(trial.params)
 
 
 def _count(study: optuna.Study, *states: TrialState) -> int:

@@ -35,3 +35,14 @@ class KerasAdam(torch.optim.Adam):
             done = next((int(self.state[p]["step"]) for p in group["params"] if p in self.state), 0)
             group["eps"] = group["keras_epsilon"] / (1.0 - group["betas"][1] ** (done + 1)) ** 0.5
         return super().step(closure)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load moments, laid out in memory as their parameters are.
+
+        PyTorch's fused kernel walks parameter and moments in memory order: moments from a file, which
+        are row by row, would be paired with the wrong weights of a channels-last convolution.
+        """
+        super().load_state_dict(state_dict)
+        for parameter, state in self.state.items():
+            for name in ("exp_avg", "exp_avg_sq"):
+                state[name] = torch.empty_like(parameter).copy_(state[name])

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-import numpy as np
 from markupsafe import Markup
 
 from sentinode.experiments.compare import Variant
@@ -14,17 +13,17 @@ from sentinode.experiments.run import Run
 from sentinode.report import curves, data_figures, score_figures
 from sentinode.report.figures import MUTED, VARIANTS
 from sentinode.report.score_figures import Curves
-from sentinode.report.tables import METRIC_NAMES, mean_and_spread
+from sentinode.report.tables import METRIC_NAMES
 
 _QUANTITY_NAMES: Final = {
-    "red": "mean red",
-    "green": "mean green",
-    "blue": "mean blue",
-    "brightness": "brightness",
-    "contrast": "contrast",
-    "saturation": "saturation",
-    "optical_density": "optical density (stain)",
-    "centre_brightness": "brightness of the centre square",
+    "red": "Mean red, 0 to 255",
+    "green": "Mean green, 0 to 255",
+    "blue": "Mean blue, 0 to 255",
+    "brightness": "Brightness, 0 to 255",
+    "contrast": "Contrast, grey levels",
+    "saturation": "Saturation, 0 to 1",
+    "optical_density": "Optical density: more stain, more density",
+    "centre_brightness": "Brightness of the centre square, 0 to 255",
 }
 _MOST_COLOURED: Final = len(VARIANTS)
 
@@ -41,11 +40,18 @@ def colours(variants: Sequence[Variant]) -> list[str]:
     return [VARIANTS[k] if k < _MOST_COLOURED else MUTED for k in range(len(variants))]
 
 
+def _labels(variants: Sequence[Variant]) -> list[str]:
+    """Names for a legend, the grey ones under one entry; matplotlib leaves "_" out."""
+    names = [variant.name for variant in variants[:_MOST_COLOURED]]
+    others = len(variants) - len(names)
+    return names + ([f"{others} others", *["_"] * (others - 1)] if others > 0 else [])
+
+
 def appearance(explored: Mapping[str, Any]) -> list[Chart]:
     """Every quantity's distribution in each class, as shares of the class."""
 
     def shares(counts: Sequence[int]) -> list[float]:
-        return (100 * np.array(counts, dtype=float) / max(sum(counts), 1)).tolist()
+        return [100 * count / max(sum(counts), 1) for count in counts]
 
     charts = []
     for name, histogram in explored["quantities"].items():
@@ -57,7 +63,7 @@ def appearance(explored: Mapping[str, Any]) -> list[Chart]:
             shares(histogram["negative"]),
             shares(histogram["positive"]),
         )
-        charts.append(Chart(title[:1].upper() + title[1:], svg))
+        charts.append(Chart(title, svg))
     return charts
 
 
@@ -92,7 +98,7 @@ def training_and_validation(variants: Sequence[Variant], first_plot: int) -> lis
     }
     return [
         Chart(
-            f"Plot {plot}. {name}: {quantity}",
+            f"Plot {plot}. “{name}”: {quantity}",
             score_figures.learning_curves(f"plot-{plot}", quantity, pair, limits=limits[quantity]),
         )
         for plot, ((name, quantity), pair) in enumerate(families.items(), first_plot)
@@ -103,12 +109,12 @@ def of_run(run: Run) -> list[Chart]:
     """Training and validation of a single run, in three quantities."""
     return [
         Chart(
-            METRIC_NAMES.get(quantity, quantity).capitalize() if quantity != "auc" else "AUC",
+            title,
             score_figures.learning_curves(
                 f"run-{quantity}", METRIC_NAMES.get(quantity, quantity), _both_sides([run], VARIANTS[0], quantity)
             ),
         )
-        for quantity in ("accuracy", "loss", "auc")
+        for quantity, title in {"accuracy": "Accuracy", "loss": "Loss", "auc": "AUC"}.items()
     ]
 
 
@@ -128,8 +134,8 @@ def validation_together(key: str, variants: Sequence[Variant], titles: Mapping[s
                 f"{key}-validation-{quantity}",
                 f"validation {METRIC_NAMES.get(quantity, quantity)}",
                 [
-                    curves.by_epoch(variant.name, colour, variant.runs, f"validation_{quantity}")
-                    for variant, colour in zip(variants, colours(variants), strict=True)
+                    curves.by_epoch(label, colour, variant.runs, f"validation_{quantity}")
+                    for variant, label, colour in zip(variants, _labels(variants), colours(variants), strict=True)
                 ],
             ),
         )
@@ -144,14 +150,16 @@ def by_seed(key: str, variants: Sequence[Variant], metric: str) -> Chart:
     return Chart(
         f"{name} of the kept weights, seed by seed",
         score_figures.scores_by_seed(f"{key}-seeds-{metric}", f"validation {name}", rows),
-        "A dot is a run, a grey line joins the runs of one seed, a bar marks the mean." if several else "One run each.",
+        "A dot is a run, a grey line joins the runs of one seed, a bar marks the mean."
+        if several
+        else "One run each: the distance between two dots may be luck.",
     )
 
 
 def roc(key: str, variants: Sequence[Variant], title: str) -> Chart:
     families = [
-        curves.roc(f"{variant.name}: {mean_and_spread(variant.scores('auc'), 3)}", colour, variant.runs)
-        for variant, colour in zip(variants, colours(variants), strict=True)
+        curves.roc(label, colour, variant.runs)
+        for variant, label, colour in zip(variants, _labels(variants), colours(variants), strict=True)
     ]
     return Chart(title, score_figures.roc_curves(f"{key}-roc", families))
 

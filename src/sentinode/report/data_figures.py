@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -32,21 +32,20 @@ def class_counts(name: str, negative: int, positive: int) -> Markup:
 def distributions(
     name: str, quantity: str, edges: Sequence[float], negative: Sequence[float], positive: Sequence[float]
 ) -> Markup:
-    """Two histograms over the same bins, as shares of each class in percent."""
-    with panel(name, f"Histograms of {quantity}, negative and positive patches", height_in=1.75) as p:
-        for label, colour, shares in (("negative", NEGATIVE, negative), ("positive", POSITIVE, positive)):
+    """Two histograms over the same bins, as shares of each class in percent; the page holds the key."""
+    with panel(name, f"Histograms of {quantity}, negative and positive patches", height_in=1.45) as p:
+        for colour, shares in ((NEGATIVE, negative), (POSITIVE, positive)):
             p.axes.stairs(shares, edges, color=colour, fill=True, alpha=0.16)
-            p.axes.stairs(shares, edges, color=colour, linewidth=1.5, label=label)
-        p.axes.set(xlabel=quantity, ylabel="% of class")
+            p.axes.stairs(shares, edges, color=colour, linewidth=1.5)
+        p.axes.set(ylabel="% of class")
         p.axes.set_ylim(bottom=0)
         p.axes.yaxis.set_major_locator(MaxNLocator(4))
         p.axes.grid(visible=False, axis="x")
-        p.legend(columns=2)
     return p.svg
 
 
 def slide_colours(
-    name: str, slides: Sequence[str], channels: dict[str, Sequence[float]], brightness: Sequence[float]
+    name: str, slides: Sequence[str], channels: Mapping[str, Sequence[float]], brightness: Sequence[float]
 ) -> Markup:
     """Mean colour of each slide, in the order given."""
     x = np.arange(len(slides))

@@ -10,8 +10,8 @@ import io
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, field
+from typing import Any, Final
 
 import matplotlib as mpl
 from markupsafe import Markup, escape
@@ -30,8 +30,8 @@ RULE: Final = "#dfe4e8"
 SURFACE: Final = "#fdfdfc"
 _VARIABLES: Final = {INK: "ink", MUTED: "muted", RULE: "rule", SURFACE: "surface"}
 
-_WIDTH_IN: Final = 4.4
-_STYLE: Final = {
+_WIDTH_IN: Final = 4.15
+_STYLE: Final[dict[Any, Any]] = {
     "axes.axisbelow": True,
     "axes.edgecolor": MUTED,
     "axes.grid": True,
@@ -69,7 +69,7 @@ class Panel:
 
     figure: Figure
     axes: Axes
-    svg: Markup = Markup("")
+    svg: Markup = field(init=False)
 
     def legend(self, *, columns: int) -> None:
         self.figure.legend(loc="outside upper left", ncols=columns, borderaxespad=0.2, columnspacing=1.4)

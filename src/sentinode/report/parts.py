@@ -49,7 +49,9 @@ def mistakes(folder: Path, run: Run) -> list[Gallery]:
             title,
             kind,
             [picture(folder, mistake.id, f"p = {mistake.probability:.3f}") for mistake in worst[label]],
-            "False positives, the most confident first." if label == 0 else "False negatives, the most confident first.",
+            "False positives, the most confident first."
+            if label == 0
+            else "False negatives, the most confident first.",
         )
         for label, (title, kind) in titles.items()
     ]

@@ -22,7 +22,7 @@ def run_context(run: Run) -> dict[str, Any]:
         "sections": {
             "scores": "Scores",
             "curves": "Learning curves",
-            "errors": "Errors",
+            "errors": "ROC and errors",
             "mistakes": "Worst mistakes",
             "networks": "Network",
             "settings": "Settings",
@@ -39,7 +39,7 @@ def run_context(run: Run) -> dict[str, Any]:
         "cards": [
             ("Validation AUC", number(run.scores["auc"], 3), "kept weights, one run"),
             ("Accuracy at 0.5", number(run.scores["accuracy"], 3), "kept weights, one run"),
-            ("Split", basis, "slides kept apart" if basis == "slide" else "read with care"),
+            ("Split", words.split_name(basis), "slides kept apart" if basis == "slide" else "read with care"),
         ],
         "cautions": words.cautions(run.config, [run], **sides),
         "notices": list(run.environment.get("notices", [])),

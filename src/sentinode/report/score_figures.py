@@ -79,7 +79,7 @@ def scores_by_seed(name: str, quantity: str, variants: Sequence[tuple[str, str, 
 
 
 def roc_curves(name: str, families: Sequence[Curves]) -> Markup:
-    with panel(name, f"ROC curves: {', '.join(f.label for f in families)}", height_in=4.4) as p:
+    with panel(name, f"ROC curves: {', '.join(f.label for f in families)}", height_in=4.0) as p:
         p.axes.plot([0, 1], [0, 1], ":", color=MUTED, linewidth=1.0)
         for family in families:
             if len(family.each) > 1:
@@ -93,5 +93,5 @@ def roc_curves(name: str, families: Sequence[Curves]) -> Markup:
             ylim=(-0.01, 1.01),
             aspect="equal",
         )
-        p.legend(columns=1 if any(len(f.label) > 22 for f in families) else 2)
+        p.axes.legend(loc="lower right", bbox_to_anchor=(1.0, 0.01), handlelength=1.2, labelspacing=0.35)
     return p.svg

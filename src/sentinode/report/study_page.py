@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+import numpy as np
+
 from sentinode.config import to_toml
 from sentinode.experiments.compare import Comparison, Variant
 from sentinode.experiments.record import ClassCounts, Study
 from sentinode.experiments.run import Run
 from sentinode.report import charts, data_figures, parts, words
 from sentinode.report.charts import Chart
-from sentinode.report.claims import claim
 from sentinode.report.check_page import findings
+from sentinode.report.claims import claim
 from sentinode.report.parts import Gallery
 from sentinode.report.pictures import pictures
 from sentinode.report.tables import (
@@ -24,8 +26,10 @@ from sentinode.report.tables import (
     mean_and_spread,
     networks,
     over_seeds,
+    patches_per_s,
     runs_table,
 )
+from sentinode.report.words import Remark
 
 _STAGES: Final = {
     "all": "labelled patches that may take part",
@@ -46,7 +50,7 @@ def study_context(study: Study) -> dict[str, Any]:
     if study.tuning:
         sections["tune"] = "Tuning"
     sections |= {
-        "errors": "Errors",
+        "errors": "ROC and errors",
         "mistakes": "Worst mistakes",
         "settings": "Settings and runs",
         "environment": "Environment",
@@ -59,7 +63,7 @@ def study_context(study: Study) -> dict[str, Any]:
         "split_in_words": record.split_in_words,
         "split_caution": words.split_caution(record.split_basis),
         "facts": facts(study, len(runs)),
-        "cards": cards(study, len(runs)),
+        "cards": cards(study, runs),
         "conclusion": conclusion(study),
         "cautions": words.cautions(
             study.config,
@@ -122,7 +126,7 @@ def facts(study: Study, run_count: int) -> list[str]:
     ]
 
 
-def cards(study: Study, run_count: int) -> list[tuple[str, str, str]]:
+def cards(study: Study, runs: list[Run]) -> list[tuple[str, str, str]]:
     """Key numbers: what, how much, and a note."""
     record, chosen, metric = study.record, study.chosen, study.config.fit.metric
     sides = record.classes
@@ -133,34 +137,39 @@ def cards(study: Study, run_count: int) -> list[tuple[str, str, str]]:
             f"{_total(sides['sampled']):,}",
             f"{_total(sides['training']):,} to train, {_total(sides['validation']):,} to validate",
         ),
-        ("Split", record.split_basis, "slides kept apart" if record.split_basis == "slide" else "read with care"),
-        ("Runs", f"{run_count}", f"{seeds} {'seed' if seeds == 1 else 'seeds'} a variant"),
+        (
+            "Split",
+            words.split_name(record.split_basis),
+            "slides kept apart" if record.split_basis == "slide" else "read with care",
+        ),
+        ("Runs", f"{len(runs)}", f"{seeds} {'seed' if seeds == 1 else 'seeds'} a variant"),
     ]
     scores = dict.fromkeys(("auc", metric))
     shown += [
         (
             f"Validation {METRIC_NAMES[name]}",
             mean_and_spread(chosen.scores(name), 3),
-            f"{chosen.name}, {over_seeds(len(chosen.runs))}",
+            f"{chosen.name}: {'one run' if len(chosen.runs) == 1 else f'mean ± SD, {len(chosen.runs)} seeds'}",
         )
         for name in scores
     ]
-    return shown
+    speed = float(np.median([patches_per_s(run) for run in runs]))
+    return [*shown, ("Training speed", f"{speed:,.0f} / s", "patches, median of the runs")]
 
 
-def conclusion(study: Study) -> list[str]:
-    metrics = list(dict.fromkeys(["auc", "accuracy"]))
+def conclusion(study: Study) -> list[Remark]:
     said = []
     if study.comparison:
-        said += words.seen(study.comparison, metrics)
         claims = words.against_claims(study.comparison)
-        said += [claims] if claims else []
+        sentences = [*words.seen(study.comparison, ["auc"]), *([claims] if claims else [])]
+        said.append(Remark("Comparison", " ".join(sentences)))
     if study.tuning:
-        said.append("Tuning. " + words.spread(study.tuning, "auc"))
-    said.append(words.chosen(study.chosen, study.config.fit.metric, study.record.submission_rows))
+        said.append(Remark("Tuning", words.spread(study.tuning, "auc")))
+    said.append(Remark("Choice", words.chosen(study.chosen, study.config.fit.metric, study.record.submission_rows)))
     if study.record.note:
-        said.append(f"The data are a {study.record.note}: no figure here says anything about patients.")
-    return [*said, words.NO_CLINIC]
+        marked = f"These data are marked “{study.record.note}”: no figure here says anything about patients."
+        said.append(Remark("Data", marked))
+    return [*said, Remark("Use", words.NO_CLINIC)]
 
 
 def class_table(study: Study) -> Table:
@@ -170,7 +179,9 @@ def class_table(study: Study) -> Table:
         total = _total(counts)
         share = f"{counts.positive / total:.1%}" if total else "–"
         rows.append([meaning, f"{counts.negative:,}", f"{counts.positive:,}", f"{total:,}", share])
-    return Table("From the folder to the two sides.", ["patches", "negative", "positive", "all", "positive share"], rows)
+    return Table(
+        "From the folder to the two sides.", ["patches", "negative", "positive", "all", "positive share"], rows
+    )
 
 
 def class_charts(study: Study) -> list[Chart]:
@@ -218,6 +229,7 @@ def tuned(tuning: Comparison, pruned: int) -> dict[str, Any]:
         "last_epochs": last_epochs(variants, swatches, f"Table 2. Accuracy after the last epoch: {seeds}."),
         "scores": kept_scores(variants, swatches, f"Validation scores of the kept weights: {seeds}."),
         "notebook": words.NOTEBOOK if any(claim(variant.settings) for variant in variants) else "",
+        "same_training": words.same_training(tuning),
         "words": [words.spread(tuning, "auc"), *words.seen(tuning, ["auc"])],
         "pruned": pruned,
     }

@@ -63,7 +63,7 @@ def over_seeds(count: int) -> str:
 def last_epochs(variants: Sequence[Variant], colours: Sequence[str], caption: str) -> Table:
     """The notebook's tables 1 and 2: accuracies of the last epoch, beside what it reported."""
     claims = [claim(variant.settings) for variant in variants]
-    head = ["variant", "training accuracy", "validation accuracy", "validation accuracy of the kept weights"]
+    head = ["variant", "training", "validation", "kept weights, validation"]
     if any(claims):
         head += ["notebook: training", "notebook: validation"]
     rows = []
@@ -85,7 +85,7 @@ def last_epochs(variants: Sequence[Variant], colours: Sequence[str], caption: st
 
 def kept_scores(variants: Sequence[Variant], colours: Sequence[str], caption: str) -> Table:
     rows = [
-        [variant.name, *(mean_and_spread(variant.scores(metric)) for metric in METRIC_NAMES)] for variant in variants
+        [variant.name, *(mean_and_spread(variant.scores(metric), 3) for metric in METRIC_NAMES)] for variant in variants
     ]
     return Table(caption, ["variant", *METRIC_NAMES.values()], rows, swatches=colours)
 
@@ -100,7 +100,7 @@ def confusions(runs: Sequence[Run]) -> Table:
         counts = confusion_of(run)
         rows.append(
             [
-                run.name,
+                f"seed {run.seed}",
                 f"{counts.true_positive:,}",
                 f"{counts.false_negative:,}",
                 f"{counts.true_negative:,}",
@@ -110,7 +110,7 @@ def confusions(runs: Sequence[Run]) -> Table:
             ]
         )
     head = ["run", "true +", "false −", "true −", "false +", "sensitivity", "specificity"]
-    return Table("The same counts for each of its runs.", head, rows)
+    return Table("The same counts for each of the variant's runs.", head, rows)
 
 
 def networks(variants: Sequence[Variant]) -> list[Table]:
@@ -121,7 +121,11 @@ def networks(variants: Sequence[Variant]) -> list[Table]:
         summary = summary_of(variant.runs[0].config)
         summaries[summary.layers] = summary
         names.setdefault(summary.layers, []).append(variant.name)
-    return [layers(f"Network of {', '.join(names[key])}", summary) for key, summary in summaries.items()]
+    return [layers(f"Network of {_enumerate(names[key])}", summary) for key, summary in summaries.items()]
+
+
+def _enumerate(names: Sequence[str]) -> str:
+    return ", ".join(f"“{name}”" for name in names)
 
 
 def summary_of(config: RunConfig) -> Summary:
@@ -152,22 +156,33 @@ def runs_table(runs: Sequence[Run], base: RunConfig) -> Table:
     rows = []
     for run in runs:
         history = run.history
-        speed = float(history["training_patches"].sum()) / max(float(history["duration_s"].sum()), 1e-9)
-        kept = best_epoch(history.to_dict("records"), run.config.fit) if run.config.fit.keep == "best" else len(history)
         rows.append(
             [
                 run.name,
                 differing(run.config, base) or "as above",
                 str(len(history)),
-                str(kept),
+                str(_kept_epoch(run)),
                 number(run.scores["auc"]),
                 number(run.scores["accuracy"]),
                 f"{history['duration_s'].sum():,.0f}",
-                f"{speed:,.0f}",
+                f"{patches_per_s(run):,.0f}",
             ]
         )
-    head = ["run", "settings", "epochs", "kept epoch", "AUC", "accuracy", "duration, s", "patches a second"]
+    head = ["run", "settings", "epochs", "kept epoch", "AUC", "accuracy", "duration, s", "patches / s"]
     return Table("", head, rows, frozenset({"settings"}))
+
+
+def patches_per_s(run: Run) -> float:
+    """Patches trained on in a second, over all epochs of a run, without the time for validation."""
+    patches = run.history["training_patches"]
+    return float(patches.sum() / (patches / run.history["patches_per_s"]).sum())
+
+
+def _kept_epoch(run: Run) -> int:
+    if run.config.fit.keep == "last":
+        return len(run.history)
+    rows = [{str(column): value for column, value in row.items()} for row in run.history.to_dict("records")]
+    return best_epoch(rows, run.config.fit)
 
 
 def differing(config: RunConfig, base: RunConfig) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -26,39 +26,43 @@ NOTEBOOK = (
 
 
 @dataclass(frozen=True)
-class Caution:
-    """Something in the settings or data that a reader of the scores must know."""
+class Remark:
+    """Something that a reader of the scores must know, in a few words and in full."""
 
     title: str
     text: str
 
 
-def split_caution(basis: str) -> Caution | None:
+def split_name(basis: str) -> str:
+    return {"random": "random", "file": "from a file"}.get(basis, f"by {basis}")
+
+
+def split_caution(basis: str) -> Remark | None:
     """What the split leaves open; None where slides are kept apart."""
     match basis:
         case "slide":
             return None
         case "random":
-            return Caution(
+            return Remark(
                 "The split ignores slides",
                 "Patches of one slide, some overlapping pixel for pixel, stand on both sides. A network can know "
                 "the slide instead of the tumour: every score below is too good, and says little about new slides.",
             )
         case "group":
-            return Caution(
+            return Remark(
                 "Slides are not known",
                 "Patches found to share tissue stay on one side, but patches of one slide may stand on both: the "
                 "scores may be too good. Give a table of slides for a split that can be trusted.",
             )
         case _:
-            return Caution(
+            return Remark(
                 "The split comes from a file",
                 "What that file keeps apart is not known here; if patches of one slide stand on both sides, the "
                 "scores are too good.",
             )
 
 
-def cautions(config: RunConfig, runs: Sequence[Run], *, training: int, validation: int) -> list[Caution]:
+def cautions(config: RunConfig, runs: Sequence[Run], *, training: int, validation: int) -> list[Remark]:
     """What is doubtful about these settings, said only where it is so; sizes are those of the split's sides."""
     found = []
     trained = max(int(run.history["training_patches"].max()) for run in runs)
@@ -66,16 +70,26 @@ def cautions(config: RunConfig, runs: Sequence[Run], *, training: int, validatio
     if trained < training or validated < validation:
         moving = "Each epoch is validated on another part, so some of a curve's wobble is the change of part. "
         found.append(
-            Caution(
+            Remark(
                 "Epochs are not whole",
                 f"An epoch trains on {trained:,} of {training:,} patches and validates on {validated:,} of "
                 f"{validation:,}. {moving if validated < validation else ''}The scores of the kept weights are of "
                 "the whole validation side.",
             )
         )
+    constant = sum(_calls_all_the_same(run) for run in runs)
+    if constant:
+        found.append(
+            Remark(
+                "Some runs say one thing only",
+                f"At the threshold 0.5, {constant} of {len(runs)} kept networks call every validation patch the same; "
+                "their accuracy is the share of that class, whatever their AUC. Longer training, another batch-norm "
+                "momentum or another threshold would mend that.",
+            )
+        )
     if len({run.seed for run in runs}) == 1:
         found.append(
-            Caution(
+            Remark(
                 "One run a variant",
                 "Two runs of the same settings differ by the luck of their seeds, often by more than two variants "
                 "do. One run cannot tell such luck from a better variant.",
@@ -84,7 +98,7 @@ def cautions(config: RunConfig, runs: Sequence[Run], *, training: int, validatio
     if config.preprocess.size_px < config.preprocess.crop_px:
         shrunk = CENTRE_SIZE_PX * config.preprocess.size_px / config.preprocess.crop_px
         found.append(
-            Caution(
+            Remark(
                 "The labelled centre is shrunken",
                 f"Resizing {config.preprocess.crop_px} to {config.preprocess.size_px} pixels leaves about "
                 f"{shrunk:.0f} × {shrunk:.0f} of the {CENTRE_SIZE_PX} × {CENTRE_SIZE_PX} pixels that the label "
@@ -94,7 +108,7 @@ def cautions(config: RunConfig, runs: Sequence[Run], *, training: int, validatio
         )
     if config.augment.zoom > 0:
         found.append(
-            Caution(
+            Remark(
                 "Zoom can make labels wrong",
                 f"A random zoom of {config.augment.zoom:g} moves tissue across the border of the labelled centre: "
                 "tumour comes in or goes out, and the label stays.",
@@ -102,14 +116,14 @@ def cautions(config: RunConfig, runs: Sequence[Run], *, training: int, validatio
         )
     if config.fit.keep == "last":
         found.append(
-            Caution(
+            Remark(
                 "The last epoch is kept, not the best",
                 "The scores depend on where a noisy curve happens to stand at its end.",
             )
         )
     else:
         found.append(
-            Caution(
+            Remark(
                 "The kept epoch was chosen on the validation side",
                 f"Each run keeps the epoch with the best validation {METRIC_NAMES[config.fit.metric]}, and is scored "
                 "on those same patches: slightly too good.",
@@ -117,7 +131,7 @@ def cautions(config: RunConfig, runs: Sequence[Run], *, training: int, validatio
         )
     if config.fit.metric == "accuracy":
         found.append(
-            Caution(
+            Remark(
                 "Accuracy decides",
                 "Accuracy depends on the threshold of 0.5 and on the share of tumour; the competition is scored by "
                 "the AUC, which depends on neither.",
@@ -126,10 +140,16 @@ def cautions(config: RunConfig, runs: Sequence[Run], *, training: int, validatio
     return found
 
 
+def _calls_all_the_same(run: Run) -> bool:
+    said = run.predictions.probabilities > 0.5
+    return bool(said.all() or not said.any())
+
+
 def in_words(difference: Difference) -> str:
-    return difference.in_words().replace(
-        f" in {difference.metric} ", f" in {METRIC_NAMES.get(difference.metric, difference.metric)} "
-    )
+    """The comparison's own words, with names that stand out in a sentence."""
+    name = METRIC_NAMES.get(difference.metric, difference.metric)
+    quoted = replace(difference, a=f"“{difference.a}”", b=f"“{difference.b}”", metric=name)
+    return quoted.in_words()
 
 
 def seen(comparison: Comparison, metrics: Sequence[str]) -> list[str]:
@@ -159,6 +179,21 @@ def spread(comparison: Comparison, metric: str) -> str:
     return f"{told} That describes these runs; it is no test, and no winner is named."
 
 
+def same_training(comparison: Comparison) -> str | None:
+    """Why table 2 shows one training accuracy several times; None where it does not."""
+    keys = {key for variant in comparison.variants for key in variant.settings}
+    last = {
+        tuple(float(run.history["training_accuracy"].iloc[-1]) for run in variant.runs)
+        for variant in comparison.variants
+    }
+    if keys != {"model.bn_momentum"} or len(comparison.variants) < 2 or len(last) > 1:
+        return None
+    return (
+        "The training accuracies are equal because they must be: the momentum only sets how fast batch "
+        "normalisation's moving averages follow, and those are used in validation, not in training."
+    )
+
+
 def against_claims(comparison: Comparison) -> str | None:
     """The notebook's own difference between its two variants beside ours; None where it had no such two."""
     if len(comparison.variants) != 2:
@@ -173,8 +208,8 @@ def against_claims(comparison: Comparison) -> str | None:
         for a, b in zip(first.runs, second.runs, strict=True)
     ]
     return (
-        f"The notebook reported {second.name} minus {first.name} as {stated:+.4f} in the validation accuracy of the "
-        f"last epoch, from one run. Here the same difference is {_signed(ours)}, on other patches: its figures are "
+        f"The notebook reported “{second.name}” minus “{first.name}” as {stated:+.4f} in the validation accuracy of "
+        f"the last epoch, from one run. Here the same difference is {_signed(ours)}, on other patches: its figures are "
         "for reference, not a target."
     )
 
@@ -188,9 +223,9 @@ def chosen(variant: Variant, metric: str, submission_rows: int) -> str:
     score = mean_and_spread(variant.scores(metric))
     if submission_rows:
         runs = "its run" if len(variant.runs) == 1 else f"its {len(variant.runs)} runs, averaged"
-        purpose = f"The submission of {submission_rows:,} rows was made with {variant.name}: {runs}"
+        purpose = f"The submission of {submission_rows:,} rows was made with “{variant.name}”: {runs}"
     else:
-        purpose = f"ROC curve, confusion matrix and mistakes below are shown for {variant.name}"
+        purpose = f"ROC curve, confusion matrix and mistakes below are of “{variant.name}”"
     return (
         f"{purpose}. It has the highest validation {METRIC_NAMES[metric]} ({score}). That is a choice that had to be "
         "made, not a verdict."

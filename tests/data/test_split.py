@@ -1,0 +1,162 @@
+"""Balance, sample and split: right counts, no slide on two sides, both classes alike, reproducible."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sentinode.config import BalanceConfig, SampleConfig, SplitConfig
+from sentinode.data.split import (
+    Candidates,
+    assign_units,
+    drop_negatives,
+    make_split,
+    sample_classes,
+    unite_groups,
+)
+from sentinode.errors import SplitError
+
+
+def candidates(count: int = 600, *, slides: int = 20, seed: int = 0, slides_known: bool = True) -> Candidates:
+    """Patches of slides with very different tumour fractions."""
+    rng = np.random.default_rng(seed)
+    slide = rng.integers(0, slides, count)
+    labels = (rng.random(count) < rng.uniform(0.05, 0.9, slides)[slide]).astype(np.int8)
+    ids = np.array([f"p{n}" for n in range(count)])
+    none = np.full(count, "", dtype=str)
+    return Candidates(ids, labels, slide.astype(str) if slides_known else none, none)
+
+
+def split_of(data: Candidates, **settings: object) -> tuple[np.ndarray, np.ndarray]:
+    split = make_split(data, BalanceConfig(), SampleConfig(), SplitConfig(**settings))  # type: ignore[arg-type]
+    side = {i: 0 for i in split.training} | {i: 1 for i in split.validation}
+    return np.array([side[i] for i in data.ids]), data.labels
+
+
+def test_the_notebooks_own_numbers() -> None:
+    """130,908 negatives less 31 % are 90,327; 25,000 a class; 35,000 to train and 15,000 to validate."""
+    labels = np.array([0] * 130_908 + [1] * 89_117, dtype=np.int8)
+    kept = drop_negatives(labels, BalanceConfig(drop_negative_fraction=0.31))
+    assert (labels[kept] == 0).sum() == 130_908 - round(130_908 * 0.31)
+    assert (labels[kept] == 1).sum() == 89_117
+    notices: list[str] = []
+    drawn = sample_classes(labels[kept], SampleConfig(per_class=25_000), notices)
+    assert np.bincount(labels[kept][drawn]).tolist() == [25_000, 25_000]
+    assert notices == []
+    units = np.arange(50_000)
+    side = assign_units(labels[kept][drawn].astype(int), units, np.array([0.7, 0.3]), np.random.default_rng(25))
+    assert np.bincount(side).tolist() == [35_000, 15_000]
+
+
+def test_a_sample_larger_than_a_class_is_clipped_with_a_notice() -> None:
+    data, notices = candidates(100), []
+    smaller = int(min(np.bincount(data.labels)))
+    drawn = sample_classes(data.labels, SampleConfig(per_class=1000), notices)
+    assert np.bincount(data.labels[drawn]).tolist() == [smaller, smaller]
+    assert len(notices) == 1
+    assert f"clipped to {smaller}" in notices[0]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10_000), st.integers(4, 60), st.floats(0.15, 0.5))
+def test_no_slide_stands_on_two_sides(seed: int, slides: int, fraction: float) -> None:
+    data = candidates(400, slides=slides, seed=seed)
+    side, _ = split_of(data, validation_fraction=fraction, seed=seed)
+    for slide in np.unique(data.slides):
+        assert len(set(side[data.slides == slide])) == 1
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_both_sides_have_their_share_of_both_classes(seed: int) -> None:
+    side, labels = split_of(candidates(3000, slides=40, seed=seed), seed=seed)
+    assert np.mean(side) == pytest.approx(0.3, abs=0.01)
+    for label in (0, 1):
+        assert np.mean(side[labels == label]) == pytest.approx(0.3, abs=0.02)
+
+
+def test_with_slides_unknown_groups_stay_together_and_singles_are_free() -> None:
+    data = candidates(300, slides_known=False)
+    groups = np.array([f"g{n // 5}" if n < 100 else "" for n in range(300)])
+    data = Candidates(data.ids, data.labels, data.slides, groups)
+    split = make_split(data, BalanceConfig(), SampleConfig(), SplitConfig())
+    assert split.basis == "group"
+    on_validation = np.isin(data.ids, split.validation)
+    for group in set(groups) - {""}:
+        assert len(set(on_validation[groups == group])) == 1
+    assert 0 < on_validation[groups == ""].mean() < 1
+
+
+def test_a_random_split_says_that_it_ignores_slides() -> None:
+    split = make_split(candidates(), BalanceConfig(), SampleConfig(), SplitConfig(by="random"))
+    assert split.ignores_slides
+    assert "IGNORES SLIDES" in split.describe()
+
+
+def test_the_seed_decides() -> None:
+    data = candidates()
+    first, _ = split_of(data, seed=1)
+    assert np.array_equal(first, split_of(data, seed=1)[0])
+    assert not np.array_equal(first, split_of(data, seed=2)[0])
+
+
+def test_three_parts_can_be_assigned_too() -> None:
+    data = candidates(3000, slides=60)
+    units = np.unique(data.slides, return_inverse=True)[1]
+    part = assign_units(data.labels.astype(int), units, np.full(3, 1 / 3), np.random.default_rng(0))
+    assert np.bincount(part) / 3000 == pytest.approx(np.full(3, 1 / 3), abs=0.02)
+
+
+def test_too_few_slides_is_an_error() -> None:
+    with pytest.raises(SplitError, match="at least 2"):
+        split_of(candidates(100, slides=1))
+
+
+def test_a_side_with_one_class_is_an_error() -> None:
+    labels = np.array([0] * 50 + [1] * 50, dtype=np.int8)
+    slides = np.array(["a"] * 50 + ["b"] * 50)
+    data = Candidates(np.arange(100).astype(str), labels, slides, np.full(100, "", dtype=str))
+    with pytest.raises(SplitError, match="has (no patch|only the class)"):
+        split_of(data)
+
+
+def test_slides_asked_for_but_not_known_is_an_error() -> None:
+    with pytest.raises(SplitError, match="not known"):
+        split_of(candidates(slides_known=False), by="slide")
+
+
+def test_a_split_reads_back_from_its_table(tmp_path: Path) -> None:
+    data = candidates(200)
+    drawn = make_split(data, BalanceConfig(), SampleConfig(per_class=40), SplitConfig())
+    drawn.write(tmp_path / "split.csv", labels=dict(zip(data.ids.tolist(), data.labels.tolist(), strict=True)))
+    again = make_split(data, BalanceConfig(), SampleConfig(), SplitConfig(by="file", file=tmp_path / "split.csv"))
+    assert set(again.training) == set(drawn.training)
+    assert set(again.validation) == set(drawn.validation)
+    assert again.left_out == {"split: not in the file": 120}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("id,side\np1,test\n", "neither"),
+        ("id,side\np1,training\np1,validation\n", "twice"),
+        ("id,part\np1,x\n", "columns"),
+    ],
+)
+def test_a_wrong_table_of_sides_is_refused(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "split.csv"
+    path.write_text(text)
+    with pytest.raises(SplitError, match=said):
+        split_of(candidates(), by="file", file=path)
+
+
+def test_groupings_are_united() -> None:
+    first = np.array(["a", "a", "", "", "", ""])
+    second = np.array(["", "x", "x", "y", "y", ""])
+    united = unite_groups(first, second)
+    assert united[0] == united[1] == united[2] != ""
+    assert united[3] == united[4] not in ("", united[0])
+    assert united[5] == ""

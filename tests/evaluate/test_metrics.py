@@ -1,0 +1,67 @@
+"""Scores against hand-computed values and scikit-learn."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import sklearn.metrics as reference
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sentinode.evaluate import metrics
+
+
+def example(seed: int, *, ties: bool) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    labels = np.r_[0, 1, rng.integers(0, 2, rng.integers(3, 80))].astype(np.int8)
+    probabilities = np.clip(rng.normal(0.4 + 0.2 * labels, 0.25), 0, 1)
+    return labels, np.round(probabilities, 1) if ties else probabilities
+
+
+def test_auc_by_hand() -> None:
+    labels, scores = np.array([0, 0, 1, 1]), np.array([0.1, 0.4, 0.35, 0.8])
+    assert metrics.auc(labels, scores) == 0.75  # 3 of 4 pairs in order
+    assert metrics.auc(labels, np.full(4, 0.5)) == 0.5
+    assert metrics.auc(labels, -scores) == 0.25
+    assert np.isnan(metrics.auc(np.zeros(4, int), scores))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 100_000), st.booleans())
+def test_agreement_with_scikit_learn(seed: int, ties: bool) -> None:
+    labels, p = example(seed, ties=ties)
+    assert metrics.auc(labels, p) == pytest.approx(reference.roc_auc_score(labels, p), abs=1e-12)
+    assert metrics.average_precision(labels, p) == pytest.approx(reference.average_precision_score(labels, p))
+    assert metrics.brier_score(labels, p) == pytest.approx(reference.brier_score_loss(labels, p))
+    assert metrics.accuracy(labels, p) == pytest.approx(reference.accuracy_score(labels, p > 0.5))
+    inside = np.clip(p, 1e-7, 1 - 1e-7)
+    assert metrics.log_loss(labels, p) == pytest.approx(reference.log_loss(labels, inside))
+    ((tn, fp), (fn, tp)) = reference.confusion_matrix(labels, p > 0.5, labels=[0, 1])
+    ours = metrics.confusion(labels, p)
+    assert (ours.true_negative, ours.false_positive, ours.false_negative, ours.true_positive) == (tn, fp, fn, tp)
+    curve = metrics.roc_curve(labels, p)
+    fpr, tpr, _ = reference.roc_curve(labels, p, drop_intermediate=False)
+    assert curve.false_positive_rate == pytest.approx(fpr)
+    assert curve.sensitivity == pytest.approx(tpr)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 100_000))
+def test_auc_sees_order_only(seed: int) -> None:
+    labels, p = example(seed, ties=True)
+    assert metrics.auc(labels, p) == pytest.approx(metrics.auc(labels, np.exp(3 * p)))
+    assert metrics.auc(1 - labels, p) == pytest.approx(1 - metrics.auc(labels, p))
+
+
+def test_sensitivity_and_specificity_by_hand() -> None:
+    labels, p = np.array([1, 1, 1, 0, 0]), np.array([0.9, 0.6, 0.2, 0.7, 0.5])
+    found = metrics.confusion(labels, p)
+    assert found.sensitivity == pytest.approx(2 / 3)
+    assert found.specificity == pytest.approx(1 / 2)  # exactly 0.5 counts as negative, as in Keras
+
+
+def test_all_scores_are_named() -> None:
+    labels, p = example(1, ties=False)
+    assert set(metrics.scores(labels, p)) == {
+        "auc", "average_precision", "accuracy", "sensitivity", "specificity", "log_loss", "brier_score",
+    }  # fmt: skip

@@ -1,0 +1,141 @@
+"""Comparisons are paired and name no winner; a search resumes and any setting can be searched."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from sentinode.config import StudyConfig, load_preset, override
+from sentinode.errors import RunError
+from sentinode.experiments import compare as compare_module
+from sentinode.experiments.compare import Difference, RunStore, Variant, compare, paired
+from sentinode.experiments.material import Material
+from sentinode.experiments.tune import tune
+
+CPU = torch.device("cpu")
+QUICK = {"fit.epochs": 1, "fit.batch_size": 16, "predict.views": 1}
+
+
+@pytest.fixture
+def config() -> StudyConfig:
+    return override(load_preset("fair"), {**QUICK, "seeds": [25, 26]})
+
+
+def store(material: Material, folder: Path) -> RunStore:
+    return RunStore(material, folder / "runs", device=CPU)
+
+
+def test_variants_are_run_on_the_same_seeds_and_patches(
+    material: Material, config: StudyConfig, tmp_path: Path
+) -> None:
+    comparison = compare(config, store(material, tmp_path))
+    assert [variant.name for variant in comparison.variants] == ["before", "after"]
+    assert comparison.seeds == (25, 26)
+    ids = [run.predictions.ids.tolist() for variant in comparison.variants for run in variant.runs]
+    assert all(other == ids[0] for other in ids)
+    (difference,) = comparison.differences("auc")
+    after, before = comparison.variants[1].scores("auc"), comparison.variants[0].scores("auc")
+    assert difference.by_seed == pytest.approx(tuple(after - before))
+
+
+def test_equal_settings_are_trained_once(material: Material, config: StudyConfig, tmp_path: Path) -> None:
+    runs = store(material, tmp_path)
+    comparison = compare(config, runs)
+    tuning = tune(config, runs, tmp_path / "tune").comparison
+    assert [variant.name for variant in tuning.variants] == [f"bn_momentum {m}" for m in (0.99, 0.75, 0.5, 0.25)]
+    assert tuning.variants[0].runs[0].folder == comparison.variants[0].runs[0].folder
+    assert len(list((tmp_path / "runs").iterdir())) == 2 * 2 + 3 * 2
+
+
+def test_one_run_names_no_winner() -> None:
+    said = Difference("after", "before", "auc", (0.2,)).in_words()
+    assert "no winner is named" in said
+    assert "better" not in said
+
+
+def test_several_seeds_are_told_by_mean_spread_and_count() -> None:
+    said = Difference("after", "before", "auc", (0.01, 0.03, -0.01)).in_words()
+    assert "+0.0100" in said
+    assert "0.0200" in said
+    assert "2 of 3" in said
+
+
+def test_standard_deviation_is_the_samples_and_unknown_for_one(
+    material: Material, config: StudyConfig, tmp_path: Path
+) -> None:
+    (before, _) = compare(config, store(material, tmp_path)).variants
+    values = before.scores("auc")
+    assert before.standard_deviation("auc") == pytest.approx(abs(values[0] - values[1]) / np.sqrt(2))
+    assert Variant("one", {}, before.runs[:1]).standard_deviation("auc") is None
+
+
+def test_unpaired_runs_are_refused(material: Material, config: StudyConfig, tmp_path: Path) -> None:
+    (before, after) = compare(config, store(material, tmp_path)).variants
+    with pytest.raises(RunError, match="other seeds"):
+        paired([before, Variant("after", {}, after.runs[::-1])])
+    other = override(config, {"split.validation_fraction": 0.5})
+    (elsewhere, _) = compare(other, RunStore(material, tmp_path / "other", device=CPU)).variants
+    with pytest.raises(RunError, match="other patches"):
+        paired([before, elsewhere])
+
+
+def test_an_interrupted_search_goes_on_where_it_stopped(
+    material: Material, config: StudyConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = tune(config, store(material, tmp_path / "whole"), tmp_path / "whole" / "tune").comparison
+
+    class KilledError(Exception):
+        pass
+
+    trained: list[str] = []
+    train = compare_module.train_run
+
+    def stop_at_the_fourth(*args: object, **options: object) -> object:
+        if len(trained) == 3:
+            raise KilledError
+        trained.append(str(args[2]))
+        return train(*args, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(compare_module, "train_run", stop_at_the_fourth)
+    with pytest.raises(KilledError):
+        tune(config, store(material, tmp_path / "broken"), tmp_path / "broken" / "tune")
+    monkeypatch.setattr(compare_module, "train_run", train)
+    resumed = tune(config, store(material, tmp_path / "broken"), tmp_path / "broken" / "tune").comparison
+    assert [v.name for v in resumed.variants] == [v.name for v in whole.variants]
+    for mine, theirs in zip(resumed.variants, whole.variants, strict=True):
+        assert mine.scores("auc").tolist() == theirs.scores("auc").tolist()
+
+
+def test_any_setting_can_be_searched_with_another_sampler(
+    material: Material, config: StudyConfig, tmp_path: Path
+) -> None:
+    searching = override(
+        config,
+        {
+            "seeds": [25],
+            "tune.sampler": "tpe",
+            "tune.trials": 4,
+            "tune.search": {"fit.learning_rate": {"low": 1e-4, "high": 1e-2, "log": True}, "fit.batch_size": [8, 16]},
+        },
+    )
+    tuning = tune(searching, store(material, tmp_path), tmp_path / "tune")
+    for variant in tuning.comparison.variants:
+        run = variant.runs[0].config
+        assert 1e-4 <= run.fit.learning_rate <= 1e-2
+        assert run.fit.learning_rate == variant.settings["fit.learning_rate"]
+        assert run.fit.batch_size in (8, 16)
+
+
+def test_a_pruner_stops_poor_trials_and_they_are_counted(
+    material: Material, config: StudyConfig, tmp_path: Path
+) -> None:
+    settings = {"seeds": [25], "fit.epochs": 4, "tune.pruner": "halving", "tune.sampler": "random", "tune.trials": 6}
+    searching = override(
+        config, {**settings, "tune.search": {"fit.learning_rate": [1e-3, 1e-9], "model.norm": ["before", "after"]}}
+    )
+    tuning = tune(searching, store(material, tmp_path), tmp_path / "tune")
+    assert tuning.pruned > 0
+    assert len(tuning.comparison.variants) >= 1

@@ -1,0 +1,160 @@
+"""One run: its folder is complete, checked, resumable, and never mistaken for another's."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from sentinode.config import FitConfig, RunConfig, override
+from sentinode.errors import DivergedError, RunError
+from sentinode.evaluate.metrics import scores
+from sentinode.experiments.material import Material
+from sentinode.experiments.run import CONTENTS, Run, verify
+from sentinode.experiments.train import best_epoch, has_finished, train_run
+from sentinode.fit import epochs
+
+CPU = torch.device("cpu")
+
+
+class KilledError(Exception):
+    """Stands for a process that is killed between two epochs."""
+
+
+def kill_after(epoch: int):  # noqa: ANN201
+    def on_epoch(row: dict[str, object]) -> None:
+        if row["epoch"] == epoch:
+            raise KilledError
+
+    return on_epoch
+
+
+def test_a_run_folder_holds_what_the_design_says(material: Material, run_config: RunConfig, tmp_path: Path) -> None:
+    run = train_run(material, run_config, tmp_path / "run", device=CPU)
+    assert {*CONTENTS, "manifest.json", "checkpoint"} == {path.name for path in run.folder.iterdir()}
+    split = pd.read_csv(run.folder / "split.csv")
+    assert split.columns.tolist() == ["id", "label", "side"]
+    assert run.history["epoch"].tolist() == [1, 2, 3]
+    assert run.predictions.ids.tolist() == split.loc[split["side"] == "validation", "id"].tolist()
+    assert run.scores == pytest.approx(scores(run.predictions.labels, run.predictions.probabilities))
+    assert {"sentinode", "git", "libraries", "device", "seed", "data_sha256", "torch_threads"} <= run.environment.keys()
+    assert run.config == run_config
+
+
+def test_the_kept_weights_are_the_best_epochs(material: Material, run_config: RunConfig, tmp_path: Path) -> None:
+    run = train_run(material, run_config, tmp_path / "run", device=CPU)
+    best = run.history["validation_auc"].max()
+    assert run.scores["auc"] == pytest.approx(best, abs=1e-9)  # one view, so the epoch's own score
+
+
+def test_last_keeps_the_last(material: Material, run_config: RunConfig, tmp_path: Path) -> None:
+    run = train_run(material, override(run_config, {"fit.keep": "last"}), tmp_path / "run", device=CPU)
+    assert run.scores["auc"] == pytest.approx(run.history["validation_auc"].iloc[-1], abs=1e-9)
+    assert run.scores["log_loss"] == pytest.approx(run.history["validation_loss"].iloc[-1], abs=1e-4)
+
+
+def test_killed_and_resumed_equals_uninterrupted(material: Material, run_config: RunConfig, tmp_path: Path) -> None:
+    whole = train_run(material, run_config, tmp_path / "whole", device=CPU)
+    with pytest.raises(KilledError):
+        train_run(material, run_config, tmp_path / "broken", device=CPU, on_epoch=kill_after(2))
+    with pytest.raises(RunError, match="unfinished"):
+        Run.open(tmp_path / "broken")
+    with pytest.raises(RunError, match="--resume"):
+        train_run(material, run_config, tmp_path / "broken", device=CPU)
+    resumed = train_run(material, run_config, tmp_path / "broken", device=CPU, resume=True)
+    assert (resumed.folder / "model.safetensors").read_bytes() == (whole.folder / "model.safetensors").read_bytes()
+    assert (resumed.folder / "predictions.csv").read_bytes() == (whole.folder / "predictions.csv").read_bytes()
+    same = [c for c in whole.history if c not in ("duration_s", "patches_per_s")]
+    pd.testing.assert_frame_equal(resumed.history[same], whole.history[same])
+
+
+def test_a_finished_run_is_not_trained_again(
+    material: Material, run_config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train_run(material, run_config, tmp_path / "run", device=CPU)
+    monkeypatch.setattr(epochs, "train_step", lambda *_: pytest.fail("trained again"))
+    train_run(material, run_config, tmp_path / "run", device=CPU, resume=True)
+
+
+def test_other_settings_or_other_data_are_refused(material: Material, run_config: RunConfig, tmp_path: Path) -> None:
+    train_run(material, run_config, tmp_path / "run", device=CPU)
+    with pytest.raises(RunError, match="other settings"):
+        train_run(material, override(run_config, {"fit.seed": 1}), tmp_path / "run", device=CPU, resume=True)
+    from conftest import make_patches
+
+    other = make_patches(seed=1, count=80)
+    with pytest.raises(RunError, match="other patches"):
+        train_run(Material(other, other.groups), run_config, tmp_path / "run", device=CPU, resume=True)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("precious")
+    with pytest.raises(RunError, match="not empty"):
+        train_run(material, run_config, tmp_path / "mine", device=CPU)
+
+
+@pytest.mark.parametrize("name", CONTENTS)
+def test_a_missing_or_foreign_file_is_refused(
+    material: Material, run_config: RunConfig, tmp_path: Path, name: str
+) -> None:
+    folder = tmp_path / "run"
+    train_run(material, override(run_config, {"fit.epochs": 1}), folder, device=CPU)
+    content = (folder / name).read_bytes()
+    (folder / name).write_bytes(content + b" ")
+    with pytest.raises(RunError, match="is not the file"):
+        verify(folder)
+    (folder / name).unlink()
+    with pytest.raises(RunError, match="is missing") as caught:
+        verify(folder)
+    assert str(folder / name) in str(caught.value)
+
+
+def test_a_damaged_manifest_is_refused(material: Material, run_config: RunConfig, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    train_run(material, override(run_config, {"fit.epochs": 1}), folder, device=CPU)
+    (folder / "manifest.json").write_text(json.dumps({"sha256": {}}))
+    with pytest.raises(RunError, match="no manifest of a run"):
+        Run.open(folder)
+    with pytest.raises(RunError, match="no run"):
+        Run.open(tmp_path)
+
+
+def test_divergence_keeps_the_last_good_weights(
+    material: Material, run_config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = epochs.train_step
+
+    def diverge_in_epoch_two(state, *rest):  # noqa: ANN001, ANN002, ANN202
+        logits, losses = step(state, *rest)
+        return logits, losses * float("nan") if state.epochs_done == 1 else losses
+
+    monkeypatch.setattr(epochs, "train_step", diverge_in_epoch_two)
+    with pytest.raises(DivergedError, match="epoch 2"):
+        train_run(material, run_config, tmp_path / "run", device=CPU)
+    monkeypatch.undo()
+    resumed = train_run(material, run_config, tmp_path / "run", device=CPU, resume=True)
+    assert np.isfinite(resumed.history["training_loss"]).all()
+
+
+def test_early_stopping_counts_from_the_best() -> None:
+    config = FitConfig(epochs=10, patience=2)
+    history = [{"epoch": n + 1, "validation_auc": auc} for n, auc in enumerate([0.6, 0.8, 0.7, 0.8])]
+    assert best_epoch(history, config) == 2
+    assert not has_finished(history[:3], config)
+    assert has_finished(history, config)
+    assert not has_finished(history, FitConfig(epochs=10))
+    assert has_finished(history, FitConfig(epochs=4))
+    assert not has_finished([], config)
+
+
+def test_a_run_that_stopped_early_is_not_trained_further_when_resumed(
+    material: Material, run_config: RunConfig, tmp_path: Path
+) -> None:
+    config = override(run_config, {"fit.epochs": 30, "fit.patience": 1})
+    run = train_run(material, config, tmp_path / "run", device=CPU)
+    count = len(run.history)
+    assert count < 30
+    (run.folder / "manifest.json").unlink()
+    assert len(train_run(material, config, tmp_path / "run", device=CPU, resume=True).history) == count

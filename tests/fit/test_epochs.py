@@ -1,0 +1,137 @@
+"""The loop: it learns, is the same after any interruption, and stops where the loss is no number."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_patches
+
+from sentinode.config import AugmentConfig, FitConfig, ModelConfig, PreprocessConfig
+from sentinode.data.batches import BatchStream
+from sentinode.data.preprocess import prepare
+from sentinode.errors import DivergedError, RunError
+from sentinode.fit.checkpoint import load_checkpoint, load_weights, save_checkpoint, save_weights
+from sentinode.fit.epochs import EpochRecord, FitState, fit_epochs, steps_in_epoch
+from sentinode.models.build import build
+
+CPU = torch.device("cpu")
+CONFIG = FitConfig(epochs=4, batch_size=8)
+AUGMENT = AugmentConfig(stain_jitter=0.1)
+
+
+def stream(config: FitConfig, *, count: int = 40, shuffle: bool = True, seed: int = 5) -> BatchStream:
+    patches = make_patches(count)
+    prepared = prepare(patches, np.arange(count), PreprocessConfig(), budget_mb=100)
+    return BatchStream(prepared, patches.labels, batch_size=config.batch_size, seed=seed, shuffle=shuffle)
+
+
+def new_state(config: FitConfig = CONFIG, *, bn_momentum: float = 0.75) -> FitState:
+    generator = torch.Generator().manual_seed(3)
+    return FitState.start(build(ModelConfig(bn_momentum=bn_momentum), input_size_px=32, generator=generator), config)
+
+
+def run(state: FitState, config: FitConfig = CONFIG, augment: AugmentConfig = AUGMENT) -> list[EpochRecord]:
+    return list(fit_epochs(state, stream(config), stream(config, shuffle=False), config, augment, device=CPU))
+
+
+def test_it_learns() -> None:
+    config = FitConfig(epochs=12, batch_size=8)
+    records = run(new_state(config), config, AugmentConfig())
+    assert records[-1].training.loss < 0.2 < records[0].training.loss
+    found = (records[-1].validation.logits > 0) == (records[-1].validation.labels == 1)
+    assert found.mean() > 0.9
+
+
+def test_records_hold_what_was_seen() -> None:
+    (first, *_) = records = run(new_state())
+    assert [record.epoch for record in records] == [1, 2, 3, 4]
+    assert len(first.training.labels) == len(first.validation.labels) == 40
+    logits, labels = first.validation.logits.astype(np.float64), first.validation.labels
+    by_hand = np.mean(np.logaddexp(0, logits) - labels * logits)
+    assert first.validation.loss == pytest.approx(by_hand, rel=1e-5)
+
+
+@pytest.mark.parametrize("stop_after", [1, 3])
+def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path: Path, stop_after: int) -> None:
+    whole = new_state()
+    run(whole)
+    broken = new_state()
+    records = fit_epochs(broken, stream(CONFIG), stream(CONFIG, shuffle=False), CONFIG, AUGMENT, device=CPU)
+    for _ in range(stop_after):
+        next(records)
+        save_checkpoint(tmp_path / "c.safetensors", broken, [{"epoch": broken.epochs_done}])
+    resumed = new_state()
+    history = load_checkpoint(tmp_path / "c.safetensors", resumed)
+    assert history == [{"epoch": stop_after}]
+    assert len(run(resumed)) == CONFIG.epochs - stop_after
+    for name, expected in whole.network.state_dict().items():
+        assert torch.equal(resumed.network.state_dict()[name], expected), name
+    for mine, theirs in zip(resumed.network.parameters(), whole.network.parameters(), strict=True):
+        moments = whole.optimizer.state[theirs]
+        assert all(torch.equal(resumed.optimizer.state[mine][key], moments[key]) for key in moments)
+
+
+def test_a_checkpoint_restores_torchs_own_random_state(tmp_path: Path) -> None:
+    state = new_state()
+    save_checkpoint(tmp_path / "c.safetensors", state, [])
+    expected = torch.rand(3)
+    load_checkpoint(tmp_path / "c.safetensors", state)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_another_seed_gives_another_network() -> None:
+    first, second = new_state(), new_state()
+    run(first)
+    list(fit_epochs(second, stream(CONFIG, seed=6), stream(CONFIG), CONFIG, AUGMENT, device=CPU))
+    weights = [state.network.state_dict()["0.weight"] for state in (first, second)]
+    assert not torch.equal(*weights)
+
+
+def test_steps_are_a_whole_pass_at_most() -> None:
+    batches = stream(CONFIG)
+    assert steps_in_epoch(batches, None) == 5
+    assert steps_in_epoch(batches, 3) == 3
+    assert steps_in_epoch(batches, 99) == 5
+    config = FitConfig(epochs=2, batch_size=8, steps_per_epoch=2, validation_steps=1)
+    records = run(new_state(config), config)
+    assert [len(r.training.labels) for r in records] == [16, 16]
+    assert [len(r.validation.labels) for r in records] == [8, 8]
+
+
+def test_a_loss_that_is_no_number_stops_with_a_clear_error() -> None:
+    config = FitConfig(epochs=3, batch_size=8)
+    state = new_state(config)
+    with torch.no_grad():
+        state.network.get_parameter("0.weight").fill_(float("nan"))
+    with pytest.raises(DivergedError, match="no longer a finite number in epoch 1") as caught:
+        run(state, config)
+    assert "learning_rate" in str(caught.value)
+
+
+def test_weights_read_back(tmp_path: Path) -> None:
+    first, second = new_state(), new_state(bn_momentum=0.5)
+    run(first)
+    save_weights(tmp_path / "w.safetensors", first.network)
+    load_weights(tmp_path / "w.safetensors", second.network)
+    for name, tensor in first.network.state_dict().items():
+        assert torch.equal(second.network.state_dict()[name], tensor)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no safetensors file at all, but long enough to look like one"])
+def test_a_file_that_holds_no_weights_is_refused(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "w.safetensors"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(RunError, match="is missing" if content is None else "no safetensors file"):
+        load_weights(path, new_state().network)
+
+
+def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
+    save_weights(tmp_path / "w.safetensors", torch.nn.Linear(3, 1))
+    with pytest.raises(RunError, match="another network"):
+        load_weights(tmp_path / "w.safetensors", new_state().network)
+    with pytest.raises(RunError, match="no checkpoint"):
+        load_checkpoint(tmp_path / "w.safetensors", new_state())

@@ -1,0 +1,83 @@
+"""Probabilities: in the order of the ids, averaged over views, the same whatever the batch size."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_patches
+
+from sentinode.config import ModelConfig, PreprocessConfig
+from sentinode.data.preprocess import Prepared, prepare
+from sentinode.data.symmetry import apply_symmetry
+from sentinode.errors import ConfigError, RunError
+from sentinode.inference.device import choose_device
+from sentinode.inference.probabilities import Predictions, as_input, average, predict_probabilities, unlabelled
+from sentinode.inference.views import views
+from sentinode.models.build import build
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def network() -> torch.nn.Module:
+    return build(ModelConfig(), input_size_px=32, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def prepared() -> Prepared:
+    return prepare(make_patches(21), np.arange(21), PreprocessConfig(), budget_mb=10)
+
+
+def probabilities(network: torch.nn.Module, prepared: Prepared, view_count: int, batch_size: int = 8) -> np.ndarray:
+    return predict_probabilities(network, prepared, view_count=view_count, batch_size=batch_size, device=CPU)
+
+
+def test_batch_size_does_not_matter(network: torch.nn.Module, prepared: Prepared) -> None:
+    np.testing.assert_allclose(
+        probabilities(network, prepared, 8, 4), probabilities(network, prepared, 8, 21), atol=1e-6
+    )
+
+
+def test_eight_views_are_the_mean_over_the_symmetries(network: torch.nn.Module, prepared: Prepared) -> None:
+    images = as_input(torch.from_numpy(prepared[slice(0, 21)]).permute(0, 3, 1, 2))
+    network.eval()
+    with torch.no_grad():
+        each = torch.stack([torch.sigmoid(network(apply_symmetry(images, k))).squeeze(1) for k in range(8)])
+    np.testing.assert_allclose(probabilities(network, prepared, 8), each.mean(0).numpy(), atol=1e-6)
+    np.testing.assert_allclose(probabilities(network, prepared, 1), each[0].numpy(), atol=1e-6)
+
+
+def test_eight_views_do_not_care_how_the_patch_lies(network: torch.nn.Module, prepared: Prepared) -> None:
+    assert prepared.held is not None
+    turned = Prepared(prepared.patches, prepared.rows, prepared.config, np.ascontiguousarray(prepared.held[:, ::-1]))
+    np.testing.assert_allclose(probabilities(network, prepared, 8), probabilities(network, turned, 8), atol=1e-6)
+
+
+def test_predicting_does_not_change_the_network(network: torch.nn.Module, prepared: Prepared) -> None:
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    probabilities(network, prepared, 8)
+    assert all(torch.equal(network.state_dict()[name], tensor) for name, tensor in before.items())
+
+
+def test_only_one_or_eight_views() -> None:
+    with pytest.raises(ValueError, match="1 or 8"):
+        next(views(torch.zeros(1, 3, 4, 4), 3))
+
+
+def test_averaging_needs_the_same_patches() -> None:
+    ids = np.array(["a", "b"])
+    first = Predictions(ids, unlabelled(2), np.array([0.0, 0.4]))
+    second = Predictions(ids, unlabelled(2), np.array([1.0, 0.6]))
+    assert average([first, second]).probabilities.tolist() == [0.5, 0.5]
+    with pytest.raises(RunError, match="different patches"):
+        average([first, Predictions(ids[::-1], unlabelled(2), np.array([0.0, 0.4]))])
+
+
+def test_the_device_is_chosen_or_refused() -> None:
+    assert choose_device("cpu").type == "cpu"
+    with pytest.raises(ConfigError, match="there is no device 'tpu'"):
+        choose_device("tpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(ConfigError, match="not available"):
+            choose_device("cuda")

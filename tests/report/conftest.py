@@ -1,0 +1,158 @@
+"""Study, run and check folders written by hand: no training, every number known."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from sentinode.config import Scalar, StudyConfig, override, to_toml
+from sentinode.data.appearance import QUANTITIES
+from sentinode.evaluate.metrics import scores
+from sentinode.experiments.record import STUDY_CONFIG, ClassCounts, StudyRecord, VariantRecord
+from sentinode.experiments.run import write_manifest
+from sentinode.inference.probabilities import Predictions
+
+IDS = np.array([f"{k:040x}" for k in range(20)])
+LABELS = np.array([0, 1] * 10, dtype=np.int8)
+SPLIT_IN_WORDS = {"slide": "by slide: no slide has patches on both sides", "random": "random: IGNORES SLIDES"}
+
+
+@dataclass
+class FakeStudy:
+    """What the written study is about; validation accuracies of the last epoch by variant, one a seed."""
+
+    seeds: tuple[int, ...] = (25, 26, 27)
+    note: str = ""
+    basis: str = "slide"
+    compared: dict[str, tuple[float, ...]] = field(
+        default_factory=lambda: {"before": (0.70, 0.80, 0.90), "after": (0.60, 0.70, 0.65)}
+    )
+    settings: dict[str, Any] = field(default_factory=dict)
+    trained_patches: int = 40
+    slide: str = "slide-1"
+    notice: str = "sample.per_class 2,000 clipped to 20"
+
+
+def write_run(folder: Path, config: StudyConfig, fake: FakeStudy, accuracy: float, seed: int) -> None:
+    folder.mkdir(parents=True)
+    run = override(config.run_config(), {"fit.seed": seed})
+    (folder / "config.toml").write_text(to_toml(run))
+    pd.DataFrame({"id": IDS, "label": LABELS, "side": ["training"] * 10 + ["validation"] * 10}).to_csv(
+        folder / "split.csv", index=False
+    )
+    environment = {
+        "sentinode": "0.1.0",
+        "libraries": {"torch": "9.8.7"},
+        "data_note": fake.note,
+        "split": SPLIT_IN_WORDS[fake.basis],
+        "notices": [fake.notice],
+        "seed": seed,
+    }
+    (folder / "environment.json").write_text(json.dumps(environment))
+    epochs = np.array([1, 2, 3])
+    history = {"epoch": epochs, "duration_s": 2.0, "patches_per_s": 30.0}
+    for side, patches in (("training", fake.trained_patches), ("validation", 20)):
+        history |= {
+            f"{side}_loss": 1.0 / epochs,
+            f"{side}_accuracy": [0.5, 0.55, accuracy],
+            f"{side}_auc": [0.5, 0.6, accuracy],
+            f"{side}_patches": patches,
+        }
+    pd.DataFrame(history).to_csv(folder / "history.csv", index=False)
+    rng = np.random.default_rng(seed)
+    probabilities = np.clip(0.3 + 0.4 * LABELS + rng.normal(0, 0.25, len(LABELS)), 0.01, 0.99)
+    Predictions(IDS, LABELS, probabilities).write(folder / "predictions.csv")
+    (folder / "scores.json").write_text(json.dumps(scores(LABELS, probabilities)))
+    (folder / "model.safetensors").write_bytes(b"weights")
+    write_manifest(folder)
+
+
+def write_pictures(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    for k, patch_id in enumerate(IDS.tolist()):
+        Image.new("RGB", (96, 96), (10 * k, 80, 120)).save(folder / f"{patch_id}.png")
+
+
+def write_check(folder: Path, fake: FakeStudy) -> None:
+    slides = [{"slide": fake.slide, "patches": 60, "labelled": 60, "positive": 30, "tumour_fraction": 0.5}]
+    pair = {"a": str(IDS[0]), "b": str(IDS[1])}
+    check = {
+        "kind": "competition",
+        "note": fake.note,
+        "parts": {"training": 60, "test": 5},
+        "table": [{"what": "identical duplicates", "count": 1, "note": "pixel for pixel"}],
+        "findings": [{"what": "rows without an image", "count": 3, "examples": ["<b>x</b>"]}],
+        "unreadable": [{"id": "bad", "reason": "truncated"}],
+        "audit": {
+            "labels": {"negative": 30, "positive": 30, "unlabelled": 5},
+            "slides": slides,
+            "duplicates": {"found": 1, "pairs": [pair | {"symmetry": 0}]},
+            "overlaps": {"found": 1, "pairs": [pair | {"dx_px": 48, "dy_px": 0, "shared_area_px": 4608}]},
+            "blanks": {"white": [str(IDS[2])], "black": [], "flat": []},
+        },
+    }
+    edges = np.linspace(0, 255, 5).tolist()
+    histogram = {"edges": edges, "negative": [1, 2, 3, 4], "positive": [4, 3, 2, 1]}
+    explored = {
+        "patches": 60,
+        "quantities": dict.fromkeys(QUANTITIES, histogram),
+        "slides": [{"slide": fake.slide, "patches": 60, "tumour_fraction": 0.5} | dict.fromkeys(QUANTITIES, 120.0)],
+    }
+    (folder / "check.json").write_text(json.dumps(check))
+    (folder / "explore.json").write_text(json.dumps(explored))
+
+
+@pytest.fixture
+def write_study(tmp_path: Path) -> Callable[..., Path]:
+    """Takes the fields of FakeStudy."""
+
+    def write(**fields: Any) -> Path:
+        fake = FakeStudy(**fields)
+        folder = tmp_path / "study"
+        config = override(StudyConfig(seeds=fake.seeds), {"fit.epochs": 3, **fake.settings})
+        write_pictures(folder / "pictures")
+        write_check(folder, fake)
+        (folder / STUDY_CONFIG).write_text(to_toml(config))
+        variants = []
+        for name, accuracies in fake.compared.items():
+            norm: dict[str, Scalar] = {"model.norm": "after" if name == "after" else "before"}
+            for seed, accuracy in zip(fake.seeds, accuracies, strict=False):
+                write_run(folder / "runs" / f"{name}-seed{seed}", override(config, norm), fake, accuracy, seed)
+            variants.append(VariantRecord(name, norm, [f"{name}-seed{seed}" for seed in fake.seeds]))
+        momenta = [VariantRecord("bn_momentum 0.99", {"model.bn_momentum": 0.99}, variants[0].runs)]
+        counts = ClassCounts(30, 30)
+        StudyRecord(
+            note=fake.note,
+            data_kind="competition",
+            preset="",
+            patches={"training": 60, "test": 5},
+            classes={
+                "all": counts,
+                "balanced": counts,
+                "sampled": counts,
+                "training": ClassCounts(20, 20),
+                "validation": ClassCounts(10, 10),
+            },
+            slides_known=True,
+            split_basis=fake.basis,
+            split_in_words=SPLIT_IN_WORDS[fake.basis],
+            left_out={"sample: not drawn": 17},
+            notices=[fake.notice],
+            compared=variants,
+            tuned=momenta,
+            tune_pruned=0,
+            chosen=variants[0].name,
+            submission_rows=5,
+            examples={"negative": IDS[:2].tolist(), "positive": IDS[2:4].tolist()},
+        ).write(folder)
+        return folder
+
+    return write

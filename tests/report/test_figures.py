@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import re
+
+import matplotlib as mpl
+import numpy as np
+
+from sentinode.report.curves import common_limits
+from sentinode.report.data_figures import class_counts, slide_counts
+from sentinode.report.score_figures import Curve, Curves, learning_curves, roc_curves, scores_by_seed
+
+
+def family(label: str = "before") -> Curves:
+    epochs = np.arange(1, 31)
+    each = tuple(Curve(epochs, np.sin(epochs + k)) for k in range(3))
+    return Curves(label, "#009e73", each, Curve(epochs, np.sin(epochs)))
+
+
+def ids(svg: str) -> set[str]:
+    return set(re.findall(r'\bid="([^"]+)"', svg))
+
+
+def test_the_same_numbers_give_the_same_figure() -> None:
+    assert learning_curves("a", "loss", [family()]) == learning_curves("a", "loss", [family()])
+
+
+def test_figures_of_one_page_share_no_ids() -> None:
+    first, second = (learning_curves(name, "loss", [family()]) for name in "ab")
+    assert ids(first)
+    assert not ids(first) & ids(second)
+
+
+def test_a_figure_is_scalable_named_and_without_prologue() -> None:
+    svg = class_counts("chart", 755, 495)
+    assert svg.startswith("<svg viewBox=")
+    assert 'role="img"' in svg
+    assert "755 negative and 495 positive" in svg
+    assert "755  (60.4%)" in svg
+    assert "http" not in svg
+    assert "<metadata" not in svg
+
+
+def test_names_are_escaped_and_never_read_as_formulas() -> None:
+    svg = slide_counts("slides", ["<b>$x$"], [3], [4])
+    assert "<b>" not in svg
+    assert "&lt;b&gt;$x$" in svg
+
+
+def test_drawing_leaves_global_settings_alone() -> None:
+    before = dict(mpl.rcParams)
+    roc_curves("roc", [family()])
+    scores_by_seed("seeds", "AUC", [("before", "#009e73", [0.7, 0.8]), ("after", "#cc79a7", [0.6, 0.9])])
+    assert dict(mpl.rcParams) == before
+
+
+def test_empty_classes_and_undefined_scores_can_be_drawn() -> None:
+    class_counts("none", 0, 0)
+    undefined = Curve(np.array([1.0]), np.array([np.nan]))
+    families = [Curves("a", "#009e73", (undefined,), undefined)]
+    assert common_limits(families) is None
+    learning_curves("nan", "AUC", families, limits=common_limits(families))

@@ -1,0 +1,195 @@
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from sentinode.errors import RunError
+from sentinode.report.page import write_check_page, write_report, write_run_page, write_study_page
+
+Write = Callable[..., Path]
+NOTE = "phantom: synthetic tissue"
+FIRST = "0" * 40
+"""The id of the first example patch."""
+
+
+class Page(HTMLParser):
+    """Tags with their attributes, and the text a reader sees."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.source = path.read_text(encoding="utf-8")
+        self.tags: list[tuple[str, dict[str, str]]] = []
+        self.text = ""
+        self._inside: list[str] = []
+        self.feed(self.source)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, {key: value or "" for key, value in attrs}))
+        if tag in ("style", "script", "title"):
+            self._inside.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if self._inside and self._inside[-1] == tag:
+            self._inside.pop()
+
+    def handle_data(self, data: str) -> None:
+        if not self._inside:
+            self.text += " " + " ".join(data.split())
+
+    def ids(self) -> list[str]:
+        return [attributes["id"] for _, attributes in self.tags if "id" in attributes]
+
+
+def pages(folder: Path) -> list[Page]:
+    run = next((folder / "runs").iterdir())
+    return [Page(write_study_page(folder)), Page(write_check_page(folder)), Page(write_run_page(run))]
+
+
+def test_nothing_is_requested_from_outside(write_study: Write) -> None:
+    for page in pages(write_study(note=NOTE)):
+        for tag, attributes in page.tags:
+            assert tag not in ("script", "link", "iframe", "object")
+            for key in ("src", "href", "xlink:href"):
+                target = attributes.get(key, "#")
+                assert target.startswith(("data:image/png;base64,", "#")) or target == "check.html"
+        for target in re.findall(r"url\(([^)]*)\)", page.source):
+            assert target.startswith("#")
+        assert "@import" not in page.source
+
+
+def test_every_page_says_what_the_data_are_and_no_page_says_so_without_a_note(write_study: Write) -> None:
+    folder = write_study(note=NOTE)
+    for page in pages(folder):
+        assert page.text.count(NOTE) >= 2
+        assert f'@top-center {{ content: "{NOTE}"' in page.source  # on every printed sheet
+    shutil.rmtree(folder)
+    for page in pages(write_study()):
+        assert "phantom" not in page.source
+
+
+def test_a_random_split_is_marked_wherever_scores_stand(write_study: Write) -> None:
+    study, _, run = pages(write_study(basis="random", settings={"split.by": "random"}))
+    for page in (study, run):
+        assert "The split ignores slides" in page.text
+        assert page.text.count("random split: ignores slides") >= 4
+
+
+def test_a_split_by_slide_brings_no_warning(write_study: Write) -> None:
+    study, _, run = pages(write_study())
+    for page in (study, run):
+        assert "ignores slides." not in page.text
+        assert "split by slide" in page.text
+
+
+def test_tables_show_the_mean_and_deviation_over_seeds(write_study: Write) -> None:
+    page = Page(write_study_page(write_study()))
+    # 0.70, 0.80, 0.90: mean 0.80, deviations -0.1, 0, 0.1, so sqrt(0.02 / 2) = 0.1.
+    assert "0.8000 ± 0.1000" in page.text
+    # 0.60, 0.70, 0.65: mean 0.65, sqrt(0.005 / 2) = 0.05.
+    assert "0.6500 ± 0.0500" in page.text
+    assert "mean ± standard deviation over 3 seeds" in page.text
+    assert "0.7460" in page.text  # what the notebook reported for "before"
+
+
+def test_one_seed_names_no_winner(write_study: Write) -> None:
+    page = Page(write_study_page(write_study(seeds=(25,))))
+    assert "no winner is named" in page.text
+    assert "One run cannot tell" in page.text
+    assert "Table 1. Accuracy after the last epoch: one run." in page.text
+    assert "±" not in page.text
+
+
+def test_every_run_and_setting_is_shown(write_study: Write) -> None:
+    folder = write_study()
+    page = Page(write_study_page(folder))
+    for run in (folder / "runs").iterdir():
+        assert run.name in page.text
+    assert "model.norm = after, fit.seed = 27" in page.text
+    assert "validation_fraction = 0.3" in page.text
+    assert "libraries: torch 9.8.7" in page.text
+
+
+def test_nothing_is_left_out_silently(write_study: Write) -> None:
+    folder = write_study()
+    page = Page(write_study_page(folder))
+    assert "sample: not drawn 17" in page.text
+    assert "sample.per_class 2,000 clipped to 20" in page.text
+    check = Page(write_check_page(folder))
+    assert "rows without an image 3" in check.text
+    assert "bad truncated" in check.text
+
+
+def test_pictures_are_inside_and_have_a_name(write_study: Write) -> None:
+    for page in pages(write_study())[:2]:
+        images = [attributes for tag, attributes in page.tags if tag == "img"]
+        assert images
+        assert all(i["src"].startswith("data:image/png") and i["alt"] for i in images)
+        assert FIRST in page.source or FIRST[:8] in page.text
+
+
+def test_a_picture_that_is_not_there_is_said_to_be_missing(write_study: Write) -> None:
+    folder = write_study()
+    (folder / "pictures" / f"{FIRST}.png").unlink()
+    assert "no picture" in Page(write_study_page(folder)).text
+
+
+def test_names_from_the_data_cannot_become_markup(write_study: Write) -> None:
+    evil = "</style><script>alert(1)</script>"
+    folder = write_study(note=f'x"}} {evil}', slide=evil, notice=evil)
+    for page in pages(folder):
+        assert "<script" not in page.source
+        assert all(tag != "script" for tag, _ in page.tags)
+
+
+def test_ids_are_unique_and_every_reference_has_its_target(write_study: Write) -> None:
+    for page in pages(write_study()):
+        ids = page.ids()
+        assert len(ids) == len(set(ids))
+        referenced = set(re.findall(r'(?:href="|url\()#([^")]+)', page.source))
+        assert referenced <= set(ids)
+
+
+def test_pages_are_the_same_every_time(write_study: Write) -> None:
+    folder = write_study()
+    first = write_study_page(folder).read_bytes()
+    assert write_study_page(folder).read_bytes() == first
+
+
+def test_accessible_at_a_glance(write_study: Write) -> None:
+    for page in pages(write_study()):
+        assert ("html", {"lang": "en"}) in page.tags
+        assert all(attributes.get("aria-label") for tag, attributes in page.tags if tag == "svg")
+        assert all(attributes.get("scope") for tag, attributes in page.tags if tag == "th")
+
+
+def test_report_finds_out_what_a_folder_is(write_study: Write, tmp_path: Path) -> None:
+    folder = write_study()
+    assert [page.name for page in write_report(folder)] == ["report.html", "check.html"]
+    assert [page.name for page in write_report(folder / "runs" / "before-seed25")] == ["report.html"]
+    (tmp_path / "checked").mkdir()
+    shutil.copy(folder / "check.json", tmp_path / "checked")
+    assert [page.name for page in write_report(tmp_path / "checked")] == ["check.html"]
+
+
+@pytest.mark.parametrize("what", ["empty", "missing", "unfinished study", "unfinished run", "foreign check"])
+def test_report_refuses_other_folders_in_one_line(what: str, write_study: Write, tmp_path: Path) -> None:
+    folder = tmp_path / "other"
+    if what != "missing":
+        folder.mkdir()
+    match what:
+        case "unfinished study":
+            folder = write_study()
+            (folder / "study.json").unlink()
+        case "unfinished run":
+            (folder / "checkpoint").mkdir()
+        case "foreign check":
+            (folder / "check.json").write_text("{}")
+    with pytest.raises(RunError) as caught:
+        write_report(folder)
+    assert str(folder) in str(caught.value)
+    assert "\n" not in str(caught.value)
