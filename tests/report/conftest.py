@@ -19,6 +19,7 @@ from sentinode.evaluate.metrics import scores
 from sentinode.experiments.record import STUDY_CONFIG, ClassCounts, StudyRecord, VariantRecord
 from sentinode.experiments.run import write_manifest
 from sentinode.inference.probabilities import Predictions
+from sentinode.report.page import write_report
 
 IDS = np.array([f"{k:040x}" for k in range(20)])
 LABELS = np.array([0, 1] * 10, dtype=np.int8)
@@ -110,49 +111,64 @@ def write_check(folder: Path, fake: FakeStudy) -> None:
     (folder / "explore.json").write_text(json.dumps(explored))
 
 
+def write_fake(folder: Path, fake: FakeStudy) -> Path:
+    config = override(StudyConfig(seeds=fake.seeds), {"fit.epochs": 3, **fake.settings})
+    write_pictures(folder / "pictures")
+    write_check(folder, fake)
+    (folder / STUDY_CONFIG).write_text(to_toml(config))
+    variants = []
+    for name, accuracies in fake.compared.items():
+        norm: dict[str, Scalar] = {"model.norm": "after" if name == "after" else "before"}
+        for seed, accuracy in zip(fake.seeds, accuracies, strict=False):
+            write_run(folder / "runs" / f"{name}-seed{seed}", override(config, norm), fake, accuracy, seed)
+        variants.append(VariantRecord(name, norm, [f"{name}-seed{seed}" for seed in fake.seeds]))
+    momenta = [VariantRecord("bn_momentum 0.99", {"model.bn_momentum": 0.99}, variants[0].runs)]
+    counts = ClassCounts(30, 30)
+    StudyRecord(
+        note=fake.note,
+        data_kind="competition",
+        preset="",
+        patches={"training": 60, "test": 5},
+        classes={
+            "all": counts,
+            "balanced": counts,
+            "sampled": counts,
+            "training": ClassCounts(20, 20),
+            "validation": ClassCounts(10, 10),
+        },
+        slides_known=True,
+        split_basis=fake.basis,
+        split_in_words=SPLIT_IN_WORDS[fake.basis],
+        left_out={"sample: not drawn": 17},
+        notices=[fake.notice],
+        compared=variants,
+        tuned=momenta,
+        tune_pruned=0,
+        chosen=variants[0].name,
+        submission_rows=5,
+        examples={"negative": IDS[:2].tolist(), "positive": IDS[2:4].tolist()},
+    ).write(folder)
+    return folder
+
+
 @pytest.fixture
 def write_study(tmp_path: Path) -> Callable[..., Path]:
-    """Takes the fields of FakeStudy."""
+    """Takes the fields of FakeStudy; the folder is the test's own."""
+    return lambda **fields: write_fake(tmp_path / "study", FakeStudy(**fields))
 
-    def write(**fields: Any) -> Path:
-        fake = FakeStudy(**fields)
-        folder = tmp_path / "study"
-        config = override(StudyConfig(seeds=fake.seeds), {"fit.epochs": 3, **fake.settings})
-        write_pictures(folder / "pictures")
-        write_check(folder, fake)
-        (folder / STUDY_CONFIG).write_text(to_toml(config))
-        variants = []
-        for name, accuracies in fake.compared.items():
-            norm: dict[str, Scalar] = {"model.norm": "after" if name == "after" else "before"}
-            for seed, accuracy in zip(fake.seeds, accuracies, strict=False):
-                write_run(folder / "runs" / f"{name}-seed{seed}", override(config, norm), fake, accuracy, seed)
-            variants.append(VariantRecord(name, norm, [f"{name}-seed{seed}" for seed in fake.seeds]))
-        momenta = [VariantRecord("bn_momentum 0.99", {"model.bn_momentum": 0.99}, variants[0].runs)]
-        counts = ClassCounts(30, 30)
-        StudyRecord(
-            note=fake.note,
-            data_kind="competition",
-            preset="",
-            patches={"training": 60, "test": 5},
-            classes={
-                "all": counts,
-                "balanced": counts,
-                "sampled": counts,
-                "training": ClassCounts(20, 20),
-                "validation": ClassCounts(10, 10),
-            },
-            slides_known=True,
-            split_basis=fake.basis,
-            split_in_words=SPLIT_IN_WORDS[fake.basis],
-            left_out={"sample: not drawn": 17},
-            notices=[fake.notice],
-            compared=variants,
-            tuned=momenta,
-            tune_pruned=0,
-            chosen=variants[0].name,
-            submission_rows=5,
-            examples={"negative": IDS[:2].tolist(), "positive": IDS[2:4].tolist()},
-        ).write(folder)
-        return folder
 
-    return write
+@pytest.fixture(scope="session")
+def rendered(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Takes the fields of FakeStudy; a study folder with its pages written, shared by tests that only read."""
+    folders: dict[str, Path] = {}
+
+    def render(**fields: Any) -> Path:
+        key = repr(fields)
+        if key not in folders:
+            folder = write_fake(tmp_path_factory.mktemp("rendered") / "study", FakeStudy(**fields))
+            write_report(folder)
+            write_report(folder / "runs" / "before-seed25")
+            folders[key] = folder
+        return folders[key]
+
+    return render

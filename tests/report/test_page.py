@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from sentinode.errors import RunError
-from sentinode.report.page import write_check_page, write_report, write_run_page, write_study_page
+from sentinode.report.page import write_report, write_run_page
 
 Write = Callable[..., Path]
 NOTE = "phantom: synthetic tissue"
+PHANTOM_AT_RANDOM = {"note": NOTE, "basis": "random", "settings": {"split.by": "random"}}
 FIRST = "0" * 40
 """The id of the first example patch."""
 
@@ -46,12 +47,13 @@ class Page(HTMLParser):
 
 
 def pages(folder: Path) -> list[Page]:
-    run = next((folder / "runs").iterdir())
-    return [Page(write_study_page(folder)), Page(write_check_page(folder)), Page(write_run_page(run))]
+    """A study's page, its check's and one of its runs'."""
+    names = ("report.html", "check.html", "runs/before-seed25/report.html")
+    return [Page(folder / name) for name in names]
 
 
-def test_nothing_is_requested_from_outside(write_study: Write) -> None:
-    for page in pages(write_study(note=NOTE)):
+def test_nothing_is_requested_from_outside(rendered: Write) -> None:
+    for page in pages(rendered(**PHANTOM_AT_RANDOM)):
         for tag, attributes in page.tags:
             assert tag not in ("script", "link", "iframe", "object")
             for key in ("src", "href", "xlink:href"):
@@ -62,32 +64,31 @@ def test_nothing_is_requested_from_outside(write_study: Write) -> None:
         assert "@import" not in page.source
 
 
-def test_every_page_says_what_the_data_are_and_no_page_says_so_without_a_note(write_study: Write) -> None:
-    folder = write_study(note=NOTE)
+def test_every_page_says_what_the_data_are_and_no_page_says_so_without_a_note(rendered: Write) -> None:
+    folder = rendered(**PHANTOM_AT_RANDOM)
     for page in pages(folder):
         assert page.text.count(NOTE) >= 2
         assert f'@top-center {{ content: "{NOTE}"' in page.source  # on every printed sheet
-    shutil.rmtree(folder)
-    for page in pages(write_study()):
+    for page in pages(rendered()):
         assert "phantom" not in page.source
 
 
-def test_a_random_split_is_marked_wherever_scores_stand(write_study: Write) -> None:
-    study, _, run = pages(write_study(basis="random", settings={"split.by": "random"}))
+def test_a_random_split_is_marked_wherever_scores_stand(rendered: Write) -> None:
+    study, _, run = pages(rendered(**PHANTOM_AT_RANDOM))
     for page in (study, run):
         assert "The split ignores slides" in page.text
         assert page.text.count("random split: ignores slides") >= 4
 
 
-def test_a_split_by_slide_brings_no_warning(write_study: Write) -> None:
-    study, _, run = pages(write_study())
+def test_a_split_by_slide_brings_no_warning(rendered: Write) -> None:
+    study, _, run = pages(rendered())
     for page in (study, run):
         assert "ignores slides." not in page.text
         assert "split by slide" in page.text
 
 
-def test_tables_show_the_mean_and_deviation_over_seeds(write_study: Write) -> None:
-    page = Page(write_study_page(write_study()))
+def test_tables_show_the_mean_and_deviation_over_seeds(rendered: Write) -> None:
+    page = pages(rendered())[0]
     # 0.70, 0.80, 0.90: mean 0.80, deviations -0.1, 0, 0.1, so sqrt(0.02 / 2) = 0.1.
     assert "0.8000 ± 0.1000" in page.text
     # 0.60, 0.70, 0.65: mean 0.65, sqrt(0.005 / 2) = 0.05.
@@ -96,17 +97,17 @@ def test_tables_show_the_mean_and_deviation_over_seeds(write_study: Write) -> No
     assert "0.7460" in page.text  # what the notebook reported for "before"
 
 
-def test_one_seed_names_no_winner(write_study: Write) -> None:
-    page = Page(write_study_page(write_study(seeds=(25,))))
+def test_one_seed_names_no_winner(rendered: Write) -> None:
+    page = pages(rendered(seeds=(25,)))[0]
     assert "no winner is named" in page.text
     assert "One run cannot tell" in page.text
     assert "Table 1. Accuracy after the last epoch: one run." in page.text
     assert "±" not in page.text
 
 
-def test_every_run_and_setting_is_shown(write_study: Write) -> None:
-    folder = write_study()
-    page = Page(write_study_page(folder))
+def test_every_run_and_setting_is_shown(rendered: Write) -> None:
+    folder = rendered()
+    page = pages(folder)[0]
     for run in (folder / "runs").iterdir():
         assert run.name in page.text
     assert "model.norm = after, fit.seed = 27" in page.text
@@ -114,66 +115,67 @@ def test_every_run_and_setting_is_shown(write_study: Write) -> None:
     assert "libraries: torch 9.8.7" in page.text
 
 
-def test_nothing_is_left_out_silently(write_study: Write) -> None:
-    folder = write_study()
-    page = Page(write_study_page(folder))
+def test_nothing_is_left_out_silently(rendered: Write) -> None:
+    folder = rendered()
+    page = pages(folder)[0]
     assert "sample: not drawn 17" in page.text
     assert "sample.per_class 2,000 clipped to 20" in page.text
-    check = Page(write_check_page(folder))
+    check = pages(folder)[1]
     assert "rows without an image 3" in check.text
     assert "bad truncated" in check.text
 
 
-def test_pictures_are_inside_and_have_a_name(write_study: Write) -> None:
-    for page in pages(write_study())[:2]:
+def test_pictures_are_inside_and_have_a_name(rendered: Write) -> None:
+    for page in pages(rendered())[:2]:
         images = [attributes for tag, attributes in page.tags if tag == "img"]
         assert images
         assert all(i["src"].startswith("data:image/png") and i["alt"] for i in images)
         assert FIRST in page.source or FIRST[:8] in page.text
 
 
-def test_a_picture_that_is_not_there_is_said_to_be_missing(write_study: Write) -> None:
-    folder = write_study()
-    (folder / "pictures" / f"{FIRST}.png").unlink()
-    assert "no picture" in Page(write_study_page(folder)).text
+def test_a_picture_that_is_not_there_is_said_to_be_missing(rendered: Write) -> None:
+    # The folder of a run holds no pictures: its mistakes are told by id and probability.
+    run = pages(rendered())[2]
+    assert "no picture" in run.text
+    assert "p = 0." in run.text
 
 
-def test_names_from_the_data_cannot_become_markup(write_study: Write) -> None:
+def test_names_from_the_data_cannot_become_markup(rendered: Write) -> None:
     evil = "</style><script>alert(1)</script>"
-    folder = write_study(note=f'x"}} {evil}', slide=evil, notice=evil)
+    folder = rendered(note=f'x"}} {evil}', slide=evil, notice=evil)
     for page in pages(folder):
         assert "<script" not in page.source
         assert all(tag != "script" for tag, _ in page.tags)
 
 
-def test_ids_are_unique_and_every_reference_has_its_target(write_study: Write) -> None:
-    for page in pages(write_study()):
+def test_ids_are_unique_and_every_reference_has_its_target(rendered: Write) -> None:
+    for page in pages(rendered()):
         ids = page.ids()
         assert len(ids) == len(set(ids))
         referenced = set(re.findall(r'(?:href="|url\()#([^")]+)', page.source))
         assert referenced <= set(ids)
 
 
-def test_pages_are_the_same_every_time(write_study: Write) -> None:
-    folder = write_study()
-    first = write_study_page(folder).read_bytes()
-    assert write_study_page(folder).read_bytes() == first
+def test_pages_are_the_same_every_time(rendered: Write) -> None:
+    run = rendered() / "runs" / "before-seed25"
+    first = (run / "report.html").read_bytes()
+    assert write_run_page(run).read_bytes() == first
 
 
-def test_accessible_at_a_glance(write_study: Write) -> None:
-    for page in pages(write_study()):
+def test_accessible_at_a_glance(rendered: Write) -> None:
+    for page in pages(rendered()):
         assert ("html", {"lang": "en"}) in page.tags
         assert all(attributes.get("aria-label") for tag, attributes in page.tags if tag == "svg")
         assert all(attributes.get("scope") for tag, attributes in page.tags if tag == "th")
 
 
-def test_report_finds_out_what_a_folder_is(write_study: Write, tmp_path: Path) -> None:
-    folder = write_study()
-    assert [page.name for page in write_report(folder)] == ["report.html", "check.html"]
-    assert [page.name for page in write_report(folder / "runs" / "before-seed25")] == ["report.html"]
-    (tmp_path / "checked").mkdir()
-    shutil.copy(folder / "check.json", tmp_path / "checked")
-    assert [page.name for page in write_report(tmp_path / "checked")] == ["check.html"]
+def test_report_finds_out_what_a_folder_is(rendered: Write, tmp_path: Path) -> None:
+    shutil.copy(rendered() / "check.json", tmp_path)
+    assert write_report(tmp_path) == [tmp_path / "check.html"]
+    study, check, run = pages(rendered())
+    assert "A study" in study.text
+    assert "A check" in check.text
+    assert "Run before-seed25" in run.text
 
 
 @pytest.mark.parametrize("what", ["empty", "missing", "unfinished study", "unfinished run", "foreign check"])

@@ -29,7 +29,7 @@ def test_cautions_are_said_only_where_they_are_true(write_study: Write) -> None:
     study = Study.open(write_study(seeds=(25,), settings=seed_like, trained_patches=20))
     assert titles(study) == [
         "Epochs are not whole",
-        "One run a variant",
+        "One run only",
         "The labelled centre is shrunken",
         "Zoom can make labels wrong",
         "The last epoch is kept, not the best",

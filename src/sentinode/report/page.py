@@ -54,7 +54,13 @@ def write_check_page(folder: Path) -> Path:
     """Write check.html of the check.json, and the explore.json if any, in a folder; raises RunError."""
     check = _read_json(folder / "check.json")
     explored = _read_json(folder / "explore.json") if (folder / "explore.json").is_file() else None
-    return _write(folder / CHECK, "check.html", check_context(folder, check, explored))
+    try:
+        context = check_context(folder, check, explored)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise RunError(
+            f"is no record of a check ({error})", where=folder / "check.json", remedy="Run the check again."
+        ) from error
+    return _write(folder / CHECK, "check.html", context)
 
 
 def _write(path: Path, template: str, context: dict[str, Any]) -> Path:

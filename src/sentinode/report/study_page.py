@@ -91,7 +91,7 @@ def study_context(study: Study) -> dict[str, Any]:
         "networks": networks(_variants(study)),
         "several_seeds": len(study.config.seeds) > 1,
         "compare": compared(study.comparison) if study.comparison else None,
-        "tune": tuned(study.tuning, record.tune_pruned) if study.tuning else None,
+        "tune": tuned(study, study.tuning) if study.tuning else None,
         "roc": [
             charts.roc(key, comparison.variants, title)
             for key, comparison, title in (
@@ -217,13 +217,15 @@ def compared(comparison: Comparison) -> dict[str, Any]:
     }
 
 
-def tuned(tuning: Comparison, pruned: int) -> dict[str, Any]:
+def tuned(study: Study, tuning: Comparison) -> dict[str, Any]:
     variants, swatches = tuning.variants, charts.colours(tuning.variants)
     seeds = over_seeds(len(tuning.seeds))
-    titles = {"accuracy": "Plot 5. Validation accuracy", "loss": "Plot 6. Validation loss"} | _ALL_VALIDATION
+    # Two plots for each compared variant come first: 5 and 6 in the notebook's study.
+    plot = 1 + 2 * (len(study.comparison.variants) if study.comparison else 2)
+    titles = {"accuracy": f"Plot {plot}. Validation accuracy", "loss": f"Plot {plot + 1}. Validation loss"}
     return {
         "plots": [
-            *charts.validation_together("tune", variants, titles),
+            *charts.validation_together("tune", variants, titles | _ALL_VALIDATION),
             charts.by_seed("tune", variants, "auc"),
         ],
         "last_epochs": last_epochs(variants, swatches, f"Table 2. Accuracy after the last epoch: {seeds}."),
@@ -231,7 +233,7 @@ def tuned(tuning: Comparison, pruned: int) -> dict[str, Any]:
         "notebook": words.NOTEBOOK if any(claim(variant.settings) for variant in variants) else "",
         "same_training": words.same_training(tuning),
         "words": [words.spread(tuning, "auc"), *words.seen(tuning, ["auc"])],
-        "pruned": pruned,
+        "pruned": study.record.tune_pruned,
     }
 
 

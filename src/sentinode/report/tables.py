@@ -100,7 +100,7 @@ def confusions(runs: Sequence[Run]) -> Table:
         counts = confusion_of(run)
         rows.append(
             [
-                f"seed {run.seed}",
+                f"seed\u00a0{run.seed}",
                 f"{counts.true_positive:,}",
                 f"{counts.false_negative:,}",
                 f"{counts.true_negative:,}",

@@ -90,7 +90,7 @@ def cautions(config: RunConfig, runs: Sequence[Run], *, training: int, validatio
     if len({run.seed for run in runs}) == 1:
         found.append(
             Remark(
-                "One run a variant",
+                "One run only",
                 "Two runs of the same settings differ by the luck of their seeds, often by more than two variants "
                 "do. One run cannot tell such luck from a better variant.",
             )

@@ -1,0 +1,239 @@
+"""The command line as a user meets it: results on standard output, one line for an error, right exit codes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from sentinode.data.images import encode_tiff
+
+TINY = [
+    "--set", "fit.epochs=1", "--set", "seeds=[25]", "--set", "tune.search={'model.bn_momentum'=[0.75, 0.5]}",
+]  # fmt: skip
+COMMANDS = ["phantom", "check", "split", "study", "train", "tune", "predict", "evaluate", "report", "doctor"]
+
+
+def sentinode(*arguments: str | Path, cache: Path | None = None) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+    if cache:
+        environment["SENTINODE_CACHE"] = str(cache)
+    command = [sys.executable, "-m", "sentinode.apps.cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240, check=False)
+
+
+def refused(result: subprocess.CompletedProcess[str], said: str, code: int = 2) -> None:
+    """One line that says what, where and what next; no traceback."""
+    lines = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, result.stderr
+    assert said in lines[0]
+    assert result.stderr.rstrip().endswith(lines[0])
+    assert "Traceback" not in result.stderr
+    assert result.returncode == code
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def finished(phantom_folder: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished study of the small phantom."""
+    out = tmp_path_factory.mktemp("study") / "out"
+    result = sentinode("study", phantom_folder, "--preset", "quick", "--out", out, *TINY, cache=cache)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.split() == [str(out / "report.html"), str(out / "submission.csv")]
+    return out
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A competition folder of 8 patches, to be broken."""
+    rng = np.random.default_rng(0)
+    (tmp_path / "data" / "train").mkdir(parents=True)
+    for number in range(8):
+        patch = rng.integers(0, 256, (96, 96, 3), dtype=np.uint8)
+        (tmp_path / "data" / "train" / f"p{number}.tif").write_bytes(encode_tiff(patch))
+    rows = "".join(f"p{n},{n % 2}\n" for n in range(8))
+    (tmp_path / "data" / "train_labels.csv").write_text("id,label\n" + rows)
+    return tmp_path / "data"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_help_shows_an_example(command: str) -> None:
+    result = sentinode(command, "--help")
+    assert result.returncode == 0
+    assert f"Example: sentinode {command}" in result.stdout
+
+
+def test_a_study_leaves_a_checked_submission_and_pages(finished: Path, phantom_folder: Path) -> None:
+    submission = pd.read_csv(finished / "submission.csv")
+    sample = pd.read_csv(phantom_folder / "sample_submission.csv")
+    assert submission["id"].tolist() == sample["id"].tolist()
+    assert submission["label"].between(0, 1).all()
+    for page in ("report.html", "check.html"):
+        assert "phantom: synthetic tissue" in (finished / page).read_text()
+
+
+def test_a_finished_study_is_refused_then_resumed_without_training(
+    finished: Path, phantom_folder: Path, cache: Path
+) -> None:
+    again = ["study", phantom_folder, "--preset", "quick", "--out", finished, *TINY]
+    refused(sentinode(*again, cache=cache), "holds a study already")
+    before = {path: path.stat().st_mtime_ns for path in (finished / "runs").rglob("model.safetensors")}
+    assert sentinode(*again, "--resume", cache=cache).returncode == 0
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    refused(sentinode(*again, "--resume", "--set", "fit.epochs=2", cache=cache), "other settings")
+
+
+def test_one_line_a_step_where_there_is_no_terminal(phantom_folder: Path, cache: Path, tmp_path: Path) -> None:
+    result = sentinode("check", phantom_folder, "--out", tmp_path / "check", cache=tmp_path / "fresh")
+    assert result.returncode == 0
+    steps = [line.split(":")[0] for line in result.stderr.splitlines()]
+    assert steps == ["pack", "read", "compare", "explore"]
+    assert "\r" not in result.stderr
+    table = [line.split("\t") for line in result.stdout.splitlines()]
+    assert ["patches", "240"] in [row[:2] for row in table]
+    assert (tmp_path / "check" / "check.json").is_file()
+    assert (tmp_path / "check" / "check.html").is_file()
+
+
+def test_predict_and_evaluate_agree_with_the_study(
+    finished: Path, phantom_folder: Path, cache: Path, tmp_path: Path
+) -> None:
+    like = phantom_folder / "sample_submission.csv"
+    result = sentinode(
+        "predict", finished, phantom_folder / "test", "--out", tmp_path / "s.csv", "--like", like, cache=cache
+    )
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "s.csv").read_bytes() == (finished / "submission.csv").read_bytes()
+    truth = pd.read_csv(phantom_folder / "truth.csv")
+    truth.loc[truth["part"] == "test", ["id", "label"]].to_csv(tmp_path / "solution.csv", index=False)
+    result = sentinode(
+        "evaluate", finished, phantom_folder, "--labels", tmp_path / "solution.csv", "--out", tmp_path, cache=cache
+    )
+    assert result.returncode == 0, result.stderr
+    assert "auc\t" in result.stdout
+    assert (tmp_path / "scores.json").is_file()
+
+
+def test_split_train_and_report(phantom_folder: Path, cache: Path, tmp_path: Path) -> None:
+    result = sentinode("split", phantom_folder, "--out", tmp_path / "split.csv", cache=cache)
+    assert result.returncode == 0, result.stderr
+    assert "by slide" in result.stdout
+    table, slides = pd.read_csv(tmp_path / "split.csv"), pd.read_csv(phantom_folder / "slides.csv")
+    sides = table.merge(slides, on="id").groupby("slide")["side"].nunique()
+    assert (sides == 1).all()
+    given = ["--set", "split.by=file", "--set", f"split.file={tmp_path / 'split.csv'}", "--set", "fit.epochs=1"]
+    result = sentinode("train", phantom_folder, "--out", tmp_path / "run", *given, cache=cache)
+    assert result.returncode == 0, result.stderr
+    (tmp_path / "run" / "report.html").unlink()
+    result = sentinode("report", tmp_path / "run")
+    assert result.stdout.strip() == str(tmp_path / "run" / "report.html")
+    assert (tmp_path / "run" / "report.html").is_file()
+
+
+def test_doctor_says_what_is_here() -> None:
+    result = sentinode("doctor")
+    assert result.returncode == 0
+    for word in ("torch", "device", "threads", "GB free", "extra zoo"):
+        assert word in result.stdout
+
+
+def break_label(folder: Path) -> None:
+    path = folder / "train_labels.csv"
+    path.write_text(path.read_text().replace("p3,1", "p3,yes"))
+
+
+@pytest.mark.parametrize(
+    ("break_it", "said"),
+    [
+        (break_label, "p3 has 'yes'"),
+        (lambda f: (f / "train_labels.csv").write_text(""), "is empty"),
+        (lambda f: (f / "train" / "p3.tif").write_bytes((f / "train" / "p3.tif").read_bytes()[:999]), "p3.tif"),
+        (lambda f: Image.new("RGB", (50, 50)).save(f / "train" / "p3.tif"), "50 x 50"),
+        (lambda f: Image.new("I;16", (96, 96)).save(f / "train" / "p3.tif"), "I;16"),
+        (lambda f: Image.new("RGBA", (96, 96)).save(f / "train" / "p3.tif"), "RGBA"),
+        (lambda f: (f / "train" / "p3.tif").write_text("hello"), "not an image"),
+        (lambda f: (f / "slides.csv").write_text("id,slide\n" + "".join(f"p{n},one\n" for n in range(8))), "at least 2"),
+    ],
+)
+def test_bad_data_is_one_line_and_exit_code_2(folder: Path, tmp_path: Path, break_it: object, said: str) -> None:
+    break_it(folder)  # type: ignore[operator]
+    refused(sentinode("train", folder, "--out", tmp_path / "run", cache=tmp_path / "cache"), said)
+    assert not (tmp_path / "run" / "manifest.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["check", "nowhere"], "nowhere: is no folder"),
+        (["check", "tests"], "no competition folder"),
+        (["study", "--set", "fit.epoch=3"], "Did you mean 'epochs'"),
+        (["study", "--preset", "fast"], "quick, seed, fair"),
+        (["study", "--device", "tpu"], "there is no device"),
+        (["report", "tests"], "tests"),
+        (["predict", "tests", "tests", "--out", "x.csv"], "is no run"),
+    ],
+)
+def test_bad_arguments_are_one_line_and_exit_code_2(arguments: list[str], said: str, cache: Path) -> None:
+    refused(sentinode(*arguments, cache=cache), said)
+
+
+def test_debug_shows_the_traceback_before_the_line() -> None:
+    result = sentinode("check", "nowhere", "--debug")
+    assert "Traceback" in result.stderr
+    assert result.stderr.splitlines()[-1].startswith("error: nowhere")
+
+
+@pytest.mark.skipif(os.geteuid() == 0 and not Path("/proc/self/status").exists(), reason="root may write anywhere")
+def test_a_folder_that_cannot_be_written_is_exit_code_1(folder: Path, tmp_path: Path) -> None:
+    """A file stands where the cache folder should be: the same refusal as a read-only place, for root too."""
+    (tmp_path / "cache").write_text("in the way")
+    refused(sentinode("check", folder, cache=tmp_path / "cache"), "cannot write", code=1)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write to a read-only folder")
+def test_a_read_only_folder_is_exit_code_1(folder: Path, tmp_path: Path) -> None:
+    locked = tmp_path / "locked"
+    locked.mkdir()
+    locked.chmod(stat.S_IRUSR | stat.S_IXUSR)
+    refused(sentinode("train", folder, "--out", locked / "run", cache=tmp_path / "cache"), "cannot write", code=1)
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_interrupted_in_training_and_resumed(
+    phantom_folder: Path, cache: Path, tmp_path: Path, how: signal.Signals
+) -> None:
+    settings = ["--set", "fit.epochs=6", "--set", "fit.batch_size=4"]
+    whole = sentinode("train", phantom_folder, "--out", tmp_path / "whole", *settings, cache=cache)
+    assert whole.returncode == 0, whole.stderr
+    arguments = ["train", phantom_folder, "--out", tmp_path / "run", *settings]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "SENTINODE_CACHE": str(cache)}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sentinode.apps.cli", *map(str, arguments)],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+    while not (tmp_path / "run" / "history.csv").is_file():
+        assert process.poll() is None, process.stderr and process.stderr.read()
+    process.send_signal(how)
+    _, said = process.communicate(timeout=60)
+    if how == signal.SIGINT:
+        assert process.returncode == 1
+        assert said.splitlines()[-1].startswith("error: interrupted. What was finished is kept")
+    assert not (tmp_path / "run" / "manifest.json").exists()
+    resumed = sentinode(*arguments, "--resume", cache=cache)
+    assert resumed.returncode == 0, resumed.stderr
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "run")]
+    assert weights[0] == weights[1]
