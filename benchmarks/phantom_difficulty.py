@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 from sentinode.data.images import read_patch
 from sentinode.data.phantom import write_phantom
-from sentinode.fit.optimizer import KerasAdam
+from sentinode.fitting.optimizer import KerasAdam
 from sentinode.models.notebook import notebook_network
 
 FOREST_RANGE, NETWORK_RANGE = (0.75, 0.92), (0.80, 0.95)

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import install_import_hook
 
 # Shapes in signatures are checked while the tests run; users pay nothing for them.
-_CHECKED = ["sentinode.data", "sentinode.inference", "sentinode.fit", "sentinode.evaluate", "sentinode.explain"]
+_CHECKED = ["sentinode.data", "sentinode.inference", "sentinode.fitting", "sentinode.evaluation", "sentinode.explain"]
 with install_import_hook(_CHECKED, "beartype.beartype"):
     import sentinode.pipeline  # noqa: F401
 

@@ -1,3 +1,70 @@
-"""sentinode: CNN classifiers for metastatic tissue in lymph-node patches, compared so that it can be believed."""
+"""sentinode: CNN classifiers for metastatic tissue in lymph-node patches, compared so that it can be believed.
+
+    from pathlib import Path
+    from sentinode import fit, load_preset, override, study
+
+    study(Path("data"), load_preset("fair"), Path("study"))
+    config = override(load_preset("fair").run_config(), {"model.norm": "after"})
+    print(fit(Path("data"), config, Path("run")).scores)
+
+The names below are the public ones; everything else may change between versions.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sentinode.api import check, compare, evaluate, fit, predict, split, study, tune
+    from sentinode.config import RunConfig, StudyConfig, load_config, load_preset, override
+    from sentinode.data.phantom import write_phantom
+    from sentinode.errors import SentinodeError
+    from sentinode.experiments.gather import Session
+    from sentinode.experiments.record import Study
+    from sentinode.experiments.run import Run
+    from sentinode.report.page import write_report
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "Run",
+    "RunConfig",
+    "SentinodeError",
+    "Session",
+    "Study",
+    "StudyConfig",
+    "check",
+    "compare",
+    "evaluate",
+    "fit",
+    "load_config",
+    "load_preset",
+    "override",
+    "predict",
+    "split",
+    "study",
+    "tune",
+    "write_phantom",
+    "write_report",
+]
+
+_HOME_OF = {
+    **dict.fromkeys(["check", "compare", "evaluate", "fit", "predict", "split", "study", "tune"], "api"),
+    **dict.fromkeys(["RunConfig", "StudyConfig", "load_config", "load_preset", "override"], "config"),
+    "SentinodeError": "errors",
+    "Run": "experiments.run",
+    "Session": "experiments.gather",
+    "Study": "experiments.record",
+    "write_phantom": "data.phantom",
+    "write_report": "report.page",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first asked for, so that `import sentinode` costs nothing."""
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'sentinode' has no attribute {name!r}")
+    return getattr(import_module(f"sentinode.{_HOME_OF[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -261,13 +261,14 @@ def override(config: C, settings: Mapping[str, Any], *, where: str | Path | None
     """Put settings such as {"model.norm": "after"} over a config; returns a new, checked one."""
     table = config.model_dump(mode="python", exclude_none=True)
     for key, value in settings.items():
-        at, model = table, type(config)
+        at = table
+        section: type[BaseModel] = type(config)
         *parents, last = key.split(".")
         for part in parents:
-            model = _section_at(model, part, key, where)
+            section = _section_at(section, part, key, where)
             at = at.setdefault(part, {})
-        if last not in model.model_fields:
-            raise _unknown(key, last, model, where)
+        if last not in section.model_fields:
+            raise _unknown(key, last, section, where)
         at[last] = value
     return _validated(type(config), table, where)
 

@@ -2,56 +2,49 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Collection
 from pathlib import Path
+from typing import Literal
 
-import pandas as pd
-
-from sentinode.config import DataConfig, RunConfig, StudyConfig, to_toml
+from sentinode.config import StudyConfig, to_toml
 from sentinode.data.artefacts import write_json, write_text
-from sentinode.data.check import Check, check_folder
-from sentinode.data.competition import read_sample_ids
 from sentinode.data.explore import explore
-from sentinode.data.ingest import pack_all, pack_folder, read_folder, read_labels, read_patches
-from sentinode.data.listing import Listing
-from sentinode.data.patches import PatchSet
-from sentinode.data.phantom import write_phantom
 from sentinode.data.split import drop_negatives
 from sentinode.deploy.submission import make_submission, write_submission
-from sentinode.errors import RunError, storage_errors
-from sentinode.evaluate.metrics import scores
+from sentinode.errors import RunError
 from sentinode.experiments.compare import Comparison, RunStore, Variant, compare
 from sentinode.experiments.gather import Gathered, Session, gather
-from sentinode.experiments.predict import open_runs, predict
+from sentinode.experiments.predict import predict
 from sentinode.experiments.record import STUDY_CONFIG, ClassCounts, Study, StudyRecord, VariantRecord
-from sentinode.experiments.run import Run
-from sentinode.experiments.train import open_streams, train_run
+from sentinode.experiments.train import open_streams
 from sentinode.experiments.tune import Tuning, tune
 from sentinode.explain.galleries import examples, worst_mistakes, write_pictures
-from sentinode.progress import of_step
-from sentinode.report.page import write_check_page, write_run_page, write_study_page
+from sentinode.report.page import write_check_page, write_study_page
 
+Question = Literal["compare", "tune"]
 EXAMPLES_A_CLASS = 12
 MISTAKES_A_CLASS = 12
 
 
 def study(
-    root: Path,
+    data: Path,
     config: StudyConfig,
     out: Path,
-    session: Session,
+    session: Session | None = None,
     *,
     preset: str = "",
     resume: bool = False,
-    questions: tuple[str, ...] = ("compare", "tune"),
+    questions: Collection[Question] = ("compare", "tune"),
 ) -> Study:
-    """Run the study of the data in `root` into the folder `out`, or go on with it.
+    """Run the study of the folder `data` into the folder `out`, or go on with it.
 
     Check and explore the data; balance, sample and split; train every variant on every seed; tune;
     predict the test part with the variant of the highest validation mean; write the pages.
     """
-    claim(out, config, resume=resume)
-    gathered = gather(root, config, session)
+    session = session or Session()
+    refuse_another_study(out, config, resume=resume)
+    gathered = gather(data, config, session)
+    write_text(out / STUDY_CONFIG, to_toml(config))
     write_json(out / "check.json", gathered.check.to_json())
     write_json(
         out / "explore.json", explore(gathered.material.patches, seed=config.sample.seed, progress=session.progress)
@@ -78,80 +71,15 @@ def study(
     return Study.open(out)
 
 
-def check_data(root: Path, config: DataConfig, session: Session, *, out: Path | None = None) -> Check:
-    """Check a data folder; with `out`, write check.json, explore.json and check.html there."""
-    folder = read_folder(root, config)
-    packed = pack_folder(
-        folder, session.cache_root, workers=session.workers, progress=session.progress, notify=session.notify
-    )
-    check = check_folder(folder, packed, workers=session.workers, progress=session.progress)
-    if out is not None:
-        write_json(out / "check.json", check.to_json())
-        write_json(out / "explore.json", explore(packed.training, seed=0, progress=session.progress))
-        write_pictures(out / "pictures", packed.everything, check.ids_to_show())
-        write_check_page(out)
-    return check
-
-
-def train(root: Path, config: RunConfig, out: Path, session: Session, *, resume: bool = False) -> Run:
-    """Train one run on the data in `root` and draw its page."""
-    material = gather(root, config, session).material
-    run = train_run(material, config, out, device=session.device, resume=resume, progress=session.progress)
-    write_run_page(out)
-    return run
-
-
-def predict_images(model: Path, images: Path, session: Session, *, out: Path, like: Path | None = None) -> pd.DataFrame:
-    """Predict a folder of patches, or a data folder's test part, with a run or study; write id,label."""
-    runs = open_runs(model)
-    listing, sample_ids = read_patches(images, part="test")
-    patches = _pack(listing, session)
-    predictions = predict(runs, patches, device=session.device, progress=session.progress)
-    asked = read_sample_ids(like) if like else sample_ids
-    submission = make_submission(predictions, asked if len(asked) else predictions.ids)
-    write_submission(out, submission)
-    return submission
-
-
-def evaluate(model: Path, root: Path, labels: Path, session: Session, *, out: Path | None = None) -> dict[str, float]:
-    """Score a run or study on the patches below `root` that the table `labels` names."""
-    runs = open_runs(model)
-    listing, _ = read_patches(root, part="all")
-    known = read_labels(labels, listing.ids)
-    patches = _pack(replace(listing, labels=known).take(known >= 0), session)
-    predictions = predict(runs, patches, device=session.device, progress=session.progress)
-    result = scores(predictions.labels, predictions.probabilities)
-    if out is not None:
-        predictions.write(out / "predictions.csv")
-        write_json(out / "scores.json", result)
-    return result
-
-
-def _pack(listing: Listing, session: Session) -> PatchSet:
-    return pack_all(
-        listing, session.cache_root, workers=session.workers, progress=session.progress, notify=session.notify
-    )
-
-
-def phantom_for(session: Session) -> Path:
-    """The default phantom, painted into the cache once."""
-    root = session.cache_root / "phantom-4000-24-25"
-    write_phantom(root, workers=session.workers, on_progress=of_step(session.progress, "phantom"))
-    return root
-
-
-def claim(out: Path, config: StudyConfig, *, resume: bool) -> None:
-    """Make the folder this study's own, or raise RunError where it holds something else."""
-    identity, text = out / STUDY_CONFIG, to_toml(config)
+def refuse_another_study(out: Path, config: StudyConfig, *, resume: bool) -> None:
+    """Raise RunError where the folder holds something else than this study, or this one unasked."""
+    identity = out / STUDY_CONFIG
     if not identity.is_file():
-        if out.is_dir() and any(out.iterdir()):
+        if out.exists() and not (out.is_dir() and not any(out.iterdir())):
             raise RunError("is not empty and holds no study", where=out, remedy="Choose a new or empty --out.")
-        with storage_errors(out):
-            out.mkdir(parents=True, exist_ok=True)
-        write_text(identity, text)
     elif not resume:
         raise RunError("holds a study already", where=out, remedy="Pass --resume to go on, or another --out.")
-    elif identity.read_text(encoding="utf-8") != text:
+    elif identity.read_text(encoding="utf-8") != to_toml(config):
         raise RunError(
             "holds a study with other settings", where=out, remedy="Resume with the same settings, or another --out."
         )

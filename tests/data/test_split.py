@@ -33,7 +33,7 @@ def candidates(count: int = 600, *, slides: int = 20, seed: int = 0, slides_know
 
 def split_of(data: Candidates, **settings: object) -> tuple[np.ndarray, np.ndarray]:
     split = make_split(data, BalanceConfig(), SampleConfig(), SplitConfig(**settings))  # type: ignore[arg-type]
-    side = {i: 0 for i in split.training} | {i: 1 for i in split.validation}
+    side = dict.fromkeys(split.training, 0) | dict.fromkeys(split.validation, 1)
     return np.array([side[i] for i in data.ids]), data.labels
 
 
@@ -119,7 +119,7 @@ def test_a_side_with_one_class_is_an_error() -> None:
     labels = np.array([0] * 50 + [1] * 50, dtype=np.int8)
     slides = np.array(["a"] * 50 + ["b"] * 50)
     data = Candidates(np.arange(100).astype(str), labels, slides, np.full(100, "", dtype=str))
-    with pytest.raises(SplitError, match="has (no patch|only the class)"):
+    with pytest.raises(SplitError, match=r"has (no patch|only the class)"):
         split_of(data)
 
 

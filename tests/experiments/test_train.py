@@ -12,11 +12,11 @@ import torch
 
 from sentinode.config import FitConfig, RunConfig, override
 from sentinode.errors import DivergedError, RunError
-from sentinode.evaluate.metrics import scores
+from sentinode.evaluation.metrics import scores
 from sentinode.experiments.material import Material
 from sentinode.experiments.run import CONTENTS, Run, verify
 from sentinode.experiments.train import best_epoch, has_finished, train_run
-from sentinode.fit import epochs
+from sentinode.fitting import epochs
 
 CPU = torch.device("cpu")
 
@@ -25,7 +25,7 @@ class KilledError(Exception):
     """Stands for a process that is killed between two epochs."""
 
 
-def kill_after(epoch: int):  # noqa: ANN201
+def kill_after(epoch: int):
     def on_epoch(row: dict[str, object]) -> None:
         if row["epoch"] == epoch:
             raise KilledError
@@ -126,7 +126,7 @@ def test_divergence_keeps_the_last_good_weights(
 ) -> None:
     step = epochs.train_step
 
-    def diverge_in_epoch_two(state, *rest):  # noqa: ANN001, ANN002, ANN202
+    def diverge_in_epoch_two(state, *rest):
         logits, losses = step(state, *rest)
         return logits, losses * float("nan") if state.epochs_done == 1 else losses
 

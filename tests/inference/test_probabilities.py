@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from conftest import make_patches
 
+from conftest import make_patches
 from sentinode.config import ModelConfig, PreprocessConfig
 from sentinode.data.preprocess import Prepared, prepare
 from sentinode.data.symmetry import apply_symmetry

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sentinode.fit.optimizer import KerasAdam
+from sentinode.fitting.optimizer import KerasAdam
 from sentinode.models.batch_norm import KerasBatchNorm
 from sentinode.models.notebook import notebook_network
 

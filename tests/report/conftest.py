@@ -15,7 +15,7 @@ from PIL import Image
 
 from sentinode.config import Scalar, StudyConfig, override, to_toml
 from sentinode.data.appearance import QUANTITIES
-from sentinode.evaluate.metrics import scores
+from sentinode.evaluation.metrics import scores
 from sentinode.experiments.record import STUDY_CONFIG, ClassCounts, StudyRecord, VariantRecord
 from sentinode.experiments.run import write_manifest
 from sentinode.inference.probabilities import Predictions

@@ -55,7 +55,7 @@ def _options(
         bool, typer.Option("--debug", help="Show an error's traceback (with any command, anywhere).")
     ] = False,
 ) -> None:
-    """Options of every command; `main` has taken --debug out already, so here it is only documented."""
+    """Options of every command; `run` has taken --debug out already, so here it is only documented."""
 
 
 @app.command(epilog=example("phantom phantom/ --patches 4000 --slides 24"))
@@ -88,12 +88,12 @@ def check(
     workers: Workers = 2,
 ) -> None:
     """Look for everything that may be wrong with a data folder; nothing is changed or dropped."""
+    from sentinode import api
     from sentinode.apps import console
-    from sentinode.pipeline import check_data
 
     config = _config("fair", None, None, slides, groups).run_config()
     with console.steps() as progress:
-        result = check_data(data, config.data, _session(cache, "cpu", workers, progress), out=out)
+        result = api.check(data, config.data, _session(cache, "cpu", workers, progress), out=out)
     rows = [[what, f"{count:,}", note] for what, count, note in result.table()]
     console.show_table(
         f"{data}{f' ({result.folder.note})' if result.folder.note else ''}", ["what", "count", "note"], rows
@@ -114,15 +114,13 @@ def split(
     workers: Workers = 2,
 ) -> None:
     """Draw the training and the validation side and save them as ids."""
+    from sentinode import api
     from sentinode.apps import console
-    from sentinode.experiments.gather import gather
 
     config = _config(preset, None, settings, slides, groups).run_config()
     with console.steps() as progress:
-        gathered = gather(data, config, _session(cache, "cpu", workers, progress))
-        drawn = gathered.material.split(config)
-        drawn.write(out, labels=gathered.material.labels_by_id)
-    for option, count in {**{e.option: e.count for e in gathered.left_out}, **drawn.left_out}.items():
+        drawn = api.split(data, config, out, _session(cache, "cpu", workers, progress))
+    for option, count in drawn.left_out.items():
         console.notice(f"left out: {count:,} ({option})")
     for text in drawn.notices:
         console.notice(text)
@@ -146,16 +144,16 @@ def study(
     workers: Workers = 2,
 ) -> None:
     """Run the whole study: check, explore, split, compare, tune, predict, report."""
+    from sentinode import api
     from sentinode.apps import console
-    from sentinode.pipeline import phantom_for, study
 
     config = _config(preset, None, settings, slides, groups)
     with console.steps() as progress:
         session = _session(cache, device, workers, progress)
         if data is None:
             console.notice("no DATA was given: the study uses a phantom, which is synthetic tissue")
-        root = data or phantom_for(session)
-        result = study(root, config, out, session, preset=preset, resume=resume)
+        root = data or api.default_phantom(session)
+        result = api.study(root, config, out, session, preset=preset, resume=resume)
     for text in result.record.notices:
         console.notice(text)
     console.say(f"{out / 'report.html'}")
@@ -178,12 +176,12 @@ def train(
     workers: Workers = 2,
 ) -> None:
     """Train one network and keep everything that is needed to believe and to use it."""
+    from sentinode import api
     from sentinode.apps import console
-    from sentinode.pipeline import train
 
     chosen = _config(preset, config, settings, slides, groups).run_config()
     with console.steps() as progress:
-        run = train(data, chosen, out, _session(cache, device, workers, progress), resume=resume)
+        run = api.fit(data, chosen, out, _session(cache, device, workers, progress), resume=resume)
     for text in run.environment["notices"]:
         console.notice(text)
     _show_scores(f"{out}: validation", run.scores)
@@ -204,13 +202,13 @@ def tune(
     workers: Workers = 2,
 ) -> None:
     """Search over settings (batch-norm momentum, if you say nothing else); every trial is a run."""
+    from sentinode import api
     from sentinode.apps import console
-    from sentinode.pipeline import study
 
     config = _config(preset, None, settings, slides, groups)
     with console.steps() as progress:
         session = _session(cache, device, workers, progress)
-        result = study(data, config, out, session, preset=preset, resume=resume, questions=("tune",))
+        result = api.tune(data, config, out, session, preset=preset, resume=resume)
     assert result.tuning is not None
     metric = config.fit.metric
     rows = [
@@ -236,11 +234,11 @@ def predict(
     workers: Workers = 2,
 ) -> None:
     """Predict patches and write a submission whose ids and values have been checked."""
+    from sentinode import api
     from sentinode.apps import console
-    from sentinode.pipeline import predict_images
 
     with console.steps() as progress:
-        submission = predict_images(run, images, _session(cache, device, workers, progress), out=out, like=like)
+        submission = api.predict(run, images, out, _session(cache, device, workers, progress), like=like)
     console.say(f"{len(submission):,} probabilities in {out}")
 
 
@@ -255,11 +253,11 @@ def evaluate(
     workers: Workers = 2,
 ) -> None:
     """Score a run on patches whose labels you have."""
+    from sentinode import api
     from sentinode.apps import console
-    from sentinode.pipeline import evaluate
 
     with console.steps() as progress:
-        scores = evaluate(run, data, labels, _session(cache, device, workers, progress), out=out)
+        scores = api.evaluate(run, data, labels, _session(cache, device, workers, progress), out=out)
     _show_scores(f"{run} on {labels.name}", scores)
 
 
@@ -304,9 +302,9 @@ def _session(cache: Path | None, device: str, workers: int, progress: Progress) 
 
 
 def _cache_root(given: Path | None) -> Path:
-    import platformdirs
+    from sentinode.experiments.gather import default_cache
 
-    return given or Path(platformdirs.user_cache_dir("sentinode", appauthor=False))
+    return given or default_cache()
 
 
 def _show_scores(title: str, scores: dict[str, float]) -> None:
@@ -315,12 +313,18 @@ def _show_scores(title: str, scores: dict[str, float]) -> None:
     console.show_table(title, ["score", "value"], [[name, f"{value:.4f}"] for name, value in scores.items()])
 
 
-def main() -> None:
-    """Entry point of the command `sentinode`."""
+def run(arguments: list[str]) -> int:
+    """Run one command line; returns its exit code: 0 done, 1 failed, 2 bad input."""
     from sentinode.apps.console import exit_code_of
 
-    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
-    sys.exit(exit_code_of(lambda: app(arguments), debug="--debug" in sys.argv[1:]))
+    debug = "--debug" in arguments
+    rest = [argument for argument in arguments if argument != "--debug"]
+    return exit_code_of(lambda: app(rest, prog_name="sentinode"), debug=debug)
+
+
+def main() -> None:
+    """Entry point of the command `sentinode`."""
+    sys.exit(run(sys.argv[1:]))
 
 
 if __name__ == "__main__":

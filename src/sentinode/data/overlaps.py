@@ -1,4 +1,4 @@
-"""Patches that show the same tissue: shifted, identical, or turned and mirrored.
+"""Patches that show the same tissue at another place: shifted against each other, or not at all.
 
 Two patches cut from one slide at different places agree pixel for pixel where they overlap, but
 nothing says which of N * N / 2 pairs to compare. As in winnowing (Schleimer, Wilkerson and Aiken,
@@ -16,15 +16,17 @@ an anchor takes 8 bytes, about 2.2 kB a patch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Final
 
 import numpy as np
 from jaxtyping import Int, UInt8, UInt32, UInt64
 
-from sentinode.data.images import PATCH_SIZE_PX, Patch
+from sentinode.data.chunks import Pixels, Progress, in_threads, map_chunks
+from sentinode.data.duplicates import Duplicate
+from sentinode.data.images import PATCH_SIZE_PX
+from sentinode.data.pixel_hash import hash_pixels, scramble
 
 WINDOW_PX: Final = 8
 MIN_SHARED_PX: Final = 16
@@ -35,7 +37,6 @@ MIN_CONTRAST: Final = 12
 # patches lie on a grid of 16 pixels, where no more than 36 can show the same place.
 MAX_NEIGHBOURS: Final = 36
 
-_CHUNK_PATCHES: Final = 32
 _POSITION_BITS: Final = 14  # 96 * 96 places in a patch
 _SLAB_ANCHORS: Final = 1 << 20
 _PAIRS_AT_ONCE: Final = 4096
@@ -43,10 +44,7 @@ _RANK_BASES: Final = (0x9E3779B1, 0x27D4EB2F)
 _NAME_BASES: Final = (0x85EBCA77, 0x165667B1)
 _NEVER: Final = np.uint32(0xFFFFFFFF)
 
-Pixels = UInt8[np.ndarray, "n 96 96 3"]
-Progress = Callable[[int, int], None]
 _Grid = UInt8[np.ndarray, "n _ _"] | UInt32[np.ndarray, "n _ _"]
-_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,15 +59,6 @@ class Overlap:
     dx_px: int
     dy_px: int
     shared_area_px: int
-
-
-@dataclass(frozen=True, slots=True)
-class Duplicate:
-    """`b` is `symmetric_view(a, symmetry)`, pixel for pixel; `a` is the first patch of its kind."""
-
-    a: int
-    b: int
-    symmetry: int
 
 
 def find_overlaps(
@@ -93,16 +82,6 @@ def find_overlaps(
 
     anchors = list(map_chunks(anchors_of, pixels, workers=workers, on_progress=on_progress))
     return match_anchors(pixels, anchors, min_shared_px=min_shared_px, workers=workers)
-
-
-def find_duplicates(pixels: Pixels, *, workers: int = 2, on_progress: Progress | None = None) -> list[Duplicate]:
-    """Find the patches that equal an earlier one, as they are or under one of the square's symmetries."""
-
-    def sums_of(_: int, chunk: Pixels) -> UInt64[np.ndarray, " n"]:
-        return sum_pixels(hash_pixels(chunk))
-
-    sums = list(map_chunks(sums_of, pixels, workers=workers, on_progress=on_progress))
-    return match_sums(pixels, np.concatenate(sums)) if sums else []
 
 
 def overlap_groups(count: int, overlaps: Iterable[Overlap | Duplicate]) -> Int[np.ndarray, " n"]:
@@ -129,48 +108,6 @@ def overlap_groups(count: int, overlaps: Iterable[Overlap | Duplicate]) -> Int[n
     return numbers[roots]
 
 
-def symmetric_view(patch: Patch, symmetry: int) -> Patch:
-    """One of the square's 8 symmetries: k = 0..3 quarter turns to the left; 4 + k: mirrored, then turned."""
-    mirrored = patch[:, ::-1] if symmetry >= 4 else patch
-    return np.rot90(mirrored, symmetry % 4)
-
-
-def map_chunks(
-    function: Callable[[int, Pixels], _Result],
-    pixels: Pixels,
-    *,
-    workers: int,
-    on_progress: Progress | None = None,
-) -> Iterator[_Result]:
-    """Yield `function(first row, chunk)` for consecutive chunks, in order, read by several threads.
-
-    Chunks are small enough for a processor's cache, and copied from a memory map only once.
-    """
-
-    def call(start: int) -> _Result:
-        return function(start, np.ascontiguousarray(pixels[start : start + _CHUNK_PATCHES]))
-
-    starts = range(0, len(pixels), _CHUNK_PATCHES)
-    for start, result in zip(starts, _in_threads(call, starts, workers), strict=True):
-        if on_progress is not None:
-            on_progress(min(start + _CHUNK_PATCHES, len(pixels)), len(pixels))
-        yield result
-
-
-def hash_pixels(chunk: Pixels) -> UInt32[np.ndarray, "n 96 96"]:
-    """Hash each RGB pixel to 32 bits."""
-    padded = np.zeros((*chunk.shape[:3], 4), np.uint8)
-    for channel in range(3):  # three strided copies are six times faster than one of [..., :3]
-        padded[..., channel] = chunk[..., channel]
-    return _scramble(padded.view(np.uint32)[..., 0])
-
-
-def sum_pixels(hashes: UInt32[np.ndarray, "n 96 96"]) -> UInt64[np.ndarray, " n"]:
-    """Sum a patch's hashed pixels: a fingerprint that no turning or mirroring changes."""
-    sums: UInt64[np.ndarray, " n"] = hashes.reshape(len(hashes), -1).sum(axis=1, dtype=np.uint64)
-    return sums
-
-
 def find_anchors(
     chunk: Pixels,
     hashes: UInt32[np.ndarray, "n 96 96"],
@@ -191,7 +128,7 @@ def find_anchors(
     contrast = _slide(np.maximum, green, WINDOW_PX) - _slide(np.minimum, green, WINDOW_PX)
     textured = contrast >= MIN_CONTRAST
 
-    ranks = _scramble(_hash_windows(hashes, _RANK_BASES))
+    ranks = scramble(_hash_windows(hashes, _RANK_BASES))
     ranks[~textured] = _NEVER
     least = _slide(np.minimum, ranks, block)
     # A window is an anchor where it is the least of some block around it: the greatest of the blocks'
@@ -202,7 +139,7 @@ def find_anchors(
     patch, y, x = np.unravel_index(np.flatnonzero(chosen), chosen.shape)  # five times faster than nonzero
 
     # Anchors all have small ranks, and would agree by chance far too often; a second hash names them.
-    names = _scramble(_hash_windows(hashes, _NAME_BASES)[patch, y, x])
+    names = scramble(_hash_windows(hashes, _NAME_BASES)[patch, y, x])
     hash_bits = _hash_bits(count)
     kept = (names >> np.uint32(32 - hash_bits)).astype(np.uint64) << np.uint64(64 - hash_bits)
     places = ((patch + first_row) << _POSITION_BITS) + y * PATCH_SIZE_PX + x
@@ -233,50 +170,11 @@ def match_anchors(
 
     overlaps: list[Overlap] = []
     starts = range(0, len(proposals), _PAIRS_AT_ONCE)
-    for start, found in zip(starts, _in_threads(agreeing, starts, workers), strict=True):
+    for start, found in zip(starts, in_threads(agreeing, starts, workers), strict=True):
         overlaps += found
         if on_progress is not None:
             on_progress(min(start + _PAIRS_AT_ONCE, len(proposals)), len(proposals))
     return overlaps
-
-
-def match_sums(pixels: Pixels, sums: UInt64[np.ndarray, " n"]) -> list[Duplicate]:
-    """Compare the patches with equal `sum_pixels` under all symmetries, and name each repeated one."""
-    order = np.argsort(sums, kind="stable")
-    bounds = np.flatnonzero(np.diff(sums[order])) + 1
-    found: list[Duplicate] = []
-    for rows in np.split(order, bounds):
-        if len(rows) == 1:
-            continue
-        first_rows: dict[bytes, int] = {}  # the least of a patch's 8 views -> the first patch that has it
-        for row in rows.tolist():
-            views = [symmetric_view(pixels[row], symmetry).tobytes() for symmetry in range(8)]
-            first_row = first_rows.setdefault(min(views), row)
-            if first_row != row:
-                found.append(Duplicate(first_row, row, _symmetry_between(pixels[first_row], pixels[row])))
-    return sorted(found, key=lambda duplicate: (duplicate.a, duplicate.b))
-
-
-def _in_threads(function: Callable[[int], _Result], starts: Iterable[int], workers: int) -> Iterator[_Result]:
-    """Yield `function(start)` in order; whoever leaves early does not wait for what has not begun."""
-    with ThreadPoolExecutor(workers) as pool:
-        try:
-            yield from pool.map(function, starts)
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _symmetry_between(first: Patch, second: Patch) -> int:
-    return next(k for k in range(8) if np.array_equal(symmetric_view(first, k), second))
-
-
-def _scramble(values: UInt32[np.ndarray, "..."]) -> UInt32[np.ndarray, "..."]:
-    """Mix 32 bits so that each depends on all (the finalizer of Appleby's MurmurHash3, in part)."""
-    mixed = values * np.uint32(0x85EBCA6B)
-    mixed ^= mixed >> np.uint32(13)
-    mixed *= np.uint32(0xC2B2AE35)
-    mixed ^= mixed >> np.uint32(16)
-    return mixed
 
 
 def _hash_windows(hashes: UInt32[np.ndarray, "n 96 96"], bases: tuple[int, int]) -> UInt32[np.ndarray, "n 89 89"]:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from torch import Tensor
+import numpy as np
+
+from sentinode.data.images import Patch
+
+if TYPE_CHECKING:  # PyTorch takes seconds to load, and neither the phantom nor the audit needs it
+    from torch import Tensor
 
 SYMMETRIES: Final = range(8)
 
@@ -13,3 +18,9 @@ def apply_symmetry(images: Tensor, symmetry: int) -> Tensor:
     """Turn a batch (N, C, H, H) as a whole: mirrored left-right for 4 to 7, then turned anticlockwise."""
     turned = images.flip(-1) if symmetry >= 4 else images
     return turned.rot90(symmetry % 4, (-2, -1))
+
+
+def symmetric_view(patch: Patch, symmetry: int) -> Patch:
+    """Turn one patch (H, H, 3) by the same numbers, without a copy."""
+    mirrored = patch[:, ::-1] if symmetry >= 4 else patch
+    return np.rot90(mirrored, symmetry % 4)

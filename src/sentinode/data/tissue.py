@@ -13,17 +13,14 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int, UInt8
+from jaxtyping import Bool, Float32, UInt8
 from scipy import ndimage, spatial
 
+from sentinode.data.nuclei import BORDER_PX, Plane, Points, Sprites, bodies, jittered, nuclei, stamp
+
 SPACING_UM_PER_PX: Final = 0.972
-BORDER_PX: Final = 16  # the rim of a section where no nucleus is centred; never cut from
 _FAR_PX: Final = 60.0  # farther than this from a disc, distances are not told apart
 _COARSE_PX: Final = 4  # step of the grid on which distances to points are computed
-
-Plane = Float32[np.ndarray, "side side"]
-Sprites = Float32[np.ndarray, "sprites size size"]
-Points = Int[np.ndarray, "_ 2"]  # rows and columns
 
 # Directions in optical density (red, green, blue), of unit length after normalisation. Two ends of
 # what laboratories and scanners make of the same dyes: violet and magenta, grey-brown and salmon.
@@ -113,7 +110,7 @@ def _lay_out(rng: np.random.Generator, side: int, tumour_share: float) -> _Zones
 
 def _small_groups(rng: np.random.Generator, side: int, allowed: Bool[np.ndarray, "side side"]) -> Points:
     """Two to nine cells each, scattered over the part of the node where a group may lie."""
-    centres = _jittered(rng, side, spacing=205.0, jitter=0.45)
+    centres = jittered(rng, side, spacing=205.0, jitter=0.45)
     centres = centres[allowed[centres[:, 0], centres[:, 1]]]
     cells = np.repeat(centres, rng.integers(2, 10, len(centres)), axis=0)
     cells = cells + np.rint(rng.normal(0, 8.5, cells.shape)).astype(np.int64)
@@ -124,7 +121,7 @@ def _around(points: Points, side: int, *, radius_px: int) -> Bool[np.ndarray, "s
     reach = np.arange(-radius_px, radius_px + 1)
     disc = (np.hypot(reach[:, None], reach) <= radius_px).astype(np.float32)[None]
     marks = np.zeros((side, side), np.float32)
-    _stamp(marks, disc, np.zeros(len(points), np.int64), points)
+    stamp(marks, disc, np.zeros(len(points), np.int64), points)
     return marks > 0
 
 
@@ -156,7 +153,7 @@ def _discs(
     rng: np.random.Generator, side: int, *, spacing: float, radii: tuple[float, float], keep: float
 ) -> Plane:
     """Signed distance to the rim of scattered discs, positive inside; -60 stands for all beyond."""
-    centres = _jittered(rng, side, spacing=spacing, jitter=0.3)
+    centres = jittered(rng, side, spacing=spacing, jitter=0.3)
     radius = np.where(rng.random(len(centres)) < keep, rng.uniform(*radii, len(centres)), -_FAR_PX)
     coarse = np.arange(0, side + _COARSE_PX, _COARSE_PX, dtype=np.float32)
     level = np.full((len(coarse), len(coarse)), -_FAR_PX, np.float32)
@@ -172,7 +169,7 @@ def _cell_walls(rng: np.random.Generator, where: Bool[np.ndarray, "side side"], 
     """Distance to the nearest edge between two Voronoi cells of scattered points; far elsewhere."""
     level = np.full(where.shape, _FAR_PX, np.float32)
     grid = np.argwhere(where)
-    tree = spatial.cKDTree(_jittered(rng, len(where), spacing=spacing, jitter=0.35))
+    tree = spatial.cKDTree(jittered(rng, len(where), spacing=spacing, jitter=0.35))
     near = np.asarray(tree.query(grid, k=2)[0])
     level[where] = (near[:, 1] - near[:, 0]) / 2
     return level
@@ -250,12 +247,12 @@ def _paint_cells(rng: np.random.Generator, zones: _Zones, haematoxylin: Plane, e
         return points[rng.random(len(points)) < share]
 
     def draw(points: Points, sprites: Sprites, onto: Plane, which: np.ndarray | None = None) -> None:
-        _stamp(
+        stamp(
             onto, sprites, rng.integers(len(sprites), size=len(points)) if which is None else which, points
         )
 
     # Lymphocytes: small, round, dark, packed; fewer in every other zone.
-    points = _jittered(rng, side, spacing=rng.uniform(7.4, 8.6), jitter=0.3)
+    points = jittered(rng, side, spacing=rng.uniform(7.4, 8.6), jitter=0.3)
     crowd = np.clip(0.86 + 0.12 * at(zones.crowd, points), 0.45, 0.97)
     share = np.where(at(zones.follicle, points) > 0, 0.20, crowd)
     share = np.where(at(zones.sinus, points) > 0, rng.uniform(0.08, 0.30), share)
@@ -264,22 +261,22 @@ def _paint_cells(rng: np.random.Generator, zones: _Zones, haematoxylin: Plane, e
     share = np.where(strands, 0.15, share)
     share = np.where(at(zones.stroma, points) > 0, 0.05, share)
     share = np.where((at(zones.lumen, points) > 0) | (at(zones.node, points) < 0), 0.004, share)
-    draw(keep(points, share), _nuclei(rng, 64, radius=(2.9, 3.9), amount=(1.5, 2.2), mottle=0.3), nuclei)
+    draw(keep(points, share), nuclei(rng, 64, radius=(2.9, 3.9), amount=(1.5, 2.2), mottle=0.3), nuclei)
 
     # Centroblasts of germinal centres and histiocytes of sinuses: large and pale, but no tumour.
-    points = _jittered(rng, side, spacing=10.5, jitter=0.3)
+    points = jittered(rng, side, spacing=10.5, jitter=0.3)
     inside = (at(zones.follicle, points) > 2) & ~at(zones.tumour, points) & (at(zones.node, points) > 0)
     blasts = keep(points, inside * 0.85)
-    draw(blasts, _nuclei(rng, 48, radius=(3.8, 5.6), amount=(0.65, 1.1), rim=0.4, nucleoli=2), nuclei)
-    points = _jittered(rng, side, spacing=13.0, jitter=0.35)
+    draw(blasts, nuclei(rng, 48, radius=(3.8, 5.6), amount=(0.65, 1.1), rim=0.4, nucleoli=2), nuclei)
+    points = jittered(rng, side, spacing=13.0, jitter=0.35)
     inside = (at(zones.sinus, points) > 0) & ~at(zones.tumour, points) & (at(zones.stroma, points) < 0)
     scattered = 0.035 * (at(zones.node, points) > 40) * ~at(zones.tumour, points)
     histiocytes = keep(points, np.where(inside, rng.uniform(0.4, 0.95), scattered))
-    draw(histiocytes, _bodies(rng, 24, radius=(5.5, 8.5), amount=(0.45, 0.75)), bodies)
-    draw(histiocytes, _nuclei(rng, 48, radius=(3.6, 5.2), amount=(0.6, 1.0), stretch=1.4, rim=0.3), nuclei)
+    draw(histiocytes, bodies(rng, 24, radius=(5.5, 8.5), amount=(0.45, 0.75)), bodies)
+    draw(histiocytes, nuclei(rng, 48, radius=(3.6, 5.2), amount=(0.6, 1.0), stretch=1.4, rim=0.3), nuclei)
 
     # Fibroblasts: spindles along the fibres.
-    points = _jittered(rng, side, spacing=13.0, jitter=0.4)
+    points = jittered(rng, side, spacing=13.0, jitter=0.4)
     inside = (
         np.maximum(at(zones.stroma, points), np.minimum(at(zones.septum, points), at(zones.nest, points))) > 0
     )
@@ -291,24 +288,24 @@ def _paint_cells(rng: np.random.Generator, zones: _Zones, haematoxylin: Plane, e
         for step in ([2, 0], [0, 2])
     )
     turn = np.arctan2(slope_x, -slope_y) % np.pi
-    spindles = _nuclei(
+    spindles = nuclei(
         rng, 32, radius=(2.6, 3.4), amount=(1.0, 1.7), stretch=2.6, angles=np.arange(32) * np.pi / 32
     )
     draw(points, spindles, nuclei, np.rint(turn / np.pi * 32).astype(np.int64) % 32)
 
     # Red cells in the vessels.
-    points = _jittered(rng, side, spacing=7.0, jitter=0.4)
+    points = jittered(rng, side, spacing=7.0, jitter=0.4)
     red_cells = keep(points, (at(zones.lumen, points) > 2) * rng.uniform(0.2, 0.9))
-    draw(red_cells, _bodies(rng, 16, radius=(2.6, 3.4), amount=(1.0, 1.4)), bodies)
+    draw(red_cells, bodies(rng, 16, radius=(2.6, 3.4), amount=(1.0, 1.4)), bodies)
 
     # Tumour: larger, paler, pleomorphic, with nucleoli. How much so is the slide's own.
     size = rng.uniform(5.0, 7.2)
-    points = _jittered(rng, side, spacing=size * rng.uniform(2.0, 2.5), jitter=0.32)
+    points = jittered(rng, side, spacing=size * rng.uniform(2.0, 2.5), jitter=0.32)
     inside = (at(zones.nest, points) > 4) & (at(zones.septum, points) < 0) & (at(zones.stroma, points) < 2)
     cells = np.concatenate([keep(points, inside * rng.uniform(0.8, 0.97)), zones.group_cells])
     pale = rng.uniform(0.45, 1.0)
-    draw(cells, _bodies(rng, 24, radius=(1.3 * size, 1.8 * size), amount=(0.5, 0.9)), bodies)
-    shapes = _nuclei(
+    draw(cells, bodies(rng, 24, radius=(1.3 * size, 1.8 * size), amount=(0.5, 0.9)), bodies)
+    shapes = nuclei(
         rng, 96, radius=(0.68 * size, 1.3 * size), amount=(pale, pale + 0.5), stretch=1.35, wobble=0.09,
         rim=0.35, nucleoli=3, mottle=0.22,
     )  # fmt: skip
@@ -317,75 +314,6 @@ def _paint_cells(rng: np.random.Generator, zones: _Zones, haematoxylin: Plane, e
     np.maximum(eosin, bodies, out=eosin)
     eosin *= 1 - 0.55 * np.clip(2.5 * nuclei, 0, 1)  # a nucleus takes the cytoplasm's place
     np.maximum(haematoxylin, nuclei, out=haematoxylin)
-
-
-def _jittered(rng: np.random.Generator, side: int, *, spacing: float, jitter: float) -> Points:
-    """Points of a hexagonal grid, each moved by up to `jitter` spacings, clear of the border."""
-    rows = np.arange(BORDER_PX, side - BORDER_PX, spacing * 0.75**0.5)
-    columns = np.arange(BORDER_PX, side - BORDER_PX, spacing)
-    y, x = np.meshgrid(rows, columns, indexing="ij")
-    x = x + (np.arange(len(rows)) % 2)[:, None] * spacing / 2
-    points = np.stack([y, x], axis=-1).reshape(-1, 2) + rng.uniform(-jitter, jitter, (y.size, 2)) * spacing
-    points = np.rint(points).astype(np.int64)
-    return points[((points >= BORDER_PX) & (points < side - BORDER_PX)).all(axis=1)]
-
-
-def _nuclei(
-    rng: np.random.Generator,
-    count: int,
-    *,
-    radius: tuple[float, float],
-    amount: tuple[float, float],
-    stretch: float = 1.15,
-    wobble: float = 0.04,
-    rim: float = 0.2,
-    nucleoli: int = 0,
-    mottle: float = 0.15,
-    angles: np.ndarray | None = None,
-) -> Sprites:
-    """Draw nuclei: wobbly ellipses with a dark rim (the membrane), mottled chromatin and nucleoli."""
-    half = min(BORDER_PX - 1, int(np.ceil(radius[1] * stretch**0.5 * 1.2 + 2)))
-    y, x = np.mgrid[-half : half + 1, -half : half + 1].astype(np.float32)
-
-    def each(low: float, high: float) -> np.ndarray:
-        return rng.uniform(low, high, (count, 1, 1)).astype(np.float32)
-
-    turn = each(0.0, np.pi) if angles is None else angles.astype(np.float32)[:, None, None]
-    long = each(1.0 + 0.5 * (stretch - 1), stretch) ** 0.5
-    along, across = (x * np.cos(turn) + y * np.sin(turn)) / long, (y * np.cos(turn) - x * np.sin(turn)) * long
-    direction, reach = np.arctan2(across, along), np.hypot(along, across)
-    edge = each(*radius)
-    for lobes in (2, 3, 5):
-        edge = edge * (1 + each(0.0, wobble) * np.cos(lobes * direction + each(0.0, 2 * np.pi)))
-    depth = edge - reach
-    chromatin = 1 + mottle * 2 * ndimage.gaussian_filter(
-        rng.standard_normal(depth.shape, np.float32), (0, 0.8, 0.8)
-    )
-    chromatin += rim * np.exp(-((depth - 0.8) ** 2)) - 0.5 * rim
-    nuclei = each(*amount) * chromatin
-    for _ in range(nucleoli):
-        spot_y, spot_x, size = each(-0.45, 0.45) * radius[0], each(-0.45, 0.45) * radius[0], each(0.5, 1.0)
-        nuclei += each(0.0, 1.1) * np.exp(-((y - spot_y) ** 2 + (x - spot_x) ** 2) / (2 * size**2))
-    sprites: Sprites = np.maximum(nuclei, 0) * np.clip(0.5 + depth, 0, 1)
-    return sprites
-
-
-def _bodies(
-    rng: np.random.Generator, count: int, *, radius: tuple[float, float], amount: tuple[float, float]
-) -> Sprites:
-    """Draw cell bodies: faint at the middle, a little denser at the membrane."""
-    return _nuclei(rng, count, radius=radius, amount=amount, stretch=1.3, wobble=0.08, rim=0.15, mottle=0.12)
-
-
-def _stamp(plane: Plane, sprites: Sprites, which: Int[np.ndarray, "_"], points: Points) -> None:
-    """Lay sprite `which[i]` centred on `points[i]`, keeping the greater amount where they meet."""
-    half = sprites.shape[1] // 2
-    reach = np.arange(-half, half + 1)
-    offsets = (reach[:, None] * plane.shape[1] + reach).reshape(-1)
-    corners, flat, drawn = points @ (plane.shape[1], 1), plane.reshape(-1), sprites.reshape(len(sprites), -1)
-    for first in range(0, len(points), 2000):  # a few at a time: the index of all would be huge
-        some = slice(first, first + 2000)
-        np.maximum.at(flat, (corners[some, None] + offsets).reshape(-1), drawn[which[some]].reshape(-1))
 
 
 # --- stain and scanner ------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from torch import nn
 from sentinode.config import RunConfig, parse_toml
 from sentinode.data.artefacts import write_json
 from sentinode.errors import RunError
-from sentinode.fit.checkpoint import load_weights
+from sentinode.fitting.checkpoint import load_weights
 from sentinode.inference.probabilities import Predictions
 from sentinode.models.build import build
 

@@ -15,12 +15,12 @@ from sentinode.config import FitConfig, RunConfig, to_toml
 from sentinode.data.artefacts import write_atomically, write_json, write_text
 from sentinode.data.batches import BatchStream, derive_seed
 from sentinode.errors import RunError, storage_errors
-from sentinode.evaluate import metrics
+from sentinode.evaluation import metrics
 from sentinode.experiments.environment import describe_environment
 from sentinode.experiments.material import Material
 from sentinode.experiments.run import MANIFEST, Run, is_finished, write_manifest
-from sentinode.fit.checkpoint import load_checkpoint, load_weights, save_checkpoint, save_weights
-from sentinode.fit.epochs import EpochRecord, FitState, Outputs, fit_epochs, steps_in_epoch
+from sentinode.fitting.checkpoint import load_checkpoint, load_weights, save_checkpoint, save_weights
+from sentinode.fitting.epochs import EpochRecord, FitState, Outputs, fit_epochs, steps_in_epoch
 from sentinode.inference.probabilities import Predictions, predict_probabilities
 from sentinode.models.build import build
 from sentinode.progress import Progress, silent

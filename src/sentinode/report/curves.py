@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from sentinode.evaluate.metrics import roc_curve
+from sentinode.evaluation.metrics import roc_curve
 from sentinode.experiments.run import Run
 from sentinode.report.score_figures import Curve, Curves
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from sentinode.evaluate.metrics import Confusion
+from sentinode.evaluation.metrics import Confusion
 from sentinode.experiments.run import Run
 from sentinode.explain.galleries import worst_mistakes
 from sentinode.report.pictures import Picture, picture

@@ -12,7 +12,7 @@ import torch
 from pydantic import BaseModel
 
 from sentinode.config import RunConfig
-from sentinode.evaluate.metrics import Confusion, confusion
+from sentinode.evaluation.metrics import Confusion, confusion
 from sentinode.experiments.compare import Variant
 from sentinode.experiments.run import Run
 from sentinode.experiments.train import best_epoch

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sentinode.fit.optimizer import KerasAdam
+from sentinode.fitting.optimizer import KerasAdam
 
 STEPS = 20
 

@@ -8,7 +8,7 @@ import sklearn.metrics as reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sentinode.evaluate import metrics
+from sentinode.evaluation import metrics
 
 
 def example(seed: int, *, ties: bool) -> tuple[np.ndarray, np.ndarray]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from sentinode.data.artefacts import write_bytes
 from sentinode.errors import RunError
-from sentinode.fit.epochs import FitState
+from sentinode.fitting.epochs import FitState
 
 _FORMAT: Final = "sentinode-checkpoint-1"
 _MODEL, _ADAM, _RANDOM = "model.", "adam.", "random"

@@ -16,7 +16,7 @@ from sentinode.config import AugmentConfig, FitConfig
 from sentinode.data.augment import apply, draw
 from sentinode.data.batches import BatchStream
 from sentinode.errors import DivergedError
-from sentinode.fit.optimizer import KerasAdam
+from sentinode.fitting.optimizer import KerasAdam
 from sentinode.inference.probabilities import as_input
 
 OnBatch = Callable[[int, int, int], None]

@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import make_patches
 
+from conftest import make_patches
 from sentinode.config import AugmentConfig, FitConfig, ModelConfig, PreprocessConfig
 from sentinode.data.batches import BatchStream
 from sentinode.data.preprocess import prepare
 from sentinode.errors import DivergedError, RunError
-from sentinode.fit.checkpoint import load_checkpoint, load_weights, save_checkpoint, save_weights
-from sentinode.fit.epochs import EpochRecord, FitState, fit_epochs, steps_in_epoch
+from sentinode.fitting.checkpoint import load_checkpoint, load_weights, save_checkpoint, save_weights
+from sentinode.fitting.epochs import EpochRecord, FitState, fit_epochs, steps_in_epoch
 from sentinode.models.build import build
 
 CPU = torch.device("cpu")
