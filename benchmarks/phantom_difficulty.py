@@ -125,9 +125,7 @@ def main() -> None:
         "after": NETWORK_RANGE,
     }.items():
         scores = table[[f"{name} test", f"{name} folds"]]
-        verdict = (
-            "within" if scores.ge(low).all(axis=None) and scores.le(high).all(axis=None) else "NOT within"
-        )
+        verdict = "within" if scores.ge(low).all(axis=None) and scores.le(high).all(axis=None) else "NOT within"
         print(f"{name}: {verdict} {low} to {high}")
 
 

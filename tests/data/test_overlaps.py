@@ -14,13 +14,9 @@ from sentinode.data.images import read_patch_into
 from sentinode.data.overlaps import (
     MAX_NEIGHBOURS,
     MIN_SHARED_PX,
-    Duplicate,
     Overlap,
-    find_duplicates,
     find_overlaps,
-    map_chunks,
     overlap_groups,
-    symmetric_view,
 )
 
 PATCH = 96
@@ -148,7 +144,6 @@ def test_the_result_does_not_depend_on_the_number_of_workers() -> None:
 def test_too_few_patches_have_no_pairs(count: int) -> None:
     pixels = np.stack([tissue(9, PATCH)] * count) if count else np.empty((0, 96, 96, 3), np.uint8)
     assert find_overlaps(pixels) == []
-    assert find_duplicates(pixels) == []
     assert list(overlap_groups(count, [])) == [-1] * count
 
 
@@ -157,40 +152,6 @@ def test_groups_join_chains_and_are_numbered_by_their_first_rows() -> None:
     expected = [-1, 0, -1, 0, 1, 0, 1]
     assert overlap_groups(7, pairs).tolist() == expected
     assert overlap_groups(7, reversed(pairs)).tolist() == expected
-
-
-def test_the_eight_symmetries_are_distinct_and_turn_to_the_left() -> None:
-    patch = tissue(10, PATCH)
-    assert len({symmetric_view(patch, k).tobytes() for k in range(8)}) == 8
-    assert np.array_equal(symmetric_view(patch, 1)[0], patch[:, -1])  # the right edge comes to the top
-    assert np.array_equal(symmetric_view(patch, 4), patch[:, ::-1])
-
-
-@pytest.mark.parametrize("symmetry", range(8))
-def test_a_duplicate_under_each_symmetry_is_found_and_named(symmetry: int) -> None:
-    patch, other = tissue(11, PATCH), tissue(12, PATCH)
-    pixels = np.stack([other, patch, symmetric_view(patch, symmetry)])
-    assert find_duplicates(pixels) == [Duplicate(1, 2, symmetry)]
-
-
-def test_duplicates_name_the_first_patch_of_their_kind() -> None:
-    patch, other = tissue(13, PATCH), tissue(14, PATCH)
-    pixels = np.stack([patch, other, np.rot90(patch), patch, other[::-1]])
-    assert find_duplicates(pixels) == [Duplicate(0, 2, 1), Duplicate(0, 3, 0), Duplicate(1, 4, 6)]
-
-
-def test_the_same_pixels_in_another_order_are_no_duplicate() -> None:
-    patch = tissue(15, PATCH)
-    shuffled = np.random.default_rng(3).permutation(patch.reshape(-1, 3)).reshape(patch.shape)
-    assert find_duplicates(np.stack([patch, shuffled])) == []
-
-
-def test_chunks_come_in_order_whole_and_contiguous() -> None:
-    pixels = np.zeros((70, 96, 96, 3), np.uint8)
-    pixels[:, 0, 0, 0] = np.arange(70)
-    chunks = list(map_chunks(lambda row, chunk: (row, chunk), pixels, workers=3))
-    assert [row for row, _ in chunks] == [0, 32, 64]
-    assert np.array_equal(np.concatenate([chunk for _, chunk in chunks]), pixels)
 
 
 @pytest.mark.real_sample

@@ -12,19 +12,13 @@ from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Int8, Shaped, UInt8, UInt64
+from jaxtyping import Int8, Shaped, UInt64
 
 from sentinode.data.appearance import PerPatch, brightness_and_contrast
-from sentinode.data.overlaps import (
-    Duplicate,
-    find_anchors,
-    hash_pixels,
-    map_chunks,
-    match_anchors,
-    match_sums,
-    overlap_groups,
-    sum_pixels,
-)
+from sentinode.data.chunks import Pixels, Progress, in_blocks, map_chunks
+from sentinode.data.duplicates import Duplicate, match_sums, sum_pixels
+from sentinode.data.overlaps import find_anchors, match_anchors, overlap_groups
+from sentinode.data.pixel_hash import hash_pixels
 
 # Grey levels. On 10,959 real patches these mark 1.5 %, nearly all of them without tumour.
 WHITE_BRIGHTNESS: Final = 230.0
@@ -33,8 +27,6 @@ BLACK_BRIGHTNESS: Final = 40.0
 FLAT_CONTRAST: Final = 10.0
 
 Blank = Literal["white", "black", "flat", ""]
-Pixels = UInt8[np.ndarray, "n 96 96 3"]
-Progress = Callable[[int, int], None]
 
 
 class DuplicateIds(NamedTuple):
@@ -154,11 +146,12 @@ def audit_patches(
         )
 
     anchors, sums, kinds, wrong_rows = [], [np.empty(0, np.uint64)], [np.empty(0, "<U5")], []
-    for part in map_chunks(read, pixels, workers=workers, on_progress=_stage("read", on_progress)):
-        anchors.append(part.anchors)
-        sums.append(part.sums)
-        kinds.append(part.kinds)
-        wrong_rows += part.wrong_rows
+    chunks = map_chunks(read, pixels, workers=workers, on_progress=_stage("read", on_progress))
+    for block in in_blocks(chunks):
+        anchors.append(np.concatenate([chunk.anchors for chunk in block]))
+        sums += [chunk.sums for chunk in block]
+        kinds += [chunk.kinds for chunk in block]
+        wrong_rows += [row for chunk in block for row in chunk.wrong_rows]
 
     duplicates = match_sums(pixels, np.concatenate(sums))
     overlaps = match_anchors(pixels, anchors, workers=workers, on_progress=_stage("compare", on_progress))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, TypeVar
@@ -10,6 +11,8 @@ import numpy as np
 from jaxtyping import UInt8
 
 _CHUNK_PATCHES: Final = 32
+# The anchors of so many chunks take more than the 32 MB from which glibc always gives memory back.
+_BLOCK_CHUNKS: Final = 512
 
 Pixels = UInt8[np.ndarray, "n 96 96 3"]
 Progress = Callable[[int, int], None]
@@ -36,6 +39,12 @@ def map_chunks(
         if on_progress is not None:
             on_progress(min(start + _CHUNK_PATCHES, len(pixels)), len(pixels))
         yield result
+
+
+def in_blocks(results: Iterator[_Result]) -> Iterator[list[_Result]]:
+    """Gather the results of many chunks, to be joined: small arrays stay in the heap when they are dropped."""
+    while block := list(itertools.islice(results, _BLOCK_CHUNKS)):
+        yield block
 
 
 def in_threads(function: Callable[[int], _Result], starts: Iterable[int], workers: int) -> Iterator[_Result]:

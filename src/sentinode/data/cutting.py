@@ -81,9 +81,7 @@ class Cutter:
         """All patches of the slide, defects included; `rows` grows with them."""
         defects = self.plan.defects
         copies = defects["turned"] + defects["copied"] + defects["overlap"]
-        positives = round(
-            self.plan.positive_share * self.plan.patches - _OVERLAP_POSITIVE_SHARE * defects["overlap"]
-        )
+        positives = round(self.plan.positive_share * self.plan.patches - _OVERLAP_POSITIVE_SHARE * defects["overlap"])
         corners = self._free_corners({1: positives, 0: self.plan.patches - copies - positives})
         labels = self._centre_pixels(corners) > 0
         blanks = iter(["black"] * defects["black"] + ["white"] * defects["white"])
@@ -171,9 +169,7 @@ class Cutter:
         """How many pixels of tumour the centre square of each cut holds."""
         top, left = (corners + (PATCH_SIZE_PX - CENTRE_SIZE_PX) // 2).T
         bottom, right, sums = top + CENTRE_SIZE_PX, left + CENTRE_SIZE_PX, self.sums
-        pixels: Int[np.ndarray, "n"] = (
-            sums[bottom, right] - sums[top, right] - sums[bottom, left] + sums[top, left]
-        )
+        pixels: Int[np.ndarray, "n"] = sums[bottom, right] - sums[top, right] - sums[bottom, left] + sums[top, left]
         return pixels
 
     def _record(

@@ -18,7 +18,7 @@ Sprites = Float32[np.ndarray, "sprites size size"]
 Points = Int[np.ndarray, "_ 2"]  # rows and columns
 
 
-def jittered(rng: np.random.Generator, side: int, *, spacing: float, jitter: float) -> Points:
+def jittered_grid(rng: np.random.Generator, side: int, *, spacing: float, jitter: float) -> Points:
     """Points of a hexagonal grid, each moved by up to `jitter` spacings, clear of the border."""
     rows = np.arange(BORDER_PX, side - BORDER_PX, spacing * 0.75**0.5)
     columns = np.arange(BORDER_PX, side - BORDER_PX, spacing)
@@ -29,7 +29,7 @@ def jittered(rng: np.random.Generator, side: int, *, spacing: float, jitter: flo
     return points[((points >= BORDER_PX) & (points < side - BORDER_PX)).all(axis=1)]
 
 
-def nuclei(
+def draw_nuclei(
     rng: np.random.Generator,
     count: int,
     *,
@@ -57,9 +57,7 @@ def nuclei(
     for lobes in (2, 3, 5):
         edge = edge * (1 + each(0.0, wobble) * np.cos(lobes * direction + each(0.0, 2 * np.pi)))
     depth = edge - reach
-    chromatin = 1 + mottle * 2 * ndimage.gaussian_filter(
-        rng.standard_normal(depth.shape, np.float32), (0, 0.8, 0.8)
-    )
+    chromatin = 1 + mottle * 2 * ndimage.gaussian_filter(rng.standard_normal(depth.shape, np.float32), (0, 0.8, 0.8))
     chromatin += rim * np.exp(-((depth - 0.8) ** 2)) - 0.5 * rim
     nuclei = each(*amount) * chromatin
     for _ in range(nucleoli):
@@ -69,11 +67,11 @@ def nuclei(
     return sprites
 
 
-def bodies(
+def draw_bodies(
     rng: np.random.Generator, count: int, *, radius: tuple[float, float], amount: tuple[float, float]
 ) -> Sprites:
     """Draw cell bodies: faint at the middle, a little denser at the membrane."""
-    return nuclei(rng, count, radius=radius, amount=amount, stretch=1.3, wobble=0.08, rim=0.15, mottle=0.12)
+    return draw_nuclei(rng, count, radius=radius, amount=amount, stretch=1.3, wobble=0.08, rim=0.15, mottle=0.12)
 
 
 def stamp(plane: Plane, sprites: Sprites, which: Int[np.ndarray, "_"], points: Points) -> None:

@@ -1,4 +1,4 @@
-"""Patches that show the same tissue at another place: shifted against each other, or not at all.
+"""Patches that share tissue: cut from one slide at places that overlap.
 
 Two patches cut from one slide at different places agree pixel for pixel where they overlap, but
 nothing says which of N * N / 2 pairs to compare. As in winnowing (Schleimer, Wilkerson and Aiken,
@@ -23,7 +23,7 @@ from typing import Final
 import numpy as np
 from jaxtyping import Int, UInt8, UInt32, UInt64
 
-from sentinode.data.chunks import Pixels, Progress, in_threads, map_chunks
+from sentinode.data.chunks import Pixels, Progress, in_blocks, in_threads, map_chunks
 from sentinode.data.duplicates import Duplicate
 from sentinode.data.images import PATCH_SIZE_PX
 from sentinode.data.pixel_hash import hash_pixels, scramble
@@ -80,7 +80,8 @@ def find_overlaps(
     def anchors_of(first_row: int, chunk: Pixels) -> UInt64[np.ndarray, " k"]:
         return find_anchors(chunk, hash_pixels(chunk), first_row, len(pixels), min_shared_px=min_shared_px)
 
-    anchors = list(map_chunks(anchors_of, pixels, workers=workers, on_progress=on_progress))
+    chunks = map_chunks(anchors_of, pixels, workers=workers, on_progress=on_progress)
+    anchors = [np.concatenate(block) for block in in_blocks(chunks)]
     return match_anchors(pixels, anchors, min_shared_px=min_shared_px, workers=workers)
 
 

@@ -75,9 +75,7 @@ def _read_labels(file: Path, count: int) -> np.ndarray:
     except (OSError, KeyError) as error:
         raise _damaged(file, error) from error
     if len(labels) != count or not np.isin(labels, [0, 1]).all():
-        raise DataError(
-            f"'y' must hold {count} labels, each 0 or 1", where=file, remedy="Download the file again."
-        )
+        raise DataError(f"'y' must hold {count} labels, each 0 or 1", where=file, remedy="Download the file again.")
     return labels.astype(np.int8)
 
 

@@ -195,9 +195,7 @@ def _worker_count(workers: int | None, patches: int, slides: int) -> int:
 # --- one slide --------------------------------------------------------------------------------------
 
 
-def _make_slides(
-    plans: list[SlidePlan], folder: Path, workers: int
-) -> Generator[list[TruthRow], None, None]:
+def _make_slides(plans: list[SlidePlan], folder: Path, workers: int) -> Generator[list[TruthRow], None, None]:
     """Make all slides and yield the rows of each as it is finished, in any order."""
     waiting = {plan.name: plan for plan in plans}
     if workers > 1:

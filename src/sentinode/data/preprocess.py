@@ -46,11 +46,7 @@ class Prepared:
         return len(self.rows)
 
     def __getitem__(self, at: Int[np.ndarray, " k"] | slice) -> UInt8[np.ndarray, "k s s 3"]:
-        return (
-            self.held[at]
-            if self.held is not None
-            else shrink(self.patches.pixels[self.rows[at]], self.config)
-        )
+        return self.held[at] if self.held is not None else shrink(self.patches.pixels[self.rows[at]], self.config)
 
 
 def prepare(

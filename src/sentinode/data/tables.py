@@ -36,9 +36,7 @@ def read_column_by_id(path: Path, candidates: Sequence[str]) -> dict[str, str]:
 
     The first of `candidates` that is a column gives the values. "FILE.csv:column" names another.
     """
-    file, _, named = (
-        str(path).rpartition(":") if not path.exists() and ":" in str(path) else (str(path), "", "")
-    )
+    file, _, named = str(path).rpartition(":") if not path.exists() and ":" in str(path) else (str(path), "", "")
     wanted = (named,) if named else tuple(candidates)
     table = read_table(Path(file), purpose=f"id,{wanted[0]}")
     id_column = next((name for name in _ID_COLUMNS if name in table.columns), None)

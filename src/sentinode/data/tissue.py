@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 from scipy import ndimage, spatial
 
-from sentinode.data.nuclei import BORDER_PX, Plane, Points, Sprites, bodies, jittered, nuclei, stamp
+from sentinode.data.nuclei import BORDER_PX, Plane, Points, Sprites, draw_bodies, draw_nuclei, jittered_grid, stamp
 
 SPACING_UM_PER_PX: Final = 0.972
 _FAR_PX: Final = 60.0  # farther than this from a disc, distances are not told apart
@@ -110,7 +110,7 @@ def _lay_out(rng: np.random.Generator, side: int, tumour_share: float) -> _Zones
 
 def _small_groups(rng: np.random.Generator, side: int, allowed: Bool[np.ndarray, "side side"]) -> Points:
     """Two to nine cells each, scattered over the part of the node where a group may lie."""
-    centres = jittered(rng, side, spacing=205.0, jitter=0.45)
+    centres = jittered_grid(rng, side, spacing=205.0, jitter=0.45)
     centres = centres[allowed[centres[:, 0], centres[:, 1]]]
     cells = np.repeat(centres, rng.integers(2, 10, len(centres)), axis=0)
     cells = cells + np.rint(rng.normal(0, 8.5, cells.shape)).astype(np.int64)
@@ -149,11 +149,9 @@ def _refine(coarse: Float32[np.ndarray, "n n"], side: int) -> Plane:
     return plane
 
 
-def _discs(
-    rng: np.random.Generator, side: int, *, spacing: float, radii: tuple[float, float], keep: float
-) -> Plane:
+def _discs(rng: np.random.Generator, side: int, *, spacing: float, radii: tuple[float, float], keep: float) -> Plane:
     """Signed distance to the rim of scattered discs, positive inside; -60 stands for all beyond."""
-    centres = jittered(rng, side, spacing=spacing, jitter=0.3)
+    centres = jittered_grid(rng, side, spacing=spacing, jitter=0.3)
     radius = np.where(rng.random(len(centres)) < keep, rng.uniform(*radii, len(centres)), -_FAR_PX)
     coarse = np.arange(0, side + _COARSE_PX, _COARSE_PX, dtype=np.float32)
     level = np.full((len(coarse), len(coarse)), -_FAR_PX, np.float32)
@@ -169,7 +167,7 @@ def _cell_walls(rng: np.random.Generator, where: Bool[np.ndarray, "side side"], 
     """Distance to the nearest edge between two Voronoi cells of scattered points; far elsewhere."""
     level = np.full(where.shape, _FAR_PX, np.float32)
     grid = np.argwhere(where)
-    tree = spatial.cKDTree(jittered(rng, len(where), spacing=spacing, jitter=0.35))
+    tree = spatial.cKDTree(jittered_grid(rng, len(where), spacing=spacing, jitter=0.35))
     near = np.asarray(tree.query(grid, k=2)[0])
     level[where] = (near[:, 1] - near[:, 0]) / 2
     return level
@@ -181,13 +179,9 @@ def _cell_walls(rng: np.random.Generator, where: Bool[np.ndarray, "side side"], 
 def _paint_ground(rng: np.random.Generator, zones: _Zones) -> tuple[Plane, Plane]:
     """Amounts of haematoxylin and eosin of everything that is not a cell of its own."""
     side = len(zones.node)
-    grain_plane = (
-        ndimage.gaussian_filter(rng.standard_normal((side, side), np.float32), 1.6, truncate=3) * 5.6
-    )
+    grain_plane = ndimage.gaussian_filter(rng.standard_normal((side, side), np.float32), 1.6, truncate=3) * 5.6
     haematoxylin_plane, eosin_plane = np.empty_like(grain_plane), np.empty_like(grain_plane)
-    pulp = rng.uniform(
-        (0.15, 0.30), (0.40, 0.60)
-    ).tolist()  # plain floats keep the planes in single precision
+    pulp = rng.uniform((0.15, 0.30), (0.40, 0.60)).tolist()  # plain floats keep the planes in single precision
     nest = rng.uniform((0.20, 0.45), (0.45, 0.85)).tolist()
     fibre_period_px = np.float32(rng.uniform(5, 8))
     for rows in _bands(side):
@@ -247,12 +241,10 @@ def _paint_cells(rng: np.random.Generator, zones: _Zones, haematoxylin: Plane, e
         return points[rng.random(len(points)) < share]
 
     def draw(points: Points, sprites: Sprites, onto: Plane, which: np.ndarray | None = None) -> None:
-        stamp(
-            onto, sprites, rng.integers(len(sprites), size=len(points)) if which is None else which, points
-        )
+        stamp(onto, sprites, rng.integers(len(sprites), size=len(points)) if which is None else which, points)
 
     # Lymphocytes: small, round, dark, packed; fewer in every other zone.
-    points = jittered(rng, side, spacing=rng.uniform(7.4, 8.6), jitter=0.3)
+    points = jittered_grid(rng, side, spacing=rng.uniform(7.4, 8.6), jitter=0.3)
     crowd = np.clip(0.86 + 0.12 * at(zones.crowd, points), 0.45, 0.97)
     share = np.where(at(zones.follicle, points) > 0, 0.20, crowd)
     share = np.where(at(zones.sinus, points) > 0, rng.uniform(0.08, 0.30), share)
@@ -261,25 +253,23 @@ def _paint_cells(rng: np.random.Generator, zones: _Zones, haematoxylin: Plane, e
     share = np.where(strands, 0.15, share)
     share = np.where(at(zones.stroma, points) > 0, 0.05, share)
     share = np.where((at(zones.lumen, points) > 0) | (at(zones.node, points) < 0), 0.004, share)
-    draw(keep(points, share), nuclei(rng, 64, radius=(2.9, 3.9), amount=(1.5, 2.2), mottle=0.3), nuclei)
+    draw(keep(points, share), draw_nuclei(rng, 64, radius=(2.9, 3.9), amount=(1.5, 2.2), mottle=0.3), nuclei)
 
     # Centroblasts of germinal centres and histiocytes of sinuses: large and pale, but no tumour.
-    points = jittered(rng, side, spacing=10.5, jitter=0.3)
+    points = jittered_grid(rng, side, spacing=10.5, jitter=0.3)
     inside = (at(zones.follicle, points) > 2) & ~at(zones.tumour, points) & (at(zones.node, points) > 0)
     blasts = keep(points, inside * 0.85)
-    draw(blasts, nuclei(rng, 48, radius=(3.8, 5.6), amount=(0.65, 1.1), rim=0.4, nucleoli=2), nuclei)
-    points = jittered(rng, side, spacing=13.0, jitter=0.35)
+    draw(blasts, draw_nuclei(rng, 48, radius=(3.8, 5.6), amount=(0.65, 1.1), rim=0.4, nucleoli=2), nuclei)
+    points = jittered_grid(rng, side, spacing=13.0, jitter=0.35)
     inside = (at(zones.sinus, points) > 0) & ~at(zones.tumour, points) & (at(zones.stroma, points) < 0)
     scattered = 0.035 * (at(zones.node, points) > 40) * ~at(zones.tumour, points)
     histiocytes = keep(points, np.where(inside, rng.uniform(0.4, 0.95), scattered))
-    draw(histiocytes, bodies(rng, 24, radius=(5.5, 8.5), amount=(0.45, 0.75)), bodies)
-    draw(histiocytes, nuclei(rng, 48, radius=(3.6, 5.2), amount=(0.6, 1.0), stretch=1.4, rim=0.3), nuclei)
+    draw(histiocytes, draw_bodies(rng, 24, radius=(5.5, 8.5), amount=(0.45, 0.75)), bodies)
+    draw(histiocytes, draw_nuclei(rng, 48, radius=(3.6, 5.2), amount=(0.6, 1.0), stretch=1.4, rim=0.3), nuclei)
 
     # Fibroblasts: spindles along the fibres.
-    points = jittered(rng, side, spacing=13.0, jitter=0.4)
-    inside = (
-        np.maximum(at(zones.stroma, points), np.minimum(at(zones.septum, points), at(zones.nest, points))) > 0
-    )
+    points = jittered_grid(rng, side, spacing=13.0, jitter=0.4)
+    inside = np.maximum(at(zones.stroma, points), np.minimum(at(zones.septum, points), at(zones.nest, points))) > 0
     inside &= (at(zones.node, points) > 2) & (at(zones.lumen, points) < 0)
     points = keep(points, inside * 0.6)
     slope_y, slope_x = (
@@ -288,24 +278,24 @@ def _paint_cells(rng: np.random.Generator, zones: _Zones, haematoxylin: Plane, e
         for step in ([2, 0], [0, 2])
     )
     turn = np.arctan2(slope_x, -slope_y) % np.pi
-    spindles = nuclei(
+    spindles = draw_nuclei(
         rng, 32, radius=(2.6, 3.4), amount=(1.0, 1.7), stretch=2.6, angles=np.arange(32) * np.pi / 32
     )
     draw(points, spindles, nuclei, np.rint(turn / np.pi * 32).astype(np.int64) % 32)
 
     # Red cells in the vessels.
-    points = jittered(rng, side, spacing=7.0, jitter=0.4)
+    points = jittered_grid(rng, side, spacing=7.0, jitter=0.4)
     red_cells = keep(points, (at(zones.lumen, points) > 2) * rng.uniform(0.2, 0.9))
-    draw(red_cells, bodies(rng, 16, radius=(2.6, 3.4), amount=(1.0, 1.4)), bodies)
+    draw(red_cells, draw_bodies(rng, 16, radius=(2.6, 3.4), amount=(1.0, 1.4)), bodies)
 
     # Tumour: larger, paler, pleomorphic, with nucleoli. How much so is the slide's own.
     size = rng.uniform(5.0, 7.2)
-    points = jittered(rng, side, spacing=size * rng.uniform(2.0, 2.5), jitter=0.32)
+    points = jittered_grid(rng, side, spacing=size * rng.uniform(2.0, 2.5), jitter=0.32)
     inside = (at(zones.nest, points) > 4) & (at(zones.septum, points) < 0) & (at(zones.stroma, points) < 2)
     cells = np.concatenate([keep(points, inside * rng.uniform(0.8, 0.97)), zones.group_cells])
     pale = rng.uniform(0.45, 1.0)
-    draw(cells, bodies(rng, 24, radius=(1.3 * size, 1.8 * size), amount=(0.5, 0.9)), bodies)
-    shapes = nuclei(
+    draw(cells, draw_bodies(rng, 24, radius=(1.3 * size, 1.8 * size), amount=(0.5, 0.9)), bodies)
+    shapes = draw_nuclei(
         rng, 96, radius=(0.68 * size, 1.3 * size), amount=(pale, pale + 0.5), stretch=1.35, wobble=0.09,
         rim=0.35, nucleoli=3, mottle=0.22,
     )  # fmt: skip

@@ -1,0 +1,68 @@
+"""The check finds what the phantom planted, in both parts, and drops nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from sentinode.data.check import Check, check_folder
+from sentinode.data.explore import explore
+from sentinode.data.ingest import pack_folder, read_folder
+from sentinode.experiments.gather import Session
+
+
+@pytest.fixture(scope="module")
+def truth(phantom_folder: Path) -> pd.DataFrame:
+    return pd.read_csv(phantom_folder / "truth.csv", keep_default_na=False)
+
+
+@pytest.fixture
+def check(phantom_folder: Path, session: Session) -> Check:
+    folder = read_folder(phantom_folder)
+    return check_folder(folder, pack_folder(folder, session.cache_root), workers=1)
+
+
+def test_every_planted_defect_is_found(check: Check, truth: pd.DataFrame) -> None:
+    planted = {kind: set(truth.loc[truth["defect"] == kind, "id"]) for kind in truth["defect"].unique()}
+    audit = check.audit
+    assert planted["black"] <= set(audit.blanks["black"])
+    assert planted["white"] <= set(audit.blanks["white"])
+    assert planted["duplicate"] <= {i for pair in audit.duplicates for i in (pair.a, pair.b)}
+    overlapping = {i for pair in audit.overlaps for i in (pair.a, pair.b)}
+    shared = truth[truth["defect"] == "overlap"].merge(truth, left_on="of", right_on="id", suffixes=("", "_of"))
+    wide = (shared["x"] - shared["x_of"]).abs().le(72) & (shared["y"] - shared["y_of"]).abs().le(72)
+    assert set(shared.loc[wide, "id"]) <= overlapping
+
+
+def test_the_record_is_json_and_counts_both_parts(check: Check) -> None:
+    record = json.loads(json.dumps(check.to_json(), allow_nan=False))
+    assert record["parts"]["training"] + record["parts"]["test"] == 240
+    assert record["note"] == "phantom: synthetic tissue"
+    assert check.across_parts() == 0
+    assert {row["what"] for row in record["table"]} >= {"patches", "overlapping patches", "unusable images"}
+
+
+def test_groups_are_given_for_the_training_patches_in_their_order(check: Check) -> None:
+    groups = dict(zip(check.packed.training.ids.tolist(), check.groups().tolist(), strict=True))
+    for pair in check.audit.overlaps:
+        if pair.a in groups:
+            assert groups[pair.a] == groups[pair.b] != ""
+
+
+def test_patches_shown_are_of_this_folder(check: Check) -> None:
+    shown = check.ids_to_show()
+    assert shown
+    assert set(shown) <= set(check.packed.everything.ids.tolist())
+
+
+def test_exploration_counts_every_labelled_patch_once(check: Check) -> None:
+    training = check.packed.training
+    found = explore(training, seed=0)
+    for quantity in found["quantities"].values():
+        assert sum(quantity["negative"]) == (training.labels == 0).sum()
+        assert sum(quantity["positive"]) == (training.labels == 1).sum()
+        assert len(quantity["edges"]) == len(quantity["negative"]) + 1
+    assert sum(slide["patches"] for slide in found["slides"]) == len(training)

@@ -1,0 +1,41 @@
+"""Which patches are shown, and that their pictures are their pixels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from conftest import make_patches
+from sentinode.explain.galleries import examples, worst_mistakes, write_pictures
+from sentinode.inference.probabilities import Predictions
+
+
+def test_the_worst_mistakes_are_the_most_confident_ones() -> None:
+    ids = np.array(["a", "b", "c", "d", "e"])
+    labels = np.array([0, 0, 1, 1, 1], dtype=np.int8)
+    predictions = Predictions(ids, labels, np.array([0.6, 0.9, 0.1, 0.4, 0.8]))
+    found = worst_mistakes(predictions, 2)
+    assert [mistake.id for mistake in found[0]] == ["b", "a"]
+    assert [mistake.id for mistake in found[1]] == ["c", "d"]
+    assert found[1][0].probability == 0.1
+    assert [mistake.id for mistake in worst_mistakes(predictions, 1)[1]] == ["c"]
+
+
+def test_examples_are_of_their_class_and_follow_the_seed() -> None:
+    patches = make_patches(40)
+    drawn = examples(patches.ids, patches.labels, 5, seed=1)
+    for label in (0, 1):
+        assert len(set(drawn[label])) == 5
+        assert set(patches.labels[patches.rows_of(np.array(drawn[label]))].tolist()) == {label}
+    assert drawn == examples(patches.ids, patches.labels, 5, seed=1)
+    assert len(examples(patches.ids, patches.labels, 500, seed=1)[0]) == 20
+
+
+def test_a_picture_is_the_patchs_pixels(tmp_path: Path) -> None:
+    patches = make_patches(4)
+    write_pictures(tmp_path, patches, ["patch0002", "patch0000", "patch0002"])
+    assert {path.name for path in tmp_path.iterdir()} == {"patch0000.png", "patch0002.png"}
+    with Image.open(tmp_path / "patch0002.png") as image:
+        assert np.array_equal(np.asarray(image), patches.pixels[2])
