@@ -17,6 +17,7 @@ SentinodeWarning          a notice: the work goes on, differently from what was 
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -85,8 +86,10 @@ def storage_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         reason = error.strerror or str(error)
+        make_room = error.errno in (errno.ENOSPC, errno.EDQUOT)
         raise StorageError(
             f"cannot write ({reason})",
-            where=error.filename or path,
-            remedy="Free some space or choose another folder; what was finished before is kept.",
+            where=path,
+            remedy=f"{'Free some space, or choose' if make_room else 'Choose'} another folder; what was finished before "
+            "is kept.",
         ) from error

@@ -26,7 +26,10 @@ app = typer.Typer(
 Data = Annotated[
     Path, typer.Argument(metavar="DATA", help="Competition folder, or folder of PatchCamelyon's HDF5 files.")
 ]
-Preset = Annotated[str, typer.Option(help="Settings to start from: quick, seed (the notebook's) or fair.")]
+Preset = Annotated[
+    str | None, typer.Option(help="Settings to start from: quick (default of study), seed (the notebook's) or fair.")
+]
+Config = Annotated[Path | None, typer.Option(metavar="FILE.toml", help="Settings to start from, in place of a preset.")]
 Settings = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY.PATH=VALUE", help="Change a setting; may be repeated.")
 ]
@@ -91,9 +94,9 @@ def check(
     from sentinode import api
     from sentinode.apps import console
 
-    config = _config("fair", None, None, slides, groups).run_config()
+    asked = _asked(None, None, None, slides, groups, default="fair")
     with console.steps() as progress:
-        result = api.check(data, config.data, _session(cache, "cpu", workers, progress), out=out)
+        result = api.check(data, asked.data, _session(cache, "cpu", workers, progress), out=out)
     rows = [[what, f"{count:,}", note] for what, count, note in result.table()]
     console.show_table(
         f"{data}{f' ({result.folder.note})' if result.folder.note else ''}", ["what", "count", "note"], rows
@@ -108,7 +111,8 @@ def split(
     out: Annotated[Path, typer.Option(help="Table id,label,side to write.")],
     slides: Slides = None,
     groups: Groups = None,
-    preset: Preset = "fair",
+    preset: Preset = None,
+    config: Config = None,
     settings: Settings = None,
     cache: Cache = None,
     workers: Workers = 2,
@@ -117,9 +121,9 @@ def split(
     from sentinode import api
     from sentinode.apps import console
 
-    config = _config(preset, None, settings, slides, groups).run_config()
+    asked = _asked(preset, config, settings, slides, groups, default="fair")
     with console.steps() as progress:
-        drawn = api.split(data, config, out, _session(cache, "cpu", workers, progress))
+        drawn = api.split(data, asked.run_config(), out, _session(cache, "cpu", workers, progress))
     for option, count in drawn.left_out.items():
         console.notice(f"left out: {count:,} ({option})")
     for text in drawn.notices:
@@ -131,7 +135,8 @@ def split(
 @app.command(epilog=example("study histopathologic-cancer-detection/ --preset fair --out study/"))
 def study(
     data: Annotated[Path | None, typer.Argument(metavar="[DATA]", help="As for check; without it a phantom.")] = None,
-    preset: Preset = "quick",
+    preset: Preset = None,
+    config: Config = None,
     out: Annotated[Path, typer.Option(help="Folder for the runs, report.html and submission.csv.")] = Path(
         "sentinode-study"
     ),
@@ -147,13 +152,13 @@ def study(
     from sentinode import api
     from sentinode.apps import console
 
-    config = _config(preset, None, settings, slides, groups)
+    asked = _asked(preset, config, settings, slides, groups, default="quick")
     with console.steps() as progress:
         session = _session(cache, device, workers, progress)
         if data is None:
             console.notice("no DATA was given: the study uses a phantom, which is synthetic tissue")
         root = data or api.default_phantom(session)
-        result = api.study(root, config, out, session, preset=preset, resume=resume)
+        result = api.study(root, asked, out, session, preset=_origin(preset, config, "quick"), resume=resume)
     for text in result.record.notices:
         console.notice(text)
     console.say(f"{out / 'report.html'}")
@@ -165,8 +170,8 @@ def study(
 def train(
     data: Data,
     out: Annotated[Path, typer.Option(metavar="RUN", help="The run's folder.")],
-    preset: Preset = "fair",
-    config: Annotated[Path | None, typer.Option(metavar="FILE.toml", help="Settings in place of a preset.")] = None,
+    preset: Preset = None,
+    config: Config = None,
     settings: Settings = None,
     slides: Slides = None,
     groups: Groups = None,
@@ -179,9 +184,9 @@ def train(
     from sentinode import api
     from sentinode.apps import console
 
-    chosen = _config(preset, config, settings, slides, groups).run_config()
+    asked = _asked(preset, config, settings, slides, groups, default="fair")
     with console.steps() as progress:
-        run = api.fit(data, chosen, out, _session(cache, device, workers, progress), resume=resume)
+        run = api.fit(data, asked.run_config(), out, _session(cache, device, workers, progress), resume=resume)
     for text in run.environment["notices"]:
         console.notice(text)
     _show_scores(f"{out}: validation", run.scores)
@@ -192,7 +197,8 @@ def train(
 def tune(
     data: Data,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the trials and their report.")],
-    preset: Preset = "fair",
+    preset: Preset = None,
+    config: Config = None,
     settings: Settings = None,
     slides: Slides = None,
     groups: Groups = None,
@@ -205,12 +211,12 @@ def tune(
     from sentinode import api
     from sentinode.apps import console
 
-    config = _config(preset, None, settings, slides, groups)
+    asked = _asked(preset, config, settings, slides, groups, default="fair")
     with console.steps() as progress:
         session = _session(cache, device, workers, progress)
-        result = api.tune(data, config, out, session, preset=preset, resume=resume)
+        result = api.tune(data, asked, out, session, preset=_origin(preset, config, "fair"), resume=resume)
     assert result.tuning is not None
-    metric = config.fit.metric
+    metric = asked.fit.metric
     rows = [
         [
             variant.name,
@@ -282,15 +288,30 @@ def doctor(cache: Cache = None) -> None:
     console.show_table("sentinode doctor", ["what", "found"], examine(_cache_root(cache)))
 
 
-def _config(
-    preset: str, file: Path | None, settings: list[str] | None, slides: Path | None, groups: Path | None
+def _asked(
+    preset: str | None,
+    config: Path | None,
+    settings: list[str] | None,
+    slides: Path | None,
+    groups: Path | None,
+    *,
+    default: str,
 ) -> StudyConfig:
+    """The settings that a command line asks for: a preset or a file, with single settings put over it."""
     from sentinode.config import load_config, load_preset, override, parse_settings
+    from sentinode.errors import ConfigError
 
+    if preset and config:
+        raise ConfigError("--preset and --config exclude each other", remedy="Give one of them; --set goes with both.")
+    base = load_config(config) if config else load_preset(preset or default)
     tables: dict[str, Any] = {"data.slides": slides, "data.groups": groups}
     given = {key: path for key, path in tables.items() if path is not None}
-    config = load_config(file) if file else load_preset(preset)
-    return override(config, {**given, **parse_settings(settings or [])}, where="--set")
+    return override(base, {**given, **parse_settings(settings or [])}, where="--set")
+
+
+def _origin(preset: str | None, config: Path | None, default: str) -> str:
+    """What a report says the settings started from."""
+    return config.name if config else preset or default
 
 
 def _session(cache: Path | None, device: str, workers: int, progress: Progress) -> Session:

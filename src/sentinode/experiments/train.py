@@ -65,9 +65,12 @@ def train_run(
         history = _restore(folder, state)
         best_path = folder / "checkpoint" / "best.safetensors"
 
-        def on_batch(epoch: int, done: int, steps: int) -> None:
-            before = (epoch - 1) * steps
-            progress(f"train {folder.name}", before + done, config.fit.epochs * steps)
+        steps = steps_in_epoch(streams.training, config.fit.steps_per_epoch)
+        patches = min(steps * config.fit.batch_size, len(streams.training))
+
+        def on_batch(epoch: int, done: int, _steps: int) -> None:
+            seen = (epoch - 1) * patches + min(done * config.fit.batch_size, patches)
+            progress(f"train {folder.name}", seen, config.fit.epochs * patches)
 
         records = fit_epochs(
             state,
