@@ -10,6 +10,7 @@ import pytest
 
 import sentinode
 from sentinode.config import StudyConfig, load_preset, override
+from sentinode.data.phantom import write_phantom
 from sentinode.errors import DataError, RunError
 from sentinode.experiments import train
 from sentinode.experiments.gather import Session
@@ -108,3 +109,17 @@ def test_the_real_sample_is_learnt_by_the_notebooks_network(
     run = sentinode.fit(real_sample, config, tmp_path / "run", session)
     assert len(run.predictions) == (training["validation"] == 1).sum()
     assert run.scores["auc"] > 0.8
+
+
+def test_a_study_is_not_resumed_with_other_data_or_another_question(
+    phantom_folder: Path, config: StudyConfig, session: Session, tmp_path: Path
+) -> None:
+    one_seed = override(config, {"seeds": [25]})
+    sentinode.compare(phantom_folder, one_seed, tmp_path / "study", session)
+    before = {path: path.read_bytes() for path in (tmp_path / "study").rglob("*") if path.is_file()}
+    write_phantom(tmp_path / "other", patches=240, slides=8, seed=8, workers=1)
+    with pytest.raises(RunError, match="other patches, labels or questions"):
+        sentinode.compare(tmp_path / "other", one_seed, tmp_path / "study", session, resume=True)
+    with pytest.raises(RunError, match="other patches, labels or questions"):
+        sentinode.tune(phantom_folder, one_seed, tmp_path / "study", session, resume=True)
+    assert {path: path.read_bytes() for path in before} == before

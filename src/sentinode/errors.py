@@ -86,10 +86,9 @@ def storage_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         reason = error.strerror or str(error)
-        make_room = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        choose = "Free space or choose" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "Choose"
         raise StorageError(
             f"cannot write ({reason})",
             where=path,
-            remedy=f"{'Free some space, or choose' if make_room else 'Choose'} another folder; what was finished before "
-            "is kept.",
+            remedy=f"{choose} another folder; what was finished before is kept.",
         ) from error

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from sentinode.config import StudyConfig, to_toml
 from sentinode.data.artefacts import write_json, write_text
@@ -15,7 +16,14 @@ from sentinode.errors import RunError
 from sentinode.experiments.compare import Comparison, RunStore, Variant, compare
 from sentinode.experiments.gather import Gathered, Session, gather
 from sentinode.experiments.predict import predict
-from sentinode.experiments.record import STUDY_CONFIG, ClassCounts, Study, StudyRecord, VariantRecord
+from sentinode.experiments.record import (
+    STUDY_CONFIG,
+    STUDY_IDENTITY,
+    ClassCounts,
+    Study,
+    StudyRecord,
+    VariantRecord,
+)
 from sentinode.experiments.train import open_streams
 from sentinode.experiments.tune import Tuning, tune
 from sentinode.explain.galleries import examples, worst_mistakes, write_pictures
@@ -44,7 +52,7 @@ def study(
     session = session or Session()
     refuse_another_study(out, config, resume=resume)
     gathered = gather(data, config, session)
-    write_text(out / STUDY_CONFIG, to_toml(config))
+    settle_identity(out, config, {"data_sha256": gathered.material.data_hash, "questions": sorted(questions)})
     write_json(out / "check.json", gathered.check.to_json())
     write_json(
         out / "explore.json", explore(gathered.material.patches, seed=config.sample.seed, progress=session.progress)
@@ -82,6 +90,20 @@ def refuse_another_study(out: Path, config: StudyConfig, *, resume: bool) -> Non
     elif identity.read_text(encoding="utf-8") != to_toml(config):
         raise RunError(
             "holds a study with other settings", where=out, remedy="Resume with the same settings, or another --out."
+        )
+
+
+def settle_identity(out: Path, config: StudyConfig, identity: dict[str, Any]) -> None:
+    """Note what the study is of, or raise RunError, before anything is rewritten, where it was of something else."""
+    path = out / STUDY_IDENTITY
+    if not path.is_file():
+        write_json(path, identity)
+        write_text(out / STUDY_CONFIG, to_toml(config))
+    elif json.loads(path.read_text(encoding="utf-8")) != identity:
+        raise RunError(
+            "holds a study of other patches, labels or questions",
+            where=out,
+            remedy="Resume it with the same data and command, or choose another --out.",
         )
 
 

@@ -160,3 +160,12 @@ def test_groupings_are_united() -> None:
     assert united[0] == united[1] == united[2] != ""
     assert united[3] == united[4] not in ("", united[0])
     assert united[5] == ""
+
+
+def test_a_share_that_slides_cannot_give_is_noted() -> None:
+    split = make_split(
+        candidates(300, slides=4), BalanceConfig(), SampleConfig(), SplitConfig(validation_fraction=0.05)
+    )
+    assert any("validation_fraction 0.05 became" in notice for notice in split.notices)
+    even = make_split(candidates(3000, slides=60), BalanceConfig(), SampleConfig(), SplitConfig())
+    assert even.notices == ()

@@ -52,10 +52,21 @@ def example(command: str) -> str:
     return f"Example: sentinode {command}"
 
 
+def _show_version(asked: bool) -> None:
+    if asked:
+        import sentinode
+
+        typer.echo(f"sentinode {sentinode.__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def _options(
     _debug: Annotated[
         bool, typer.Option("--debug", help="Show an error's traceback (with any command, anywhere).")
+    ] = False,
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
     """Options of every command; `run` has taken --debug out already, so here it is only documented."""

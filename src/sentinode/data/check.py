@@ -38,7 +38,7 @@ class Check:
 
     def table(self) -> list[tuple[str, int, str]]:
         """What was counted, how often, and what it means."""
-        rows = list(self.audit.table())
+        rows = [(what, count, note if count else "") for what, count, note in self.audit.table()]
         if self.packed.test is not None:
             note = "the test part shows tissue that was trained on" if self.across_parts() else ""
             rows.append(("groups across training and test", self.across_parts(), note))

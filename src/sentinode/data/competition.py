@@ -40,8 +40,8 @@ def read_competition(root: Path) -> DataFolder:
     files = list_images(root / "train", findings)
     missing = [i for i in labels if i not in files]
     unlabelled = [i for i in files if i not in labels]
-    _note(findings, "missing", f"rows of {_LABELS} have no image in train/", missing)
-    _note(findings, "unlabelled", f"images in train/ have no row in {_LABELS}", unlabelled)
+    _note(findings, "missing", f"rows of {_LABELS} without an image in train/", missing)
+    _note(findings, "unlabelled", f"images in train/ without a row in {_LABELS}", unlabelled)
     ids = [i for i in labels if i in files]
     if not ids:
         raise DataError(
@@ -91,7 +91,7 @@ def list_images(folder: Path, findings: list[Finding]) -> dict[str, str]:
             where=folder,
             remedy=f"Put the patches there ({', '.join(s.lstrip('.') for s in SUFFIXES)}).",
         )
-    _note(findings, "extra file", f"files in {folder.name}/ are no patches, or a second file of one id", extra)
+    _note(findings, "extra file", f"files in {folder.name}/ that are no patches, or a second file of one id", extra)
     return files
 
 
@@ -104,17 +104,17 @@ def _read_labels(path: Path, findings: list[Finding]) -> dict[str, int]:
             remedy="It must have the columns id,label.",
         )
     twice = table["id"].duplicated()
-    _note(findings, "duplicate row", f"rows of {path.name} repeat an id", table["id"][twice].tolist())
+    _note(findings, "duplicate row", f"rows of {path.name} that repeat an id", table["id"][twice].tolist())
     conflict = table[~table.duplicated()]["id"].duplicated()
     wrong = ~table["label"].isin(["0", "1"])
     _note(
         findings,
         "label",
-        f"labels in {path.name} are not 0 or 1",
+        f"labels in {path.name} that are not 0 or 1",
         [f"{i} has {label!r}" for i, label in table.loc[wrong, ["id", "label"]].itertuples(index=False)],
     )
     conflicting = table[~table.duplicated()].loc[conflict, "id"].tolist()
-    _note(findings, "label", f"ids in {path.name} have two different labels", conflicting)
+    _note(findings, "label", f"ids in {path.name} with two different labels", conflicting)
     values = pd.to_numeric(table["label"].where(~wrong, str(UNLABELLED))).astype(int)
     labels = dict(zip(table["id"].tolist(), values.tolist(), strict=True))
     return labels | dict.fromkeys(conflicting, UNLABELLED)
@@ -127,13 +127,13 @@ def read_test(root: Path, findings: list[Finding]) -> tuple[Listing | None, np.n
         sample_ids = read_sample_ids(root / _SAMPLE)
     if not (root / "test").is_dir():
         if len(sample_ids):
-            _note(findings, "sample", f"ids of {_SAMPLE} have no image: there is no test/", sample_ids.tolist())
+            _note(findings, "sample", f"ids of {_SAMPLE} without an image (there is no test/)", sample_ids.tolist())
         return None, sample_ids
     files = list_images(root / "test", findings)
     if len(sample_ids):
         asked = set(sample_ids.tolist())
-        _note(findings, "sample", f"ids of {_SAMPLE} have no image in test/", sorted(asked - files.keys()))
-        _note(findings, "sample", f"images in test/ are not in {_SAMPLE}", sorted(files.keys() - asked))
+        _note(findings, "sample", f"ids of {_SAMPLE} without an image in test/", sorted(asked - files.keys()))
+        _note(findings, "sample", f"images in test/ that {_SAMPLE} does not name", sorted(files.keys() - asked))
     return listing_of_files(root, {i: f"test/{name}" for i, name in files.items()}), sample_ids
 
 

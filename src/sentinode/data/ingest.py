@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from sentinode.config import DataConfig
+from sentinode.config import DataConfig, Omission
 from sentinode.data.cache import Unreadable, pack
 from sentinode.data.competition import (
     is_competition_folder,
@@ -56,7 +56,7 @@ def read_folder(root: Path, config: DataConfig | None = None) -> DataFolder:
     findings = list(folder.findings)
     for table, name in ((slides, "slides"), (groups, "groups")):
         if table is not None and not any(i in table for i in folder.training.ids.tolist()):
-            findings.append(Finding("table", f"no id of the {name} table is in the training part", len(table), ()))
+            findings.append(Finding("table", f"rows of the {name} table, none of a training patch", len(table), ()))
     return replace(
         folder,
         training=folder.training.with_tables(slides=slides, groups=groups),
@@ -72,13 +72,13 @@ def open_folder(root: Path, config: DataConfig | None = None) -> tuple[DataFolde
     left_out: list[LeftOut] = []
     for finding in folder.findings:
         example = f" (first: {finding.examples[0]})" if finding.examples else ""
-        what = f"{finding.count} {finding.what}{example}"
+        what = f"{finding.what}: {finding.count}{example}"
         match finding.kind:
             case "missing" | "unlabelled" if finding.kind in config.leave_out:
                 left_out.append(LeftOut(finding.kind, finding.count, finding.what))
             case "missing" | "unlabelled":
-                remedy = f"Restore the files, or leave them out with --set data.leave_out=['{finding.kind}']."
-                raise DataError(what, where=root, remedy=remedy)
+                mend = "Restore the images" if finding.kind == "missing" else "Label or remove them"
+                raise DataError(what, where=root, remedy=f"{mend}, or {_how_to_leave_out(finding.kind, config)}")
             case "label" | "duplicate row" | "table":
                 raise DataError(what, where=root, remedy="Mend the table; `sentinode check` lists everything.")
             case "extra file" | "sample":
@@ -136,8 +136,8 @@ def require_readable(packed: PackedFolder, config: DataConfig) -> list[LeftOut]:
         return [LeftOut("unreadable", count, "images could not be read")]
     total = len(packed.everything) + count
     raise DataError(
-        f"{count} of {total} images cannot be used (first: {packed.unreadable[0].reason.rstrip('.')})",
-        remedy="Restore them, or leave them out with --set data.leave_out=['unreadable'].",
+        f"images that cannot be used: {count} of {total} (first: {packed.unreadable[0].reason.rstrip('.')})",
+        remedy=f"Restore them, or {_how_to_leave_out('unreadable', config)}",
     )
 
 
@@ -175,7 +175,8 @@ def pack_all(
     )
     if unreadable:
         raise DataError(
-            f"{len(unreadable)} of {len(listing)} images cannot be used (first: {unreadable[0].reason.rstrip('.')})",
+            f"images that cannot be used: {len(unreadable)} of {len(listing)} "
+            f"(first: {unreadable[0].reason.rstrip('.')})",
             remedy="Restore or remove them.",
         )
     return patches
@@ -187,7 +188,7 @@ def read_labels(path: Path, ids: np.ndarray) -> np.ndarray:
     wrong = [i for i, label in table.items() if label not in ("0", "1")]
     if wrong:
         raise DataError(
-            f"{len(wrong)} labels are not 0 or 1 (first: {wrong[0]} has {table[wrong[0]]!r})",
+            f"labels that are not 0 or 1: {len(wrong)} (first: {wrong[0]} has {table[wrong[0]]!r})",
             where=path,
             remedy="Mend the table.",
         )
@@ -195,11 +196,16 @@ def read_labels(path: Path, ids: np.ndarray) -> np.ndarray:
     absent = [i for i in table if i not in known]
     if absent:
         raise DataError(
-            f"{len(absent)} of {len(table)} ids have no image in the data (first: {absent[0]})",
+            f"ids without an image in the data: {len(absent)} of {len(table)} (first: {absent[0]})",
             where=path,
             remedy="Give the folder that holds these patches.",
         )
     return np.array([int(table.get(i, UNLABELLED)) for i in ids.tolist()], dtype=np.int8)
+
+
+def _how_to_leave_out(kind: Omission, config: DataConfig) -> str:
+    """The option that adds a kind to those left out already, quoted so that a shell leaves it alone."""
+    return f'leave them out with --set "data.leave_out={[*config.leave_out, kind]}".'
 
 
 def _waiting(notify: Callable[[str], None]) -> Callable[[], None]:

@@ -21,6 +21,7 @@ Basis = Literal["slide", "group", "random", "file"]
 TRAINING, VALIDATION = "training", "validation"
 _CLOSE_ENOUGH = 0.02  # of a class's patches
 _FEW_UNITS = 500
+_NOTED_MISS = 0.05  # of all patches
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,6 +103,12 @@ def make_split(candidates: Candidates, balance: BalanceConfig, sample: SampleCon
         units = np.arange(len(sampled.ids)) if basis == "random" else _units(sampled, basis)
         shares = np.array([1.0 - split.validation_fraction, split.validation_fraction])
         on_validation = assign_units(sampled.labels, units, shares, rng) == 1
+    share = float(on_validation.mean())
+    if basis != "file" and abs(share - split.validation_fraction) > _NOTED_MISS:
+        notices.append(
+            f"split.validation_fraction {split.validation_fraction:g} became {share:.2f}: a {basis} cannot be cut, and "
+            "no other choice comes nearer"
+        )
     for side, members in ((TRAINING, ~on_validation), (VALIDATION, on_validation)):
         classes = np.unique(sampled.labels[members])
         if len(classes) < 2:

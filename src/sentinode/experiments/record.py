@@ -1,8 +1,15 @@
 """The study folder: what a study wrote down, and how a report reads it back.
 
-study.toml      every setting        check.json      the audit          runs/     one folder a run
-study.json      this record          explore.json    colours by class   tune/     Optuna's journal
-split.csv       id, label, side      pictures/       <id>.png           submission.csv, report.html, check.html
+study.toml        every setting
+identity.json     digest of the data, and which questions were asked
+check.json        the audit; check.html is its page
+explore.json      colours by class and by slide
+split.csv         id, label, side
+runs/             a folder for each run
+tune/             Optuna's journal
+pictures/         <id>.png of patches that a page shows
+study.json        the record below, written when all runs are done
+submission.csv, predictions-test.csv, report.html
 """
 
 from __future__ import annotations
@@ -20,6 +27,7 @@ from sentinode.experiments.run import Run
 
 STUDY_CONFIG: Final = "study.toml"
 STUDY_RECORD: Final = "study.json"
+STUDY_IDENTITY: Final = "identity.json"
 
 
 @dataclass(frozen=True)

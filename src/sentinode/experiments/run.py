@@ -104,9 +104,11 @@ def verify(folder: Path) -> None:
     if not is_finished(folder):
         if (folder / "checkpoint").is_dir():
             raise RunError(
-                "is an unfinished run", where=folder, remedy="Finish it with `sentinode train ... --resume`."
+                "is an unfinished run", where=folder, remedy="Give the command that began it again, with --resume."
             )
-        raise RunError("is no run: it has no manifest.json", where=folder, remedy="Give a run that `train` wrote.")
+        raise RunError(
+            "is no run: it has no manifest.json", where=folder, remedy="Give a folder that `train` or `study` wrote."
+        )
     try:
         digests = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["sha256"]
         expected = {name: str(digests[name]) for name in CONTENTS}

@@ -75,8 +75,9 @@ def tune(config: StudyConfig, store: RunStore, folder: Path, *, progress: Progre
 
 
 def variant_name(settings: dict[str, Scalar]) -> str:
-    """Such as "bn_momentum 0.25": the last part of each key and its value."""
-    return ", ".join(f"{key.rsplit('.', 1)[-1]} {value}" for key, value in settings.items())
+    """Such as "bn_momentum 0.25": the last part of each key and its value, numbers to six digits."""
+    shown = {key: f"{value:.6g}" if isinstance(value, float) else value for key, value in settings.items()}
+    return ", ".join(f"{key.rsplit('.', 1)[-1]} {value}" for key, value in shown.items())
 
 
 def _run_name(settings: dict[str, Scalar], seed: int) -> str:
