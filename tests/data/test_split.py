@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sentinode.config import BalanceConfig, SampleConfig, SplitConfig
+from sentinode.data.patches import PatchTable
 from sentinode.data.split import (
-    Candidates,
     assign_units,
     drop_negatives,
     make_split,
@@ -21,17 +21,17 @@ from sentinode.data.split import (
 from sentinode.errors import SplitError
 
 
-def candidates(count: int = 600, *, slides: int = 20, seed: int = 0, slides_known: bool = True) -> Candidates:
+def candidates(count: int = 600, *, slides: int = 20, seed: int = 0, slides_known: bool = True) -> PatchTable:
     """Patches of slides with very different tumour fractions."""
     rng = np.random.default_rng(seed)
     slide = rng.integers(0, slides, count)
     labels = (rng.random(count) < rng.uniform(0.05, 0.9, slides)[slide]).astype(np.int8)
     ids = np.array([f"p{n}" for n in range(count)])
     none = np.full(count, "", dtype=str)
-    return Candidates(ids, labels, slide.astype(str) if slides_known else none, none)
+    return PatchTable(ids, labels, slide.astype(str) if slides_known else none, none)
 
 
-def split_of(data: Candidates, **settings: object) -> tuple[np.ndarray, np.ndarray]:
+def split_of(data: PatchTable, **settings: object) -> tuple[np.ndarray, np.ndarray]:
     split = make_split(data, BalanceConfig(), SampleConfig(), SplitConfig(**settings))  # type: ignore[arg-type]
     side = dict.fromkeys(split.training, 0) | dict.fromkeys(split.validation, 1)
     return np.array([side[i] for i in data.ids]), data.labels
@@ -81,7 +81,7 @@ def test_both_sides_have_their_share_of_both_classes(seed: int) -> None:
 def test_with_slides_unknown_groups_stay_together_and_singles_are_free() -> None:
     data = candidates(300, slides_known=False)
     groups = np.array([f"g{n // 5}" if n < 100 else "" for n in range(300)])
-    data = Candidates(data.ids, data.labels, data.slides, groups)
+    data = PatchTable(data.ids, data.labels, data.slides, groups)
     split = make_split(data, BalanceConfig(), SampleConfig(), SplitConfig())
     assert split.basis == "group"
     on_validation = np.isin(data.ids, split.validation)
@@ -118,7 +118,7 @@ def test_too_few_slides_is_an_error() -> None:
 def test_a_side_with_one_class_is_an_error() -> None:
     labels = np.array([0] * 50 + [1] * 50, dtype=np.int8)
     slides = np.array(["a"] * 50 + ["b"] * 50)
-    data = Candidates(np.arange(100).astype(str), labels, slides, np.full(100, "", dtype=str))
+    data = PatchTable(np.arange(100).astype(str), labels, slides, np.full(100, "", dtype=str))
     with pytest.raises(SplitError, match=r"has (no patch|only the class)"):
         split_of(data)
 

@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 
 from sentinode.data.images import SUFFIXES
-from sentinode.data.listing import PHANTOM_NOTE, UNLABELLED, DataFolder, Finding, Listing, PatchFiles
+from sentinode.data.listing import PHANTOM_NOTE, DataFolder, Finding, Listing, PatchFiles
+from sentinode.data.patches import UNLABELLED
 from sentinode.data.tables import read_table
 from sentinode.errors import DataError
 

@@ -18,8 +18,8 @@ from sentinode.data.competition import (
     read_competition,
     read_test,
 )
-from sentinode.data.listing import UNLABELLED, DataFolder, Finding, Listing
-from sentinode.data.patches import PatchSet
+from sentinode.data.listing import DataFolder, Finding, Listing
+from sentinode.data.patches import UNLABELLED, PatchSet
 from sentinode.data.pcam import is_pcam_folder, read_pcam
 from sentinode.data.tables import GROUP_COLUMNS, SLIDE_COLUMNS, read_column_by_id
 from sentinode.errors import DataError

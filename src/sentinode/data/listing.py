@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Final, Literal
 
 import numpy as np
-from jaxtyping import Bool, Int, Int8, Shaped
+from jaxtyping import Bool, Int, Shaped
 
-UNLABELLED: Final = -1
+from sentinode.data.patches import PatchTable
+
 PHANTOM_NOTE: Final = "phantom: synthetic tissue"
 
 
@@ -65,29 +66,10 @@ class PatchArrays:
 
 
 @dataclass(frozen=True, eq=False)
-class Listing:
-    """N patches in a fixed order, each known by its id.
+class Listing(PatchTable):
+    """Patches, and where their pixels lie."""
 
-    ids: (N,) str, unique; labels: (N,) int8, 1 tumour, 0 none, -1 unlabelled; slides: (N,) str, ""
-    where unknown; groups: (N,) str, patches of one group must not be split, "" for none.
-    """
-
-    ids: Shaped[np.ndarray, " n"]
-    labels: Int8[np.ndarray, " n"]
-    slides: Shaped[np.ndarray, " n"]
-    groups: Shaped[np.ndarray, " n"]
     pixels: PatchFiles | PatchArrays
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    @property
-    def slides_known(self) -> bool:
-        return len(self) > 0 and bool(np.all(self.slides != ""))
-
-    @property
-    def groups_given(self) -> bool:
-        return bool(np.any(self.groups != ""))
 
     def take(self, rows: Int[np.ndarray, " k"] | Bool[np.ndarray, " n"]) -> Listing:
         """The listing of some rows, in the order given."""

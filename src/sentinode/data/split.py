@@ -10,10 +10,11 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Float, Int, Shaped
 
 from sentinode.config import BalanceConfig, SampleConfig, SplitConfig
 from sentinode.data.artefacts import write_atomically
+from sentinode.data.patches import PatchTable
 from sentinode.data.tables import read_table
 from sentinode.errors import SplitError
 
@@ -67,28 +68,17 @@ class Split:
         write_atomically(path, lambda file: table.to_csv(file, index=False))
 
 
-@dataclass(frozen=True, eq=False)
-class Candidates:
-    """The patches that a split chooses from: labelled ones, in the order of the listing."""
+def make_split(candidates: PatchTable, balance: BalanceConfig, sample: SampleConfig, split: SplitConfig) -> Split:
+    """Drop negatives, sample each class, and split; raises SplitError where the data cannot give it.
 
-    ids: Shaped[np.ndarray, " n"]
-    labels: Int[np.ndarray, " n"]
-    slides: Shaped[np.ndarray, " n"]
-    groups: Shaped[np.ndarray, " n"]
-    """Given groups and found overlaps, united; "" for a patch that shares tissue with no other."""
-
-    def take(self, rows: Int[np.ndarray, " k"] | Bool[np.ndarray, " n"]) -> Candidates:
-        return Candidates(self.ids[rows], self.labels[rows], self.slides[rows], self.groups[rows])
-
-
-def make_split(candidates: Candidates, balance: BalanceConfig, sample: SampleConfig, split: SplitConfig) -> Split:
-    """Drop negatives, sample each class, and split; raises SplitError where the data cannot give it."""
+    The candidates are labelled; their groups unite those given and the overlaps found.
+    """
     left_out: dict[str, int] = {}
     notices: list[str] = []
-    kept = candidates.take(drop_negatives(candidates.labels, balance))
+    kept = candidates.rows(drop_negatives(candidates.labels, balance))
     if len(kept.ids) < len(candidates.ids):
         left_out["balance: negatives dropped"] = len(candidates.ids) - len(kept.ids)
-    sampled = kept.take(sample_classes(kept.labels, sample, notices))
+    sampled = kept.rows(sample_classes(kept.labels, sample, notices))
     if len(sampled.ids) < len(kept.ids):
         left_out["sample: not drawn"] = len(kept.ids) - len(sampled.ids)
     basis = choose_basis(sampled, split)
@@ -97,7 +87,7 @@ def make_split(candidates: Candidates, balance: BalanceConfig, sample: SampleCon
         on_validation, named = _sides_of_file(split.file, sampled.ids)
         if not named.all():
             left_out["split: not in the file"] = int((~named).sum())
-            sampled, on_validation = sampled.take(named), on_validation[named]
+            sampled, on_validation = sampled.rows(named), on_validation[named]
     else:
         rng = np.random.default_rng(split.seed)
         units = np.arange(len(sampled.ids)) if basis == "random" else _units(sampled, basis)
@@ -146,12 +136,11 @@ def sample_classes(labels: Int[np.ndarray, " n"], config: SampleConfig, notices:
     )
 
 
-def choose_basis(candidates: Candidates, config: SplitConfig) -> Basis:
-    slides_known = bool(np.all(candidates.slides != ""))
+def choose_basis(candidates: PatchTable, config: SplitConfig) -> Basis:
     match config.by:
         case "auto":
-            return "slide" if slides_known else "group"
-        case "slide" if not slides_known:
+            return "slide" if candidates.slides_known else "group"
+        case "slide" if not candidates.slides_known:
             unknown = int((candidates.slides == "").sum())
             raise SplitError(
                 f"the slide of {unknown} of {len(candidates.ids)} patches is not known",
@@ -242,7 +231,7 @@ def _stratified(labels: np.ndarray, shares: np.ndarray, rng: np.random.Generator
     return part
 
 
-def _units(candidates: Candidates, basis: Basis) -> Int[np.ndarray, " n"]:
+def _units(candidates: PatchTable, basis: Basis) -> Int[np.ndarray, " n"]:
     names = candidates.slides if basis == "slide" else candidates.groups
     _, units = np.unique(names, return_inverse=True)
     alone = names == ""

@@ -8,9 +8,9 @@ from functools import cache
 import numpy as np
 
 from sentinode.config import BalanceConfig, PreprocessConfig, RunConfig, SampleConfig, SplitConfig
-from sentinode.data.patches import PatchSet
+from sentinode.data.patches import PatchSet, PatchTable
 from sentinode.data.preprocess import Prepared, prepare
-from sentinode.data.split import Candidates, Split, make_split
+from sentinode.data.split import Split, make_split
 
 
 class Material:
@@ -25,7 +25,7 @@ class Material:
     ) -> None:
         self.patches, self.note = patches, note
         used = patches.labels >= 0 if eligible is None else (patches.labels >= 0) & eligible
-        self.candidates = Candidates(patches.ids[used], patches.labels[used], patches.slides[used], groups[used])
+        self.candidates = PatchTable(patches.ids[used], patches.labels[used], patches.slides[used], groups[used])
         self._split = cache(self._make_split)
         self._prepared = cache(self._prepare)
 

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int8, Shaped, UInt8
 from torch import Tensor, nn
 
 from sentinode.data.artefacts import write_atomically
-from sentinode.data.listing import UNLABELLED
+from sentinode.data.patches import UNLABELLED
 from sentinode.data.preprocess import Prepared
 from sentinode.data.tables import read_table
 from sentinode.errors import RunError
