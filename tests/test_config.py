@@ -80,7 +80,7 @@ def test_a_wrong_setting_is_named_in_one_line(setting: str, said: str) -> None:
 def test_settings_are_toml_where_they_can_be() -> None:
     pairs = ["a.b=1", "c=0.5", "d=true", "e=after", "f=[1, 2]", "g=none", 'h="x y"']
     assert parse_settings(pairs) == {
-        "a.b": 1, "c": 0.5, "d": True, "e": "after", "f": [1, 2], "g": None, "h": "x y",
+        "a.b": 1, "c": 0.5, "d": True, "e": "after", "f": [1, 2], "g": "none", "h": "x y",
     }  # fmt: skip
 
 
@@ -88,6 +88,7 @@ def test_an_override_leaves_the_original() -> None:
     config = load_preset("seed")
     changed = override(config, {"fit.steps_per_epoch": None, "model.norm": "after"})
     assert (changed.fit.steps_per_epoch, changed.model.norm) == (None, "after")
+    assert override(config, parse_settings(["fit.steps_per_epoch=none"])).fit.steps_per_epoch is None
     assert config.fit.steps_per_epoch == 546
 
 

@@ -6,13 +6,14 @@ which device the work is done and who hears of progress; without one the default
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 
 from sentinode import pipeline
-from sentinode.config import DataConfig, RunConfig, StudyConfig
+from sentinode.config import DataConfig, RunConfig, StudyConfig, override
 from sentinode.data.artefacts import write_json
 from sentinode.data.check import Check, check_folder
 from sentinode.data.competition import read_sample_ids
@@ -29,6 +30,7 @@ from sentinode.experiments.gather import Session, gather
 from sentinode.experiments.record import Study
 from sentinode.experiments.run import Run
 from sentinode.experiments.train import train_run
+from sentinode.experiments.variants import resolve_variants
 from sentinode.explain.galleries import worst_mistakes, write_pictures
 from sentinode.progress import of_step
 from sentinode.report.page import write_check_page, write_run_page
@@ -71,6 +73,13 @@ def fit(data: Path, config: RunConfig, out: Path, session: Session | None = None
     write_pictures(out / "pictures", material.patches, [m.id for of_class in mistakes.values() for m in of_class])
     write_run_page(out)
     return run
+
+
+def with_variants(config: StudyConfig, names: Iterable[str], *, seeds: int) -> StudyConfig:
+    """The config with other variants to compare, named as on the command line, and so many seeds from its first on."""
+    variants = resolve_variants(names, config)
+    first = config.seeds[0]
+    return override(config, {"compare.variants": variants, "seeds": list(range(first, first + seeds))})
 
 
 def compare(

@@ -258,7 +258,10 @@ def to_toml(config: Section) -> str:
 
 
 def override(config: C, settings: Mapping[str, Any], *, where: str | Path | None = None) -> C:
-    """Put settings such as {"model.norm": "after"} over a config; returns a new, checked one."""
+    """Put settings such as {"model.norm": "after"} over a config; returns a new, checked one.
+
+    The word "none", like None, leaves an optional setting out.
+    """
     table = config.model_dump(mode="python", exclude_none=True)
     for key, value in settings.items():
         at = table
@@ -269,7 +272,7 @@ def override(config: C, settings: Mapping[str, Any], *, where: str | Path | None
             at = at.setdefault(part, {})
         if last not in section.model_fields:
             raise _unknown(key, last, section, where)
-        at[last] = value
+        at[last] = None if value == "none" else value
     return _validated(type(config), table, where)
 
 
@@ -283,7 +286,7 @@ def parse_settings(pairs: Iterable[str]) -> dict[str, Any]:
         try:
             value: Any = tomllib.loads(f"value = {text.strip()}")["value"]
         except tomllib.TOMLDecodeError:
-            value = None if text.strip().lower() == "none" else text.strip()
+            value = text.strip()
         settings[key.strip()] = value
     return settings
 

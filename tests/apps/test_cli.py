@@ -23,7 +23,7 @@ from sentinode.data.images import encode_tiff
 TINY = [
     "--set", "fit.epochs=1", "--set", "seeds=[25]", "--set", "tune.search={'model.bn_momentum'=[0.75, 0.5]}",
 ]  # fmt: skip
-COMMANDS = ["phantom", "check", "split", "study", "train", "tune", "predict", "evaluate", "report", "doctor"]
+COMMANDS = ["phantom", "check", "split", "study", "train", "compare", "tune", "predict", "evaluate", "report", "doctor"]
 
 
 @dataclass
@@ -261,3 +261,16 @@ def test_interrupted_in_training_and_resumed(
     assert resumed.returncode == 0, resumed.stderr
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "run")]
     assert weights[0] == weights[1]
+
+
+def test_compare_names_no_winner(phantom_folder: Path, cache: Path, tmp_path: Path) -> None:
+    result = sentinode(
+        "compare", phantom_folder, "--out", tmp_path / "out", "--variants", "before", "after", "--seeds", "2",
+        "--set", "fit.epochs=1", cache=cache,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert "after minus before" in result.stdout
+    assert "better" not in result.stdout
+    assert {path.name for path in (tmp_path / "out" / "runs").iterdir()} == {
+        "before-seed25", "before-seed26", "after-seed25", "after-seed26",
+    }  # fmt: skip

@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from sentinode.config import StudyConfig
+    from sentinode.experiments.compare import Variant
     from sentinode.experiments.gather import Session
     from sentinode.progress import Progress
 
@@ -204,6 +207,42 @@ def train(
     console.say(f"Split {run.environment['split']}")
 
 
+@app.command(epilog=example("compare DATA --variants before after --seeds 5 --out comparison/"))
+def compare(
+    data: Data,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the runs and their report.")],
+    variants: Annotated[
+        list[str] | None,
+        typer.Option(help="before, after, a preset, FILE.toml or key=value[,key=value]; repeat for each variant."),
+    ] = None,
+    more: Annotated[list[str] | None, typer.Argument(metavar="[VARIANT]...", help="Further variants.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each variant, each with a seed of its own.")] = 5,
+    preset: Preset = None,
+    config: Config = None,
+    settings: Settings = None,
+    slides: Slides = None,
+    groups: Groups = None,
+    resume: Resume = False,
+    cache: Cache = None,
+    device: Device = "auto",
+    workers: Workers = 2,
+) -> None:
+    """Train variants on the same patches, split, seeds and batch order, and report what was seen."""
+    from sentinode import api
+    from sentinode.apps import console
+
+    asked = _asked(preset, config, settings, slides, groups, default="fair")
+    asked = api.with_variants(asked, [*(variants or []), *(more or [])] or list(asked.compare.variants), seeds=seeds)
+    with console.steps() as progress:
+        session = _session(cache, device, workers, progress)
+        result = api.compare(data, asked, out, session, preset=_origin(preset, config, "fair"), resume=resume)
+    assert result.comparison is not None
+    _show_variants(result.comparison.variants, asked.fit.metric)
+    for difference in result.comparison.differences(asked.fit.metric):
+        console.say(difference.in_words())
+    console.say(f"{out / 'report.html'}")
+
+
 @app.command(epilog=example("tune DATA --out tuning/ --set tune.sampler=tpe --set tune.trials=12"))
 def tune(
     data: Data,
@@ -227,16 +266,7 @@ def tune(
         session = _session(cache, device, workers, progress)
         result = api.tune(data, asked, out, session, preset=_origin(preset, config, "fair"), resume=resume)
     assert result.tuning is not None
-    metric = asked.fit.metric
-    rows = [
-        [
-            variant.name,
-            f"{variant.mean(metric):.4f}",
-            "one run" if (sd := variant.standard_deviation(metric)) is None else f"{sd:.4f}",
-        ]
-        for variant in result.tuning.variants
-    ]
-    console.show_table(f"validation {metric}", ["setting", "mean", "standard deviation"], rows)
+    _show_variants(result.tuning.variants, asked.fit.metric)
     console.say(f"{out / 'report.html'}")
 
 
@@ -337,6 +367,17 @@ def _cache_root(given: Path | None) -> Path:
     from sentinode.experiments.gather import default_cache
 
     return given or default_cache()
+
+
+def _show_variants(variants: Iterable[Variant], metric: str) -> None:
+    from sentinode.apps import console
+
+    def spread(variant: Variant) -> str:
+        deviation = variant.standard_deviation(metric)
+        return "one run" if deviation is None else f"{deviation:.4f}"
+
+    rows = [[variant.name, f"{variant.mean(metric):.4f}", spread(variant)] for variant in variants]
+    console.show_table(f"validation {metric}", ["variant", "mean", "standard deviation"], rows)
 
 
 def _show_scores(title: str, scores: dict[str, float]) -> None:

@@ -80,7 +80,8 @@ def steps() -> Iterator[Callable[[str, int, int], None]]:
             yield shown
         except KeyboardInterrupt as error:
             raise FailureError(
-                "interrupted", remedy="What was finished is kept; give the same command with --resume to go on."
+                "interrupted",
+                remedy="What was finished is kept; give the same command again (with --resume, if it has that).",
             ) from error
         finally:
             shown.close()
@@ -110,9 +111,14 @@ def show_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
 
 def exit_code_of(command: Callable[[], object], *, debug: bool) -> int:
     """Run a command; an error becomes one line and an exit code, with a traceback only for `debug`."""
+    interrupted = "interrupted before anything was begun. Give the same command again."
     try:
         command()
+    except KeyboardInterrupt:
+        return _report(interrupted, 1, debug)
     except SystemExit as ending:
+        if ending.code == 130:  # what typer makes of Ctrl-C
+            return _report(interrupted, 1, debug)
         return ending.code if isinstance(ending.code, int) else int(ending.code is not None)
     except SentinodeError as error:
         return _report(str(error), error.exit_code, debug)

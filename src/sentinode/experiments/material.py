@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from functools import cache
+from functools import cache, cached_property
 
 import numpy as np
 
@@ -29,11 +29,11 @@ class Material:
         self._split = cache(self._make_split)
         self._prepared = cache(self._prepare)
 
-    @property
+    @cached_property
     def labels_by_id(self) -> dict[str, int]:
         return dict(zip(self.patches.ids.tolist(), self.patches.labels.tolist(), strict=True))
 
-    @property
+    @cached_property
     def data_hash(self) -> str:
         """SHA-256 of all ids (themselves digests of pixels in the competition) and labels."""
         digest = hashlib.sha256("\n".join(self.patches.ids.tolist()).encode())

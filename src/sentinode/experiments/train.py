@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from sentinode.errors import RunError, storage_errors
 from sentinode.evaluation import metrics
 from sentinode.experiments.environment import describe_environment
 from sentinode.experiments.material import Material
-from sentinode.experiments.run import MANIFEST, Run, is_finished, write_manifest
+from sentinode.experiments.run import Run, is_finished, write_manifest
 from sentinode.fitting.checkpoint import load_checkpoint, load_weights, save_checkpoint, save_weights
 from sentinode.fitting.epochs import EpochRecord, FitState, Outputs, fit_epochs, steps_in_epoch
 from sentinode.inference.probabilities import Predictions, predict_probabilities
@@ -205,8 +206,6 @@ def _claim(folder: Path, config: RunConfig, material: Material, device: torch.de
 
 
 def _check_same_data(folder: Path, material: Material) -> None:
-    import json
-
     noted = json.loads((folder / "environment.json").read_text(encoding="utf-8"))["data_sha256"]
     if noted != material.data_hash:
         raise RunError(
@@ -235,5 +234,4 @@ def _finish(material: Material, config: RunConfig, folder: Path, state: FitState
     write_json(folder / "scores.json", metrics.scores(known, probabilities))
     save_weights(folder / "model.safetensors", state.network)
     write_manifest(folder)
-    assert (folder / MANIFEST).is_file()
     return Run.open(folder)

@@ -1,0 +1,147 @@
+"""From a bootstrap of paired differences to a verdict in words; the rule is fixed before anyone looks.
+
+A variant is called better when, in its favour, the share of replicates is at least 0.75, the 95 % interval
+of the difference, widened by Holm's correction where several questions are asked, leaves out zero, and
+the difference is at least the smallest that matters. Everything else is "no evidence".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float
+from scipy.stats import norm
+
+SMALLEST_SHARE = 0.75
+LEVEL = 0.95
+POWER = 0.8
+
+
+@dataclass(frozen=True)
+class Question:
+    """One comparison: is `a` better than `b` in `metric`?
+
+    replicates: (r,) differences a - b, one for each bootstrap replicate, higher meaning better for a;
+    by_seed: (s,) the same difference, seed by seed; observed: the difference itself.
+    """
+
+    a: str
+    b: str
+    metric: str
+    observed: float
+    replicates: Float[np.ndarray, " r"]
+    by_seed: Float[np.ndarray, " s"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The answer to one question, with all that it rests on."""
+
+    a: str
+    b: str
+    metric: str
+    outcome: Literal["better", "worse", "no evidence", "one run"]
+    difference: float
+    low: float
+    high: float
+    p_better: float
+    p_value: float
+    p_holm: float
+    seeds: int
+    seeds_better: int
+    smallest_effect: float
+    seeds_needed: int | None
+    """Seeds that would tell the smallest effect apart in 4 of 5 repetitions; None for a single seed."""
+
+    def in_words(self) -> str:
+        interval = f"95 % interval {self.low:+.3f} to {self.high:+.3f}"
+        seeds = f"higher in {self.seeds_better} of {self.seeds} seeds; P(better) = {self.p_better:.2f}"
+        match self.outcome:
+            case "one run":
+                return (
+                    f"{self.a} minus {self.b}: {self.difference:+.3f} {self.metric} ({interval} over patches alone). "
+                    "One run each cannot tell a difference from the luck of its seed: no verdict."
+                )
+            case "better" | "worse":
+                return (
+                    f"{self.a} is {self.outcome} than {self.b} by {abs(self.difference):.3f} {self.metric} "
+                    f"({interval}; {seeds})."
+                )
+            case "no evidence":
+                need = f"; telling {self.smallest_effect:g} apart would take about {self.seeds_needed} seeds"
+                return (
+                    f"No evidence of a difference in {self.metric} between {self.a} and {self.b}: "
+                    f"{self.difference:+.3f} ({interval}; {seeds}){need if self.seeds_needed else ''}."
+                )
+
+
+def decide(questions: Sequence[Question], *, smallest_effect: float) -> list[Verdict]:
+    """Answer several questions together, the chance of any false "better" held at 5 % (Holm 1979)."""
+    p_values = [_two_sided(question.replicates) for question in questions]
+    corrected = holm(p_values)
+    return [
+        _answer(question, p, p_holm, smallest_effect)
+        for question, p, p_holm in zip(questions, p_values, corrected, strict=True)
+    ]
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down correction of p-values, in their own order, each at most 1."""
+    order = np.argsort(p_values)
+    count, largest = len(p_values), 0.0
+    corrected = np.empty(count)
+    for rank, index in enumerate(order):
+        largest = max(largest, min(1.0, (count - rank) * p_values[index]))
+        corrected[index] = largest
+    return [float(value) for value in corrected]
+
+
+def seeds_to_tell(effect: float, spread: float, *, level: float = LEVEL, power: float = POWER) -> int:
+    """Seeds at which a paired difference of `effect` with that standard deviation over seeds is seen.
+
+    ((z(1 - alpha/2) + z(power)) * spread / effect)^2, rounded up, at least 2: the normal approximation.
+    """
+    z = norm.ppf(1 - (1 - level) / 2) + norm.ppf(power)
+    return max(2, ceil((z * spread / effect) ** 2))
+
+
+def _two_sided(replicates: np.ndarray) -> float:
+    """Twice the smaller share of replicates on one side of zero, each counted with one more (never 0)."""
+    count = len(replicates)
+    below, above = int(np.sum(replicates <= 0)), int(np.sum(replicates >= 0))
+    return float(min(1.0, 2 * (min(below, above) + 1) / (count + 1)))
+
+
+def _answer(question: Question, p: float, p_holm: float, smallest_effect: float) -> Verdict:
+    low, high = np.quantile(question.replicates, [(1 - LEVEL) / 2, 1 - (1 - LEVEL) / 2])
+    p_better = float(np.mean(question.replicates > 0))
+    seeds = len(question.by_seed)
+    clear = p_holm <= 1 - LEVEL and (low > 0 or high < 0) and abs(question.observed) >= smallest_effect
+    outcome: Literal["better", "worse", "no evidence", "one run"] = "no evidence"
+    if seeds < 2:
+        outcome = "one run"
+    elif clear and low > 0 and p_better >= SMALLEST_SHARE:
+        outcome = "better"
+    elif clear and high < 0 and 1 - p_better >= SMALLEST_SHARE:
+        outcome = "worse"
+    spread = float(np.std(question.by_seed, ddof=1)) if seeds > 1 else None
+    return Verdict(
+        a=question.a,
+        b=question.b,
+        metric=question.metric,
+        outcome=outcome,
+        difference=question.observed,
+        low=float(low),
+        high=float(high),
+        p_better=p_better,
+        p_value=p,
+        p_holm=p_holm,
+        seeds=seeds,
+        seeds_better=int(np.sum(question.by_seed > 0)),
+        smallest_effect=smallest_effect,
+        seeds_needed=None if spread is None else seeds_to_tell(smallest_effect, spread),
+    )

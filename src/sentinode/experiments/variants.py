@@ -1,0 +1,66 @@
+"""What a user names as a variant -> the few settings that it puts over the base."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from sentinode.config import (
+    PRESETS,
+    RunConfig,
+    Scalar,
+    StudyConfig,
+    load_config,
+    load_preset,
+    override,
+    parse_settings,
+)
+from sentinode.errors import ConfigError
+
+# Variants are compared on the same patches, so what chooses patches is always the base's.
+_OF_THE_BASE: Final = ("data", "balance", "sample", "split")
+
+
+def resolve_variants(names: Iterable[str], base: StudyConfig) -> dict[str, dict[str, Scalar]]:
+    """Settings by variant name.
+
+    A name is one of the base's own variants ("before"), a preset, a TOML file, or settings such as
+    "model.norm=after,fit.epochs=5". Of a preset or a file only what differs from the base counts, its
+    data, balance, sample and split left aside. Raises ConfigError for anything else.
+    """
+    variants: dict[str, dict[str, Scalar]] = {}
+    for name in names:
+        if name in base.compare.variants:
+            label, settings = name, dict(base.compare.variants[name])
+        elif name in PRESETS:
+            label, settings = name, differences(base.run_config(), load_preset(name).run_config())
+        elif name.endswith(".toml"):
+            label, settings = Path(name).stem, differences(base.run_config(), load_config(Path(name)).run_config())
+        elif "=" in name:
+            settings = parse_settings(name.split(","))
+            override(base.run_config(), settings, where="--variants")
+            label = "-".join(f"{key.rsplit('.', 1)[-1]}-{value}" for key, value in settings.items())
+        else:
+            known = ", ".join([*base.compare.variants, *PRESETS])
+            raise ConfigError(
+                f"there is no variant {name!r}",
+                where="--variants",
+                remedy=f"Give one of {known}, a TOML file, or settings such as model.norm=after.",
+            )
+        if label in variants:
+            raise ConfigError(f"two variants are called {label!r}", where="--variants", remedy="Rename one of them.")
+        variants[label] = settings
+    if len(variants) < 2:
+        raise ConfigError("one variant alone cannot be compared", where="--variants", remedy="Give two or more.")
+    return variants
+
+
+def differences(base: RunConfig, other: RunConfig) -> dict[str, Scalar]:
+    """The settings, such as "fit.epochs", in which `other` differs from `base`; "none" for a setting left out."""
+    before, after = (_flat(config.model_dump(exclude=set(_OF_THE_BASE))) for config in (base, other))
+    return {key: "none" if value is None else value for key, value in after.items() if before[key] != value}
+
+
+def _flat(table: Mapping[str, Any]) -> dict[str, Any]:
+    return {f"{section}.{key}": value for section, settings in table.items() for key, value in settings.items()}

@@ -1,0 +1,79 @@
+"""Verdicts: the rule, Holm's correction and the number of seeds against hand-computed values."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from sentinode.evaluation.verdict import Question, decide, holm, seeds_to_tell
+
+
+def question(mean: float, *, spread: float = 0.005, by_seed: tuple[float, ...] = (0.01, 0.012, 0.014)) -> Question:
+    replicates = np.random.default_rng(0).normal(mean, spread, 2000)
+    return Question("after", "before", "AUC", mean, replicates, np.array(by_seed))
+
+
+def verdict_of(asked: Question, smallest_effect: float = 0.005):
+    return decide([asked], smallest_effect=smallest_effect)[0]
+
+
+def test_a_clear_difference_is_called_better_and_its_mirror_worse() -> None:
+    better = verdict_of(question(0.02))
+    assert better.outcome == "better"
+    assert better.low > 0
+    assert better.p_better > 0.99
+    assert "after is better than before by 0.020 AUC" in better.in_words()
+    assert "3 of 3 seeds" in better.in_words()
+    assert verdict_of(question(-0.02, by_seed=(-0.01, -0.02, -0.03))).outcome == "worse"
+
+
+def test_an_interval_over_zero_is_no_evidence_and_says_what_it_would_take() -> None:
+    said = verdict_of(question(0.004))
+    assert said.outcome == "no evidence"
+    assert f"about {said.seeds_needed} seeds" in said.in_words()
+
+
+def test_a_difference_too_small_to_matter_is_no_evidence() -> None:
+    tiny = question(0.003, spread=0.0005)
+    assert verdict_of(tiny, smallest_effect=0.005).outcome == "no evidence"
+    assert verdict_of(tiny, smallest_effect=0.001).outcome == "better"
+
+
+def test_one_run_never_gets_a_verdict() -> None:
+    said = verdict_of(question(0.05, by_seed=(0.05,)))
+    assert said.outcome == "one run"
+    assert said.seeds_needed is None
+    assert "no verdict" in said.in_words()
+
+
+def test_many_questions_make_each_answer_harder() -> None:
+    borderline = question(0.011, spread=0.005)
+    assert verdict_of(borderline).outcome == "better"
+    noise = [question(0.0, by_seed=(0.0, 0.01, -0.01)) for _ in range(9)]
+    assert decide([borderline, *noise], smallest_effect=0.005)[0].outcome == "no evidence"
+
+
+def test_holm_by_hand() -> None:
+    """0.01, 0.04, 0.03 of three: 3 x 0.01, then 2 x 0.03, then 0.04 raised to what came before."""
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.5, 0.6]) == pytest.approx([1.0, 1.0])
+    assert holm([0.02]) == [0.02]
+
+
+def test_seeds_to_tell_by_hand() -> None:
+    """(1.960 + 0.842)^2 = 7.849: one standard deviation takes 8 pairs, half of one 32."""
+    assert seeds_to_tell(1.0, 1.0) == 8
+    assert seeds_to_tell(0.5, 1.0) == 32
+    assert seeds_to_tell(1.0, 0.0) == 2
+
+
+def test_the_rule_rarely_calls_a_winner_where_there_is_none() -> None:
+    """Under no difference, a bootstrap centred on a noisy estimate: false verdicts in about 5 of 100."""
+    rng = np.random.default_rng(1)
+    wrong = 0
+    for _ in range(400):
+        centre = rng.normal(0, 0.01)
+        replicates = rng.normal(centre, 0.01, 1000)
+        asked = Question("a", "b", "AUC", centre, replicates, rng.normal(centre, 0.01, 5))
+        wrong += verdict_of(asked, smallest_effect=0.001).outcome in ("better", "worse")
+    assert wrong / 400 < 0.08
