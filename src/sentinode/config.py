@@ -163,6 +163,9 @@ class CompareConfig(Section):
         "after": {"model.norm": "after"},
     }
 
+    smallest_effect: float = Field(0.005, gt=0.0, description="smallest difference that matters, in the metric")
+    replicates: int = Field(2000, ge=100, description="bootstrap replicates behind every interval")
+
     @field_validator("variants")
     @classmethod
     def _names_are_folder_names(cls, variants: dict[str, dict[str, Scalar]]) -> dict[str, dict[str, Scalar]]:

@@ -14,10 +14,12 @@ from sentinode.data.split import drop_negatives
 from sentinode.deploy.submission import make_submission, write_submission
 from sentinode.errors import RunError
 from sentinode.experiments.compare import Comparison, RunStore, Variant, compare
+from sentinode.experiments.evidence import weigh
 from sentinode.experiments.gather import Gathered, Session, gather
 from sentinode.experiments.predict import predict
 from sentinode.experiments.record import (
     STUDY_CONFIG,
+    STUDY_EVIDENCE,
     STUDY_IDENTITY,
     ClassCounts,
     Study,
@@ -62,6 +64,10 @@ def study(
     store = RunStore(gathered.material, out / "runs", device=session.device, progress=session.progress)
     comparison = compare(config, store) if "compare" in questions else None
     tuning = tune(config, store, out / "tune", progress=session.progress) if "tune" in questions else None
+    asked = {"compare": comparison, "tune": tuning.comparison if tuning else None}
+    clusters = gathered.material.clusters_by_id
+    evidence = {question: weigh(found, clusters, config).to_json() for question, found in asked.items() if found}
+    write_json(out / STUDY_EVIDENCE, evidence)
     chosen = choose(comparison, tuning, config.fit.metric)
 
     rows = submit(gathered, chosen, out, session)

@@ -5,12 +5,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from sentinode.evaluation.bootstrap import PairedInterval
 from sentinode.evaluation.verdict import Question, decide, holm, seeds_to_tell
 
 
 def question(mean: float, *, spread: float = 0.005, by_seed: tuple[float, ...] = (0.01, 0.012, 0.014)) -> Question:
     replicates = np.random.default_rng(0).normal(mean, spread, 2000)
-    return Question("after", "before", "AUC", mean, replicates, np.array(by_seed))
+    return Question("after", "before", "AUC", interval_of(mean, replicates), replicates, np.array(by_seed))
+
+
+def interval_of(mean: float, replicates: np.ndarray) -> PairedInterval:
+    low, high = np.quantile(replicates, [0.025, 0.975]).tolist()
+    return PairedInterval(mean, low, high, 0.95, share_a_better=float(np.mean(replicates > 0)))
 
 
 def verdict_of(asked: Question, smallest_effect: float = 0.005):
@@ -41,9 +47,12 @@ def test_a_difference_too_small_to_matter_is_no_evidence() -> None:
 
 def test_one_run_never_gets_a_verdict() -> None:
     said = verdict_of(question(0.05, by_seed=(0.05,)))
-    assert said.outcome == "one run"
+    assert said.outcome == "too few seeds"
     assert said.seeds_needed is None
-    assert "no verdict" in said.in_words()
+    assert "One run each cannot tell" in said.in_words()
+    two = verdict_of(question(0.05, by_seed=(0.05, 0.06)))
+    assert two.outcome == "too few seeds"
+    assert "2 seeds are too few" in two.in_words()
 
 
 def test_many_questions_make_each_answer_harder() -> None:
@@ -74,6 +83,6 @@ def test_the_rule_rarely_calls_a_winner_where_there_is_none() -> None:
     for _ in range(400):
         centre = rng.normal(0, 0.01)
         replicates = rng.normal(centre, 0.01, 1000)
-        asked = Question("a", "b", "AUC", centre, replicates, rng.normal(centre, 0.01, 5))
+        asked = Question("a", "b", "AUC", interval_of(centre, replicates), replicates, rng.normal(centre, 0.01, 5))
         wrong += verdict_of(asked, smallest_effect=0.001).outcome in ("better", "worse")
     assert wrong / 400 < 0.08

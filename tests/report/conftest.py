@@ -16,8 +16,10 @@ from PIL import Image
 from sentinode.config import Scalar, StudyConfig, override, to_toml
 from sentinode.data.appearance import QUANTITIES
 from sentinode.evaluation.metrics import scores
-from sentinode.experiments.record import STUDY_CONFIG, ClassCounts, StudyRecord, VariantRecord
-from sentinode.experiments.run import write_manifest
+from sentinode.experiments.compare import Comparison, Variant
+from sentinode.experiments.evidence import weigh
+from sentinode.experiments.record import STUDY_CONFIG, STUDY_EVIDENCE, ClassCounts, StudyRecord, VariantRecord
+from sentinode.experiments.run import Run, write_manifest
 from sentinode.inference.probabilities import Predictions
 from sentinode.report.page import write_report
 
@@ -111,6 +113,19 @@ def write_check(folder: Path, fake: FakeStudy) -> None:
     (folder / "explore.json").write_text(json.dumps(explored))
 
 
+def write_evidence(folder: Path, config: StudyConfig, asked: dict[str, list[VariantRecord]]) -> None:
+    """As the pipeline does, with few replicates; every patch stands for itself."""
+    quick = override(config, {"compare.replicates": 200})
+    evidence = {}
+    for question, records in asked.items():
+        variants = [
+            Variant(entry.name, entry.settings, tuple(Run.open(folder / "runs" / name) for name in entry.runs))
+            for entry in records
+        ]
+        evidence[question] = weigh(Comparison(tuple(variants)), {}, quick).to_json()
+    (folder / STUDY_EVIDENCE).write_text(json.dumps(evidence))
+
+
 def write_fake(folder: Path, fake: FakeStudy) -> Path:
     config = override(StudyConfig(seeds=fake.seeds), {"fit.epochs": 3, **fake.settings})
     write_pictures(folder / "pictures")
@@ -123,6 +138,7 @@ def write_fake(folder: Path, fake: FakeStudy) -> Path:
             write_run(folder / "runs" / f"{name}-seed{seed}", override(config, norm), fake, accuracy, seed)
         variants.append(VariantRecord(name, norm, [f"{name}-seed{seed}" for seed in fake.seeds]))
     momenta = [VariantRecord("bn_momentum 0.99", {"model.bn_momentum": 0.99}, variants[0].runs)]
+    write_evidence(folder, config, {"compare": variants, "tune": momenta})
     counts = ClassCounts(30, 30)
     StudyRecord(
         note=fake.note,

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int
+from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 _SMALLEST = 1e-7
+_SHARE_TOLERANCE = 1e-9  # 1 - 0.95 is a little more than 0.05: 5 of 100 must count as 5 %
 
 
 def auc(labels: Int[np.ndarray, " n"], scores: Float[np.ndarray, " n"]) -> float:
@@ -39,10 +41,58 @@ def accuracy(labels: Int[np.ndarray, " n"], probabilities: Float[np.ndarray, " n
     return float(np.mean((probabilities > threshold) == (labels == 1)))
 
 
+def balanced_accuracy(
+    labels: Int[np.ndarray, " n"], probabilities: Float[np.ndarray, " n"], threshold: float = 0.5
+) -> float:
+    """Mean of sensitivity and specificity at the threshold; NaN where one of the classes is absent."""
+    found = confusion(labels, probabilities, threshold)
+    return (found.sensitivity + found.specificity) / 2
+
+
+def sensitivity_at_specificity(
+    labels: Int[np.ndarray, " n"], scores: Float[np.ndarray, " n"], specificity: float = 0.95
+) -> float:
+    """The largest sensitivity among the thresholds whose specificity is at least the given one.
+
+    Thresholds are the observed scores and one above them all; equal scores fall on one side together, and
+    nothing is interpolated. 0 where every threshold at or below a positive loses too much specificity; NaN where
+    one of the classes is absent.
+    """
+    positives, negatives = int(np.sum(labels == 1)), int(np.sum(labels == 0))
+    if not positives or not negatives:
+        return float("nan")
+    curve = roc_curve(labels, scores)
+    return float(curve.sensitivity[curve.false_positive_rate <= 1 - specificity + _SHARE_TOLERANCE].max())
+
+
+def expected_calibration_error(
+    labels: Int[np.ndarray, " n"], probabilities: Float[np.ndarray, " n"], bins: int = 15
+) -> float:
+    """Mean distance of the share of positives and the mean probability over equal-width bins, in [0, 1].
+
+    Bins are [0, 1/bins), ..., [1 - 1/bins, 1], weighted by their patches (Naeini et al. 2015; Guo et al. 2017), of
+    the tumour probability itself, not of the probability of the predicted class.
+    """
+    gaps = np.bincount(calibration_bin(probabilities, bins), weights=(labels == 1) - probabilities, minlength=bins)
+    return float(np.abs(gaps).sum() / len(labels))
+
+
+def calibration_bin(probabilities: Float[np.ndarray, " n"], bins: int = 15) -> Int[np.ndarray, " n"]:
+    """The equal-width bin of each probability, 0 to `bins - 1`; 1.0 falls in the last."""
+    found: NDArray[np.int64] = np.clip(np.floor(probabilities * bins), 0, bins - 1).astype(np.int64)
+    return found
+
+
 def log_loss(labels: Int[np.ndarray, " n"], probabilities: Float[np.ndarray, " n"]) -> float:
     """Mean negative log-likelihood in nats; probabilities are kept 1e-7 away from 0 and 1."""
+    return float(np.mean(log_losses(labels, probabilities)))
+
+
+def log_losses(labels: Int[np.ndarray, " n"], probabilities: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+    """The negative log-likelihood of each patch, in nats."""
     p = np.clip(probabilities, _SMALLEST, 1 - _SMALLEST)
-    return float(-np.mean(np.where(labels == 1, np.log(p), np.log1p(-p))))
+    losses: NDArray[np.float64] = -np.where(labels == 1, np.log(p), np.log1p(-p))
+    return losses
 
 
 def brier_score(labels: Int[np.ndarray, " n"], probabilities: Float[np.ndarray, " n"]) -> float:
@@ -108,6 +158,9 @@ def scores(labels: Int[np.ndarray, " n"], probabilities: Float[np.ndarray, " n"]
         "specificity": at_half.specificity,
         "log_loss": log_loss(labels, probabilities),
         "brier_score": brier_score(labels, probabilities),
+        "balanced_accuracy": balanced_accuracy(labels, probabilities),
+        "sensitivity_at_95_specificity": sensitivity_at_specificity(labels, probabilities),
+        "ece": expected_calibration_error(labels, probabilities),
     }
 
 

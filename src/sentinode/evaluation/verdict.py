@@ -1,8 +1,9 @@
 """From a bootstrap of paired differences to a verdict in words; the rule is fixed before anyone looks.
 
-A variant is called better when, in its favour, the share of replicates is at least 0.75, the 95 % interval
-of the difference, widened by Holm's correction where several questions are asked, leaves out zero, and
-the difference is at least the smallest that matters. Everything else is "no evidence".
+With three seeds or more, a variant is called better when, in its favour, the share of replicates is at least
+0.75, the 95 % interval of the difference leaves out zero, Holm's correction for the number of questions asked
+leaves its p-value at 0.05 or less, and the difference is at least the smallest that matters. Everything else
+is "no evidence".
 """
 
 from __future__ import annotations
@@ -16,7 +17,10 @@ import numpy as np
 from jaxtyping import Float
 from scipy.stats import norm
 
+from sentinode.evaluation.bootstrap import PairedInterval
+
 SMALLEST_SHARE = 0.75
+FEWEST_SEEDS = 3  # of two, every fourth resample holds one seed twice: no spread worth the name
 LEVEL = 0.95
 POWER = 0.8
 
@@ -25,14 +29,14 @@ POWER = 0.8
 class Question:
     """One comparison: is `a` better than `b` in `metric`?
 
-    replicates: (r,) differences a - b, one for each bootstrap replicate, higher meaning better for a;
-    by_seed: (s,) the same difference, seed by seed; observed: the difference itself.
+    interval: of the difference a - b, where higher means better for a; replicates: (r,) the same difference in each
+    bootstrap replicate; by_seed: (s,) the same difference, seed by seed.
     """
 
     a: str
     b: str
     metric: str
-    observed: float
+    interval: PairedInterval
     replicates: Float[np.ndarray, " r"]
     by_seed: Float[np.ndarray, " s"]
 
@@ -44,7 +48,7 @@ class Verdict:
     a: str
     b: str
     metric: str
-    outcome: Literal["better", "worse", "no evidence", "one run"]
+    outcome: Literal["better", "worse", "no evidence", "too few seeds"]
     difference: float
     low: float
     high: float
@@ -61,10 +65,12 @@ class Verdict:
         interval = f"95 % interval {self.low:+.3f} to {self.high:+.3f}"
         seeds = f"higher in {self.seeds_better} of {self.seeds} seeds; P(better) = {self.p_better:.2f}"
         match self.outcome:
-            case "one run":
+            case "too few seeds":
+                few = "One run each cannot" if self.seeds == 1 else f"{self.seeds} seeds are too few to"
                 return (
-                    f"{self.a} minus {self.b}: {self.difference:+.3f} {self.metric} ({interval} over patches alone). "
-                    "One run each cannot tell a difference from the luck of its seed: no verdict."
+                    f"{self.a} minus {self.b}: {self.difference:+.3f} {self.metric} ({interval}). {few} tell a "
+                    "difference from the luck of the seed: no winner is named; a verdict takes "
+                    f"{FEWEST_SEEDS} seeds or more."
                 )
             case "better" | "worse":
                 return (
@@ -117,13 +123,13 @@ def _two_sided(replicates: np.ndarray) -> float:
 
 
 def _answer(question: Question, p: float, p_holm: float, smallest_effect: float) -> Verdict:
-    low, high = np.quantile(question.replicates, [(1 - LEVEL) / 2, 1 - (1 - LEVEL) / 2])
-    p_better = float(np.mean(question.replicates > 0))
+    observed, low, high = question.interval.estimate, question.interval.low, question.interval.high
+    p_better = question.interval.share_a_better
     seeds = len(question.by_seed)
-    clear = p_holm <= 1 - LEVEL and (low > 0 or high < 0) and abs(question.observed) >= smallest_effect
-    outcome: Literal["better", "worse", "no evidence", "one run"] = "no evidence"
-    if seeds < 2:
-        outcome = "one run"
+    clear = p_holm <= 1 - LEVEL and (low > 0 or high < 0) and abs(observed) >= smallest_effect
+    outcome: Literal["better", "worse", "no evidence", "too few seeds"] = "no evidence"
+    if seeds < FEWEST_SEEDS:
+        outcome = "too few seeds"
     elif clear and low > 0 and p_better >= SMALLEST_SHARE:
         outcome = "better"
     elif clear and high < 0 and 1 - p_better >= SMALLEST_SHARE:
@@ -134,9 +140,9 @@ def _answer(question: Question, p: float, p_holm: float, smallest_effect: float)
         b=question.b,
         metric=question.metric,
         outcome=outcome,
-        difference=question.observed,
-        low=float(low),
-        high=float(high),
+        difference=observed,
+        low=low,
+        high=high,
         p_better=p_better,
         p_value=p,
         p_holm=p_holm,

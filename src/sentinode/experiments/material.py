@@ -40,6 +40,13 @@ class Material:
         digest.update(self.patches.labels.astype(np.int8).tobytes())
         return digest.hexdigest()
 
+    @cached_property
+    def clusters_by_id(self) -> dict[str, str]:
+        """What patches are not independent within: their slide where slides are known, else their group, or ""."""
+        table = self.candidates
+        names = table.slides if table.slides_known else table.groups
+        return dict(zip(table.ids.tolist(), names.tolist(), strict=True))
+
     def split(self, config: RunConfig) -> Split:
         return self._split(config.balance, config.sample, config.split)
 

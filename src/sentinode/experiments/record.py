@@ -8,6 +8,7 @@ split.csv         id, label, side
 runs/             a folder for each run
 tune/             Optuna's journal
 pictures/         <id>.png of patches that a page shows
+evidence.json     intervals and verdicts
 study.json        the record below, written when all runs are done
 submission.csv, predictions-test.csv, report.html
 """
@@ -23,11 +24,13 @@ from sentinode.config import Scalar, StudyConfig, parse_toml
 from sentinode.data.artefacts import write_json
 from sentinode.errors import RunError
 from sentinode.experiments.compare import Comparison, Variant
+from sentinode.experiments.evidence import Evidence
 from sentinode.experiments.run import Run
 
 STUDY_CONFIG: Final = "study.toml"
 STUDY_RECORD: Final = "study.json"
 STUDY_IDENTITY: Final = "identity.json"
+STUDY_EVIDENCE: Final = "evidence.json"
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,8 @@ class Study:
     tuning: Comparison | None
     check: dict[str, Any]
     explore: dict[str, Any]
+    evidence: dict[str, Evidence]
+    """Intervals and verdicts by question: "compare", "tune"."""
 
     @property
     def chosen(self) -> Variant:
@@ -111,6 +116,8 @@ class Study:
             record = StudyRecord(**fields)
             check = json.loads((folder / "check.json").read_text(encoding="utf-8"))
             explore = json.loads((folder / "explore.json").read_text(encoding="utf-8"))
+            weighed = json.loads((folder / STUDY_EVIDENCE).read_text(encoding="utf-8"))
+            evidence = {question: Evidence.from_json(found) for question, found in weighed.items()}
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise RunError(f"holds a damaged record ({error})", where=folder, remedy="Run the study again.") from error
         config = parse_toml(
@@ -135,4 +142,5 @@ class Study:
             tuning=Comparison(tuned) if tuned else None,
             check=check,
             explore=explore,
+            evidence=evidence,
         )

@@ -9,6 +9,7 @@ from typing import Any, Final
 from markupsafe import Markup
 
 from sentinode.experiments.compare import Variant
+from sentinode.experiments.evidence import Evidence
 from sentinode.experiments.run import Run
 from sentinode.report import curves, data_figures, score_figures
 from sentinode.report.figures import MUTED, VARIANTS
@@ -153,6 +154,19 @@ def by_seed(key: str, variants: Sequence[Variant], metric: str) -> Chart:
         "A dot is a run, a grey line joins the runs of one seed, a bar marks the mean."
         if several
         else "One run each: the distance between two dots may be luck.",
+    )
+
+
+def forest(key: str, evidence: Evidence, variants: Sequence[Variant]) -> Chart:
+    """Every verdict's difference and interval."""
+    colour_of = {variant.name: colour for variant, colour in zip(variants, colours(variants), strict=True)}
+    first = evidence.verdicts[0]
+    effects = [score_figures.Effect(v.a, colour_of[v.a], v.difference, v.low, v.high) for v in evidence.verdicts]
+    return Chart(
+        f"{first.metric}, difference to “{first.b}”",
+        score_figures.forest(f"{key}-forest", first.metric, effects, smallest_effect=first.smallest_effect),
+        f"Right of zero is better than “{first.b}”. A line is a 95 % interval; within the grey band a difference is "
+        f"smaller than {first.smallest_effect:g}, the smallest that matters.",
     )
 
 

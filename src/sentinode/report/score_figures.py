@@ -78,6 +78,35 @@ def scores_by_seed(name: str, quantity: str, variants: Sequence[tuple[str, str, 
     return p.svg
 
 
+@dataclass(frozen=True)
+class Effect:
+    """A difference and its interval, one row of a forest plot."""
+
+    label: str
+    colour: str
+    difference: float
+    low: float
+    high: float
+
+
+def forest(name: str, quantity: str, effects: Sequence[Effect], *, smallest_effect: float) -> Markup:
+    """Differences with their intervals; the band holds differences too small to matter."""
+    height = 1.1 + 0.36 * len(effects)
+    with panel(name, f"Forest plot: differences in {quantity}", height_in=height) as p:
+        p.axes.axvspan(-smallest_effect, smallest_effect, color=RULE, alpha=0.5, linewidth=0)
+        p.axes.axvline(0, color=MUTED, linewidth=1.0)
+        for row, effect in enumerate(reversed(effects)):
+            p.axes.plot([effect.low, effect.high], [row, row], color=effect.colour, linewidth=2.1)
+            p.axes.scatter([effect.difference], [row], s=44, color=effect.colour, edgecolors=SURFACE, zorder=3)
+        p.axes.set_yticks(range(len(effects)), [effect.label for effect in reversed(effects)], color=INK)
+        p.axes.set(xlabel=f"difference in {quantity}", ylim=(-0.6, len(effects) - 0.4))
+        p.axes.xaxis.set_major_locator(MaxNLocator(5))
+        p.axes.tick_params(axis="y", length=0)
+        p.axes.spines["left"].set_visible(False)
+        p.axes.grid(visible=False, axis="y")
+    return p.svg
+
+
 def roc_curves(name: str, families: Sequence[Curves]) -> Markup:
     with panel(name, f"ROC curves: {', '.join(f.label for f in families)}", height_in=4.0) as p:
         p.axes.plot([0, 1], [0, 1], ":", color=MUTED, linewidth=1.0)

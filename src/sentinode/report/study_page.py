@@ -21,6 +21,7 @@ from sentinode.report.tables import (
     Table,
     confusions,
     environment,
+    intervals,
     kept_scores,
     last_epochs,
     mean_and_spread,
@@ -90,7 +91,7 @@ def study_context(study: Study) -> dict[str, Any]:
         "by_slide": charts.by_slide(study.explore),
         "networks": networks(_variants(study)),
         "several_seeds": len(study.config.seeds) > 1,
-        "compare": compared(study.comparison) if study.comparison else None,
+        "compare": compared(study, study.comparison) if study.comparison else None,
         "tune": tuned(study, study.tuning) if study.tuning else None,
         "roc": [
             charts.roc(key, comparison.variants, title)
@@ -160,16 +161,34 @@ def cards(study: Study, runs: list[Run]) -> list[tuple[str, str, str]]:
 def conclusion(study: Study) -> list[Remark]:
     said = []
     if study.comparison:
-        claims = words.against_claims(study.comparison)
-        sentences = [*words.seen(study.comparison, ["auc"]), *([claims] if claims else [])]
+        claims = [words.against_claims(study.comparison), _preference(study, "compare", study.comparison)]
+        sentences = [*words.verdicts(study.evidence["compare"]), *(claim for claim in claims if claim)]
         said.append(Remark("Comparison", " ".join(sentences)))
     if study.tuning:
-        said.append(Remark("Tuning", words.spread(study.tuning, "auc")))
+        preference = _preference(study, "tune", study.tuning)
+        sentences = [*words.verdicts(study.evidence["tune"]), *([preference] if preference else [])]
+        said.append(Remark("Tuning", " ".join([words.spread(study.tuning, "auc"), *sentences])))
     said.append(Remark("Choice", words.chosen(study.chosen, study.config.fit.metric, study.record.submission_rows)))
     if study.record.note:
         marked = f"These data are marked “{study.record.note}”: no figure here says anything about patients."
         said.append(Remark("Data", marked))
     return [*said, Remark("Use", words.NO_CLINIC)]
+
+
+def _preference(study: Study, question: str, comparison: Comparison) -> str | None:
+    settings = {variant.name: variant.settings for variant in comparison.variants}
+    return words.notebook_preference(study.evidence[question], settings)
+
+
+def verdict_block(study: Study, question: str, comparison: Comparison) -> dict[str, Any]:
+    """Verdicts in words, their forest plot, the rule, and every metric's interval."""
+    evidence, variants = study.evidence[question], comparison.variants
+    return {
+        "sentences": words.verdicts(evidence),
+        "rule": words.rule(evidence) if evidence.verdicts else "",
+        "forest": [charts.forest(question, evidence, variants)] if evidence.verdicts else [],
+        "intervals": intervals(evidence, charts.colours(variants)),
+    }
 
 
 def class_table(study: Study) -> Table:
@@ -201,7 +220,7 @@ def class_charts(study: Study) -> list[Chart]:
     ]
 
 
-def compared(comparison: Comparison) -> dict[str, Any]:
+def compared(study: Study, comparison: Comparison) -> dict[str, Any]:
     variants, swatches = comparison.variants, charts.colours(comparison.variants)
     seeds = over_seeds(len(comparison.seeds))
     return {
@@ -213,6 +232,7 @@ def compared(comparison: Comparison) -> dict[str, Any]:
         "last_epochs": last_epochs(variants, swatches, f"Table 1. Accuracy after the last epoch: {seeds}."),
         "scores": kept_scores(variants, swatches, f"Validation scores of the kept weights: {seeds}."),
         "notebook": words.NOTEBOOK if any(claim(variant.settings) for variant in variants) else "",
+        "verdict": verdict_block(study, "compare", comparison),
         "words": words.seen(comparison, ["auc", "accuracy"]),
     }
 
@@ -232,6 +252,7 @@ def tuned(study: Study, tuning: Comparison) -> dict[str, Any]:
         "scores": kept_scores(variants, swatches, f"Validation scores of the kept weights: {seeds}."),
         "notebook": words.NOTEBOOK if any(claim(variant.settings) for variant in variants) else "",
         "same_training": words.same_training(tuning),
+        "verdict": verdict_block(study, "tune", tuning),
         "words": [words.spread(tuning, "auc"), *words.seen(tuning, ["auc"])],
         "pruned": study.record.tune_pruned,
     }

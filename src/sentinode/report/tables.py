@@ -12,8 +12,10 @@ import torch
 from pydantic import BaseModel
 
 from sentinode.config import RunConfig
+from sentinode.evaluation.bootstrap import Interval
 from sentinode.evaluation.metrics import Confusion, confusion
 from sentinode.experiments.compare import Variant
+from sentinode.experiments.evidence import Evidence
 from sentinode.experiments.run import Run
 from sentinode.experiments.train import best_epoch
 from sentinode.models.build import build
@@ -24,10 +26,13 @@ METRIC_NAMES: Final = {
     "auc": "AUC",
     "average_precision": "average precision",
     "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "sensitivity_at_95_specificity": "sensitivity at 95 % specificity",
     "sensitivity": "sensitivity",
     "specificity": "specificity",
     "log_loss": "log loss",
     "brier_score": "Brier score",
+    "ece": "calibration error",
 }
 _MISSING: Final = "–"
 
@@ -58,6 +63,23 @@ def mean_and_spread(values: Iterable[float], digits: int = 4) -> str:
 
 def over_seeds(count: int) -> str:
     return "one run" if count == 1 else f"mean ± standard deviation over {count} seeds"
+
+
+def intervals(evidence: Evidence, colours: Sequence[str]) -> Table:
+    """Every metric with its interval, a row a variant."""
+    metrics = list(next(iter(evidence.intervals.values())))
+    rows = [[name, *(_interval(found[metric]) for metric in metrics)] for name, found in evidence.intervals.items()]
+    return Table(
+        f"Validation scores of the kept weights, mean over seeds, with 95 % intervals from {evidence.replicates:,} "
+        f"bootstrap replicates of {evidence.clusters:,} slides or groups ({evidence.patches:,} patches) and the seeds.",
+        ["variant", *(METRIC_NAMES[metric] for metric in metrics)],
+        rows,
+        swatches=colours,
+    )
+
+
+def _interval(found: Interval) -> str:
+    return f"{number(found.estimate, 3)} ({number(found.low, 3)} to {number(found.high, 3)})"
 
 
 def last_epochs(variants: Sequence[Variant], colours: Sequence[str], caption: str) -> Table:

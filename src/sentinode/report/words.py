@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sentinode.config import RunConfig
+from sentinode.config import RunConfig, Scalar
 from sentinode.data.images import CENTRE_SIZE_PX
+from sentinode.evaluation.verdict import FEWEST_SEEDS
 from sentinode.experiments.compare import Comparison, Difference, Variant
+from sentinode.experiments.evidence import Evidence
 from sentinode.experiments.run import Run
 from sentinode.report.claims import claim
 from sentinode.report.tables import METRIC_NAMES, mean_and_spread
@@ -157,6 +159,54 @@ def seen(comparison: Comparison, metrics: Sequence[str]) -> list[str]:
     return [in_words(difference) for metric in metrics for difference in comparison.differences(metric)]
 
 
+def verdicts(evidence: Evidence) -> list[str]:
+    """The verdicts, with names that stand out in a sentence."""
+    return [replace(verdict, a=f"“{verdict.a}”", b=f"“{verdict.b}”").in_words() for verdict in evidence.verdicts]
+
+
+def rule(evidence: Evidence) -> str:
+    """How a verdict is reached, fixed before anyone looks."""
+    smallest = evidence.verdicts[0].smallest_effect
+    asked = len(evidence.verdicts)
+    holm = f", after Holm's correction for {asked} questions" if asked > 1 else ""
+    return (
+        f"The rule was fixed beforehand: “better” takes at least {FEWEST_SEEDS} seeds, P(better) of 0.75 or more, "
+        f"a 95 % interval that leaves out zero{holm}, and a difference of at least {smallest:g}. Everything else is "
+        "“no evidence”. The intervals draw slides or groups and seeds anew; they do not cover another split or "
+        "another hospital."
+        f"{_mostly_alone(evidence)}"
+    )
+
+
+def _mostly_alone(evidence: Evidence) -> str:
+    """Said where slides are so little known that the bootstrap draws almost single patches."""
+    if evidence.clusters < evidence.patches / 2:
+        return ""
+    return (
+        f" Slides are not known here: the {evidence.patches:,} patches fall into {evidence.clusters:,} groups, most of "
+        "them single patches. Patches of one slide are more alike than that, so these intervals are too narrow and "
+        "these verdicts too ready. A table of slides mends it."
+    )
+
+
+def notebook_preference(evidence: Evidence, settings: Mapping[str, Mapping[str, Scalar]]) -> str | None:
+    """What the notebook preferred beside our verdict: holds, does not hold, or cannot tell. None for other questions.
+
+    It preferred "after" to "before", and the momentum 0.25 to 0.99.
+    """
+    for verdict in evidence.verdicts:
+        preferred, other = settings[verdict.a], settings[verdict.b]
+        order = (preferred.get("model.norm"), other.get("model.norm")) == ("after", "before")
+        momentum = (preferred.get("model.bn_momentum"), other.get("model.bn_momentum")) == (0.25, 0.99)
+        if order or momentum:
+            if verdict.outcome == "too few seeds":
+                return None
+            answer = {"better": "holds here", "worse": "does not hold here: it is the other way round"}
+            told = answer.get(verdict.outcome, "cannot be told from these runs")
+            return f"The notebook preferred “{verdict.a}” to “{verdict.b}” on one run each. That claim {told}."
+    return None
+
+
 def spread(comparison: Comparison, metric: str) -> str:
     """How far the variants' means lie apart, beside how far the seeds of one variant do."""
     name = METRIC_NAMES[metric]
@@ -175,8 +225,8 @@ def spread(comparison: Comparison, metric: str) -> str:
         f"to {within:.4f} apart."
     )
     if within >= between:
-        return f"{told} Seeds matter as much as variants here: no winner is named."
-    return f"{told} That describes these runs; it is no test, and no winner is named."
+        return f"{told} Seeds matter as much as variants here."
+    return f"{told} That describes the runs; the verdicts weigh them."
 
 
 def same_training(comparison: Comparison) -> str | None:

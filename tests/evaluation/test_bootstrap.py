@@ -1,0 +1,218 @@
+"""Weighted metrics against scikit-learn; draws by meaning; coverage of the truth on clustered patches."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import pytest
+import sklearn.metrics as reference
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from sentinode.evaluation import metrics
+from sentinode.evaluation.bootstrap import LOWER_IS_BETTER, METRICS, Replicates, bootstrap, weighted_scores
+
+
+def example(seed: int, *, ties: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    labels = np.r_[0, 1, rng.integers(0, 2, rng.integers(3, 120))].astype(np.int8)
+    probabilities = np.clip(rng.normal(0.4 + 0.2 * labels, 0.25), 0, 1)
+    weights = rng.integers(0, 4, (5, len(labels)))
+    weights[:, :2] = 1  # both classes in every replicate
+    return labels, np.round(probabilities, 1) if ties else probabilities, weights
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 100_000), st.booleans())
+def test_weighted_metrics_agree_with_scikit_learn(seed: int, ties: bool) -> None:
+    labels, p, weights = example(seed, ties=ties)
+    inside = np.clip(p, 1e-7, 1 - 1e-7)
+    found = weighted_scores(labels, p, weights)
+    for row, w in zip(found, weights, strict=True):
+        expected = {
+            "auc": reference.roc_auc_score(labels, p, sample_weight=w),
+            "average_precision": reference.average_precision_score(labels, p, sample_weight=w),
+            "accuracy": reference.accuracy_score(labels, p > 0.5, sample_weight=w),
+            "balanced_accuracy": reference.balanced_accuracy_score(labels, p > 0.5, sample_weight=w),
+            "brier_score": reference.brier_score_loss(labels, p, sample_weight=w),
+            "log_loss": reference.log_loss(labels, inside, sample_weight=w),
+        }
+        got = dict(zip(METRICS, row.tolist(), strict=True))
+        assert {name: got[name] for name in expected} == pytest.approx(expected, abs=2e-6)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 100_000), st.booleans())
+def test_a_weight_is_a_number_of_copies(seed: int, ties: bool) -> None:
+    labels, p, weights = example(seed, ties=ties)
+    weights[0] = 1
+    for row, w in zip(weighted_scores(labels, p, weights), weights, strict=True):
+        copied = metrics.scores(np.repeat(labels, w), np.repeat(p, w))
+        assert row.tolist() == pytest.approx([copied[name] for name in METRICS], abs=2e-6)
+
+
+def test_a_subset_of_metrics_is_the_same() -> None:
+    labels, p, weights = example(3, ties=True)
+    everything = weighted_scores(labels, p, weights)
+    for column, metric in enumerate(METRICS):
+        assert weighted_scores(labels, p, weights, [metric])[:, 0] == pytest.approx(everything[:, column])
+
+
+def study(seed: int = 0, clusters: int = 30, patches: int = 20) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Two variants of three seeds; the second variant has noise added."""
+    rng = np.random.default_rng(seed)
+    slides = np.repeat([f"slide{k}" for k in range(clusters)], patches)
+    labels = rng.integers(0, 2, len(slides))
+    logits = np.repeat(rng.normal(0, 0.5, clusters), patches) + 2 * labels - 1 + rng.normal(0, 1, (2, 3, len(slides)))
+    logits[1] += rng.normal(0, 2, logits[1].shape)
+    return labels, 1 / (1 + np.exp(-logits)), slides
+
+
+def test_observed_is_the_mean_over_seeds() -> None:
+    labels, p, slides = study()
+    found = bootstrap(labels, p, slides, rng=np.random.default_rng(0), replicates=200)
+    for variant in range(2):
+        each = [metrics.scores(labels, seed) for seed in p[variant]]
+        for metric in METRICS:
+            interval = found.interval(variant, metric)
+            assert interval.estimate == pytest.approx(np.mean([s[metric] for s in each]))
+            assert interval.low < interval.high
+    assert found.values.shape == (200, 2, 8)
+    assert found.left_out == 0
+
+
+@pytest.mark.parametrize("patches", ["all", "resampled"])
+def test_the_seed_alone_decides(patches: Literal["all", "resampled"]) -> None:
+    labels, p, slides = study(patches=2000)  # several chunks
+
+    def drawn(seed: int, workers: int) -> np.ndarray:
+        rng = np.random.default_rng(seed)
+        found = bootstrap(labels, p, slides, metrics=["auc"], replicates=40, rng=rng, patches=patches, workers=workers)
+        return found.values
+
+    assert np.array_equal(drawn(7, workers=1), drawn(7, workers=3))
+    assert not np.array_equal(drawn(7, workers=1), drawn(8, workers=1))
+
+
+def test_variants_are_paired() -> None:
+    labels, p, slides = study()
+    p[1] = p[0]
+    found = bootstrap(labels, p, slides, rng=np.random.default_rng(0), replicates=50)
+    same = found.difference(0, 1, "auc")
+    assert (same.estimate, same.low, same.high, same.share_a_better) == (0, 0, 0, 0.5)
+
+
+def test_better_is_lower_for_losses() -> None:
+    labels, p, slides = study()
+    found = bootstrap(labels, p, slides, rng=np.random.default_rng(0), replicates=200)
+    for metric in METRICS:
+        difference = found.difference(0, 1, metric)
+        assert (difference.estimate < 0) == (metric in LOWER_IS_BETTER)
+        assert difference.share_a_better > 0.95
+        assert found.difference(1, 0, metric).share_a_better == pytest.approx(1 - difference.share_a_better)
+
+
+def test_pairing_narrows_the_difference() -> None:
+    labels, p, slides = study()
+    p[1] = np.clip(p[0] + 0.02, 0, 1)
+    found = bootstrap(labels, p, slides, rng=np.random.default_rng(0), replicates=300)
+    alone, difference = found.interval(0, "brier_score"), found.difference(0, 1, "brier_score")
+    assert difference.high - difference.low < 0.3 * (alone.high - alone.low)
+
+
+def test_clusters_stay_whole_and_the_unnamed_are_their_own() -> None:
+    # Slide a is all wrong, slide b all right: accuracy can only be 0, 1/2 or 1 of their 4 patches.
+    labels, p = np.array([0, 1, 0, 1]), np.array([0.9, 0.1, 0.1, 0.9])
+    named = bootstrap(labels, p[None, None], np.array(["a", "a", "b", "b"]), rng=np.random.default_rng(0))
+    assert set(named.values[:, 0, METRICS.index("accuracy")]) == {0, 0.5, 1}
+    assert (named.clusters, named.left_out) == (2, 0)
+    unnamed = bootstrap(labels, p[None, None], np.array(["", "", "b", "b"]), rng=np.random.default_rng(0))
+    assert unnamed.clusters == 3
+    # Patches 0 and 1 are drawn apart: 2 of the 27 draws of 3 clusters are thrice the one or the other.
+    assert unnamed.left_out / 2000 == pytest.approx(2 / 27, abs=0.02)
+
+
+def test_resampled_patches_vary_within_clusters() -> None:
+    labels, p, slides = study(clusters=3)
+    every, within = (
+        bootstrap(
+            labels, p[:, :1], slides, metrics=["brier_score"], patches=patches, rng=np.random.default_rng(0)
+        ).values[:, 0, 0]
+        for patches in ("all", "resampled")
+    )
+    assert len(np.unique(every.round(6))) == 10  # the ways to draw three clusters
+    assert len(np.unique(within.round(6))) > 1000
+    assert within.mean() == pytest.approx(every.mean(), abs=0.01)
+
+
+def test_seeds_add_their_spread() -> None:
+    labels, p, slides = study()
+    p[0, 1:] = p[0, 0]
+    p[0, 2] = 1 - p[0, 0]  # one of three seeds is upside down
+    found = bootstrap(labels, p, slides, metrics=["auc"], rng=np.random.default_rng(0))
+    one = found.values[:, 0, 0]
+    assert one.max() > 0.8  # that seed was not drawn: (2/3)^3 of the replicates
+    assert one.min() < 0.2  # it was drawn three times: 1/27
+    assert np.mean(one > 0.8) == pytest.approx(8 / 27, abs=0.05)
+
+
+def test_few_clusters_widen_and_one_says_nothing() -> None:
+    values = np.random.default_rng(0).normal(size=(2000, 1, 1))
+    widths = {}
+    for clusters in (2, 10, 10_000):
+        found = Replicates(("auc",), clusters, float(clusters), np.zeros((1, 1)), values).interval(0, "auc")
+        widths[clusters] = found.high - found.low
+    assert widths[10_000] == pytest.approx(2 * 1.96, abs=0.15)
+    assert widths[10] == pytest.approx(2 * 2.262 * np.sqrt(10 / 9), rel=0.07)  # t with 9 degrees of freedom
+    assert widths[2] == np.ptp(values)
+    labels, p, slides = study(clusters=1)
+    alone = bootstrap(labels, p, slides, metrics=["auc"], replicates=20, rng=np.random.default_rng(0)).interval(
+        0, "auc"
+    )
+    assert np.isnan(alone.low)
+    assert np.isnan(alone.high)
+
+
+def test_effective_clusters_by_hand() -> None:
+    labels, slides = np.array([1, 1, 1, 0, 1, 0]), np.array(["a", "a", "a", "a", "b", "c"])
+    found = bootstrap(labels, np.full((1, 1, 6), 0.5), slides, replicates=5, rng=np.random.default_rng(0))
+    assert found.effective_clusters == (3 + 1) ** 2 / (3**2 + 1)  # of the positives; the negatives have 2
+
+
+def clustered(
+    rng: np.random.Generator, clusters: int, patches: int, spread: float, balance: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Score = slide's shift + label's shift + noise; slides differ in their share of positives as well."""
+    slides = np.repeat(np.arange(clusters), patches)
+    labels = (rng.random(len(slides)) < rng.beta(balance, balance, clusters)[slides]).astype(np.int8)
+    scores = rng.normal(0, spread, clusters)[slides] + SHIFT * labels + rng.normal(size=len(slides))
+    return labels, stats.norm.cdf(scores), slides
+
+
+SHIFT = 1.2
+SIMULATIONS = 500
+STRUCTURES = {  # clusters, patches in each, spread of their shifts, balance of their labels, naive coverage at most
+    "strong slides": (40, 25, 1.0, 1.0, 75.0),
+    "many small groups": (200, 5, 0.5, 0.5, 92.0),
+    "few and very different slides": (20, 50, 2.0, 0.5, 60.0),
+}
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+def test_coverage(structure: str) -> None:
+    clusters, patches, spread, balance, naive_at_most = STRUCTURES[structure]
+    truth = stats.norm.cdf(SHIFT / np.sqrt(2 * (spread**2 + 1)))  # two patches of different slides
+    rng = np.random.default_rng(2024)
+
+    def covers(labels: np.ndarray, p: np.ndarray, clusters: np.ndarray) -> bool:
+        found = bootstrap(labels, p[None, None], clusters, metrics=["auc"], replicates=400, rng=rng, workers=1)
+        interval = found.interval(0, "auc")
+        return bool(interval.low <= truth <= interval.high)
+
+    samples = [clustered(rng, clusters, patches, spread, balance) for _ in range(SIMULATIONS)]
+    respecting = 100 * np.mean([covers(*sample) for sample in samples])
+    naive = 100 * np.mean([covers(labels, p, np.arange(len(p))) for labels, p, _ in samples[::4]])
+    assert 92 <= respecting <= 98
+    assert naive < naive_at_most
