@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -114,3 +115,11 @@ def test_the_notebooks_claim_holds_or_does_not_or_cannot_be_told(outcome: str, s
 def test_claims_that_the_notebook_did_not_make_are_not_judged() -> None:
     settings = {"after": {"fit.epochs": 3}, "before": {"fit.epochs": 2}}
     assert words.notebook_preference(evidence_of(patches=100, clusters=10), settings) is None
+
+
+def test_several_verdicts_that_lack_seeds_are_told_in_one_sentence() -> None:
+    one = evidence_of(patches=100, clusters=10, outcome="too few seeds")
+    assert len(words.verdicts(one)) == 1
+    (told,) = words.verdicts(replace(one, verdicts=one.verdicts * 3))
+    assert told.count("no winner is named") == 1
+    assert told.count("+0.012") == 3

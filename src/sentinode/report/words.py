@@ -160,7 +160,17 @@ def seen(comparison: Comparison, metrics: Sequence[str]) -> list[str]:
 
 
 def verdicts(evidence: Evidence) -> list[str]:
-    """The verdicts, with names that stand out in a sentence."""
+    """The verdicts, with names that stand out in a sentence; several that lack seeds are told in one."""
+    if len(evidence.verdicts) > 1 and all(verdict.outcome == "too few seeds" for verdict in evidence.verdicts):
+        first = evidence.verdicts[0]
+        told = ", ".join(
+            f"“{v.a}” {v.difference:+.3f} (95 % interval {v.low:+.3f} to {v.high:+.3f})" for v in evidence.verdicts
+        )
+        count = "One run of each is" if first.seeds == 1 else f"{first.seeds} seeds are"
+        return [
+            f"Differences to “{first.b}” in {first.metric}: {told}. {count} too few to tell them from the luck of the "
+            f"seed: no winner is named; a verdict takes {FEWEST_SEEDS} seeds or more."
+        ]
     return [replace(verdict, a=f"“{verdict.a}”", b=f"“{verdict.b}”").in_words() for verdict in evidence.verdicts]
 
 
