@@ -227,7 +227,7 @@ def compare(
     device: Device = "auto",
     workers: Workers = 2,
 ) -> None:
-    """Train variants on the same patches, split, seeds and batch order, and report what was seen."""
+    """Train variants on the same patches, split, seeds and batch order, and weigh the differences."""
     from sentinode import api
     from sentinode.apps import console
 
@@ -238,8 +238,8 @@ def compare(
         result = api.compare(data, asked, out, session, preset=_origin(preset, config, "fair"), resume=resume)
     assert result.comparison is not None
     _show_variants(result.comparison.variants, asked.fit.metric)
-    for difference in result.comparison.differences(asked.fit.metric):
-        console.say(difference.in_words())
+    for verdict in result.evidence["compare"].verdicts:
+        console.say(verdict.in_words())
     console.say(f"{out / 'report.html'}")
 
 
