@@ -26,16 +26,21 @@ from sentinode.data.split import Split
 from sentinode.deploy.submission import make_submission, write_submission
 from sentinode.evaluation.metrics import scores
 from sentinode.experiments import predict as prediction
+from sentinode.experiments.comparison import Comparison
+from sentinode.experiments.decision import DECISION, open_decision
+from sentinode.experiments.evidence import Evidence, weigh
 from sentinode.experiments.gather import Session, gather
-from sentinode.experiments.record import Study
-from sentinode.experiments.run import Run
+from sentinode.experiments.given import clusters_of, open_given, pair_given
+from sentinode.experiments.record import STUDY_EVIDENCE, Question, Study
+from sentinode.experiments.run import Run, claim_new_folder
 from sentinode.experiments.train import train_run
 from sentinode.experiments.variants import resolve_variants
 from sentinode.explain.galleries import worst_mistakes, write_pictures
 from sentinode.progress import of_step
-from sentinode.report.page import write_check_page, write_run_page
+from sentinode.report.page import write_check_page, write_comparison_page, write_run_page
 
 study = pipeline.study
+operating_point = prediction.operating_point
 
 
 def check(
@@ -59,8 +64,7 @@ def check(
 def split(data: Path, config: RunConfig, out: Path, session: Session | None = None) -> Split:
     """Balance, sample and split the training part, and save both sides as a table id,label,side."""
     gathered = gather(data, config, session or Session())
-    drawn = gathered.material.split(config)
-    drawn.write(out, labels=gathered.material.labels_by_id)
+    drawn = gathered.material.write_split(config, out)
     return replace(drawn, left_out={entry.option: entry.count for entry in gathered.left_out} | drawn.left_out)
 
 
@@ -78,8 +82,12 @@ def fit(data: Path, config: RunConfig, out: Path, session: Session | None = None
 def with_variants(config: StudyConfig, names: Iterable[str], *, seeds: int) -> StudyConfig:
     """The config with other variants to compare, named as on the command line, and so many seeds from its first on."""
     variants = resolve_variants(names, config)
+    return with_seeds(override(config, {"compare.variants": variants}), seeds)
+
+
+def with_seeds(config: StudyConfig, seeds: int) -> StudyConfig:
     first = config.seeds[0]
-    return override(config, {"compare.variants": variants, "seeds": list(range(first, first + seeds))})
+    return override(config, {"seeds": list(range(first, first + seeds))})
 
 
 def compare(
@@ -90,9 +98,35 @@ def compare(
     *,
     preset: str = "",
     resume: bool = False,
+    variants: bool = True,
+    leak: bool = False,
 ) -> Study:
-    """The part of a study that compares variants."""
-    return study(data, config, out, session or Session(), preset=preset, resume=resume, questions=["compare"])
+    """The part of a study that compares variants and, with `leak`, ways to split (which takes `split.folds`).
+
+    With `split.folds` the comparison is a cross-validation, and the split, too, varies from seed to seed.
+    """
+    wanted: dict[Question, bool] = {"compare": variants, "leak": leak}
+    questions = [question for question, asked in wanted.items() if asked]
+    return study(data, config, out, session or Session(), preset=preset, resume=resume, questions=questions)
+
+
+def compare_runs(
+    folders: Iterable[Path], out: Path, config: StudyConfig | None = None, *, slides: Path | None = None
+) -> tuple[Comparison, Evidence]:
+    """Compare finished runs as if they had been trained for it, and write evidence.json and report.html.
+
+    Runs that differ in seed or fold only are one variant. Raises RunError with the reason where the runs
+    were not validated on the same patches under the same seeds. `slides` is a table id,slide, for runs
+    that were trained without one; of the config only the section `compare` counts.
+    """
+    claim_new_folder(out)
+    comparison = pair_given(open_given(list(folders)))
+    clusters, kind = clusters_of(comparison, slides)
+    asked = (config or StudyConfig()).compare
+    evidence = weigh(comparison, clusters, kind, asked, comparison.variants[0].runs[0].config.fit.metric)
+    write_json(out / STUDY_EVIDENCE, {"compare": evidence.to_json()})
+    write_comparison_page(out, comparison, evidence)
+    return comparison, evidence
 
 
 def tune(
@@ -109,22 +143,38 @@ def tune(
 
 
 def predict(
-    model: Path, images: Path, out: Path, session: Session | None = None, *, like: Path | None = None
+    model: Path,
+    images: Path,
+    out: Path,
+    session: Session | None = None,
+    *,
+    like: Path | None = None,
+    calibrate: str | None = None,
+    threshold: str | float | None = None,
 ) -> pd.DataFrame:
     """Predict patches with a run or a study's choice; write and return a checked table id,label.
 
     `images` is a folder of patches, or a data folder, of which the test part is predicted; `like` is a
-    sample submission that gives the ids and their order.
+    sample submission that gives the ids and their order. `calibrate`, "temperature" or "isotonic", maps the
+    probabilities as the validation side has it. With a `threshold`, a name or number as for
+    `operating_point`, the table is id,probability,positive: 1 where the probability before any calibration
+    is above the threshold, so a calibration changes no decision.
     """
     session = session or Session()
     runs = prediction.open_runs(model)
+    point = None if threshold is None else prediction.operating_point(model, threshold)
+    calibration = open_decision(model).calibration(calibrate, where=model / DECISION) if calibrate else None
     listing, sample_ids = read_patches(images, part="test")
     patches = _pack(listing, session)
     predictions = prediction.predict(runs, patches, device=session.device, progress=session.progress)
     asked = read_sample_ids(like) if like else sample_ids
-    submission = make_submission(predictions, asked if len(asked) else predictions.ids)
-    write_submission(out, submission)
-    return submission
+    raw = make_submission(predictions, asked if len(asked) else predictions.ids)
+    table = raw if calibration is None else raw.assign(label=calibration.apply(raw["label"].to_numpy()))
+    if point is not None:
+        positive = (raw["label"] > point.threshold).astype(int)
+        table = table.rename(columns={"label": "probability"}).assign(positive=positive)
+    write_submission(out, table)
+    return table
 
 
 def evaluate(

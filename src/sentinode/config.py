@@ -17,6 +17,7 @@ from sentinode.errors import ConfigError
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Metric = Literal["auc", "accuracy"]
+SplitBy = Literal["auto", "slide", "group", "stain", "random", "file"]
 Omission = Literal["missing", "unlabelled", "unreadable", "blank", "duplicate"]
 
 
@@ -32,6 +33,11 @@ class DataConfig(Section):
 
     slides: Path | None = Field(None, description="table id,slide (default: slides.csv in the data folder)")
     groups: Path | None = Field(None, description="table id,group (default: groups.csv in the data folder)")
+    attributes: Path | None = Field(
+        None,
+        description="table id,... of further properties of patches, for scores by subgroup "
+        "(default: attributes.csv in the data folder)",
+    )
     leave_out: tuple[Omission, ...] = Field((), description="kinds of patches to leave out, counted")
     memory_budget_mb: int = Field(2048, ge=1, description="most memory that prepared pixels may take, MB")
 
@@ -47,11 +53,12 @@ class SampleConfig(Section):
 
 
 class SplitConfig(Section):
-    by: Literal["auto", "slide", "group", "random", "file"] = Field(
-        "auto", description="auto: by slide where slides are known, else by groups and overlaps"
-    )
+    by: SplitBy = Field("auto", description="auto: by slide where slides are known, else by groups and overlaps")
     file: Path | None = Field(None, description="with by = file: a table id,side (training or validation)")
-    validation_fraction: float = Field(0.3, gt=0.0, lt=1.0)
+    validation_fraction: float = Field(0.3, gt=0.0, lt=1.0, description="without folds: share of the validation side")
+    folds: int | None = Field(None, ge=2, le=20, description="cross-validate: equal parts, each validated on once")
+    fold: int | None = Field(None, ge=1, description="which of the folds validates; a comparison runs them all")
+    stain_clusters: int | None = Field(None, ge=2, description="with by = stain: how many stand in for slides")
     seed: Seed = 25
 
     @model_validator(mode="after")
@@ -59,6 +66,18 @@ class SplitConfig(Section):
         if (self.by == "file") != (self.file is not None):
             raise ValueError("split.file is given exactly when split.by is 'file'")
         return self
+
+    @model_validator(mode="after")
+    def _a_fold_is_one_of_the_folds(self) -> Self:
+        if self.folds is not None and self.by == "file":
+            raise ValueError("split.folds needs a split that is drawn; a file gives a single one")
+        if self.fold is not None and (self.folds is None or self.fold > self.folds):
+            raise ValueError(f"split.fold {self.fold} is none of split.folds {self.folds or 'none'}")
+        return self
+
+    @property
+    def validation_share(self) -> float:
+        return self.validation_fraction if self.folds is None else 1 / self.folds
 
 
 class PreprocessConfig(Section):
@@ -122,6 +141,17 @@ class PredictConfig(Section):
     batch_size: int = Field(512, ge=1)
 
 
+class DecisionConfig(Section):
+    """What the validation side decides after training: where the threshold lies and how probabilities are mended."""
+
+    sensitivity: float = Field(0.95, gt=0.0, le=1.0, description="least sensitivity of the point 'sensitivity'")
+    cost_of_miss: float = Field(
+        5.0, ge=0.0, allow_inf_nan=False, description="of a tumour missed, in false alarms, for the point 'cost'"
+    )
+    prevalence: Fraction | None = Field(None, description="share of tumour where it is used (default: validation's)")
+    calibration_folds: int = Field(5, ge=2, description="parts of whole slides or groups, each scored by the others")
+
+
 class RunConfig(Section):
     """All that one run depends on, besides the data."""
 
@@ -134,6 +164,7 @@ class RunConfig(Section):
     model: ModelConfig = ModelConfig()
     fit: FitConfig = FitConfig()
     predict: PredictConfig = PredictConfig()
+    decision: DecisionConfig = DecisionConfig()
 
 
 class Range(Section):
@@ -277,6 +308,15 @@ def override(config: C, settings: Mapping[str, Any], *, where: str | Path | None
             raise _unknown(key, last, section, where)
         at[last] = None if value == "none" else value
     return _validated(type(config), table, where)
+
+
+def to_flat(config: Section, prefix: str = "") -> dict[str, Any]:
+    """Every setting by its full name, such as "fit.epochs"."""
+    flat: dict[str, Any] = {}
+    for name in type(config).model_fields:
+        value = getattr(config, name)
+        flat |= to_flat(value, f"{prefix}{name}.") if isinstance(value, Section) else {f"{prefix}{name}": value}
+    return flat
 
 
 def parse_settings(pairs: Iterable[str]) -> dict[str, Any]:

@@ -3,35 +3,42 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from sentinode.config import StudyConfig, to_toml
+from sentinode.config import RunConfig, StudyConfig, override, to_toml
 from sentinode.data.artefacts import write_json, write_text
 from sentinode.data.explore import explore
 from sentinode.data.split import drop_negatives
+from sentinode.data.tables import attributes_of_folder
 from sentinode.deploy.submission import make_submission, write_submission
 from sentinode.errors import RunError
-from sentinode.experiments.compare import Comparison, RunStore, Variant, compare
+from sentinode.experiments.compare import RunStore, audit_leak, compare
+from sentinode.experiments.comparison import Comparison, Variant
+from sentinode.experiments.decision import DECISION, decide_for
 from sentinode.experiments.evidence import weigh
 from sentinode.experiments.gather import Gathered, Session, gather
 from sentinode.experiments.predict import predict
 from sentinode.experiments.record import (
     STUDY_CONFIG,
+    STUDY_ERRORS,
     STUDY_EVIDENCE,
     STUDY_IDENTITY,
     ClassCounts,
+    Question,
     Study,
     StudyRecord,
     VariantRecord,
 )
 from sentinode.experiments.train import open_streams
-from sentinode.experiments.tune import Tuning, tune
-from sentinode.explain.galleries import examples, worst_mistakes, write_pictures
+from sentinode.experiments.tune import tune
+from sentinode.explain.attributes import attributes
+from sentinode.explain.galleries import examples, write_pictures
+from sentinode.explain.review import review
+from sentinode.progress import of_step
 from sentinode.report.page import write_check_page, write_study_page
 
-Question = Literal["compare", "tune"]
 EXAMPLES_A_CLASS = 12
 MISTAKES_A_CLASS = 12
 
@@ -48,38 +55,51 @@ def study(
 ) -> Study:
     """Run the study of the folder `data` into the folder `out`, or go on with it.
 
-    Check and explore the data; balance, sample and split; train every variant on every seed; tune;
-    predict the test part with the variant of the highest validation mean; write the pages.
+    Check and explore the data; balance, sample and split; train every variant on every seed and fold; tune;
+    audit the leak, where asked; predict the test part with the variant of the highest validation mean; write
+    the pages.
     """
     session = session or Session()
     refuse_another_study(out, config, resume=resume)
     gathered = gather(data, config, session)
+    given = attributes_of_folder(data, config.data, gathered.material.candidates.ids)
     settle_identity(out, config, {"data_sha256": gathered.material.data_hash, "questions": sorted(questions)})
     write_json(out / "check.json", gathered.check.to_json())
     write_json(
         out / "explore.json", explore(gathered.material.patches, seed=config.sample.seed, progress=session.progress)
     )
-    gathered.material.split(config).write(out / "split.csv", labels=gathered.material.labels_by_id)
+    material = gathered.material
+    material.write_split(shown_split(config), out / "split.csv")
 
-    store = RunStore(gathered.material, out / "runs", device=session.device, progress=session.progress)
-    comparison = compare(config, store) if "compare" in questions else None
+    store = RunStore(material, out / "runs", device=session.device, progress=session.progress)
+    asked: dict[Question, Comparison] = {}
+    if "compare" in questions:
+        asked["compare"] = compare(config, store)
     tuning = tune(config, store, out / "tune", progress=session.progress) if "tune" in questions else None
-    asked = {"compare": comparison, "tune": tuning.comparison if tuning else None}
-    clusters = gathered.material.clusters_by_id
-    evidence = {question: weigh(found, clusters, config).to_json() for question, found in asked.items() if found}
-    write_json(out / STUDY_EVIDENCE, evidence)
-    chosen = choose(comparison, tuning, config.fit.metric)
+    if tuning:
+        asked["tune"] = tuning.comparison
+    if "leak" in questions:
+        asked["leak"] = audit_leak(config, store)
+    clusters, kind = material.clusters_by_id(config), material.cluster_kind(config)
+    evidence = {
+        question: weigh(found, clusters, kind, config.compare, config.fit.metric, same_split=question != "leak")
+        for question, found in asked.items()
+    }
+    write_json(out / STUDY_EVIDENCE, {question: found.to_json() for question, found in evidence.items()})
+    chosen = choose(asked, config.fit.metric)
 
     rows = submit(gathered, chosen, out, session)
-    shown = examples(
-        gathered.material.candidates.ids, gathered.material.candidates.labels, EXAMPLES_A_CLASS, seed=config.sample.seed
-    )
-    mistakes = worst_mistakes(chosen.runs[0].predictions, MISTAKES_A_CLASS)
-    pictured = [*shown[0], *shown[1], *(mistake.id for of_class in mistakes.values() for mistake in of_class)]
-    write_pictures(out / "pictures", gathered.material.patches, pictured)
+    write_json(out / DECISION, decide_for(chosen).to_json())
+    told = of_step(session.progress, "subgroups")
+    known = attributes(material.patches, chosen.predictions.ids, given, on_progress=told)
+    reviewed = review(chosen, rival_of(chosen, asked), clusters, known, cluster_kind=kind)
+    write_json(out / STUDY_ERRORS, reviewed.to_json())
+    candidates = material.candidates
+    shown = examples(candidates.ids, candidates.labels, EXAMPLES_A_CLASS, seed=config.sample.seed)
+    write_pictures(out / "pictures", material.patches, [*shown[0], *shown[1], *reviewed.ids_to_show()])
     write_pictures(out / "pictures", gathered.check.packed.everything, gathered.check.ids_to_show())
 
-    record(gathered, config, preset, comparison, tuning, chosen, rows, shown).write(out)
+    record(gathered, config, preset, asked, tuning.pruned if tuning else 0, chosen, rows, shown).write(out)
     write_check_page(out)
     write_study_page(out)
     return Study.open(out)
@@ -113,11 +133,31 @@ def settle_identity(out: Path, config: StudyConfig, identity: dict[str, Any]) ->
         )
 
 
-def choose(comparison: Comparison | None, tuning: Tuning | None, metric: str) -> Variant:
-    """The variant with the highest mean validation score: the one to predict with, not a verdict."""
-    asked = [comparison, tuning.comparison if tuning else None]
-    variants = [each.highest(metric) for each in asked if each is not None]
-    return max(variants, key=lambda variant: variant.mean(metric))
+def choose(asked: Mapping[Question, Comparison], metric: str) -> Variant:
+    """The variant with the highest mean validation score: the one to predict with, not a verdict.
+
+    Of a leak audit only the trusted split is a candidate: what it shows of the others is that they flatter.
+    """
+    candidates = [found.highest(metric) for question, found in asked.items() if question != "leak"]
+    if not candidates:
+        candidates = [asked["leak"].variants[0]]
+    return max(candidates, key=lambda variant: variant.mean(metric))
+
+
+def rival_of(chosen: Variant, asked: Mapping[Question, Comparison]) -> Variant | None:
+    """The variant whose disagreements with the chosen one are shown: the next highest that was asked about with it."""
+    for question, found in asked.items():
+        others = [variant for variant in found.variants if variant.name != chosen.name]
+        if question != "leak" and others and len(others) < len(found.variants):
+            return max(others, key=lambda variant: variant.mean(chosen.runs[0].config.fit.metric))
+    return None
+
+
+def shown_split(config: StudyConfig) -> RunConfig:
+    """The split that a study shows: its only one, or the first seed's first fold."""
+    if config.split.folds is None:
+        return config.run_config()
+    return override(config.run_config(), {"split.seed": config.seeds[0], "split.fold": 1})
 
 
 def submit(gathered: Gathered, chosen: Variant, out: Path, session: Session) -> int:
@@ -137,15 +177,15 @@ def record(
     gathered: Gathered,
     config: StudyConfig,
     preset: str,
-    comparison: Comparison | None,
-    tuning: Tuning | None,
+    asked: Mapping[Question, Comparison],
+    pruned: int,
     chosen: Variant,
     submission_rows: int,
     shown: dict[int, list[str]],
 ) -> StudyRecord:
     """Collect what the report needs to say and the runs do not hold."""
     material = gathered.material
-    split, labels = material.split(config), material.labels_by_id
+    split, labels = material.split(shown_split(config)), material.labels_by_id
     candidates = material.candidates
 
     def count(values: list[int]) -> ClassCounts:
@@ -168,10 +208,11 @@ def record(
         split_basis=split.basis,
         split_in_words=split.describe(),
         left_out={entry.option: entry.count for entry in gathered.left_out} | split.left_out,
-        notices=[*split.notices, *open_streams(material, config.run_config()).notices],
-        compared=[VariantRecord.of(variant) for variant in comparison.variants] if comparison else [],
-        tuned=[VariantRecord.of(variant) for variant in tuning.comparison.variants] if tuning else [],
-        tune_pruned=tuning.pruned if tuning else 0,
+        notices=[*split.notices, *open_streams(material, shown_split(config)).notices],
+        asked={
+            question: [VariantRecord.of(variant) for variant in found.variants] for question, found in asked.items()
+        },
+        tune_pruned=pruned,
         chosen=chosen.name,
         submission_rows=submission_rows,
         examples={"negative": shown[0], "positive": shown[1]},

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -19,6 +21,7 @@ import pytest
 from PIL import Image
 
 from sentinode.data.images import encode_tiff
+from sentinode.experiments.run import write_manifest
 
 TINY = [
     "--set", "fit.epochs=1", "--set", "seeds=[25]", "--set", "tune.search={'model.bn_momentum'=[0.75, 0.5]}",
@@ -147,6 +150,97 @@ def test_predict_and_evaluate_agree_with_the_study(
     assert result.returncode == 0, result.stderr
     assert "auc\t" in result.stdout
     assert (tmp_path / "scores.json").is_file()
+
+
+@pytest.fixture(scope="module")
+def trained(finished: Path) -> Path:
+    """One of the study's runs."""
+    return next(iter(sorted((finished / "runs").iterdir())))
+
+
+def test_predict_at_an_operating_point(trained: Path, phantom_folder: Path, cache: Path, tmp_path: Path) -> None:
+    point = json.loads((trained / "decision.json").read_text())["points"]["youden"]
+    plain, called, mended = (tmp_path / name for name in ("plain.csv", "called.csv", "mended.csv"))
+    ask = ["predict", trained, phantom_folder / "test", "--like", phantom_folder / "sample_submission.csv", "--out"]
+    assert sentinode(*ask, plain, cache=cache).returncode == 0
+    result = sentinode(*ask, called, "--threshold", "youden", cache=cache)
+    assert result.returncode == 0, result.stderr
+    assert f"above {point['threshold']:.6g} ({point['rule']}; chosen on the validation side)" in result.stdout
+    assert f"sensitivity {point['sensitivity']:.3f}, specificity {point['specificity']:.3f}" in result.stdout
+    raw, table = pd.read_csv(plain), pd.read_csv(called)
+    assert table.columns.tolist() == ["id", "probability", "positive"]
+    assert table["id"].tolist() == pd.read_csv(phantom_folder / "sample_submission.csv")["id"].tolist()
+    assert table["probability"].tolist() == raw["label"].tolist()
+    far = (raw["label"] - point["threshold"]).abs() > 1e-5  # six digits are written
+    assert (table["positive"] == (raw["label"] > point["threshold"]))[far].all()
+    # Isotonic maps tie what the threshold parts: the decisions stay those of the raw probabilities.
+    assert sentinode(*ask, mended, "--threshold", "youden", "--calibrate", "isotonic", cache=cache).returncode == 0
+    assert pd.read_csv(mended)["positive"].tolist() == table["positive"].tolist()
+
+
+def test_predict_at_a_number_counts_on_the_validation_side(
+    trained: Path, phantom_folder: Path, cache: Path, tmp_path: Path
+) -> None:
+    out, images = tmp_path / "p.csv", phantom_folder / "test"
+    result = sentinode("predict", trained, images, "--out", out, "--threshold", "0.4", cache=cache)
+    assert result.returncode == 0, result.stderr
+    seen = pd.read_csv(trained / "predictions.csv")
+    called = seen["probability"] > 0.4
+    sensitivity, specificity = called[seen["label"] == 1].mean(), 1 - called[seen["label"] == 0].mean()
+    assert f"sensitivity {sensitivity:.3f}, specificity {specificity:.3f}" in result.stdout
+    assert "above 0.4 (as given)" in result.stdout
+    assert "chosen" not in result.stdout
+    table = pd.read_csv(out)
+    assert (table["positive"] == (table["probability"] > 0.4)).all()
+
+
+@pytest.mark.parametrize("method", ["temperature", "isotonic"])
+def test_predict_with_a_calibration_is_still_a_submission(
+    trained: Path, phantom_folder: Path, cache: Path, tmp_path: Path, method: str
+) -> None:
+    ask = ["predict", trained, phantom_folder / "test", "--out"]
+    assert sentinode(*ask, tmp_path / "raw.csv", cache=cache).returncode == 0
+    result = sentinode(*ask, tmp_path / "mended.csv", "--calibrate", method, cache=cache)
+    assert result.returncode == 0, result.stderr
+    raw, mended = pd.read_csv(tmp_path / "raw.csv"), pd.read_csv(tmp_path / "mended.csv")
+    assert mended.columns.tolist() == ["id", "label"]
+    assert mended["id"].tolist() == raw["id"].tolist()
+    fitted = json.loads((trained / "decision.json").read_text())["calibrations"][method]
+    p = raw["label"].to_numpy()
+    expected = (
+        1 / (1 + ((1 - p) / p) ** (1 / fitted["temperature"]))
+        if method == "temperature"
+        else np.interp(p, fitted["probabilities"], fitted["calibrated"])
+    )
+    near = np.abs(mended["label"] - expected) < 1e-3  # a jump of the isotonic map may lie within the last digit
+    assert near.mean() > 0.9
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--threshold", "yuden"], "there is no operating point 'yuden'. Give youden, sensitivity or cost"),
+        (["--threshold", "1.5"], "threshold: 1.5 is no probability"),
+        (["--threshold", "nan"], "threshold: nan is no probability"),
+        (["--calibrate", "platt"], "there is no calibration 'platt'. Give temperature or isotonic"),
+    ],
+)
+def test_predict_refuses_other_points_and_calibrations(
+    trained: Path, phantom_folder: Path, cache: Path, tmp_path: Path, arguments: list[str], said: str
+) -> None:
+    out = tmp_path / "p.csv"
+    refused(sentinode("predict", trained, phantom_folder / "test", "--out", out, *arguments, cache=cache), said)
+    assert not out.exists()
+
+
+def test_predict_says_why_a_run_lacks_a_point(trained: Path, phantom_folder: Path, cache: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    record = json.loads((run / "decision.json").read_text())
+    (run / "decision.json").write_text(json.dumps(record | {"points": {}, "not_fitted": "of one class only"}))
+    write_manifest(run)
+    ask = ["predict", run, phantom_folder / "test", "--out", tmp_path / "p.csv", "--threshold", "cost"]
+    refused(sentinode(*ask, cache=cache), "decision.json: holds no operating point 'cost': of one class only")
 
 
 def test_split_train_and_report(phantom_folder: Path, cache: Path, tmp_path: Path) -> None:

@@ -49,7 +49,8 @@ def symmetries(patch: np.ndarray) -> Iterator[np.ndarray]:
 def test_folder_is_a_competition_folder(summary: PhantomSummary, truth: pd.DataFrame) -> None:
     folder = summary.folder
     assert {path.name for path in folder.iterdir()} == {
-        "train", "test", "train_labels.csv", "sample_submission.csv", "truth.csv", "slides.csv", "phantom.json",
+        "train", "test", "train_labels.csv", "sample_submission.csv", "truth.csv", "slides.csv", "attributes.csv",
+        "phantom.json",
     }  # fmt: skip
     train, test = truth[truth["part"] == "train"], truth[truth["part"] == "test"]
     assert {path.stem for path in (folder / "train").iterdir()} == set(train.index)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -131,7 +132,12 @@ def test_slides_asked_for_but_not_known_is_an_error() -> None:
 def test_a_split_reads_back_from_its_table(tmp_path: Path) -> None:
     data = candidates(200)
     drawn = make_split(data, BalanceConfig(), SampleConfig(per_class=40), SplitConfig())
-    drawn.write(tmp_path / "split.csv", labels=dict(zip(data.ids.tolist(), data.labels.tolist(), strict=True)))
+    labels, slides = (
+        dict(zip(data.ids.tolist(), column.tolist(), strict=True)) for column in (data.labels, data.slides)
+    )
+    drawn.write(tmp_path / "split.csv", labels=labels, clusters=slides)
+    table = pd.read_csv(tmp_path / "split.csv", dtype=str)
+    assert [slides[i] for i in table["id"]] == table["cluster"].tolist()
     again = make_split(data, BalanceConfig(), SampleConfig(), SplitConfig(by="file", file=tmp_path / "split.csv"))
     assert set(again.training) == set(drawn.training)
     assert set(again.validation) == set(drawn.validation)
@@ -166,6 +172,6 @@ def test_a_share_that_slides_cannot_give_is_noted() -> None:
     split = make_split(
         candidates(300, slides=4), BalanceConfig(), SampleConfig(), SplitConfig(validation_fraction=0.05)
     )
-    assert any("validation_fraction 0.05 became" in notice for notice in split.notices)
+    assert any("a validation share of 0.05 became" in notice for notice in split.notices)
     even = make_split(candidates(3000, slides=60), BalanceConfig(), SampleConfig(), SplitConfig())
     assert even.notices == ()

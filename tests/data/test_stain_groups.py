@@ -11,7 +11,7 @@ from scipy.ndimage import gaussian_filter
 from sklearn.metrics import completeness_score, homogeneity_score
 
 from sentinode.data.images import read_patch
-from sentinode.data.stain_groups import stain_clusters, stain_statistics
+from sentinode.data.stain_groups import stain_clusters, stain_statistics, uncut_clusters, usual_count
 from sentinode.errors import DataError
 
 HAEMATOXYLIN, EOSIN = np.array([0.65, 0.70, 0.29]), np.array([0.07, 0.99, 0.11])
@@ -64,14 +64,14 @@ def test_blur_is_higher_out_of_focus() -> None:
 
 def test_two_stains_are_told_apart_whatever_their_amounts() -> None:
     pixels = np.concatenate([stained(20, 3), stained(20, 4, np.array([0.55, 0.68, 0.48]), np.array([0.1, 0.87, 0.5]))])
-    clusters = stain_clusters(pixels, 2, np.random.default_rng(0))
+    clusters = stain_clusters(stain_statistics(pixels), 2, np.random.default_rng(0))
     assert len(set(clusters[:20])) == len(set(clusters[20:])) == 1
     assert clusters[0] != clusters[-1]
 
 
 def test_slides_of_a_phantom_are_mostly_found_again(phantom: tuple[np.ndarray, np.ndarray]) -> None:
     pixels, slides = phantom
-    clusters = stain_clusters(pixels, 8, np.random.default_rng(0))
+    clusters = stain_clusters(stain_statistics(pixels), 8, np.random.default_rng(0))
     assert homogeneity_score(slides, clusters) > 0.6
     assert completeness_score(slides, clusters) > 0.6
 
@@ -79,8 +79,9 @@ def test_slides_of_a_phantom_are_mostly_found_again(phantom: tuple[np.ndarray, n
 def test_clusters_follow_their_generator_and_progress_is_told(phantom: tuple[np.ndarray, np.ndarray]) -> None:
     pixels = phantom[0]
     ticks: list[tuple[int, int]] = []
-    first = stain_clusters(pixels, 5, np.random.default_rng(1), lambda done, total: ticks.append((done, total)))
-    assert (first == stain_clusters(pixels, 5, np.random.default_rng(1))).all()
+    statistics = stain_statistics(pixels, lambda done, total: ticks.append((done, total)))
+    first = stain_clusters(statistics, 5, np.random.default_rng(1))
+    assert (first == stain_clusters(statistics, 5, np.random.default_rng(1))).all()
     assert set(first.tolist()) == set(range(5))
     assert ticks == [(64, 240), (128, 240), (192, 240), (240, 240)]
 
@@ -95,7 +96,7 @@ def test_blank_patches_have_no_stain_and_still_a_cluster() -> None:
     assert np.isnan(stain_statistics(blank)[:, :13]).all()
     assert np.isfinite(stain_statistics(blank)[:, 13:]).all()
     clusters = stain_clusters(
-        np.concatenate([stained(10, 5), blank, np.zeros_like(blank)]), 2, np.random.default_rng(0)
+        stain_statistics(np.concatenate([stained(10, 5), blank, np.zeros_like(blank)])), 2, np.random.default_rng(0)
     )
     assert set(clusters.tolist()) <= {0, 1}
 
@@ -103,4 +104,14 @@ def test_blank_patches_have_no_stain_and_still_a_cluster() -> None:
 def test_impossible_numbers_are_refused() -> None:
     for count in (1, 5):
         with pytest.raises(DataError, match=f"into {count} stain clusters"):
-            stain_clusters(stained(4, 0), count, np.random.default_rng(0))
+            stain_clusters(stain_statistics(stained(4, 0)), count, np.random.default_rng(0))
+
+
+def test_a_group_moves_whole_into_the_cluster_that_most_of_it_is_in() -> None:
+    clusters = np.array([0, 1, 1, 2, 2, 0])
+    groups = np.array(["", "a", "a", "a", "b", "b"])
+    assert uncut_clusters(clusters, groups).tolist() == ["stain0", "stain1", "stain1", "stain1", "stain0", "stain0"]
+
+
+def test_the_usual_count_grows_with_the_patches_within_bounds() -> None:
+    assert [usual_count(patches) for patches in (10, 9_000, 220_025)] == [8, 100, 250]

@@ -10,9 +10,12 @@ import sklearn.metrics as reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from scipy.special import expit
 
 from sentinode.evaluation import metrics
-from sentinode.evaluation.bootstrap import LOWER_IS_BETTER, METRICS, Replicates, bootstrap, weighted_scores
+from sentinode.evaluation.bootstrap import LOWER_IS_BETTER, METRICS, bootstrap, ends
+from sentinode.evaluation.clusters import Clusters, draw_seeds
+from sentinode.evaluation.weighted import weighted_scores
 
 
 def example(seed: int, *, ties: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -29,7 +32,7 @@ def example(seed: int, *, ties: bool) -> tuple[np.ndarray, np.ndarray, np.ndarra
 def test_weighted_metrics_agree_with_scikit_learn(seed: int, ties: bool) -> None:
     labels, p, weights = example(seed, ties=ties)
     inside = np.clip(p, 1e-7, 1 - 1e-7)
-    found = weighted_scores(labels, p, weights)
+    found = weighted_scores(labels, p, weights, METRICS)
     for row, w in zip(found, weights, strict=True):
         expected = {
             "auc": reference.roc_auc_score(labels, p, sample_weight=w),
@@ -48,14 +51,14 @@ def test_weighted_metrics_agree_with_scikit_learn(seed: int, ties: bool) -> None
 def test_a_weight_is_a_number_of_copies(seed: int, ties: bool) -> None:
     labels, p, weights = example(seed, ties=ties)
     weights[0] = 1
-    for row, w in zip(weighted_scores(labels, p, weights), weights, strict=True):
+    for row, w in zip(weighted_scores(labels, p, weights, METRICS), weights, strict=True):
         copied = metrics.scores(np.repeat(labels, w), np.repeat(p, w))
         assert row.tolist() == pytest.approx([copied[name] for name in METRICS], abs=2e-6)
 
 
 def test_a_subset_of_metrics_is_the_same() -> None:
     labels, p, weights = example(3, ties=True)
-    everything = weighted_scores(labels, p, weights)
+    everything = weighted_scores(labels, p, weights, METRICS)
     for column, metric in enumerate(METRICS):
         assert weighted_scores(labels, p, weights, [metric])[:, 0] == pytest.approx(everything[:, column])
 
@@ -159,26 +162,142 @@ def test_seeds_add_their_spread() -> None:
 
 
 def test_few_clusters_widen_and_one_says_nothing() -> None:
-    values = np.random.default_rng(0).normal(size=(2000, 1, 1))
+    values = np.random.default_rng(0).normal(size=(2000, 1))
     widths = {}
     for clusters in (2, 10, 10_000):
-        found = Replicates(("auc",), clusters, float(clusters), np.zeros((1, 1)), values).interval(0, "auc")
-        widths[clusters] = found.high - found.low
+        low, high = ends(values, np.zeros((1, 1)), float(clusters), 0.95)
+        widths[clusters] = float(high[0] - low[0])
     assert widths[10_000] == pytest.approx(2 * 1.96, abs=0.15)
     assert widths[10] == pytest.approx(2 * 2.262 * np.sqrt(10 / 9), rel=0.07)  # t with 9 degrees of freedom
     assert widths[2] == np.ptp(values)
     labels, p, slides = study(clusters=1)
-    alone = bootstrap(labels, p, slides, metrics=["auc"], replicates=20, rng=np.random.default_rng(0)).interval(
-        0, "auc"
-    )
-    assert np.isnan(alone.low)
-    assert np.isnan(alone.high)
+    found = bootstrap(labels, p, slides, metrics=["auc"], replicates=20, rng=np.random.default_rng(0))
+    for interval in (found.interval(0, "auc"), found.difference(0, 1, "auc")):
+        assert np.isnan([interval.low, interval.high]).all()
+
+
+def test_few_seeds_widen() -> None:
+    # All the variance is between seeds: Student's interval of their mean is the answer.
+    by_seed = np.array([[-0.2], [0.0], [0.3]])
+    values = draw_seeds(3, 20_000, np.random.default_rng(0)) @ by_seed
+    error = by_seed.std(ddof=1) / np.sqrt(3)
+    assert values.std() == pytest.approx(error, rel=0.02)
+    low, high = ends(values, by_seed, 1e6, 0.95)
+    assert high[0] - low[0] == pytest.approx(2 * 4.303 * error, rel=0.15)  # t with 2 degrees of freedom
+    # Seeds that agree cost nothing.
+    clusters = np.random.default_rng(0).normal(size=(2000, 1))
+    three, one = (np.ravel(ends(clusters, np.zeros((seeds, 1)), 1e6, 0.95)) for seeds in (3, 1))
+    assert three == pytest.approx(one)
+
+
+def test_intervals_stay_in_the_range_of_their_metric() -> None:
+    labels, p, slides = study()
+    p[0, 0], p[0, 1:] = labels, 1 - labels
+    found = bootstrap(labels, p, slides, rng=np.random.default_rng(0), replicates=100)
+    assert (found.interval(0, "auc").low, found.interval(0, "auc").high) == (0, 1)
+    assert found.difference(0, 1, "auc").low == -1
+    assert found.interval(0, "log_loss").high > 1
 
 
 def test_effective_clusters_by_hand() -> None:
     labels, slides = np.array([1, 1, 1, 0, 1, 0]), np.array(["a", "a", "a", "a", "b", "c"])
     found = bootstrap(labels, np.full((1, 1, 6), 0.5), slides, replicates=5, rng=np.random.default_rng(0))
     assert found.effective_clusters == (3 + 1) ** 2 / (3**2 + 1)  # of the positives; the negatives have 2
+
+
+def folds_of(slides: np.ndarray, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """Three folds of whole slides."""
+    names, at = np.unique(slides, return_inverse=True)
+    return rng.permuted(np.broadcast_to(np.arange(len(names)) % 3, (*shape, len(names))), axis=-1)[..., at]
+
+
+def by_scikit_learn(labels: np.ndarray, p: np.ndarray) -> list[float]:
+    """The metrics in order; the two that scikit-learn lacks are those of `metrics`, tested there."""
+    return [
+        reference.roc_auc_score(labels, p),
+        reference.average_precision_score(labels, p),
+        reference.accuracy_score(labels, p > 0.5),
+        reference.balanced_accuracy_score(labels, p > 0.5),
+        metrics.sensitivity_at_specificity(labels, p),
+        reference.brier_score_loss(labels, p),
+        reference.log_loss(labels, np.clip(p, 1e-7, 1 - 1e-7)),
+        metrics.expected_calibration_error(labels, p),
+    ]
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_parts_are_scored_apart(shared: bool) -> None:
+    labels, p, slides = study(clusters=24, patches=8)
+    rng = np.random.default_rng(5)
+    parts = np.repeat(folds_of(slides, rng, (1, 3)), 2, axis=0) if shared else folds_of(slides, rng, (2, 3))
+    found = bootstrap(labels, p, slides, parts=parts, replicates=5, rng=np.random.default_rng(1))
+    # All replicates are one chunk, so that its draws can be made again.
+    own_rng = np.random.default_rng(1).spawn(1)[0]
+    times, seeds = Clusters.of(slides).draw(5, own_rng), draw_seeds(3, 5, own_rng)
+
+    def score(variant: int, seed: int, weights: np.ndarray) -> np.ndarray:
+        rows = [
+            np.repeat(np.flatnonzero(inside), weights[inside]) for inside in parts[variant, seed] == [[0], [1], [2]]
+        ]
+        return np.mean([by_scikit_learn(labels[part], p[variant, seed, part]) for part in rows], axis=0)
+
+    for variant in range(2):
+        plain = [score(variant, seed, np.ones(len(labels), int)) for seed in range(3)]
+        assert found.by_seed[variant] == pytest.approx(np.array(plain))
+        assert found.observed[variant] == pytest.approx(np.mean(plain, axis=0))
+        for replicate in range(5):
+            by_seed = [score(variant, seed, times[replicate]) for seed in range(3)]
+            assert found.values[replicate, variant] == pytest.approx(seeds[replicate] @ by_seed, abs=5e-6)
+
+
+def test_one_part_is_no_parts() -> None:
+    labels, p, slides = study()
+    none, one = (
+        bootstrap(labels, p, slides, parts=parts, replicates=20, rng=np.random.default_rng(0))
+        for parts in (None, np.full(p.shape, 4))
+    )
+    assert np.array_equal(none.values, one.values)
+    assert np.array_equal(none.by_seed, one.by_seed)
+
+
+def test_parts_on_other_scales_are_not_ranked_together() -> None:
+    labels, slides = np.tile([0, 1], 60), np.repeat(np.arange(30), 4)
+    fold = np.repeat([0, 1], 60)
+    p = np.where(fold == 0, 0.1, 0.6) + 0.3 * labels  # perfect within a fold, not across
+    apart = bootstrap(labels, p[None, None], slides, parts=fold[None, None], rng=np.random.default_rng(0))
+    together = bootstrap(labels, p[None, None], slides, rng=np.random.default_rng(0))
+    assert apart.interval(0, "auc").low == pytest.approx(1)
+    assert together.interval(0, "auc").estimate == 0.75
+
+
+def test_workers_do_not_matter_with_parts() -> None:
+    labels, p, slides = study(patches=1000)
+    parts = folds_of(slides, np.random.default_rng(0), (2, 3))
+    one, three = (
+        bootstrap(
+            labels, p, slides, parts=parts, metrics=["auc"], replicates=40, workers=n, rng=np.random.default_rng(0)
+        ).values
+        for n in (1, 3)
+    )
+    assert np.array_equal(one, three)
+
+
+def test_a_variant_that_lacks_a_class_leaves_out_itself() -> None:
+    # Under the second variant's folds, three slides hold all positives of a fold: often none is drawn.
+    labels, p, slides = study(clusters=12, patches=20)
+    parts = np.zeros(p.shape, int)
+    few = np.isin(slides, ["slide0", "slide1", "slide2"])
+    parts[1, 0, few] = 1
+    found = bootstrap(labels, p, slides, parts=parts, rng=np.random.default_rng(0))
+    missing = np.isnan(found.values[:, :, 0])
+    assert not missing[:, 0].any()
+    assert found.left_out == missing[:, 1].sum()
+    assert found.left_out / 2000 == pytest.approx((9 / 12) ** 12, abs=0.012)
+    alone = bootstrap(labels, p[:1], slides, rng=np.random.default_rng(0))
+    assert found.interval(0, "auc") == alone.interval(0, "auc")  # of all replicates
+    for interval in (found.interval(1, "auc"), found.difference(0, 1, "auc"), found.difference(1, 0, "auc")):
+        assert interval.low < interval.estimate < interval.high
+    assert found.difference(0, 1, "auc").share_a_better > 0.9
 
 
 def clustered(
@@ -216,3 +335,58 @@ def test_coverage(structure: str) -> None:
     naive = 100 * np.mean([covers(labels, p, np.arange(len(p))) for labels, p, _ in samples[::4]])
     assert 92 <= respecting <= 98
     assert naive < naive_at_most
+
+
+def two_models(
+    rng: np.random.Generator, seeds: int, seed_spread: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
+    """Two models of several seeds on 40 slides, and the true difference of their mean AUCs over all seeds.
+
+    Slides shift both models alike and each by itself; seeds differ in how far they shift positives.
+    """
+    clusters, patches, both, each, noise, shifts = 40, 12, 1.0, 0.7, 0.5, np.array([1.6, 1.2])
+    slides = np.repeat(np.arange(clusters), patches)
+    labels = (rng.random(len(slides)) < rng.random(clusters)[slides]).astype(np.int8)
+    own_shifts = shifts[:, None] + rng.normal(0, seed_spread, (2, seeds))
+    scores = rng.normal(0, both, clusters)[slides] + rng.normal(size=len(slides))  # of slides, of patches
+    scores = scores + rng.normal(0, each, (2, 1, clusters))[..., slides] + own_shifts[..., None] * labels
+    scores += rng.normal(0, noise, scores.shape)
+    # A positive's lead over a negative of another slide varies with both patches, and with the seed.
+    variance = 2 * (both**2 + 1 + each**2 + noise**2) + seed_spread**2
+    true_a, true_b = stats.norm.cdf(shifts / np.sqrt(variance)).tolist()
+    return labels, stats.norm.cdf(scores / 2), slides, true_a - true_b
+
+
+@pytest.mark.parametrize(("seeds", "seed_spread"), [(1, 0.0), (3, 0.4)])
+def test_coverage_of_a_paired_difference(seeds: int, seed_spread: float) -> None:
+    rng = np.random.default_rng(2024)
+
+    def covers(labels: np.ndarray, p: np.ndarray, clusters: np.ndarray, truth: float) -> bool:
+        found = bootstrap(labels, p, clusters, metrics=["auc"], replicates=300, rng=rng, workers=1)
+        interval = found.difference(0, 1, "auc")
+        return bool(interval.low <= truth <= interval.high)
+
+    samples = [two_models(rng, seeds, seed_spread) for _ in range(200)]
+    assert 92 <= 100 * np.mean([covers(*sample) for sample in samples]) <= 98
+    if seeds == 1:  # the spread of several seeds would hide that slides are ignored
+        naive = [covers(labels, p, np.arange(len(labels)), truth) for labels, p, _, truth in samples[::2]]
+        assert 100 * np.mean(naive) < 85
+
+
+def test_the_p_value_is_where_the_interval_begins_to_hold_zero() -> None:
+    rng = np.random.default_rng(3)
+    clusters, labels = np.repeat(np.arange(400).astype(str), 4), rng.integers(0, 2, 1600)
+    quality = rng.normal(0, 1, 1600)
+    pair = [expit(slope * labels + quality + rng.normal(0, 0.7, 1600)) for slope in (1.2, 1.23)]
+    found = bootstrap(labels, np.array(pair)[:, None], clusters, rng=np.random.default_rng(0), metrics=["auc"])
+    told = found.difference(0, 1, "auc")
+    assert 0.001 < told.p_value < 0.5
+    wider, narrower = (found.difference(0, 1, "auc", 1 - told.p_value * factor) for factor in (0.99, 1.01))
+    assert wider.low < 0 < wider.high
+    assert narrower.low > 0 or narrower.high < 0
+    # With 400 clusters and one seed next to nothing is widened: the plain share of replicates beyond zero, twice.
+    differences = found.values[:, 0, 0] - found.values[:, 1, 0]
+    plain = 2 * min(np.mean(differences <= 0), np.mean(differences >= 0))
+    assert told.p_value == pytest.approx(plain, rel=0.15, abs=0.002)
+    same = bootstrap(labels, np.array([pair[0]] * 2)[:, None], clusters, rng=rng, metrics=["auc"], replicates=200)
+    assert same.difference(0, 1, "auc").p_value == 1

@@ -11,7 +11,8 @@ import torch
 from sentinode.config import StudyConfig, load_preset, override
 from sentinode.errors import RunError
 from sentinode.experiments import compare as compare_module
-from sentinode.experiments.compare import Difference, RunStore, Variant, compare, paired
+from sentinode.experiments.compare import RunStore, compare
+from sentinode.experiments.comparison import Difference, Variant, paired
 from sentinode.experiments.material import Material
 from sentinode.experiments.tune import tune
 

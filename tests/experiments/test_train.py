@@ -10,9 +10,11 @@ import pandas as pd
 import pytest
 import torch
 
+from conftest import make_patches
 from sentinode.config import FitConfig, RunConfig, override
 from sentinode.errors import DivergedError, RunError
 from sentinode.evaluation.metrics import scores
+from sentinode.experiments.decision import decide
 from sentinode.experiments.material import Material
 from sentinode.experiments.run import CONTENTS, Run, verify
 from sentinode.experiments.train import best_epoch, has_finished, train_run
@@ -37,12 +39,41 @@ def test_a_run_folder_holds_what_the_design_says(material: Material, run_config:
     run = train_run(material, run_config, tmp_path / "run", device=CPU)
     assert {*CONTENTS, "manifest.json", "checkpoint"} == {path.name for path in run.folder.iterdir()}
     split = pd.read_csv(run.folder / "split.csv")
-    assert split.columns.tolist() == ["id", "label", "side"]
+    assert split.columns.tolist() == ["id", "label", "side", "cluster"]
     assert run.history["epoch"].tolist() == [1, 2, 3]
     assert run.predictions.ids.tolist() == split.loc[split["side"] == "validation", "id"].tolist()
     assert run.scores == pytest.approx(scores(run.predictions.labels, run.predictions.probabilities))
     assert {"sentinode", "git", "libraries", "device", "seed", "data_sha256", "torch_threads"} <= run.environment.keys()
     assert run.config == run_config
+
+
+def test_a_run_carries_what_its_validation_side_decides(
+    material: Material, run_config: RunConfig, tmp_path: Path
+) -> None:
+    run = train_run(material, override(run_config, {"decision.sensitivity": 0.9}), tmp_path / "run", device=CPU)
+    slide_of = dict(zip(material.patches.ids.tolist(), material.patches.slides.tolist(), strict=True))
+    slides = np.array([slide_of[i] for i in run.predictions.ids.tolist()])
+    expected = decide(run.predictions, slides, run.config.decision, seed=run.seed)
+    assert run.decision.clusters == len(np.unique(slides))
+    assert run.decision.not_cross_fitted == expected.not_cross_fitted == ""
+    for name, point in run.decision.points.items():
+        assert point.threshold == pytest.approx(expected.points[name].threshold, abs=1e-8)  # 9 digits are stored
+        assert run.decision.cross_fitted[name] == expected.cross_fitted[name]
+    assert run.decision.points["sensitivity"].rule == "sensitivity of at least 0.9"
+
+
+def test_a_run_validated_on_one_slide_says_what_it_cannot_decide(
+    material: Material, run_config: RunConfig, tmp_path: Path
+) -> None:
+    sides = np.where(material.patches.slides == "s0", "validation", "training")
+    pd.DataFrame({"id": material.patches.ids, "side": sides}).to_csv(tmp_path / "sides.csv", index=False)
+    settings = {"split.by": "file", "split.file": str(tmp_path / "sides.csv"), "fit.epochs": 1}
+    run = train_run(material, override(run_config, settings), tmp_path / "run", device=CPU)
+    assert run.decision.clusters == 1
+    assert "at least two groups" in run.decision.not_cross_fitted
+    assert list(run.decision.agreements) == ["raw"]
+    assert run.decision.points
+    assert not run.decision.cross_fitted
 
 
 def test_the_kept_weights_are_the_best_epochs(material: Material, run_config: RunConfig, tmp_path: Path) -> None:
@@ -84,8 +115,6 @@ def test_other_settings_or_other_data_are_refused(material: Material, run_config
     train_run(material, run_config, tmp_path / "run", device=CPU)
     with pytest.raises(RunError, match="other settings"):
         train_run(material, override(run_config, {"fit.seed": 1}), tmp_path / "run", device=CPU, resume=True)
-    from conftest import make_patches
-
     other = make_patches(seed=1, count=80)
     with pytest.raises(RunError, match="other patches"):
         train_run(Material(other, other.groups), run_config, tmp_path / "run", device=CPU, resume=True)

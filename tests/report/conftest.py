@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,23 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from sentinode.config import Scalar, StudyConfig, override, to_toml
+from sentinode.config import DecisionConfig, Scalar, StudyConfig, override, to_toml
 from sentinode.data.appearance import QUANTITIES
+from sentinode.data.artefacts import write_json
 from sentinode.evaluation.metrics import scores
-from sentinode.experiments.compare import Comparison, Variant
+from sentinode.experiments.comparison import Comparison, Variant
+from sentinode.experiments.decision import DECISION, Decision, decide
 from sentinode.experiments.evidence import weigh
-from sentinode.experiments.record import STUDY_CONFIG, STUDY_EVIDENCE, ClassCounts, StudyRecord, VariantRecord
+from sentinode.experiments.record import (
+    STUDY_CONFIG,
+    STUDY_ERRORS,
+    STUDY_EVIDENCE,
+    ClassCounts,
+    StudyRecord,
+    VariantRecord,
+)
 from sentinode.experiments.run import Run, write_manifest
+from sentinode.explain.review import review
 from sentinode.inference.probabilities import Predictions
 from sentinode.report.page import write_report
 
@@ -44,11 +55,22 @@ class FakeStudy:
     notice: str = "sample.per_class 2,000 clipped to 20"
 
 
+def predictions_of(seed: int) -> Predictions:
+    rng = np.random.default_rng(seed)
+    return Predictions(IDS, LABELS, np.clip(0.3 + 0.4 * LABELS + rng.normal(0, 0.25, len(LABELS)), 0.01, 0.99))
+
+
+@cache
+def decision_of(seed: int) -> Decision:
+    """Every patch stands for itself."""
+    return decide(predictions_of(seed), np.full(len(IDS), ""), DecisionConfig(), seed=seed)
+
+
 def write_run(folder: Path, config: StudyConfig, fake: FakeStudy, accuracy: float, seed: int) -> None:
     folder.mkdir(parents=True)
     run = override(config.run_config(), {"fit.seed": seed})
     (folder / "config.toml").write_text(to_toml(run))
-    pd.DataFrame({"id": IDS, "label": LABELS, "side": ["training"] * 10 + ["validation"] * 10}).to_csv(
+    pd.DataFrame({"id": IDS, "label": LABELS, "side": ["training"] * 10 + ["validation"] * 10, "cluster": ""}).to_csv(
         folder / "split.csv", index=False
     )
     environment = {
@@ -56,6 +78,7 @@ def write_run(folder: Path, config: StudyConfig, fake: FakeStudy, accuracy: floa
         "libraries": {"torch": "9.8.7"},
         "data_note": fake.note,
         "split": SPLIT_IN_WORDS[fake.basis],
+        "clusters": "group",
         "notices": [fake.notice],
         "seed": seed,
     }
@@ -70,10 +93,10 @@ def write_run(folder: Path, config: StudyConfig, fake: FakeStudy, accuracy: floa
             f"{side}_patches": patches,
         }
     pd.DataFrame(history).to_csv(folder / "history.csv", index=False)
-    rng = np.random.default_rng(seed)
-    probabilities = np.clip(0.3 + 0.4 * LABELS + rng.normal(0, 0.25, len(LABELS)), 0.01, 0.99)
-    Predictions(IDS, LABELS, probabilities).write(folder / "predictions.csv")
-    (folder / "scores.json").write_text(json.dumps(scores(LABELS, probabilities)))
+    predictions = predictions_of(seed)
+    predictions.write(folder / "predictions.csv")
+    (folder / "scores.json").write_text(json.dumps(scores(LABELS, predictions.probabilities)))
+    write_json(folder / DECISION, decision_of(seed).to_json())
     (folder / "model.safetensors").write_bytes(b"weights")
     write_manifest(folder)
 
@@ -122,7 +145,7 @@ def write_evidence(folder: Path, config: StudyConfig, asked: dict[str, list[Vari
             Variant(entry.name, entry.settings, tuple(Run.open(folder / "runs" / name) for name in entry.runs))
             for entry in records
         ]
-        evidence[question] = weigh(Comparison(tuple(variants)), {}, quick).to_json()
+        evidence[question] = weigh(Comparison(tuple(variants)), {}, "group", quick.compare, quick.fit.metric).to_json()
     (folder / STUDY_EVIDENCE).write_text(json.dumps(evidence))
 
 
@@ -139,6 +162,9 @@ def write_fake(folder: Path, fake: FakeStudy) -> Path:
         variants.append(VariantRecord(name, norm, [f"{name}-seed{seed}" for seed in fake.seeds]))
     momenta = [VariantRecord("bn_momentum 0.99", {"model.bn_momentum": 0.99}, variants[0].runs)]
     write_evidence(folder, config, {"compare": variants, "tune": momenta})
+    write_json(folder / DECISION, decision_of(fake.seeds[0]).to_json())
+    chosen = Variant("before", {}, tuple(Run.open(folder / "runs" / name) for name in variants[0].runs))
+    write_json(folder / STUDY_ERRORS, review(chosen, None, {}).to_json())
     counts = ClassCounts(30, 30)
     StudyRecord(
         note=fake.note,
@@ -157,14 +183,20 @@ def write_fake(folder: Path, fake: FakeStudy) -> Path:
         split_in_words=SPLIT_IN_WORDS[fake.basis],
         left_out={"sample: not drawn": 17},
         notices=[fake.notice],
-        compared=variants,
-        tuned=momenta,
+        asked={"compare": variants, "tune": momenta},
         tune_pruned=0,
         chosen=variants[0].name,
         submission_rows=5,
         examples={"negative": IDS[:2].tolist(), "positive": IDS[2:4].tolist()},
     ).write(folder)
     return folder
+
+
+@pytest.fixture
+def run_folder(tmp_path: Path) -> Path:
+    """A finished run's folder, the test's own."""
+    write_run(tmp_path / "run", StudyConfig(), FakeStudy(), 0.8, 25)
+    return tmp_path / "run"
 
 
 @pytest.fixture

@@ -5,9 +5,10 @@ import re
 import matplotlib as mpl
 import numpy as np
 
+from sentinode.evaluation.bands import Band
 from sentinode.report.curves import common_limits
 from sentinode.report.data_figures import class_counts, slide_counts
-from sentinode.report.score_figures import Curve, Curves, learning_curves, roc_curves, scores_by_seed
+from sentinode.report.score_figures import Banded, Curve, Curves, learning_curves, roc_bands, scores_by_seed
 
 
 def family(label: str = "before") -> Curves:
@@ -49,7 +50,8 @@ def test_names_are_escaped_and_never_read_as_formulas() -> None:
 def test_drawing_leaves_global_settings_alone() -> None:
     keys = ("svg.hashsalt", "font.size", "axes.grid")
     before = [mpl.rcParams[key] for key in keys]
-    roc_curves("roc", [family()])
+    band = Band(np.array([0.0, 1.0]), np.array([0.2, 1.0]), np.array([0.1, 1.0]), np.array([0.3, 1.0]))
+    roc_bands("roc", [Banded("before", "#009e73", band)])
     scores_by_seed("seeds", "AUC", [("before", "#009e73", [0.7, 0.8]), ("after", "#cc79a7", [0.6, 0.9])])
     assert [mpl.rcParams[key] for key in keys] == before
 

@@ -1,13 +1,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from sentinode.evaluation.verdict import Verdict
-from sentinode.experiments.evidence import Evidence
 from sentinode.experiments.record import Study
 from sentinode.report import words
 from sentinode.report.claims import claim
@@ -32,7 +29,7 @@ def test_cautions_are_said_only_where_they_are_true(write_study: Write) -> None:
     study = Study.open(write_study(seeds=(25,), settings=seed_like, trained_patches=20))
     assert titles(study) == [
         "Epochs are not whole",
-        "One run only",
+        "One seed only",
         "The labelled centre is shrunken",
         "Zoom can make labels wrong",
         "The last epoch is kept, not the best",
@@ -82,44 +79,3 @@ def test_claims_belong_to_exactly_the_notebooks_variants() -> None:
     assert claim({"model.bn_momentum": 0.6}) is None
     assert claim({"model.norm": "before", "model.bn_momentum": 0.99}) is None
     assert claim({}) is None
-
-
-def evidence_of(*, patches: int, clusters: int, outcome: str = "better") -> Evidence:
-    verdict = Verdict(
-        a="after", b="before", metric="AUC", outcome=outcome, difference=0.012, low=0.004, high=0.021, p_better=0.97,
-        p_value=0.01, p_holm=0.01, seeds=10, seeds_better=9, smallest_effect=0.005, seeds_needed=4,
-    )  # fmt: skip
-    return Evidence(clusters, patches, 2000, {}, (verdict,))
-
-
-def test_a_verdict_without_slides_says_that_it_is_too_ready() -> None:
-    assert "too narrow" in words.rule(evidence_of(patches=1000, clusters=900))
-    assert "too narrow" not in words.rule(evidence_of(patches=1000, clusters=40))
-
-
-@pytest.mark.parametrize(
-    ("outcome", "said"),
-    [
-        ("better", "holds here"),
-        ("worse", "does not hold here"),
-        ("no evidence", "cannot be told"),
-        ("too few seeds", None),
-    ],
-)
-def test_the_notebooks_claim_holds_or_does_not_or_cannot_be_told(outcome: str, said: str | None) -> None:
-    settings = {"after": {"model.norm": "after"}, "before": {"model.norm": "before"}}
-    told = words.notebook_preference(evidence_of(patches=100, clusters=10, outcome=outcome), settings)
-    assert (told is None) if said is None else (told is not None and said in told)
-
-
-def test_claims_that_the_notebook_did_not_make_are_not_judged() -> None:
-    settings = {"after": {"fit.epochs": 3}, "before": {"fit.epochs": 2}}
-    assert words.notebook_preference(evidence_of(patches=100, clusters=10), settings) is None
-
-
-def test_several_verdicts_that_lack_seeds_are_told_in_one_sentence() -> None:
-    one = evidence_of(patches=100, clusters=10, outcome="too few seeds")
-    assert len(words.verdicts(one)) == 1
-    (told,) = words.verdicts(replace(one, verdicts=one.verdicts * 3))
-    assert told.count("no winner is named") == 1
-    assert told.count("+0.012") == 3

@@ -4,17 +4,30 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable
+from sentinode.apps.options import (
+    Cache,
+    Config,
+    Data,
+    Device,
+    Folds,
+    GroupBy,
+    Groups,
+    Preset,
+    Resume,
+    Settings,
+    Slides,
+    Workers,
+    asked_settings,
+    cache_root,
+    origin_of,
+    session_of,
+)
 
-    from sentinode.config import StudyConfig
-    from sentinode.experiments.compare import Variant
-    from sentinode.experiments.gather import Session
-    from sentinode.progress import Progress
+_LEAK_FOLDS = 3
 
 app = typer.Typer(
     name="sentinode",
@@ -25,30 +38,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-Data = Annotated[
-    Path, typer.Argument(metavar="DATA", help="Competition folder, or folder of PatchCamelyon's HDF5 files.")
-]
-Preset = Annotated[
-    str | None, typer.Option(help="Settings to start from: quick (default of study), seed (the notebook's) or fair.")
-]
-Config = Annotated[Path | None, typer.Option(metavar="FILE.toml", help="Settings to start from, in place of a preset.")]
-Settings = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY.PATH=VALUE", help="Change a setting; may be repeated.")
-]
-Slides = Annotated[
-    Path | None, typer.Option(metavar="FILE.csv[:column]", help="Table id,slide (default: slides.csv in DATA).")
-]
-Groups = Annotated[
-    Path | None, typer.Option(metavar="FILE.csv[:column]", help="Table id,group (default: groups.csv in DATA).")
-]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on with what an interrupted call left.")]
-Cache = Annotated[
-    Path | None,
-    typer.Option(envvar="SENTINODE_CACHE", help="Folder for packed patches (default: the user's cache)."),
-]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
-Workers = Annotated[int, typer.Option(min=1, help="Threads or processes for reading and checking images.")]
 
 
 def example(command: str) -> str:
@@ -108,9 +97,9 @@ def check(
     from sentinode import api
     from sentinode.apps import console
 
-    asked = _asked(None, None, None, slides, groups, default="fair")
+    asked = asked_settings(None, None, None, slides, groups, default="fair")
     with console.steps() as progress:
-        result = api.check(data, asked.data, _session(cache, "cpu", workers, progress), out=out)
+        result = api.check(data, asked.data, session_of(cache, "cpu", workers, progress), out=out)
     rows = [[what, f"{count:,}", note] for what, count, note in result.table()]
     console.show_table(
         f"{data}{f' ({result.folder.note})' if result.folder.note else ''}", ["what", "count", "note"], rows
@@ -125,6 +114,7 @@ def split(
     out: Annotated[Path, typer.Option(help="Table id,label,side to write.")],
     slides: Slides = None,
     groups: Groups = None,
+    group_by: GroupBy = None,
     preset: Preset = None,
     config: Config = None,
     settings: Settings = None,
@@ -135,9 +125,9 @@ def split(
     from sentinode import api
     from sentinode.apps import console
 
-    asked = _asked(preset, config, settings, slides, groups, default="fair")
+    asked = asked_settings(preset, config, settings, slides, groups, group_by, default="fair")
     with console.steps() as progress:
-        drawn = api.split(data, asked.run_config(), out, _session(cache, "cpu", workers, progress))
+        drawn = api.split(data, asked.run_config(), out, session_of(cache, "cpu", workers, progress))
     for option, count in drawn.left_out.items():
         console.notice(f"left out: {count:,} ({option})")
     for text in drawn.notices:
@@ -157,6 +147,8 @@ def study(
     settings: Settings = None,
     slides: Slides = None,
     groups: Groups = None,
+    group_by: GroupBy = None,
+    folds: Folds = None,
     resume: Resume = False,
     cache: Cache = None,
     device: Device = "auto",
@@ -166,13 +158,13 @@ def study(
     from sentinode import api
     from sentinode.apps import console
 
-    asked = _asked(preset, config, settings, slides, groups, default="quick")
+    asked = asked_settings(preset, config, settings, slides, groups, group_by, folds, default="quick")
     with console.steps() as progress:
-        session = _session(cache, device, workers, progress)
+        session = session_of(cache, device, workers, progress)
         if data is None:
             console.notice("no DATA was given: the study uses a phantom, which is synthetic tissue")
         root = data or api.default_phantom(session)
-        result = api.study(root, asked, out, session, preset=_origin(preset, config, "quick"), resume=resume)
+        result = api.study(root, asked, out, session, preset=origin_of(preset, config, "quick"), resume=resume)
     for text in result.record.notices:
         console.notice(text)
     console.say(f"{out / 'report.html'}")
@@ -189,6 +181,7 @@ def train(
     settings: Settings = None,
     slides: Slides = None,
     groups: Groups = None,
+    group_by: GroupBy = None,
     resume: Resume = False,
     cache: Cache = None,
     device: Device = "auto",
@@ -196,51 +189,88 @@ def train(
 ) -> None:
     """Train one network and keep everything that is needed to believe and to use it."""
     from sentinode import api
-    from sentinode.apps import console
+    from sentinode.apps import console, results
 
-    asked = _asked(preset, config, settings, slides, groups, default="fair")
+    asked = asked_settings(preset, config, settings, slides, groups, group_by, default="fair")
     with console.steps() as progress:
-        run = api.fit(data, asked.run_config(), out, _session(cache, device, workers, progress), resume=resume)
+        run = api.fit(data, asked.run_config(), out, session_of(cache, device, workers, progress), resume=resume)
     for text in run.environment["notices"]:
         console.notice(text)
-    _show_scores(f"{out}: validation", run.scores)
+    results.show_scores(f"{out}: validation", run.scores)
     console.say(f"Split {run.environment['split']}")
 
 
-@app.command(epilog=example("compare DATA --variants before after --seeds 5 --out comparison/"))
+@app.command(epilog=example("compare DATA --variants before after --seeds 5 --folds 3 --out comparison/"))
 def compare(
-    data: Data,
+    data: Annotated[
+        Path, typer.Argument(metavar="DATA|RUN", help="As for check; or the first of several finished runs.")
+    ],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the runs and their report.")],
     variants: Annotated[
         list[str] | None,
         typer.Option(help="before, after, a preset, FILE.toml or key=value[,key=value]; repeat for each variant."),
     ] = None,
-    more: Annotated[list[str] | None, typer.Argument(metavar="[VARIANT]...", help="Further variants.")] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Runs of each variant, each with a seed of its own.")] = 5,
+    more: Annotated[
+        list[str] | None, typer.Argument(metavar="[VARIANT|RUN]...", help="Further variants, or runs.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Repeats of each variant, each with a seed of its own.")] = 5,
+    folds: Folds = None,
+    leak: Annotated[
+        bool, typer.Option("--leak", help="Fit one model on a grouped and on a random split: how much does it flatter?")
+    ] = False,
     preset: Preset = None,
     config: Config = None,
     settings: Settings = None,
     slides: Slides = None,
     groups: Groups = None,
+    group_by: GroupBy = None,
     resume: Resume = False,
     cache: Cache = None,
     device: Device = "auto",
     workers: Workers = 2,
 ) -> None:
-    """Train variants on the same patches, split, seeds and batch order, and weigh the differences."""
-    from sentinode import api
-    from sentinode.apps import console
+    """Train variants on the same patches, splits, seeds and batch order, and weigh the differences.
 
-    asked = _asked(preset, config, settings, slides, groups, default="fair")
-    asked = api.with_variants(asked, [*(variants or []), *(more or [])] or list(asked.compare.variants), seeds=seeds)
+    Folders of finished runs in place of DATA are compared as they are, where they pair.
+    """
+    from sentinode import api
+    from sentinode.apps import console, results
+    from sentinode.config import override
+    from sentinode.experiments.given import holds_runs
+
+    asked = asked_settings(preset, config, settings, slides, groups, group_by, folds, default="fair")
+    named = [*(variants or []), *(more or [])]
+    if holds_runs(data):
+        _refuse_beside_runs({"--variants": variants, "--folds": folds, "--leak": leak, "--group-by": group_by})
+        comparison, evidence = api.compare_runs([data, *map(Path, named)], out, asked, slides=slides)
+        results.show_comparison(comparison, evidence, asked.fit.metric)
+        console.say(f"{out / 'report.html'}")
+        return
+    compares = bool(named) or not leak
+    asked = api.with_variants(asked, named or asked.compare.variants, seeds=seeds) if compares else asked
+    asked = api.with_seeds(asked, seeds)
+    if leak and asked.split.folds is None:
+        asked = override(asked, {"split.folds": _LEAK_FOLDS})
     with console.steps() as progress:
-        session = _session(cache, device, workers, progress)
-        result = api.compare(data, asked, out, session, preset=_origin(preset, config, "fair"), resume=resume)
-    assert result.comparison is not None
-    _show_variants(result.comparison.variants, asked.fit.metric)
-    for verdict in result.evidence["compare"].verdicts:
-        console.say(verdict.in_words())
+        session = session_of(cache, device, workers, progress)
+        origin = origin_of(preset, config, "fair")
+        result = api.compare(data, asked, out, session, preset=origin, resume=resume, variants=compares, leak=leak)
+    if result.comparison:
+        results.show_comparison(result.comparison, result.evidence["compare"], asked.fit.metric)
+    if result.leak:
+        results.show_leak(result.leak, result.evidence["leak"], asked.fit.metric)
     console.say(f"{out / 'report.html'}")
+
+
+def _refuse_beside_runs(options: dict[str, object]) -> None:
+    from sentinode.errors import ConfigError
+
+    given = [name for name, value in options.items() if value]
+    if given:
+        raise ConfigError(
+            f"{given[0]} is for runs that are still to be trained, but finished ones were given",
+            remedy="Leave it out, or give DATA in place of the runs.",
+        )
 
 
 @app.command(epilog=example("tune DATA --out tuning/ --set tune.sampler=tpe --set tune.trials=12"))
@@ -252,6 +282,8 @@ def tune(
     settings: Settings = None,
     slides: Slides = None,
     groups: Groups = None,
+    group_by: GroupBy = None,
+    folds: Folds = None,
     resume: Resume = False,
     cache: Cache = None,
     device: Device = "auto",
@@ -259,14 +291,14 @@ def tune(
 ) -> None:
     """Search over settings (batch-norm momentum, if you say nothing else); every trial is a run."""
     from sentinode import api
-    from sentinode.apps import console
+    from sentinode.apps import console, results
 
-    asked = _asked(preset, config, settings, slides, groups, default="fair")
+    asked = asked_settings(preset, config, settings, slides, groups, group_by, folds, default="fair")
     with console.steps() as progress:
-        session = _session(cache, device, workers, progress)
-        result = api.tune(data, asked, out, session, preset=_origin(preset, config, "fair"), resume=resume)
+        session = session_of(cache, device, workers, progress)
+        result = api.tune(data, asked, out, session, preset=origin_of(preset, config, "fair"), resume=resume)
     assert result.tuning is not None
-    _show_variants(result.tuning.variants, asked.fit.metric)
+    results.show_variants(result.tuning.variants, asked.fit.metric)
     console.say(f"{out / 'report.html'}")
 
 
@@ -276,6 +308,18 @@ def predict(
     images: Annotated[Path, typer.Argument(metavar="IMAGES", help="Folder of patches, or DATA (then its test part).")],
     out: Annotated[Path, typer.Option(help="Table id,label to write; label is a probability.")],
     like: Annotated[Path | None, typer.Option(help="Sample submission that gives the ids and their order.")] = None,
+    calibrate: Annotated[
+        str | None,
+        typer.Option(metavar="METHOD", help="temperature or isotonic: mend the probabilities as fitted on validation."),
+    ] = None,
+    threshold: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|NUMBER",
+            help="youden, sensitivity, cost or a probability: write id,probability,positive. It holds for the "
+            "probability before --calibrate, which changes no decision.",
+        ),
+    ] = None,
     cache: Cache = None,
     device: Device = "auto",
     workers: Workers = 2,
@@ -285,8 +329,13 @@ def predict(
     from sentinode.apps import console
 
     with console.steps() as progress:
-        submission = api.predict(run, images, out, _session(cache, device, workers, progress), like=like)
-    console.say(f"{len(submission):,} probabilities in {out}")
+        session = session_of(cache, device, workers, progress)
+        table = api.predict(run, images, out, session, like=like, calibrate=calibrate, threshold=threshold)
+    console.say(f"{len(table):,} probabilities in {out}")
+    if threshold is not None:
+        point = api.operating_point(run, threshold)
+        console.say(f"{table['positive'].sum():,} positive, above {point.threshold:.6g} ({point.rule})")
+        console.say(f"On the validation side: sensitivity {point.sensitivity:.3f}, specificity {point.specificity:.3f}")
 
 
 @app.command(epilog=example("evaluate run/ DATA --labels solution.csv --out scores/"))
@@ -301,11 +350,11 @@ def evaluate(
 ) -> None:
     """Score a run on patches whose labels you have."""
     from sentinode import api
-    from sentinode.apps import console
+    from sentinode.apps import console, results
 
     with console.steps() as progress:
-        scores = api.evaluate(run, data, labels, _session(cache, device, workers, progress), out=out)
-    _show_scores(f"{run} on {labels.name}", scores)
+        scores = api.evaluate(run, data, labels, session_of(cache, device, workers, progress), out=out)
+    results.show_scores(f"{run} on {labels.name}", scores)
 
 
 @app.command(epilog=example("report study/"))
@@ -326,64 +375,7 @@ def doctor(cache: Cache = None) -> None:
     from sentinode.apps import console
     from sentinode.apps.doctor import examine
 
-    console.show_table("sentinode doctor", ["what", "found"], examine(_cache_root(cache)))
-
-
-def _asked(
-    preset: str | None,
-    config: Path | None,
-    settings: list[str] | None,
-    slides: Path | None,
-    groups: Path | None,
-    *,
-    default: str,
-) -> StudyConfig:
-    """The settings that a command line asks for: a preset or a file, with single settings put over it."""
-    from sentinode.config import load_config, load_preset, override, parse_settings
-    from sentinode.errors import ConfigError
-
-    if preset and config:
-        raise ConfigError("--preset and --config exclude each other", remedy="Give one of them; --set goes with both.")
-    base = load_config(config) if config else load_preset(preset or default)
-    tables: dict[str, Any] = {"data.slides": slides, "data.groups": groups}
-    given = {key: path for key, path in tables.items() if path is not None}
-    return override(base, {**given, **parse_settings(settings or [])}, where="--set")
-
-
-def _origin(preset: str | None, config: Path | None, default: str) -> str:
-    """What a report says the settings started from."""
-    return config.name if config else preset or default
-
-
-def _session(cache: Path | None, device: str, workers: int, progress: Progress) -> Session:
-    from sentinode.apps import console
-    from sentinode.experiments.gather import Session
-    from sentinode.inference.device import choose_device
-
-    return Session(_cache_root(cache), choose_device(device), workers, progress, console.notice)
-
-
-def _cache_root(given: Path | None) -> Path:
-    from sentinode.experiments.gather import default_cache
-
-    return given or default_cache()
-
-
-def _show_variants(variants: Iterable[Variant], metric: str) -> None:
-    from sentinode.apps import console
-
-    def spread(variant: Variant) -> str:
-        deviation = variant.standard_deviation(metric)
-        return "one run" if deviation is None else f"{deviation:.4f}"
-
-    rows = [[variant.name, f"{variant.mean(metric):.4f}", spread(variant)] for variant in variants]
-    console.show_table(f"validation {metric}", ["variant", "mean", "standard deviation"], rows)
-
-
-def _show_scores(title: str, scores: dict[str, float]) -> None:
-    from sentinode.apps import console
-
-    console.show_table(title, ["score", "value"], [[name, f"{value:.4f}"] for name, value in scores.items()])
+    console.show_table("sentinode doctor", ["what", "found"], examine(cache_root(cache)))
 
 
 def run(arguments: list[str]) -> int:

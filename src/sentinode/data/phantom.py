@@ -261,6 +261,7 @@ def _write_tables(folder: Path, rows: list[TruthRow]) -> None:
     write("sample_submission.csv", ["id", "label"], ((row.id, 0) for row in rows if row.part == "test"))
     write("slides.csv", ["id", "slide"], ((row.id, row.slide) for row in rows))
     truth = [asdict(row) | {"tumour_fraction": f"{row.tumour_fraction:.6f}"} for row in rows]
+    write("attributes.csv", ["id", "tumour_fraction"], ((row["id"], row["tumour_fraction"]) for row in truth))
     write("truth.csv", list(truth[0]), (tuple(row.values()) for row in truth))
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 
 from sentinode.config import BalanceConfig, SampleConfig, SplitConfig
 from sentinode.data.artefacts import write_atomically
@@ -18,7 +18,7 @@ from sentinode.data.patches import PatchTable
 from sentinode.data.tables import read_table
 from sentinode.errors import SplitError
 
-Basis = Literal["slide", "group", "random", "file"]
+Basis = Literal["slide", "group", "stain", "random", "file"]
 TRAINING, VALIDATION = "training", "validation"
 _CLOSE_ENOUGH = 0.02  # of a class's patches
 _FEW_UNITS = 500
@@ -29,7 +29,7 @@ _NOTED_MISS = 0.05  # of all patches
 class Split:
     """Ids of both sides, in a fixed order, and what the sides do not share.
 
-    `basis` says what was kept on one side: slides, groups (given ones and overlaps), nothing
+    `basis` says what was kept on one side: slides, groups (given ones and overlaps), clusters of stain, nothing
     ("random": patches of one slide stand on both sides, and scores are too good), or what a file said.
     """
 
@@ -52,6 +52,11 @@ class Split:
                     "by group: patches that share tissue stay together; slides are not known, so patches of one "
                     "slide may stand on both sides and scores may be too good"
                 )
+            case "stain":
+                return (
+                    "by clusters of stain and texture, a stand-in for slides that are not known: most patches of a "
+                    "slide stay together, and all that share tissue; scores may still be too good"
+                )
             case "random":
                 return (
                     "random: IGNORES SLIDES; patches of one slide, some overlapping, stand on both sides and "
@@ -60,18 +65,30 @@ class Split:
             case "file":
                 return "as given in a file; what it keeps apart is the file's own affair"
 
-    def write(self, path: Path, *, labels: dict[str, int]) -> None:
-        """Save as a table id,label,side, first training, then validation."""
+    def write(self, path: Path, *, labels: Mapping[str, int], clusters: Mapping[str, str]) -> None:
+        """Save as a table id,label,side,cluster, first training, then validation.
+
+        A cluster is the slide, or what stands in for it, within which patches are not independent; "" for a
+        patch on its own.
+        """
         ids = np.concatenate([self.training, self.validation])
         sides = [TRAINING] * len(self.training) + [VALIDATION] * len(self.validation)
-        table = pd.DataFrame({"id": ids, "label": [labels[i] for i in ids.tolist()], "side": sides})
+        table = pd.DataFrame(
+            {
+                "id": ids,
+                "label": [labels[i] for i in ids.tolist()],
+                "side": sides,
+                "cluster": [clusters[i] for i in ids.tolist()],
+            }
+        )
         write_atomically(path, lambda file: table.to_csv(file, index=False))
 
 
 def make_split(candidates: PatchTable, balance: BalanceConfig, sample: SampleConfig, split: SplitConfig) -> Split:
     """Drop negatives, sample each class, and split; raises SplitError where the data cannot give it.
 
-    The candidates are labelled; their groups unite those given and the overlaps found.
+    The candidates are labelled; their groups unite those given and the overlaps found, or, to split by
+    stain, are the clusters that stand in for slides.
     """
     left_out: dict[str, int] = {}
     notices: list[str] = []
@@ -89,15 +106,13 @@ def make_split(candidates: PatchTable, balance: BalanceConfig, sample: SampleCon
             left_out["split: not in the file"] = int((~named).sum())
             sampled, on_validation = sampled.rows(named), on_validation[named]
     else:
-        rng = np.random.default_rng(split.seed)
-        units = np.arange(len(sampled.ids)) if basis == "random" else _units(sampled, basis)
-        shares = np.array([1.0 - split.validation_fraction, split.validation_fraction])
-        on_validation = assign_units(sampled.labels, units, shares, rng) == 1
+        on_validation = _draw_validation(sampled, basis, split)
     share = float(on_validation.mean())
-    if basis != "file" and abs(share - split.validation_fraction) > _NOTED_MISS:
+    if basis != "file" and abs(share - split.validation_share) > _NOTED_MISS:
+        unit = "stain cluster" if basis == "stain" else basis
         notices.append(
-            f"split.validation_fraction {split.validation_fraction:g} became {share:.2f}: a {basis} cannot be cut, and "
-            "no other choice comes nearer"
+            f"a validation share of {split.validation_share:.2g} became {share:.2f}: a {unit} cannot be cut, and no "
+            "other choice comes nearer"
         )
     for side, members in ((TRAINING, ~on_validation), (VALIDATION, on_validation)):
         classes = np.unique(sampled.labels[members])
@@ -108,6 +123,22 @@ def make_split(candidates: PatchTable, balance: BalanceConfig, sample: SampleCon
                 remedy="Give more patches or slides, or another split.validation_fraction or split.seed.",
             )
     return Split(sampled.ids[~on_validation], sampled.ids[on_validation], basis, left_out, tuple(notices))
+
+
+def _draw_validation(patches: PatchTable, basis: Basis, config: SplitConfig) -> Bool[np.ndarray, " n"]:
+    rng = np.random.default_rng(config.seed)
+    units = np.arange(len(patches)) if basis == "random" else _units(patches, basis)
+    if config.folds is None:
+        shares = np.array([1.0 - config.validation_fraction, config.validation_fraction])
+        return np.asarray(assign_units(patches.labels, units, shares, rng) == 1)
+    if config.fold is None:
+        raise SplitError(
+            f"{config.folds} folds give {config.folds} splits, and none of them was chosen",
+            remedy="Set split.fold for a single run, or use `compare`, which runs all folds.",
+        )
+    return np.asarray(
+        assign_units(patches.labels, units, np.full(config.folds, 1.0 / config.folds), rng) == config.fold - 1
+    )
 
 
 def drop_negatives(labels: Int[np.ndarray, " n"], config: BalanceConfig) -> Int[np.ndarray, " k"]:
@@ -144,7 +175,7 @@ def choose_basis(candidates: PatchTable, config: SplitConfig) -> Basis:
             unknown = int((candidates.slides == "").sum())
             raise SplitError(
                 f"the slide of {unknown} of {len(candidates.ids)} patches is not known",
-                remedy="Give a table id,slide with --slides, or set split.by to 'group' or 'auto'.",
+                remedy="Give a table id,slide with --slides, or set split.by to 'group', 'stain' or 'auto'.",
             )
         case basis:
             return basis

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Final
 
 import numpy as np
-from jaxtyping import Float32, Int, UInt8
+from jaxtyping import Float32, Int, Shaped, UInt8
 from sklearn.cluster import MiniBatchKMeans
 from threadpoolctl import threadpool_limits
 
@@ -41,24 +41,21 @@ Pixels = UInt8[np.ndarray, "n 96 96 3"]
 
 
 def stain_clusters(
-    pixels: Pixels,
-    count: int,
-    rng: np.random.Generator,
-    on_progress: Callable[[int, int], None] | None = None,
+    statistics: Float32[np.ndarray, "n 19"], count: int, rng: np.random.Generator
 ) -> Int[np.ndarray, " n"]:
-    """Number each patch's cluster, from 0 to `count` - 1, by k-means over its standardised statistics.
+    """Number each patch's cluster, from 0 to `count` - 1, by k-means over its standardised `stain_statistics`.
 
     Slides differ in stain, scanner and focus, so patches of one slide mostly share a cluster; but
     clusters are no slides: some slides fall apart and similar ones fall together. Ask for half to three
     quarters as many clusters as there may be slides: fewer leave coarse parts, more cut slides in two.
     Raises DataError for fewer than two clusters or more clusters than patches.
     """
-    if not 2 <= count <= len(pixels):
+    if not 2 <= count <= len(statistics):
         raise DataError(
-            f"{len(pixels)} patches cannot be put into {count} stain clusters",
-            remedy="Ask for at least two clusters and at most one for each patch.",
+            f"{len(statistics)} patches cannot be put into {count} stain clusters",
+            remedy="Set split.stain_clusters to at least two and at most one for each patch.",
         )
-    values = _standardised(stain_statistics(pixels, on_progress))
+    values = _standardised(statistics)
     means = MiniBatchKMeans(
         count,
         n_init=_STARTS,
@@ -68,6 +65,23 @@ def stain_clusters(
     )
     with threadpool_limits(1):  # sums in one order: the same clusters whatever the number of processors
         return np.asarray(means.fit_predict(values), np.int64)
+
+
+def usual_count(patches: int) -> int:
+    """How many clusters to ask for where nobody says how many slides there are: one for 90 patches, 8 to 250."""
+    return int(np.clip(patches // 90, 8, 250))
+
+
+def uncut_clusters(clusters: Int[np.ndarray, " n"], groups: Shaped[np.ndarray, " n"]) -> Shaped[np.ndarray, " n"]:
+    """Name the clusters, every group moved whole into the one that most of its patches are in.
+
+    `groups` name patches that share tissue, "" for none. Of equally common clusters the first is taken.
+    """
+    names, group_of = np.unique(groups, return_inverse=True)
+    votes = np.zeros((len(names), int(clusters.max(initial=0)) + 1), np.int64)
+    np.add.at(votes, (group_of, clusters), 1)
+    kept = np.where(groups == "", clusters, votes.argmax(axis=1)[group_of])
+    return np.array([f"stain{cluster}" for cluster in kept.tolist()], dtype=str)
 
 
 def stain_statistics(

@@ -5,8 +5,8 @@ Labels must be known (0 or 1) throughout.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, fields
+from typing import Any, Final, Literal
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped
@@ -16,11 +16,12 @@ from sklearn.isotonic import IsotonicRegression
 
 from sentinode.data.split import assign_units
 from sentinode.errors import DataError, SplitError
+from sentinode.evaluation.clusters import cluster_numbers
 
 Method = Literal["temperature", "isotonic"]
 
 _SMALLEST = 1e-12  # a probability of exactly 0 or 1 has no logit
-_TEMPERATURES = (0.05, 20.0)
+TEMPERATURES: Final = (0.05, 20.0)  # the range that is searched
 _BAND_PERCENT = (2.5, 97.5)
 
 
@@ -43,7 +44,7 @@ class Temperature:
         def loss(log_temperature: float) -> float:
             return float(np.logaddexp(0.0, -true_logits / np.exp(log_temperature)).mean())
 
-        found = minimize_scalar(loss, bounds=tuple(np.log(_TEMPERATURES)), method="bounded", options={"xatol": 1e-8})
+        found = minimize_scalar(loss, bounds=tuple(np.log(TEMPERATURES)), method="bounded", options={"xatol": 1e-8})
         return cls(float(np.exp(found.x)))
 
     def apply(self, probabilities: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
@@ -126,24 +127,34 @@ def cross_calibrate(
 ) -> Float[np.ndarray, " n"]:
     """Calibrate each patch by a map fitted on the patches of other groups only.
 
-    `groups` are slides or clusters by name; a patch with the name "" stands alone. With fewer groups
-    than folds, each group is a fold. Raises SplitError for fewer than two groups, DataError where the
-    rest of a fold has one class only.
+    Groups and folds as for `cross_folds`. Raises SplitError for fewer than two groups, DataError where
+    the rest of a fold has one class only.
     """
-    units = _units(groups)
-    parts = min(folds, len(np.unique(units)))
-    if parts < 2:
-        raise SplitError(
-            f"calibration on other groups needs at least two groups and folds, not {parts}",
-            remedy="Score patches of more slides or groups, or ask for more folds.",
-        )
-    fold = assign_units(labels, units, np.full(parts, 1.0 / parts), rng)
+    fold = cross_folds(labels, groups, folds=folds, rng=rng)
     calibrated = np.empty(len(labels))
     for held_out in np.unique(fold):
         inside = fold == held_out
         calibration = fit_calibration(labels[~inside], probabilities[~inside], method)
         calibrated[inside] = calibration.apply(probabilities[inside])
     return calibrated
+
+
+def cross_folds(
+    labels: Int[np.ndarray, " n"], groups: Shaped[np.ndarray, " n"], *, folds: int, rng: np.random.Generator
+) -> Int[np.ndarray, " n"]:
+    """The fold of each patch: no group is cut, and each fold has about its share of both classes.
+
+    `groups` are slides or clusters by name; a patch with the name "" stands alone. With fewer groups
+    than folds, each group is a fold. Raises SplitError for fewer than two groups.
+    """
+    units = cluster_numbers(groups)
+    parts = min(folds, len(np.unique(units)))
+    if parts < 2:
+        raise SplitError(
+            f"calibration on other groups needs at least two groups and folds, not {parts}",
+            remedy="Score patches of more slides or groups, or ask for more folds.",
+        )
+    return assign_units(labels, units, np.full(parts, 1.0 / parts), rng)
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,12 +166,25 @@ class Reliability:
     the bin's patches come from a single group, whose spread is not known.
     """
 
-    edges: Float[np.ndarray, " bins+1"]
+    edges: Float[np.ndarray, " edges"]
+    """One more than bins, from 0 to 1."""
     mean_probability: Float[np.ndarray, " bins"]
     observed_share: Float[np.ndarray, " bins"]
     count: Int[np.ndarray, " bins"]
     lower: Float[np.ndarray, " bins"]
     upper: Float[np.ndarray, " bins"]
+
+    def to_json(self) -> dict[str, Any]:
+        """Lists by name, None for NaN."""
+        return {
+            column.name: [None if value != value else value for value in getattr(self, column.name).tolist()]
+            for column in fields(self)
+        }
+
+    @classmethod
+    def from_json(cls, record: dict[str, Any]) -> Reliability:
+        arrays = {column.name: np.array(record[column.name], np.float64) for column in fields(cls)}
+        return cls(**{**arrays, "count": arrays["count"].astype(np.int64)})
 
 
 def reliability(
@@ -174,7 +198,7 @@ def reliability(
 ) -> Reliability:
     """The reliability diagram in numbers; groups as for `cross_calibrate`."""
     edges = np.linspace(0.0, 1.0, bins + 1)
-    units, at = _units(groups), np.searchsorted(edges[1:-1], probabilities)
+    units, at = cluster_numbers(groups), np.searchsorted(edges[1:-1], probabilities)
     # Sums by group and bin are all that a replicate needs.
     counts = _by_group_and_bin(units, at, np.ones(len(labels)), bins)
     positives = _by_group_and_bin(units, at, (labels == 1).astype(float), bins)
@@ -211,14 +235,6 @@ def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
 
 def _logits(probabilities: np.ndarray) -> np.ndarray:
     return np.asarray(logit(np.clip(probabilities, _SMALLEST, 1 - _SMALLEST)))
-
-
-def _units(groups: np.ndarray) -> np.ndarray:
-    """Numbers of groups from 0, without gaps; each nameless patch is a group of its own."""
-    names = groups.astype(str)
-    _, units = np.unique(names, return_inverse=True)
-    _, units = np.unique(np.where(names == "", len(names) + np.arange(len(names)), units), return_inverse=True)
-    return units
 
 
 def _need_both_classes(labels: np.ndarray) -> None:

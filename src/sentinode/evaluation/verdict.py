@@ -29,15 +29,13 @@ POWER = 0.8
 class Question:
     """One comparison: is `a` better than `b` in `metric`?
 
-    interval: of the difference a - b, where higher means better for a; replicates: (r,) the same difference in each
-    bootstrap replicate; by_seed: (s,) the same difference, seed by seed.
+    interval: of the difference a - b, where higher means better for a; by_seed: (s,) the same difference, seed by seed.
     """
 
     a: str
     b: str
     metric: str
     interval: PairedInterval
-    replicates: Float[np.ndarray, " r"]
     by_seed: Float[np.ndarray, " s"]
 
 
@@ -87,7 +85,7 @@ class Verdict:
 
 def decide(questions: Sequence[Question], *, smallest_effect: float) -> list[Verdict]:
     """Answer several questions together, the chance of any false "better" held at 5 % (Holm 1979)."""
-    p_values = [_two_sided(question.replicates) for question in questions]
+    p_values = [question.interval.p_value for question in questions]
     corrected = holm(p_values)
     return [
         _answer(question, p, p_holm, smallest_effect)
@@ -113,13 +111,6 @@ def seeds_to_tell(effect: float, spread: float, *, level: float = LEVEL, power: 
     """
     z = norm.ppf(1 - (1 - level) / 2) + norm.ppf(power)
     return max(2, ceil((z * spread / effect) ** 2))
-
-
-def _two_sided(replicates: np.ndarray) -> float:
-    """Twice the smaller share of replicates on one side of zero, each counted with one more (never 0)."""
-    count = len(replicates)
-    below, above = int(np.sum(replicates <= 0)), int(np.sum(replicates >= 0))
-    return float(min(1.0, 2 * (min(below, above) + 1) / (count + 1)))
 
 
 def _answer(question: Question, p: float, p_holm: float, smallest_effect: float) -> Verdict:

@@ -1,23 +1,20 @@
-"""Paired runs of several variants: same data, split, seeds and batch order, summed up without naming winners."""
+"""Train variants on the same seeds and folds, and one model on several splits: the runs behind every comparison."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
-import numpy as np
 import torch
 
 from sentinode.config import RunConfig, Scalar, StudyConfig, override, to_toml
-from sentinode.errors import RunError
+from sentinode.errors import ConfigError
+from sentinode.experiments.comparison import Comparison, Variant, paired
 from sentinode.experiments.material import Material
 from sentinode.experiments.run import Run, is_finished
 from sentinode.experiments.train import train_run
 from sentinode.progress import Progress, silent
-
-SUMMARY_METRICS: Final = ("auc", "accuracy", "log_loss")
 
 
 class RunStore:
@@ -60,107 +57,55 @@ class RunStore:
         return run
 
 
-@dataclass(frozen=True, eq=False)
-class Variant:
-    """One variant's settings and its runs, in the order of the seeds."""
+def grid(config: StudyConfig) -> list[tuple[str, dict[str, Scalar]]]:
+    """What a variant's runs are called and set to, one for each seed and, with `split.folds`, each fold.
 
-    name: str
-    settings: Mapping[str, Scalar]
-    runs: tuple[Run, ...]
-
-    def scores(self, metric: str) -> np.ndarray:
-        """The validation score of each run's kept weights, (seeds,)."""
-        return np.array([run.scores[metric] for run in self.runs])
-
-    def mean(self, metric: str) -> float:
-        return float(self.scores(metric).mean())
-
-    def standard_deviation(self, metric: str) -> float | None:
-        """Over seeds; None for a single run, which says nothing about spread."""
-        values = self.scores(metric)
-        return float(values.std(ddof=1)) if len(values) > 1 else None
-
-
-@dataclass(frozen=True, eq=False)
-class Difference:
-    """`a` minus `b` in one metric, run by run under the same seeds."""
-
-    a: str
-    b: str
-    metric: str
-    by_seed: tuple[float, ...]
-
-    @property
-    def mean(self) -> float:
-        return float(np.mean(self.by_seed))
-
-    @property
-    def a_higher_in(self) -> int:
-        return sum(value > 0 for value in self.by_seed)
-
-    def in_words(self) -> str:
-        """What was seen; never a winner."""
-        count = len(self.by_seed)
-        if count == 1:
-            return (
-                f"{self.a} and {self.b} differ by {self.mean:+.4f} in {self.metric} on one run each. One run cannot "
-                "tell a difference from the luck of its seed: no winner is named."
-            )
-        spread = float(np.std(self.by_seed, ddof=1))
-        return (
-            f"{self.a} minus {self.b}: {self.mean:+.4f} in {self.metric} on average over {count} seeds (standard "
-            f"deviation of the paired differences {spread:.4f}; {self.a} higher in {self.a_higher_in} of {count})."
-        )
-
-
-@dataclass(frozen=True, eq=False)
-class Comparison:
-    """Variants whose runs share data, split, seeds and batch order."""
-
-    variants: tuple[Variant, ...]
-
-    @property
-    def seeds(self) -> tuple[int, ...]:
-        return tuple(run.seed for run in self.variants[0].runs)
-
-    def differences(self, metric: str) -> list[Difference]:
-        """Every later variant minus the first."""
-        first, *others = self.variants
-        return [
-            Difference(v.name, first.name, metric, tuple((v.scores(metric) - first.scores(metric)).tolist()))
-            for v in others
-        ]
-
-    def highest(self, metric: str) -> Variant:
-        """The variant with the highest mean: what a submission is made with, not a verdict."""
-        return max(self.variants, key=lambda variant: variant.mean(metric))
+    Over folds every seed draws a split of its own, so the spread over seeds is that of split, initial weights,
+    order of batches and augmentation together; without, all seeds share one split.
+    """
+    runs: list[tuple[str, dict[str, Scalar]]] = []
+    for seed in config.seeds:
+        if config.split.folds is None:
+            runs.append((f"seed{seed}", {"fit.seed": seed}))
+        else:
+            runs += [
+                (f"seed{seed}-fold{fold}", {"fit.seed": seed, "split.seed": seed, "split.fold": fold})
+                for fold in range(1, config.split.folds + 1)
+            ]
+    return runs
 
 
 def compare(config: StudyConfig, store: RunStore) -> Comparison:
-    """Train every variant of the config on every seed."""
+    """Train every variant of the config on every seed and fold."""
+    return paired(_train(config, config.compare.variants, store))
+
+
+def audit_leak(config: StudyConfig, store: RunStore) -> Comparison:
+    """Train one model, the config's own, on folds that keep slides or groups together and on random ones.
+
+    The trusted split comes first; the random one ignores slides, as the notebook's did. Where the config asks
+    for clusters of stain, they are the third. Every patch is validated on once under each split and seed, so
+    differences are paired. Raises ConfigError without folds, or where the config's split is no grouped one.
+    """
+    if config.split.folds is None:
+        raise ConfigError("the leak audit needs folds", where="split.folds", remedy="Give --folds 3, say.")
+    if config.split.by in ("random", "file"):
+        raise ConfigError(
+            f"the leak audit compares a grouped split with a random one, not with split.by {config.split.by!r}",
+            where="split.by",
+            remedy="Set it to auto, slide, group or stain.",
+        )
+    trusted = "auto" if config.split.by == "stain" else config.split.by
+    splits: dict[str, dict[str, Scalar]] = {"grouped": {"split.by": trusted}, "random": {"split.by": "random"}}
+    if config.split.by == "stain":
+        splits["stain"] = {"split.by": "stain"}
+    return paired(_train(config, splits, store), same_split=False)
+
+
+def _train(config: StudyConfig, variants: Mapping[str, Mapping[str, Scalar]], store: RunStore) -> list[Variant]:
     base = config.run_config()
-    variants = []
-    for name, settings in config.compare.variants.items():
-        runs = [
-            store.train(f"{name}-seed{seed}", override(base, {**settings, "fit.seed": seed})) for seed in config.seeds
-        ]
-        variants.append(Variant(name, settings, tuple(runs)))
-    return paired(variants)
-
-
-def paired(variants: Iterable[Variant]) -> Comparison:
-    """Check that variants can be compared run by run; raises RunError where they cannot."""
-    comparison = Comparison(tuple(variants))
-    seeds = comparison.seeds
-    first = comparison.variants[0].runs[0]
-    for variant in comparison.variants:
-        if tuple(run.seed for run in variant.runs) != seeds:
-            raise RunError(f"{variant.name} was run on other seeds than {first.name}", remedy="Use the same seeds.")
-        for run in variant.runs:
-            if not np.array_equal(run.predictions.ids, first.predictions.ids):
-                raise RunError(
-                    f"was validated on other patches than {first.name}",
-                    where=run.folder,
-                    remedy="Compare runs of one split, balance and sample.",
-                )
-    return comparison
+    runs: dict[str, list[Run]] = {name: [] for name in variants}
+    for place, settings in grid(config):  # variants within a split: its pixels are prepared once
+        for name, own in variants.items():
+            runs[name].append(store.train(f"{name}-{place}", override(base, {**own, **settings})))
+    return [Variant(name, settings, tuple(runs[name])) for name, settings in variants.items()]

@@ -8,78 +8,175 @@ from typing import Any, Final
 
 import numpy as np
 
-from sentinode.config import StudyConfig
+from sentinode.config import CompareConfig, Metric
 from sentinode.data.batches import derive_seed
-from sentinode.evaluation.bootstrap import METRICS, Interval, bootstrap
+from sentinode.evaluation.bands import Bands, curve_bands
+from sentinode.evaluation.bootstrap import METRICS, Interval, Replicates, bootstrap
+from sentinode.evaluation.independent import delong, mcnemar
 from sentinode.evaluation.verdict import Question, Verdict, decide
-from sentinode.experiments.compare import Comparison
+from sentinode.experiments.comparison import Comparison, Variant
+from sentinode.experiments.material import ClusterKind
 
 METRIC_NAMES: Final = {"auc": "AUC", "accuracy": "accuracy"}
+_THRESHOLD: Final = 0.5
+_FOR_SCORES, _FOR_CURVES = 0, 1
+
+
+@dataclass(frozen=True)
+class IndependentTests:
+    """DeLong's and McNemar's p-values of `a` against `b`, a pair of runs each; they take patches as independent.
+
+    A sign says who did better: positive where `a` has the higher AUC, or is right more often.
+    """
+
+    a: str
+    b: str
+    delong: tuple[float, ...]
+    mcnemar: tuple[float, ...]
+
+    @classmethod
+    def of(cls, a: Variant, b: Variant) -> IndependentTests:
+        pairs = [(run.predictions, other.predictions) for run, other in zip(a.runs, b.runs, strict=True)]
+        curves = [delong(p.labels, p.probabilities, q.probabilities) for p, q in pairs]
+        calls = [mcnemar(p.labels, p.probabilities > _THRESHOLD, q.probabilities > _THRESHOLD) for p, q in pairs]
+        return cls(
+            a.name,
+            b.name,
+            tuple(test.p_value if test.z >= 0 else -test.p_value for test in curves),
+            tuple(test.p_value if test.only_a_right >= test.only_b_right else -test.p_value for test in calls),
+        )
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """Intervals by variant and metric, and verdicts; `clusters` slides or groups were drawn in each replicate."""
+    """Intervals and curves by variant, verdicts, and the tests that others would print.
+
+    `clusters` slides, or what stands in for them (`cluster_kind`), were drawn in each of the `replicates`
+    in which both classes occur; `folds` is 1 where every seed has a single split.
+    """
 
     clusters: int
+    cluster_kind: ClusterKind
     patches: int
     replicates: int
+    seeds: int
+    folds: int
     intervals: dict[str, dict[str, Interval]]
     verdicts: tuple[Verdict, ...]
+    independent: tuple[IndependentTests, ...]
+    curves: dict[str, Bands]
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types; an end that cannot be known (one slide alone) is null."""
-        record: dict[str, Any] = _without_nan(asdict(self))
+        plain = {key: value for key, value in vars(self).items() if key not in ("intervals", "curves")}
+        record: dict[str, Any] = _without_nan(
+            plain
+            | {
+                "intervals": {
+                    variant: {metric: asdict(interval) for metric, interval in found.items()}
+                    for variant, found in self.intervals.items()
+                },
+                "verdicts": [asdict(verdict) for verdict in self.verdicts],
+                "independent": [asdict(tests) for tests in self.independent],
+                "curves": {variant: bands.to_json() for variant, bands in self.curves.items()},
+            }
+        )
         return record
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Evidence:
-        intervals = {
-            variant: {metric: Interval(**_with_nan(interval)) for metric, interval in by_metric.items()}
-            for variant, by_metric in record["intervals"].items()
+        """What `to_json` gave; raises KeyError, TypeError or ValueError for anything else."""
+        read = {
+            "intervals": {
+                variant: {metric: Interval(**_with_nan(interval)) for metric, interval in by_metric.items()}
+                for variant, by_metric in record["intervals"].items()
+            },
+            "verdicts": tuple(
+                Verdict(**_with_nan(verdict, optional={"seeds_needed"})) for verdict in record["verdicts"]
+            ),
+            "independent": tuple(
+                IndependentTests(
+                    tests["a"],
+                    tests["b"],
+                    *(tuple(_number(p) for p in tests[name]) for name in ("delong", "mcnemar")),
+                )
+                for tests in record["independent"]
+            ),
+            "curves": {variant: Bands.from_json(bands) for variant, bands in record["curves"].items()},
         }
-        verdicts = tuple(Verdict(**_with_nan(verdict, optional={"seeds_needed"})) for verdict in record["verdicts"])
-        return cls(record["clusters"], record["patches"], record["replicates"], intervals, verdicts)
+        return cls(**{**record, **read})
 
 
-def weigh(comparison: Comparison, clusters_by_id: Mapping[str, str], config: StudyConfig) -> Evidence:
-    """Bootstrap the validation predictions of all runs together; patches without a cluster stand for themselves."""
-    first = comparison.variants[0].runs[0].predictions
+def weigh(
+    comparison: Comparison,
+    clusters: Mapping[str, str],
+    kind: ClusterKind,
+    config: CompareConfig,
+    metric: Metric,
+    *,
+    same_split: bool = True,
+) -> Evidence:
+    """Bootstrap the validation predictions of all runs together; patches without a cluster stand for themselves.
+
+    Variants of a leak audit (`same_split` false) have no run pairs on the same patches, so no independent tests.
+    """
+    labels = comparison.variants[0].repeats[0].predictions.labels
     probabilities = np.array(
-        [[run.predictions.probabilities for run in variant.runs] for variant in comparison.variants]
+        [[repeat.predictions.probabilities for repeat in variant.repeats] for variant in comparison.variants]
     )
-    clusters = np.array([clusters_by_id.get(i, "") for i in first.ids.tolist()], dtype=str)
-    rng = np.random.default_rng(derive_seed(config.seeds[0], *first.ids.shape))
-    found = bootstrap(first.labels, probabilities, clusters, rng=rng, replicates=config.compare.replicates)
-    metric = config.fit.metric
-    column = found.metrics.index(metric)
-    before, *others = comparison.variants
-    questions = [
-        Question(
-            a=variant.name,
-            b=before.name,
-            metric=METRIC_NAMES[metric],
-            interval=found.difference(row, 0, metric),
-            replicates=_finite(found.values[:, row, column] - found.values[:, 0, column]),
-            by_seed=variant.scores(metric) - before.scores(metric),
-        )
-        for row, variant in enumerate(others, start=1)
-    ]
+    folds = np.array([[repeat.parts for repeat in variant.repeats] for variant in comparison.variants])
+    names = np.array([clusters.get(i, "") for i in comparison.ids.tolist()], dtype=str)
+
+    def rng(purpose: int, variant: int = 0) -> np.random.Generator:
+        return np.random.default_rng(derive_seed(comparison.seeds[0], len(labels), purpose, variant))
+
+    found = bootstrap(
+        labels,
+        probabilities,
+        names,
+        rng=rng(_FOR_SCORES),
+        replicates=config.replicates,
+        parts=folds if comparison.folds > 1 else None,
+    )
+    first, *others = comparison.variants
     return Evidence(
         clusters=found.clusters,
-        patches=len(first),
-        replicates=config.compare.replicates - found.left_out,
+        cluster_kind=kind,
+        patches=len(labels),
+        replicates=config.replicates - found.left_out,
+        seeds=len(comparison.seeds),
+        folds=comparison.folds,
         intervals={
             variant.name: {name: found.interval(row, name) for name in METRICS}
             for row, variant in enumerate(comparison.variants)
         },
-        verdicts=tuple(decide(questions, smallest_effect=config.compare.smallest_effect)),
+        verdicts=tuple(decide(_questions(found, comparison, metric), smallest_effect=config.smallest_effect)),
+        independent=tuple(IndependentTests.of(variant, first) for variant in others) if same_split else (),
+        curves={
+            variant.name: curve_bands(
+                labels,
+                probabilities[row],
+                names,
+                rng=rng(_FOR_CURVES, row),
+                parts=folds[row] if comparison.folds > 1 else None,
+            )
+            for row, variant in enumerate(comparison.variants)
+        },
     )
 
 
-def _finite(values: np.ndarray) -> np.ndarray:
-    finite: np.ndarray = values[np.isfinite(values)].astype(np.float64)
-    return finite
+def _questions(found: Replicates, comparison: Comparison, metric: Metric) -> list[Question]:
+    first, *others = comparison.variants
+    return [
+        Question(
+            a=variant.name,
+            b=first.name,
+            metric=METRIC_NAMES[metric],
+            interval=found.difference(row, 0, metric),
+            by_seed=variant.scores(metric) - first.scores(metric),
+        )
+        for row, variant in enumerate(others, start=1)
+    ]
 
 
 def _without_nan(value: Any) -> Any:
@@ -95,4 +192,8 @@ def _without_nan(value: Any) -> Any:
 
 
 def _with_nan(record: Mapping[str, Any], *, optional: Collection[str] = ()) -> dict[str, Any]:
-    return {key: float("nan") if entry is None and key not in optional else entry for key, entry in record.items()}
+    return {key: entry if key in optional else _number(entry) for key, entry in record.items()}
+
+
+def _number(entry: Any) -> Any:
+    return float("nan") if entry is None else entry

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from functools import cache, cached_property
+from dataclasses import replace
+from functools import cache, cached_property, lru_cache
+from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -11,6 +14,11 @@ from sentinode.config import BalanceConfig, PreprocessConfig, RunConfig, SampleC
 from sentinode.data.patches import PatchSet, PatchTable
 from sentinode.data.preprocess import Prepared, prepare
 from sentinode.data.split import Split, make_split
+from sentinode.data.stain_groups import stain_clusters, stain_statistics, uncut_clusters, usual_count
+from sentinode.progress import Progress, of_step, silent
+
+ClusterKind = Literal["slide", "stain", "group"]
+_SPLITS_HELD = 1  # of prepared pixels: the budget is that of one split
 
 
 class Material:
@@ -21,13 +29,21 @@ class Material:
     """
 
     def __init__(
-        self, patches: PatchSet, groups: np.ndarray, *, eligible: np.ndarray | None = None, note: str = ""
+        self,
+        patches: PatchSet,
+        groups: np.ndarray,
+        *,
+        eligible: np.ndarray | None = None,
+        note: str = "",
+        progress: Progress = silent,
     ) -> None:
-        self.patches, self.note = patches, note
+        self.patches, self.note, self.progress = patches, note, progress
         used = patches.labels >= 0 if eligible is None else (patches.labels >= 0) & eligible
         self.candidates = PatchTable(patches.ids[used], patches.labels[used], patches.slides[used], groups[used])
+        self._used = used
         self._split = cache(self._make_split)
-        self._prepared = cache(self._prepare)
+        self._prepared = lru_cache(maxsize=_SPLITS_HELD)(self._prepare)
+        self._by_stain = cache(self._cluster_by_stain)
 
     @cached_property
     def labels_by_id(self) -> dict[str, int]:
@@ -40,15 +56,27 @@ class Material:
         digest.update(self.patches.labels.astype(np.int8).tobytes())
         return digest.hexdigest()
 
-    @cached_property
-    def clusters_by_id(self) -> dict[str, str]:
-        """What patches are not independent within: their slide where slides are known, else their group, or ""."""
-        table = self.candidates
-        names = table.slides if table.slides_known else table.groups
+    def cluster_kind(self, config: RunConfig) -> ClusterKind:
+        """What patches are taken to be dependent within: slides, else clusters of stain if the split uses them."""
+        if self.candidates.slides_known:
+            return "slide"
+        return "stain" if config.split.by == "stain" else "group"
+
+    def clusters_by_id(self, config: RunConfig) -> dict[str, str]:
+        """Each candidate's cluster of that kind; "" for a patch on its own."""
+        kind = self.cluster_kind(config)
+        table = self._by_stain(config.split.stain_clusters) if kind == "stain" else self.candidates
+        names = table.slides if kind == "slide" else table.groups
         return dict(zip(table.ids.tolist(), names.tolist(), strict=True))
 
     def split(self, config: RunConfig) -> Split:
         return self._split(config.balance, config.sample, config.split)
+
+    def write_split(self, config: RunConfig, path: Path) -> Split:
+        """Save the split of a config as a table id,label,side,cluster, and return it."""
+        split = self.split(config)
+        split.write(path, labels=self.labels_by_id, clusters=self.clusters_by_id(config))
+        return split
 
     def prepared(self, config: RunConfig) -> tuple[Prepared, Prepared]:
         """Pixels of the training and of the validation side, in the split's order."""
@@ -57,7 +85,20 @@ class Material:
         )
 
     def _make_split(self, balance: BalanceConfig, sample: SampleConfig, split: SplitConfig) -> Split:
-        return make_split(self.candidates, balance, sample, split)
+        table = self._by_stain(split.stain_clusters) if split.by == "stain" else self.candidates
+        return make_split(table, balance, sample, split)
+
+    def _cluster_by_stain(self, count: int | None) -> PatchTable:
+        """The candidates, their groups swelled to clusters of stain, which are the same for every split and seed."""
+        table = self.candidates
+        clusters = stain_clusters(
+            self._stain_statistics[self._used], count or usual_count(len(table)), np.random.default_rng(0)
+        )
+        return replace(table, groups=uncut_clusters(clusters, table.groups))
+
+    @cached_property
+    def _stain_statistics(self) -> np.ndarray:
+        return stain_statistics(self.patches.pixels, of_step(self.progress, "stain"))
 
     def _prepare(
         self,

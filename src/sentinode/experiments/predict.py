@@ -1,8 +1,9 @@
-"""A finished run, or several, and any patches -> predictions."""
+"""A finished run, or several, and any patches -> predictions, and the threshold that calls them positive."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,11 @@ import torch
 
 from sentinode.data.patches import PatchSet
 from sentinode.data.preprocess import prepare
-from sentinode.errors import RunError
+from sentinode.errors import ConfigError, RunError
+from sentinode.evaluation.metrics import confusion
+from sentinode.evaluation.threshold import OperatingPoint
+from sentinode.experiments.comparison import Variant
+from sentinode.experiments.decision import DECISION, open_decision
 from sentinode.experiments.record import STUDY_CONFIG, Study
 from sentinode.experiments.run import Run
 from sentinode.inference.probabilities import Predictions, average, predict_probabilities
@@ -20,6 +25,23 @@ from sentinode.progress import Progress, of_step, silent
 def open_runs(folder: Path) -> tuple[Run, ...]:
     """The run in a folder, or, for a study's folder, the runs of the variant that it chose."""
     return Study.open(folder).chosen.runs if (folder / STUDY_CONFIG).is_file() else (Run.open(folder),)
+
+
+def operating_point(folder: Path, threshold: str | float) -> OperatingPoint:
+    """The operating point of a run or study by name, or the one at a probability, with its validation rates.
+
+    Raises ConfigError for a name that is not known or was not chosen, and for a number outside [0, 1].
+    """
+    try:
+        asked = float(threshold)
+    except ValueError:
+        point = open_decision(folder).point(str(threshold), where=folder / DECISION)
+        return replace(point, rule=f"{point.rule}; chosen on the validation side")
+    if not 0 <= asked <= 1:
+        raise ConfigError(f"{threshold} is no probability", where="threshold", remedy="Give one between 0 and 1.")
+    seen = Variant("", {}, open_runs(folder)).predictions
+    counts = confusion(seen.labels, seen.probabilities, asked)
+    return OperatingPoint("as given", asked, counts.sensitivity, counts.specificity)
 
 
 def predict(

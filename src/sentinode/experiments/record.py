@@ -8,7 +8,9 @@ split.csv         id, label, side
 runs/             a folder for each run
 tune/             Optuna's journal
 pictures/         <id>.png of patches that a page shows
-evidence.json     intervals and verdicts
+evidence.json     intervals, curves with bands, and verdicts, by question
+decision.json     calibration and operating points of the chosen variant
+errors.json       its mistakes, disagreements and suspects, and its scores by subgroup
 study.json        the record below, written when all runs are done
 submission.csv, predictions-test.csv, report.html
 """
@@ -18,12 +20,13 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from sentinode.config import Scalar, StudyConfig, parse_toml
 from sentinode.data.artefacts import write_json
 from sentinode.errors import RunError
-from sentinode.experiments.compare import Comparison, Variant
+from sentinode.experiments.comparison import Comparison, Variant
+from sentinode.experiments.decision import Decision, open_decision
 from sentinode.experiments.evidence import Evidence
 from sentinode.experiments.run import Run
 
@@ -31,6 +34,9 @@ STUDY_CONFIG: Final = "study.toml"
 STUDY_RECORD: Final = "study.json"
 STUDY_IDENTITY: Final = "identity.json"
 STUDY_EVIDENCE: Final = "evidence.json"
+STUDY_ERRORS: Final = "errors.json"
+
+Question = Literal["compare", "tune", "leak"]
 
 
 @dataclass(frozen=True)
@@ -66,8 +72,8 @@ class StudyRecord:
     split_in_words: str
     left_out: dict[str, int]
     notices: list[str]
-    compared: list[VariantRecord]
-    tuned: list[VariantRecord]
+    asked: dict[Question, list[VariantRecord]]
+    """The variants and their runs by question."""
     tune_pruned: int
     chosen: str
     """The variant that the submission was made with: the highest validation mean, not a verdict."""
@@ -86,17 +92,35 @@ class Study:
     folder: Path
     config: StudyConfig
     record: StudyRecord
-    comparison: Comparison | None
-    tuning: Comparison | None
+    comparisons: dict[Question, Comparison]
     check: dict[str, Any]
     explore: dict[str, Any]
-    evidence: dict[str, Evidence]
-    """Intervals and verdicts by question: "compare", "tune"."""
+    evidence: dict[Question, Evidence]
+    decision: Decision
+    """Calibration and operating points for the mean of the chosen variant's runs."""
+    errors: dict[str, Any]
+    """The review of the chosen variant's errors, as `explain` wrote it."""
+
+    @property
+    def comparison(self) -> Comparison | None:
+        return self.comparisons.get("compare")
+
+    @property
+    def tuning(self) -> Comparison | None:
+        return self.comparisons.get("tune")
+
+    @property
+    def leak(self) -> Comparison | None:
+        return self.comparisons.get("leak")
+
+    @property
+    def variants(self) -> list[Variant]:
+        """Of all questions; one that was asked about twice stands here twice."""
+        return [variant for asked in self.comparisons.values() for variant in asked.variants]
 
     @property
     def chosen(self) -> Variant:
-        variants = [variant for asked in (self.comparison, self.tuning) if asked for variant in asked.variants]
-        return next(variant for variant in variants if variant.name == self.record.chosen)
+        return next(variant for variant in self.variants if variant.name == self.record.chosen)
 
     @classmethod
     def open(cls, folder: Path) -> Study:
@@ -111,13 +135,15 @@ class Study:
         try:
             fields = json.loads((folder / STUDY_RECORD).read_text(encoding="utf-8"))
             fields["classes"] = {stage: ClassCounts(**counts) for stage, counts in fields["classes"].items()}
-            for key in ("compared", "tuned"):
-                fields[key] = [VariantRecord(**entry) for entry in fields[key]]
+            fields["asked"] = {
+                question: [VariantRecord(**entry) for entry in entries] for question, entries in fields["asked"].items()
+            }
             record = StudyRecord(**fields)
             check = json.loads((folder / "check.json").read_text(encoding="utf-8"))
             explore = json.loads((folder / "explore.json").read_text(encoding="utf-8"))
             weighed = json.loads((folder / STUDY_EVIDENCE).read_text(encoding="utf-8"))
             evidence = {question: Evidence.from_json(found) for question, found in weighed.items()}
+            errors = json.loads((folder / STUDY_ERRORS).read_text(encoding="utf-8"))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise RunError(f"holds a damaged record ({error})", where=folder, remedy="Run the study again.") from error
         config = parse_toml(
@@ -125,22 +151,23 @@ class Study:
         )
         opened: dict[str, Run] = {}
 
-        def variants(records: list[VariantRecord]) -> tuple[Variant, ...]:
-            for name in (name for entry in records for name in entry.runs):
+        def variant(entry: VariantRecord) -> Variant:
+            for name in entry.runs:
                 if name not in opened:
                     opened[name] = Run.open(folder / "runs" / name)
-            return tuple(
-                Variant(entry.name, entry.settings, tuple(opened[name] for name in entry.runs)) for entry in records
-            )
+            return Variant(entry.name, entry.settings, tuple(opened[name] for name in entry.runs))
 
-        compared, tuned = variants(record.compared), variants(record.tuned)
         return cls(
             folder=folder,
             config=config,
             record=record,
-            comparison=Comparison(compared) if compared else None,
-            tuning=Comparison(tuned) if tuned else None,
+            comparisons={
+                question: Comparison(tuple(variant(entry) for entry in entries))
+                for question, entries in record.asked.items()
+            },
             check=check,
             explore=explore,
             evidence=evidence,
+            decision=open_decision(folder),
+            errors=errors,
         )

@@ -1,12 +1,13 @@
 """The run folder: the one contract between fitting, comparing, reporting and deploying.
 
 config.toml         every setting, resolved
-split.csv           id, label, side
+split.csv           id, label, side, cluster: the slide, or what stands in for it
 environment.json    versions, commit, machine, data hash, seed
 history.csv         one row an epoch
 checkpoint/         to resume
 predictions.csv     id, label, probability of the validation side
 scores.json         of those predictions
+decision.json       what they decide: calibration maps, operating points, and what both are worth
 model.safetensors   the kept weights
 manifest.json       SHA-256 of the files above; written last, so a folder without it is unfinished
 """
@@ -16,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,7 +27,10 @@ from torch import nn
 
 from sentinode.config import RunConfig, parse_toml
 from sentinode.data.artefacts import write_json
-from sentinode.errors import RunError
+from sentinode.data.tables import read_table
+from sentinode.errors import RunError, storage_errors
+from sentinode.experiments.decision import DECISION, Decision, open_decision
+from sentinode.experiments.material import ClusterKind
 from sentinode.fitting.checkpoint import load_weights
 from sentinode.inference.probabilities import Predictions
 from sentinode.models.build import build
@@ -37,6 +42,7 @@ CONTENTS: Final = (
     "history.csv",
     "predictions.csv",
     "scores.json",
+    DECISION,
     "model.safetensors",
 )
 MANIFEST: Final = "manifest.json"
@@ -60,6 +66,23 @@ class Run:
     @property
     def seed(self) -> int:
         return self.config.fit.seed
+
+    @property
+    def cluster_kind(self) -> ClusterKind:
+        """What the clusters are: slides, or what stood in for them when the run was trained."""
+        kind: ClusterKind = self.environment["clusters"]
+        return kind
+
+    @cached_property
+    def clusters_by_id(self) -> dict[str, str]:
+        """The slide of each patch, or what stands in for it; "" for a patch on its own."""
+        table = read_table(self.folder / "split.csv", purpose="id,label,side,cluster")
+        return dict(zip(table["id"].tolist(), table["cluster"].tolist(), strict=True))
+
+    @cached_property
+    def decision(self) -> Decision:
+        """Calibrations and operating points, from the validation side of this run alone."""
+        return open_decision(self.folder)
 
     @classmethod
     def open(cls, folder: Path) -> Run:
@@ -86,6 +109,19 @@ class Run:
         )
         load_weights(self.folder / "model.safetensors", network)
         return network.to(device).eval()
+
+
+def claim_new_folder(folder: Path) -> None:
+    """Make a folder for results; raises RunError where something is in it already."""
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise RunError("is not empty", where=folder, remedy="Choose a new or empty folder.")
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+
+
+def is_run(folder: Path) -> bool:
+    """Whether the folder is a run's, finished or not."""
+    return is_finished(folder) or (folder / "checkpoint").is_dir()
 
 
 def is_finished(folder: Path) -> bool:

@@ -17,6 +17,7 @@ from sentinode.data.artefacts import write_atomically, write_json, write_text
 from sentinode.data.batches import BatchStream, derive_seed
 from sentinode.errors import RunError, storage_errors
 from sentinode.evaluation import metrics
+from sentinode.experiments.decision import DECISION, decide
 from sentinode.experiments.environment import describe_environment
 from sentinode.experiments.material import Material
 from sentinode.experiments.run import Run, is_finished, write_manifest
@@ -198,10 +199,11 @@ def _claim(folder: Path, config: RunConfig, material: Material, device: torch.de
         "data_note": material.note,
         "seed": config.fit.seed,
         "split": material.split(config).describe(),
+        "clusters": material.cluster_kind(config),
         "notices": [*material.split(config).notices, *open_streams(material, config).notices],
     }
     write_json(folder / "environment.json", environment)
-    material.split(config).write(folder / "split.csv", labels=material.labels_by_id)
+    material.write_split(config, folder / "split.csv")
     write_text(identity, text)  # last: a folder without it is not yet a run, and is not resumed as one
 
 
@@ -230,8 +232,12 @@ def _finish(material: Material, config: RunConfig, folder: Path, state: FitState
     )
     labels = material.labels_by_id
     known = np.array([labels[i] for i in split.validation.tolist()], dtype=np.int8)
-    Predictions(split.validation, known, probabilities).write(folder / "predictions.csv")
+    predictions = Predictions(split.validation, known, probabilities)
+    predictions.write(folder / "predictions.csv")
     write_json(folder / "scores.json", metrics.scores(known, probabilities))
+    cluster_of = material.clusters_by_id(config)
+    clusters = np.array([cluster_of[i] for i in split.validation.tolist()])
+    write_json(folder / DECISION, decide(predictions, clusters, config.decision, seed=config.fit.seed).to_json())
     save_weights(folder / "model.safetensors", state.network)
     write_manifest(folder)
     return Run.open(folder)

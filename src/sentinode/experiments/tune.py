@@ -1,4 +1,4 @@
-"""Search over any settings of a run with Optuna; a trial is one run for each seed."""
+"""Search over any settings of a run with Optuna; a trial is one run for each seed and fold."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from sentinode.config import Range, RunConfig, Scalar, StudyConfig, TuneConfig, override
 from sentinode.errors import RunError, storage_errors
-from sentinode.experiments.compare import Comparison, RunStore, Variant, paired
+from sentinode.experiments.compare import RunStore, grid
+from sentinode.experiments.comparison import Comparison, Variant, paired
 from sentinode.experiments.run import Run
 from sentinode.progress import Progress, silent
 
@@ -57,10 +58,10 @@ def tune(config: StudyConfig, store: RunStore, folder: Path, *, progress: Progre
     def objective(trial: optuna.Trial) -> float:
         settings = {key: _suggest(trial, key, space) for key, space in config.tune.search.items()}
         runs: list[Run] = []
-        for order, seed in enumerate(config.seeds):
+        for order, (place, of_place) in enumerate(grid(config)):
             report = _report_to(trial, base.fit.metric, first_step=order * base.fit.epochs, runs_before=len(runs))
-            run_config = override(base, {**settings, "fit.seed": seed})
-            runs.append(store.train(_run_name(settings, seed), run_config, on_epoch=report))
+            run_config = override(base, {**settings, **of_place})
+            runs.append(store.train(_run_name(settings, place), run_config, on_epoch=report))
         value = float(np.mean([run.scores[base.fit.metric] for run in runs]))
         trial.set_user_attr("runs", [run.name for run in runs])
         variants[trial.number] = Variant(variant_name(settings), settings, tuple(runs))
@@ -80,10 +81,10 @@ def variant_name(settings: dict[str, Scalar]) -> str:
     return ", ".join(f"{key.rsplit('.', 1)[-1]} {value}" for key, value in shown.items())
 
 
-def _run_name(settings: dict[str, Scalar], seed: int) -> str:
+def _run_name(settings: dict[str, Scalar], place: str) -> str:
     words = variant_name(settings).replace(", ", "-").replace(" ", "-")
     safe = "".join(c if c.isalnum() or c in "._-" else "_" for c in words)
-    return f"{safe}-seed{seed}"
+    return f"{safe}-{place}"
 
 
 def _in_order(
@@ -97,8 +98,8 @@ def _in_order(
             variant_name(settings),
             settings,
             tuple(
-                store.train(_run_name(settings, seed), override(base, {**settings, "fit.seed": seed}))
-                for seed in config.seeds
+                store.train(_run_name(settings, place), override(base, {**settings, **of_place}))
+                for place, of_place in grid(config)
             ),
         )
         variants.setdefault(variant.name, variant)
@@ -161,7 +162,7 @@ def _trial_count(config: TuneConfig) -> int:
 def _report_to(
     trial: optuna.Trial, metric: str, *, first_step: int, runs_before: int
 ) -> Callable[[dict[str, Any]], None]:
-    """Tell Optuna each epoch's score; a pruner decides on the first seed's run only, so seeds stay paired."""
+    """Tell Optuna each epoch's score; a pruner decides on the trial's first run only, so seeds stay paired."""
 
     def on_epoch(row: dict[str, Any]) -> None:
         trial.report(row[f"validation_{metric}"], first_step + int(row["epoch"]))

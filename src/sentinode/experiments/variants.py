@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from sentinode.config import (
     PRESETS,
@@ -15,6 +15,7 @@ from sentinode.config import (
     load_preset,
     override,
     parse_settings,
+    to_flat,
 )
 from sentinode.errors import ConfigError
 
@@ -58,9 +59,9 @@ def resolve_variants(names: Iterable[str], base: StudyConfig) -> dict[str, dict[
 
 def differences(base: RunConfig, other: RunConfig) -> dict[str, Scalar]:
     """The settings, such as "fit.epochs", in which `other` differs from `base`; "none" for a setting left out."""
-    before, after = (_flat(config.model_dump(exclude=set(_OF_THE_BASE))) for config in (base, other))
-    return {key: "none" if value is None else value for key, value in after.items() if before[key] != value}
-
-
-def _flat(table: Mapping[str, Any]) -> dict[str, Any]:
-    return {f"{section}.{key}": value for section, settings in table.items() for key, value in settings.items()}
+    before = to_flat(base)
+    return {
+        key: "none" if value is None else value
+        for key, value in to_flat(other).items()
+        if before[key] != value and key.split(".")[0] not in _OF_THE_BASE
+    }

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from markupsafe import Markup
 
-from sentinode.experiments.compare import Variant
+from sentinode.experiments.comparison import Variant
 from sentinode.experiments.evidence import Evidence
 from sentinode.experiments.run import Run
 from sentinode.report import curves, data_figures, score_figures
@@ -147,13 +147,13 @@ def validation_together(key: str, variants: Sequence[Variant], titles: Mapping[s
 def by_seed(key: str, variants: Sequence[Variant], metric: str) -> Chart:
     rows = [(v.name, colour, v.scores(metric).tolist()) for v, colour in zip(variants, colours(variants), strict=True)]
     name = METRIC_NAMES[metric]
-    several = len(variants[0].runs) > 1
+    several = len(variants[0].repeats) > 1
     return Chart(
         f"{name} of the kept weights, seed by seed",
         score_figures.scores_by_seed(f"{key}-seeds-{metric}", f"validation {name}", rows),
-        "A dot is a run, a grey line joins the runs of one seed, a bar marks the mean."
+        "A dot is a seed, a grey line joins the same seed's dots, a bar marks the mean."
         if several
-        else "One run each: the distance between two dots may be luck.",
+        else "One seed each: the distance between two dots may be luck.",
     )
 
 
@@ -170,14 +170,25 @@ def forest(key: str, evidence: Evidence, variants: Sequence[Variant]) -> Chart:
     )
 
 
-def roc(key: str, variants: Sequence[Variant], title: str) -> Chart:
-    families = [
-        curves.roc(label, colour, variant.runs)
-        for variant, label, colour in zip(variants, _labels(variants), colours(variants), strict=True)
+def roc_and_precision(key: str, evidence: Evidence, variants: Sequence[Variant], title: str) -> list[Chart]:
+    """ROC and precision-recall curves with their bands."""
+    roc, precision = [], []
+    for variant, label, colour in zip(variants, _labels(variants), colours(variants), strict=True):
+        bands = evidence.curves[variant.name]
+        roc.append(score_figures.Banded(label, colour, bands.roc))
+        precision.append(score_figures.Banded(label, colour, bands.precision_recall))
+    labels = variants[0].predictions.labels
+    share = float((labels == 1).mean())
+    return [
+        Chart(f"{title}: ROC", score_figures.roc_bands(f"{key}-roc", roc)),
+        Chart(
+            f"{title}: precision and recall",
+            score_figures.precision_bands(f"{key}-precision", precision, share),
+            f"The dotted line is guessing: {share:.0%} of these patches are positive.",
+        ),
     ]
-    return Chart(title, score_figures.roc_curves(f"{key}-roc", families))
 
 
 def roc_of_run(run: Run) -> Chart:
-    family = curves.roc(f"AUC {run.scores['auc']:.3f}", VARIANTS[0], [run])
-    return Chart("ROC curve", score_figures.roc_curves("run-roc", [family]))
+    curve = curves.roc(run)
+    return Chart("ROC curve", score_figures.roc_curve_of("run-roc", f"AUC {run.scores['auc']:.3f}", VARIANTS[0], curve))

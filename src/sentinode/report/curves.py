@@ -1,4 +1,4 @@
-"""Runs -> the curves that are drawn of them: one a seed, and their mean."""
+"""Runs -> the curves that are drawn of them."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ import pandas as pd
 from sentinode.evaluation.metrics import roc_curve
 from sentinode.experiments.run import Run
 from sentinode.report.score_figures import Curve, Curves
-
-_ROC_POINTS = 201
 
 
 def by_epoch(label: str, colour: str, runs: Sequence[Run], column: str, *, dashed: bool = False) -> Curves:
@@ -27,15 +25,10 @@ def by_epoch(label: str, colour: str, runs: Sequence[Run], column: str, *, dashe
     )
 
 
-def roc(label: str, colour: str, runs: Sequence[Run]) -> Curves:
-    """ROC curves of the validation side; the mean is that of the sensitivities at each false positive rate."""
-    curves = [roc_curve(run.predictions.labels, run.predictions.probabilities) for run in runs]
-    each = tuple(Curve(curve.false_positive_rate, curve.sensitivity) for curve in curves)
-    if len(each) == 1:
-        return Curves(label, colour, each, each[0])
-    rates = np.linspace(0.0, 1.0, _ROC_POINTS)
-    mean = np.mean([np.interp(rates, curve.x, curve.y) for curve in each], axis=0)
-    return Curves(label, colour, each, Curve(np.r_[0.0, rates], np.r_[0.0, mean]))
+def roc(run: Run) -> Curve:
+    """The ROC curve of a run's validation side."""
+    curve = roc_curve(run.predictions.labels, run.predictions.probabilities)
+    return Curve(curve.false_positive_rate, curve.sensitivity)
 
 
 def common_limits(families: Sequence[Curves]) -> tuple[float, float] | None:

@@ -13,9 +13,12 @@ from markupsafe import Markup
 import sentinode
 from sentinode.data.artefacts import write_text
 from sentinode.errors import RunError
+from sentinode.experiments.comparison import Comparison
+from sentinode.experiments.evidence import Evidence
 from sentinode.experiments.record import STUDY_CONFIG, STUDY_RECORD, Study
 from sentinode.experiments.run import MANIFEST, Run
 from sentinode.report.check_page import check_context
+from sentinode.report.comparison_page import comparison_context
 from sentinode.report.figures import NEGATIVE, POSITIVE
 from sentinode.report.run_page import run_context
 from sentinode.report.study_page import study_context
@@ -48,6 +51,11 @@ def write_study_page(folder: Path) -> Path:
 def write_run_page(folder: Path) -> Path:
     """Write report.html of a finished run; raises RunError where it is unfinished or unsound."""
     return _write(folder / REPORT, "run.html", run_context(Run.open(folder)))
+
+
+def write_comparison_page(folder: Path, comparison: Comparison, evidence: Evidence) -> Path:
+    """Write report.html of finished runs that were compared."""
+    return _write(folder / REPORT, "runs.html", comparison_context(comparison, evidence))
 
 
 def write_check_page(folder: Path) -> Path:

@@ -9,6 +9,7 @@ from pathlib import Path
 from sentinode.evaluation.metrics import Confusion
 from sentinode.experiments.run import Run
 from sentinode.explain.galleries import worst_mistakes
+from sentinode.inference.probabilities import Predictions
 from sentinode.report.pictures import Picture, picture
 from sentinode.report.tables import Table, confusion_of
 
@@ -26,15 +27,17 @@ class Gallery:
 
 @dataclass(frozen=True)
 class Matrix:
-    run: str
+    """Counts at the threshold 0.5, and whose they are in words."""
+
+    whose: str
     counts: Confusion
 
     def share(self, part: int, of_class: int) -> float:
         return part / of_class if of_class else 0.0
 
 
-def matrix(run: Run) -> Matrix:
-    return Matrix(run.name, confusion_of(run))
+def matrix(whose: str, predictions: Predictions) -> Matrix:
+    return Matrix(whose, confusion_of(predictions))
 
 
 def mistakes(folder: Path, run: Run) -> list[Gallery]:

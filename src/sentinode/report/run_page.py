@@ -9,12 +9,13 @@ import pandas as pd
 from sentinode.config import RunConfig, to_toml
 from sentinode.experiments.run import Run
 from sentinode.report import charts, parts, words
+from sentinode.report.decision_part import decision_part
 from sentinode.report.tables import METRIC_NAMES, Table, environment, layers, number, runs_table, summary_of
 
 
 def run_context(run: Run) -> dict[str, Any]:
     split_in_words = str(run.environment.get("split", ""))
-    basis = _basis(run.config, split_in_words)
+    basis = basis_of(run.config, split_in_words)
     sides = _sides(run)
     return {
         "title": f"Run {run.name}",
@@ -23,6 +24,7 @@ def run_context(run: Run) -> dict[str, Any]:
             "scores": "Scores",
             "curves": "Learning curves",
             "errors": "ROC and errors",
+            "decision": "Calibration and operating points",
             "mistakes": "Worst mistakes",
             "networks": "Network",
             "settings": "Settings",
@@ -50,8 +52,9 @@ def run_context(run: Run) -> dict[str, Any]:
         ),
         "curves": charts.of_run(run),
         "roc": [charts.roc_of_run(run)],
+        "decision": decision_part("run", run.decision),
         "run": run,
-        "matrix": parts.matrix(run),
+        "matrix": parts.matrix(f"Run {run.name}", run.predictions),
         "mistakes": parts.mistakes(run.folder, run),
         "networks": [layers("Network", summary_of(run.config))],
         "settings": to_toml(run.config),
@@ -60,7 +63,7 @@ def run_context(run: Run) -> dict[str, Any]:
     }
 
 
-def _basis(config: RunConfig, split_in_words: str) -> str:
+def basis_of(config: RunConfig, split_in_words: str) -> str:
     """A run's config may say "auto"; what came of it stands in the words that the environment keeps."""
     if config.split.by != "auto":
         return config.split.by

@@ -1,15 +1,21 @@
-"""Figures of runs: learning curves, scores by seed, ROC curves."""
+"""Figures of runs: learning curves, scores by seed, differences, ROC and precision-recall curves."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Final
 
 import numpy as np
 from markupsafe import Markup
+from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from sentinode.evaluation.bands import Band
 from sentinode.report.figures import INK, MUTED, RULE, SURFACE, panel
+
+_UNIT_SQUARE: Final[dict[str, Any]] = {"xlim": (-0.01, 1.01), "ylim": (-0.01, 1.01), "aspect": "equal"}
+_INSIDE: Final[dict[str, Any]] = {"handlelength": 1.2, "labelspacing": 0.35}
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,20 +113,45 @@ def forest(name: str, quantity: str, effects: Sequence[Effect], *, smallest_effe
     return p.svg
 
 
-def roc_curves(name: str, families: Sequence[Curves]) -> Markup:
-    with panel(name, f"ROC curves: {', '.join(f.label for f in families)}", height_in=4.0) as p:
+@dataclass(frozen=True, eq=False)
+class Banded:
+    """A variant's mean curve and its 95 % band."""
+
+    label: str
+    colour: str
+    band: Band
+
+
+def roc_bands(name: str, variants: Sequence[Banded]) -> Markup:
+    with panel(name, f"ROC curves with bands: {', '.join(v.label for v in variants)}", height_in=4.0) as p:
         p.axes.plot([0, 1], [0, 1], ":", color=MUTED, linewidth=1.0)
-        for family in families:
-            if len(family.each) > 1:
-                for curve in family.each:
-                    p.axes.plot(curve.x, curve.y, color=family.colour, linewidth=0.7, alpha=0.4)
-            p.axes.plot(family.mean.x, family.mean.y, color=family.colour, linewidth=2.0, label=family.label)
-        p.axes.set(
-            xlabel="false positive rate (1 - specificity)",
-            ylabel="sensitivity",
-            xlim=(-0.01, 1.01),
-            ylim=(-0.01, 1.01),
-            aspect="equal",
-        )
-        p.axes.legend(loc="lower right", bbox_to_anchor=(1.0, 0.01), handlelength=1.2, labelspacing=0.35)
+        _draw_bands(p.axes, variants)
+        p.axes.set(xlabel="false positive rate (1 - specificity)", ylabel="sensitivity", **_UNIT_SQUARE)
+        p.axes.legend(loc="lower right", **_INSIDE)
+    return p.svg
+
+
+def precision_bands(name: str, variants: Sequence[Banded], positive_share: float) -> Markup:
+    with panel(name, f"Precision-recall curves with bands: {', '.join(v.label for v in variants)}", height_in=4.0) as p:
+        p.axes.axhline(positive_share, linestyle=":", color=MUTED, linewidth=1.0)
+        _draw_bands(p.axes, variants)
+        p.axes.set(xlabel="recall (sensitivity)", ylabel="precision", **_UNIT_SQUARE)
+        p.axes.legend(loc="lower left", **_INSIDE)
+    return p.svg
+
+
+def _draw_bands(axes: Axes, variants: Sequence[Banded]) -> None:
+    for variant in variants:
+        band = variant.band
+        axes.fill_between(band.x, band.low, band.high, color=variant.colour, alpha=0.14, linewidth=0)
+        axes.plot(band.x, band.mean, color=variant.colour, linewidth=1.8, label=variant.label)
+
+
+def roc_curve_of(name: str, label: str, colour: str, curve: Curve) -> Markup:
+    """The ROC curve of a single run."""
+    with panel(name, f"ROC curve: {label}", height_in=4.0) as p:
+        p.axes.plot([0, 1], [0, 1], ":", color=MUTED, linewidth=1.0)
+        p.axes.plot(curve.x, curve.y, color=colour, linewidth=2.0, label=label)
+        p.axes.set(xlabel="false positive rate (1 - specificity)", ylabel="sensitivity", **_UNIT_SQUARE)
+        p.axes.legend(loc="lower right", **_INSIDE)
     return p.svg

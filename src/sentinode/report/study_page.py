@@ -7,26 +7,26 @@ from typing import Any, Final
 import numpy as np
 
 from sentinode.config import to_toml
-from sentinode.experiments.compare import Comparison, Variant
-from sentinode.experiments.record import ClassCounts, Study
+from sentinode.experiments.comparison import Comparison
+from sentinode.experiments.record import ClassCounts, Question, Study
 from sentinode.experiments.run import Run
-from sentinode.report import charts, data_figures, parts, words
+from sentinode.explain.review import Review
+from sentinode.report import charts, comparison_part, data_figures, parts, verdict_words, words
 from sentinode.report.charts import Chart
 from sentinode.report.check_page import findings
-from sentinode.report.claims import claim
+from sentinode.report.decision_part import decision_part
+from sentinode.report.model_card import model_card
 from sentinode.report.parts import Gallery
 from sentinode.report.pictures import pictures
+from sentinode.report.review_part import review_part
+from sentinode.report.standards import checklists
 from sentinode.report.tables import (
     METRIC_NAMES,
     Table,
     confusions,
     environment,
-    intervals,
-    kept_scores,
-    last_epochs,
     mean_and_spread,
     networks,
-    over_seeds,
     patches_per_s,
     runs_table,
 )
@@ -39,20 +39,23 @@ _STAGES: Final = {
     "training": "training side",
     "validation": "validation side",
 }
-_ALL_VALIDATION: Final = {"auc": "Validation AUC"}
 
 
 def study_context(study: Study) -> dict[str, Any]:
     runs = distinct_runs(study)
-    record = study.record
+    record, first = study.record, study.chosen.repeats[0]
     sections = {"conclusion": "Conclusion", "data": "Data", "explore": "Exploration", "networks": "Networks"}
     if study.comparison:
         sections["compare"] = "Comparison"
     if study.tuning:
         sections["tune"] = "Tuning"
+    if study.leak:
+        sections["leak"] = "Leak audit"
     sections |= {
-        "errors": "ROC and errors",
-        "mistakes": "Worst mistakes",
+        "decision": "Calibration and operating points",
+        "errors": "Confusion matrix",
+        "review": "Errors and doubts",
+        "standards": "Model card and reporting standards",
         "settings": "Settings and runs",
         "environment": "Environment",
     }
@@ -89,22 +92,20 @@ def study_context(study: Study) -> dict[str, Any]:
         "appearance": charts.appearance(study.explore),
         "appearance_patches": study.explore["patches"],
         "by_slide": charts.by_slide(study.explore),
-        "networks": networks(_variants(study)),
-        "several_seeds": len(study.config.seeds) > 1,
-        "compare": compared(study, study.comparison) if study.comparison else None,
-        "tune": tuned(study, study.tuning) if study.tuning else None,
-        "roc": [
-            charts.roc(key, comparison.variants, title)
-            for key, comparison, title in (
-                ("compare", study.comparison, "Comparison"),
-                ("tune", study.tuning, "Tuning"),
-            )
-            if comparison
-        ],
+        "networks": networks(study.variants),
+        "several_runs": len(study.chosen.runs) > 1,
+        "compare": comparison_part.compared(study.comparison, study.evidence["compare"]) if study.comparison else None,
+        "tune": _tuned(study) if study.tuning else None,
+        "leak": comparison_part.leaked(study.leak, study.evidence["leak"], _trusted_basis(study))
+        if study.leak
+        else None,
         "chosen": study.chosen,
-        "matrix": parts.matrix(study.chosen.runs[0]),
-        "confusions": confusions(study.chosen.runs),
-        "mistakes": parts.mistakes(study.folder, study.chosen.runs[0]),
+        "matrix": parts.matrix(f"Seed {first.seed} of “{study.chosen.name}”", first.predictions),
+        "confusions": confusions(study.chosen),
+        "decision": decision_part("study", study.decision),
+        "review": review_part(study.folder, Review.from_json(study.errors)),
+        "model_card": model_card(study),
+        "checklists": checklists(study),
         "settings": to_toml(study.config),
         "runs_table": runs_table(runs, study.config.run_config()),
         "environment": environment(runs[0].environment),
@@ -113,44 +114,48 @@ def study_context(study: Study) -> dict[str, Any]:
 
 def distinct_runs(study: Study) -> list[Run]:
     """Every run once; comparison and tuning may share some."""
-    return list({run.name: run for variant in _variants(study) for run in variant.runs}.values())
+    return list({run.name: run for variant in study.variants for run in variant.runs}.values())
 
 
 def facts(study: Study, run_count: int) -> list[str]:
     record = study.record
     parts_told = ", ".join(f"{count:,} {part}" for part, count in record.patches.items())
-    seeds = len(study.config.seeds)
     return [
         f"{parts_told} patches ({record.data_kind} folder)",
         f"preset {record.preset}" if record.preset else "own settings",
-        f"{run_count} runs, {seeds} {'seed' if seeds == 1 else 'seeds'} a variant",
+        f"{run_count} runs, {_a_variant(study)}",
     ]
+
+
+def _a_variant(study: Study) -> str:
+    seeds, folds = len(study.config.seeds), study.config.split.folds
+    return f"{seeds} {'seed' if seeds == 1 else 'seeds'}{f' × {folds} folds' if folds else ''} a variant"
 
 
 def cards(study: Study, runs: list[Run]) -> list[tuple[str, str, str]]:
     """Key numbers: what, how much, and a note."""
     record, chosen, metric = study.record, study.chosen, study.config.fit.metric
-    sides = record.classes
-    seeds = len(study.config.seeds)
+    sides, seeds = record.classes, len(chosen.repeats)
     shown = [
         (
             "Patches used",
             f"{_total(sides['sampled']):,}",
-            f"{_total(sides['training']):,} to train, {_total(sides['validation']):,} to validate",
+            f"{_total(sides['training']):,} to train, {_total(sides['validation']):,} to validate"
+            f"{', each once' if study.config.split.folds else ''}",
         ),
         (
             "Split",
             words.split_name(record.split_basis),
             "slides kept apart" if record.split_basis == "slide" else "read with care",
         ),
-        ("Runs", f"{len(runs)}", f"{seeds} {'seed' if seeds == 1 else 'seeds'} a variant"),
+        ("Runs", f"{len(runs)}", _a_variant(study)),
     ]
     scores = dict.fromkeys(("auc", metric))
     shown += [
         (
             f"Validation {METRIC_NAMES[name]}",
             mean_and_spread(chosen.scores(name), 3),
-            f"{chosen.name}: {'one run' if len(chosen.runs) == 1 else f'mean ± SD, {len(chosen.runs)} seeds'}",
+            f"{chosen.name}: {'one seed' if seeds == 1 else f'mean ± SD, {seeds} seeds'}",
         )
         for name in scores
     ]
@@ -162,12 +167,14 @@ def conclusion(study: Study) -> list[Remark]:
     said = []
     if study.comparison:
         claims = [words.against_claims(study.comparison), _preference(study, "compare", study.comparison)]
-        sentences = [*words.verdicts(study.evidence["compare"]), *(claim for claim in claims if claim)]
+        sentences = [*verdict_words.verdicts(study.evidence["compare"]), *(claim for claim in claims if claim)]
         said.append(Remark("Comparison", " ".join(sentences)))
     if study.tuning:
         preference = _preference(study, "tune", study.tuning)
-        sentences = [*words.verdicts(study.evidence["tune"]), *([preference] if preference else [])]
+        sentences = [*verdict_words.verdicts(study.evidence["tune"]), *([preference] if preference else [])]
         said.append(Remark("Tuning", " ".join([words.spread(study.tuning, "auc"), *sentences])))
+    if study.leak:
+        said.append(Remark("Leak", " ".join(verdict_words.inflation(study.evidence["leak"]))))
     said.append(Remark("Choice", words.chosen(study.chosen, study.config.fit.metric, study.record.submission_rows)))
     if study.record.note:
         marked = f"These data are marked “{study.record.note}”: no figure here says anything about patients."
@@ -175,20 +182,23 @@ def conclusion(study: Study) -> list[Remark]:
     return [*said, Remark("Use", words.NO_CLINIC)]
 
 
-def _preference(study: Study, question: str, comparison: Comparison) -> str | None:
+def _preference(study: Study, question: Question, comparison: Comparison) -> str | None:
     settings = {variant.name: variant.settings for variant in comparison.variants}
-    return words.notebook_preference(study.evidence[question], settings)
+    return verdict_words.notebook_preference(study.evidence[question], settings)
 
 
-def verdict_block(study: Study, question: str, comparison: Comparison) -> dict[str, Any]:
-    """Verdicts in words, their forest plot, the rule, and every metric's interval."""
-    evidence, variants = study.evidence[question], comparison.variants
-    return {
-        "sentences": words.verdicts(evidence),
-        "rule": words.rule(evidence) if evidence.verdicts else "",
-        "forest": [charts.forest(question, evidence, variants)] if evidence.verdicts else [],
-        "intervals": intervals(evidence, charts.colours(variants)),
-    }
+def _tuned(study: Study) -> dict[str, Any]:
+    assert study.tuning is not None
+    # Two plots for each compared variant come first: 5 and 6 in the notebook's study.
+    first_plot = 1 + 2 * (len(study.comparison.variants) if study.comparison else 2)
+    return comparison_part.tuned(
+        study.tuning, study.evidence["tune"], first_plot=first_plot, pruned=study.record.tune_pruned
+    )
+
+
+def _trusted_basis(study: Study) -> str:
+    """What the leak audit's grouped split keeps together."""
+    return "slide" if study.record.slides_known and study.config.split.by != "group" else "group"
 
 
 def class_table(study: Study) -> Table:
@@ -218,48 +228,6 @@ def class_charts(study: Study) -> list[Chart]:
             caption,
         ),
     ]
-
-
-def compared(study: Study, comparison: Comparison) -> dict[str, Any]:
-    variants, swatches = comparison.variants, charts.colours(comparison.variants)
-    seeds = over_seeds(len(comparison.seeds))
-    return {
-        "plots": charts.training_and_validation(variants, 1),
-        "more": [
-            *charts.validation_together("compare", variants, _ALL_VALIDATION),
-            charts.by_seed("compare", variants, "auc"),
-        ],
-        "last_epochs": last_epochs(variants, swatches, f"Table 1. Accuracy after the last epoch: {seeds}."),
-        "scores": kept_scores(variants, swatches, f"Validation scores of the kept weights: {seeds}."),
-        "notebook": words.NOTEBOOK if any(claim(variant.settings) for variant in variants) else "",
-        "verdict": verdict_block(study, "compare", comparison),
-        "words": words.seen(comparison, ["auc", "accuracy"]),
-    }
-
-
-def tuned(study: Study, tuning: Comparison) -> dict[str, Any]:
-    variants, swatches = tuning.variants, charts.colours(tuning.variants)
-    seeds = over_seeds(len(tuning.seeds))
-    # Two plots for each compared variant come first: 5 and 6 in the notebook's study.
-    plot = 1 + 2 * (len(study.comparison.variants) if study.comparison else 2)
-    titles = {"accuracy": f"Plot {plot}. Validation accuracy", "loss": f"Plot {plot + 1}. Validation loss"}
-    return {
-        "plots": [
-            *charts.validation_together("tune", variants, titles | _ALL_VALIDATION),
-            charts.by_seed("tune", variants, "auc"),
-        ],
-        "last_epochs": last_epochs(variants, swatches, f"Table 2. Accuracy after the last epoch: {seeds}."),
-        "scores": kept_scores(variants, swatches, f"Validation scores of the kept weights: {seeds}."),
-        "notebook": words.NOTEBOOK if any(claim(variant.settings) for variant in variants) else "",
-        "same_training": words.same_training(tuning),
-        "verdict": verdict_block(study, "tune", tuning),
-        "words": [words.spread(tuning, "auc"), *words.seen(tuning, ["auc"])],
-        "pruned": study.record.tune_pruned,
-    }
-
-
-def _variants(study: Study) -> list[Variant]:
-    return [variant for asked in (study.comparison, study.tuning) if asked for variant in asked.variants]
 
 
 def _total(counts: ClassCounts) -> int:

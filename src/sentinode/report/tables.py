@@ -9,15 +9,15 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-from pydantic import BaseModel
 
-from sentinode.config import RunConfig
+from sentinode.config import RunConfig, to_flat
 from sentinode.evaluation.bootstrap import Interval
 from sentinode.evaluation.metrics import Confusion, confusion
-from sentinode.experiments.compare import Variant
+from sentinode.experiments.comparison import Comparison, Variant
 from sentinode.experiments.evidence import Evidence
 from sentinode.experiments.run import Run
 from sentinode.experiments.train import best_epoch
+from sentinode.inference.probabilities import Predictions
 from sentinode.models.build import build
 from sentinode.models.summary import LayerSummary, Summary, summarise
 from sentinode.report.claims import claim
@@ -34,6 +34,7 @@ METRIC_NAMES: Final = {
     "brier_score": "Brier score",
     "ece": "calibration error",
 }
+CLUSTER_NAMES: Final = {"slide": "slides", "stain": "clusters of stain", "group": "groups"}
 _MISSING: Final = "–"
 
 
@@ -61,8 +62,13 @@ def mean_and_spread(values: Iterable[float], digits: int = 4) -> str:
     return f"{number(float(array.mean()), digits)} ± {number(float(array.std(ddof=1)), digits)}"
 
 
-def over_seeds(count: int) -> str:
-    return "one run" if count == 1 else f"mean ± standard deviation over {count} seeds"
+def over_seeds(comparison: Comparison) -> str:
+    """What a mean is over, such as "mean ± standard deviation over 5 seeds of 3 folds"."""
+    seeds, folds = len(comparison.seeds), comparison.folds
+    of_folds = "" if folds == 1 else f" of {folds} folds"
+    if seeds == 1:
+        return "one run" if folds == 1 else f"one seed, mean over {folds} folds"
+    return f"mean ± standard deviation over {seeds} seeds{of_folds}"
 
 
 def intervals(evidence: Evidence, colours: Sequence[str]) -> Table:
@@ -71,7 +77,8 @@ def intervals(evidence: Evidence, colours: Sequence[str]) -> Table:
     rows = [[name, *(_interval(found[metric]) for metric in metrics)] for name, found in evidence.intervals.items()]
     return Table(
         f"Validation scores of the kept weights, mean over seeds, with 95 % intervals from {evidence.replicates:,} "
-        f"bootstrap replicates of {evidence.clusters:,} slides or groups ({evidence.patches:,} patches) and the seeds.",
+        f"bootstrap replicates of {evidence.clusters:,} {CLUSTER_NAMES[evidence.cluster_kind]} ({evidence.patches:,} "
+        "patches) and the seeds.",
         ["variant", *(METRIC_NAMES[metric] for metric in metrics)],
         rows,
         swatches=colours,
@@ -112,17 +119,17 @@ def kept_scores(variants: Sequence[Variant], colours: Sequence[str], caption: st
     return Table(caption, ["variant", *METRIC_NAMES.values()], rows, swatches=colours)
 
 
-def confusion_of(run: Run) -> Confusion:
-    return confusion(run.predictions.labels, run.predictions.probabilities, 0.5)
+def confusion_of(predictions: Predictions) -> Confusion:
+    return confusion(predictions.labels, predictions.probabilities, 0.5)
 
 
-def confusions(runs: Sequence[Run]) -> Table:
+def confusions(variant: Variant) -> Table:
     rows = []
-    for run in runs:
-        counts = confusion_of(run)
+    for repeat in variant.repeats:
+        counts = confusion_of(repeat.predictions)
         rows.append(
             [
-                f"seed\u00a0{run.seed}",
+                f"seed\u00a0{repeat.seed}",
                 f"{counts.true_positive:,}",
                 f"{counts.false_negative:,}",
                 f"{counts.true_negative:,}",
@@ -131,8 +138,8 @@ def confusions(runs: Sequence[Run]) -> Table:
                 number(counts.specificity, 3),
             ]
         )
-    head = ["run", "true +", "false −", "true −", "false +", "sensitivity", "specificity"]
-    return Table("The same counts for each of the variant's runs.", head, rows)
+    head = ["seed", "true +", "false −", "true −", "false +", "sensitivity", "specificity"]
+    return Table("The same counts for each of the variant's seeds.", head, rows)
 
 
 def networks(variants: Sequence[Variant]) -> list[Table]:
@@ -209,16 +216,8 @@ def _kept_epoch(run: Run) -> int:
 
 def differing(config: RunConfig, base: RunConfig) -> str:
     """Such as "model.norm = after, fit.seed = 26": together with the base, every setting of the run."""
-    ours, theirs = flatten(config), flatten(base)
+    ours, theirs = to_flat(config), to_flat(base)
     return ", ".join(f"{key} = {value}" for key, value in ours.items() if value != theirs.get(key))
-
-
-def flatten(config: BaseModel, prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name in type(config).model_fields:
-        value = getattr(config, name)
-        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, BaseModel) else {f"{prefix}{name}": value}
-    return flat
 
 
 def environment(facts: Mapping[str, Any]) -> Table:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sentinode.config import RunConfig, Scalar
+from sentinode.config import RunConfig
 from sentinode.data.images import CENTRE_SIZE_PX
-from sentinode.evaluation.verdict import FEWEST_SEEDS
-from sentinode.experiments.compare import Comparison, Difference, Variant
-from sentinode.experiments.evidence import Evidence
+from sentinode.experiments.comparison import Comparison, Difference, Variant
 from sentinode.experiments.run import Run
 from sentinode.report.claims import claim
 from sentinode.report.tables import METRIC_NAMES, mean_and_spread
@@ -36,7 +34,7 @@ class Remark:
 
 
 def split_name(basis: str) -> str:
-    return {"random": "random", "file": "from a file"}.get(basis, f"by {basis}")
+    return {"random": "random", "file": "from a file", "stain": "by stain cluster"}.get(basis, f"by {basis}")
 
 
 def split_caution(basis: str) -> Remark | None:
@@ -55,6 +53,13 @@ def split_caution(basis: str) -> Remark | None:
                 "Slides are not known",
                 "Patches found to share tissue stay on one side, but patches of one slide may stand on both: the "
                 "scores may be too good. Give a table of slides for a split that can be trusted.",
+            )
+        case "stain":
+            return Remark(
+                "Clusters of stain stand in for slides",
+                "Slides are not known. Patches of like stain and texture stay on one side, which keeps most of a slide "
+                "together but not all: the scores may still be too good. Give a table of slides for a split that can "
+                "be trusted.",
             )
         case _:
             return Remark(
@@ -92,9 +97,9 @@ def cautions(config: RunConfig, runs: Sequence[Run], *, training: int, validatio
     if len({run.seed for run in runs}) == 1:
         found.append(
             Remark(
-                "One run only",
+                "One seed only",
                 "Two runs of the same settings differ by the luck of their seeds, often by more than two variants "
-                "do. One run cannot tell such luck from a better variant.",
+                "do. One seed cannot tell such luck from a better variant.",
             )
         )
     if config.preprocess.size_px < config.preprocess.crop_px:
@@ -157,64 +162,6 @@ def in_words(difference: Difference) -> str:
 def seen(comparison: Comparison, metrics: Sequence[str]) -> list[str]:
     """Every later variant against the first, in each metric."""
     return [in_words(difference) for metric in metrics for difference in comparison.differences(metric)]
-
-
-def verdicts(evidence: Evidence) -> list[str]:
-    """The verdicts, with names that stand out in a sentence; several that lack seeds are told in one."""
-    if len(evidence.verdicts) > 1 and all(verdict.outcome == "too few seeds" for verdict in evidence.verdicts):
-        first = evidence.verdicts[0]
-        told = ", ".join(
-            f"“{v.a}” {v.difference:+.3f} (95 % interval {v.low:+.3f} to {v.high:+.3f})" for v in evidence.verdicts
-        )
-        count = "One run of each is" if first.seeds == 1 else f"{first.seeds} seeds are"
-        return [
-            f"Differences to “{first.b}” in {first.metric}: {told}. {count} too few to tell them from the luck of the "
-            f"seed: no winner is named; a verdict takes {FEWEST_SEEDS} seeds or more."
-        ]
-    return [replace(verdict, a=f"“{verdict.a}”", b=f"“{verdict.b}”").in_words() for verdict in evidence.verdicts]
-
-
-def rule(evidence: Evidence) -> str:
-    """How a verdict is reached, fixed before anyone looks."""
-    smallest = evidence.verdicts[0].smallest_effect
-    asked = len(evidence.verdicts)
-    holm = f", after Holm's correction for {asked} questions" if asked > 1 else ""
-    return (
-        f"The rule was fixed beforehand: “better” takes at least {FEWEST_SEEDS} seeds, P(better) of 0.75 or more, "
-        f"a 95 % interval that leaves out zero{holm}, and a difference of at least {smallest:g}. Everything else is "
-        "“no evidence”. The intervals draw slides or groups and seeds anew; they do not cover another split or "
-        "another hospital."
-        f"{_mostly_alone(evidence)}"
-    )
-
-
-def _mostly_alone(evidence: Evidence) -> str:
-    """Said where slides are so little known that the bootstrap draws almost single patches."""
-    if evidence.clusters < evidence.patches / 2:
-        return ""
-    return (
-        f" Slides are not known here: the {evidence.patches:,} patches fall into {evidence.clusters:,} groups, most of "
-        "them single patches. Patches of one slide are more alike than that, so these intervals are too narrow and "
-        "these verdicts too ready. A table of slides mends it."
-    )
-
-
-def notebook_preference(evidence: Evidence, settings: Mapping[str, Mapping[str, Scalar]]) -> str | None:
-    """What the notebook preferred beside our verdict: holds, does not hold, or cannot tell. None for other questions.
-
-    It preferred "after" to "before", and the momentum 0.25 to 0.99.
-    """
-    for verdict in evidence.verdicts:
-        preferred, other = settings[verdict.a], settings[verdict.b]
-        order = (preferred.get("model.norm"), other.get("model.norm")) == ("after", "before")
-        momentum = (preferred.get("model.bn_momentum"), other.get("model.bn_momentum")) == (0.25, 0.99)
-        if order or momentum:
-            if verdict.outcome == "too few seeds":
-                return None
-            answer = {"better": "holds here", "worse": "does not hold here: it is the other way round"}
-            told = answer.get(verdict.outcome, "cannot be told from these runs")
-            return f"The notebook preferred “{verdict.a}” to “{verdict.b}” on one run each. That claim {told}."
-    return None
 
 
 def spread(comparison: Comparison, metric: str) -> str:

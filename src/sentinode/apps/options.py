@@ -1,0 +1,87 @@
+"""Options that several commands share, and what they ask for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from sentinode.config import StudyConfig
+    from sentinode.experiments.gather import Session
+    from sentinode.progress import Progress
+
+Data = Annotated[
+    Path, typer.Argument(metavar="DATA", help="Competition folder, or folder of PatchCamelyon's HDF5 files.")
+]
+Preset = Annotated[
+    str | None, typer.Option(help="Settings to start from: quick (default of study), seed (the notebook's) or fair.")
+]
+Config = Annotated[Path | None, typer.Option(metavar="FILE.toml", help="Settings to start from, in place of a preset.")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY.PATH=VALUE", help="Change a setting; may be repeated.")
+]
+Slides = Annotated[
+    Path | None, typer.Option(metavar="FILE.csv[:column]", help="Table id,slide (default: slides.csv in DATA).")
+]
+Groups = Annotated[
+    Path | None, typer.Option(metavar="FILE.csv[:column]", help="Table id,group (default: groups.csv in DATA).")
+]
+GroupBy = Annotated[
+    str | None,
+    typer.Option(metavar="BY", help="Keep together: auto, slide, group, stain (in place of slides) or random."),
+]
+Folds = Annotated[
+    int | None,
+    typer.Option(metavar="K", help="Cross-validate: every seed draws its own split into K folds (default: one split)."),
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with what an interrupted call left.")]
+Cache = Annotated[
+    Path | None,
+    typer.Option(envvar="SENTINODE_CACHE", help="Folder for packed patches (default: the user's cache)."),
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+Workers = Annotated[int, typer.Option(min=1, help="Threads or processes for reading and checking images.")]
+
+
+def asked_settings(
+    preset: str | None,
+    config: Path | None,
+    settings: list[str] | None,
+    slides: Path | None,
+    groups: Path | None,
+    group_by: str | None = None,
+    folds: int | None = None,
+    *,
+    default: str,
+) -> StudyConfig:
+    """The settings that a command line asks for: a preset or a file, with single settings put over it."""
+    from sentinode.config import load_config, load_preset, override, parse_settings
+    from sentinode.errors import ConfigError
+
+    if preset and config:
+        raise ConfigError("--preset and --config exclude each other", remedy="Give one of them; --set goes with both.")
+    base = load_config(config) if config else load_preset(preset or default)
+    options = {"data.slides": slides, "data.groups": groups, "split.by": group_by, "split.folds": folds}
+    given = {key: value for key, value in options.items() if value is not None}
+    return override(base, {**given, **parse_settings(settings or [])}, where="the options")
+
+
+def origin_of(preset: str | None, config: Path | None, default: str) -> str:
+    """What a report says the settings started from."""
+    return config.name if config else preset or default
+
+
+def session_of(cache: Path | None, device: str, workers: int, progress: Progress) -> Session:
+    from sentinode.apps import console
+    from sentinode.experiments.gather import Session
+    from sentinode.inference.device import choose_device
+
+    return Session(cache_root(cache), choose_device(device), workers, progress, console.notice)
+
+
+def cache_root(given: Path | None) -> Path:
+    from sentinode.experiments.gather import default_cache
+
+    return given or default_cache()

@@ -1,0 +1,35 @@
+"""Results on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from sentinode.apps import console
+from sentinode.experiments.comparison import Comparison, Variant
+from sentinode.experiments.evidence import Evidence
+from sentinode.report.verdict_words import inflation
+
+
+def show_comparison(comparison: Comparison, evidence: Evidence, metric: str) -> None:
+    show_variants(comparison.variants, metric)
+    for verdict in evidence.verdicts:
+        console.say(verdict.in_words())
+
+
+def show_leak(leak: Comparison, evidence: Evidence, metric: str) -> None:
+    show_variants(leak.variants, metric)
+    for sentence in inflation(evidence):
+        console.say(sentence)
+
+
+def show_variants(variants: Iterable[Variant], metric: str) -> None:
+    def spread(variant: Variant) -> str:
+        deviation = variant.standard_deviation(metric)
+        return "one seed" if deviation is None else f"{deviation:.4f}"
+
+    rows = [[variant.name, f"{variant.mean(metric):.4f}", spread(variant)] for variant in variants]
+    console.show_table(f"validation {metric}", ["variant", "mean", "standard deviation"], rows)
+
+
+def show_scores(title: str, scores: dict[str, float]) -> None:
+    console.show_table(title, ["score", "value"], [[name, f"{value:.4f}"] for name, value in scores.items()])

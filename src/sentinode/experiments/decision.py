@@ -1,0 +1,247 @@
+"""What the validation side decides: how probabilities are mended, where thresholds lie, and what both are worth.
+
+decision.json stands in a run's folder for that run, in a study's for the mean of its chosen variant's
+runs. The maps and thresholds in it are fitted on all validation patches, for use on new ones. What they
+are worth is measured on patches of other slides or groups than those they were fitted on.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+import numpy as np
+from jaxtyping import Float, Int, Shaped
+
+from sentinode.config import DecisionConfig
+from sentinode.data.batches import derive_seed
+from sentinode.errors import ConfigError, DataError, RunError, SplitError
+from sentinode.evaluation import metrics
+from sentinode.evaluation.calibration import (
+    Calibration,
+    Method,
+    Reliability,
+    calibration_from_json,
+    cross_calibrate,
+    cross_folds,
+    fit_calibration,
+    reliability,
+)
+from sentinode.evaluation.clusters import cluster_numbers
+from sentinode.evaluation.threshold import OperatingPoint, fixed_sensitivity, least_cost, youden
+from sentinode.inference.probabilities import Predictions
+
+if TYPE_CHECKING:
+    from sentinode.experiments.comparison import Variant
+
+DECISION: Final = "decision.json"
+Scale = Literal["raw", "temperature", "isotonic"]
+PointName = Literal["youden", "sensitivity", "cost"]
+
+_METHODS: Final[tuple[Method, ...]] = ("temperature", "isotonic")
+_POINTS: Final[tuple[PointName, ...]] = ("youden", "sensitivity", "cost")
+_PURPOSE: Final = 2  # of the numbers drawn here, among those that derive from a run's seed
+
+
+@dataclass(frozen=True, eq=False)
+class Agreement:
+    """How well the probabilities of one scale agree with the labels; lower scores are better."""
+
+    ece: float
+    brier_score: float
+    log_loss: float
+    reliability: Reliability
+
+    def to_json(self) -> dict[str, Any]:
+        scores = {"ece": self.ece, "brier_score": self.brier_score, "log_loss": self.log_loss}
+        return {**scores, "reliability": self.reliability.to_json()}
+
+    @classmethod
+    def from_json(cls, record: dict[str, Any]) -> Agreement:
+        ece, brier_score, log_loss = (float(record[name]) for name in ("ece", "brier_score", "log_loss"))
+        return cls(ece, brier_score, log_loss, Reliability.from_json(record["reliability"]))
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Shares of patches called rightly, in [0, 1]."""
+
+    sensitivity: float
+    specificity: float
+
+
+@dataclass(frozen=True, eq=False)
+class Decision:
+    """Calibrations and operating points of one model, from its validation patches."""
+
+    patches: int
+    clusters: int
+    """Slides or groups among the patches; a patch on its own is one."""
+    calibrations: dict[Method, Calibration]
+    """Fitted on all validation patches."""
+    points: dict[PointName, OperatingPoint]
+    """Chosen on all validation patches; thresholds are on the raw scale."""
+    agreements: dict[Scale, Agreement]
+    """Raw, and calibrated by maps that were fitted on other slides or groups."""
+    cross_fitted: dict[PointName, Rates]
+    """With the threshold of each patch chosen on other slides or groups, by the same rule."""
+    not_fitted: str = ""
+    """Why there are no calibrations and points, if so."""
+    not_cross_fitted: str = ""
+    """Why only the raw scale is scored, if so."""
+
+    def point(self, name: str, *, where: Path | None = None) -> OperatingPoint:
+        """The operating point of that name; raises ConfigError for another name or one that could not be chosen."""
+        if name not in _POINTS:
+            known = f"{', '.join(_POINTS[:-1])} or {_POINTS[-1]}"
+            raise ConfigError(
+                f"there is no operating point {name!r}", remedy=f"Give {known}, or a number between 0 and 1."
+            )
+        if name not in self.points:
+            raise ConfigError(
+                f"holds no operating point {name!r}: {self.not_fitted}",
+                where=where,
+                remedy="Give a number between 0 and 1.",
+            )
+        return self.points[name]
+
+    def calibration(self, method: str, *, where: Path | None = None) -> Calibration:
+        """The map of that name; raises ConfigError for another name or one that could not be fitted."""
+        if method not in _METHODS:
+            raise ConfigError(f"there is no calibration {method!r}", remedy=f"Give {' or '.join(_METHODS)}.")
+        if method not in self.calibrations:
+            raise ConfigError(
+                f"holds no calibration {method!r}: {self.not_fitted}",
+                where=where,
+                remedy="Predict without a calibration.",
+            )
+        return self.calibrations[method]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "patches": self.patches,
+            "clusters": self.clusters,
+            "calibrations": {method: found.to_json() for method, found in self.calibrations.items()},
+            "points": {name: point.to_json() for name, point in self.points.items()},
+            "agreements": {scale: agreement.to_json() for scale, agreement in self.agreements.items()},
+            "cross_fitted": {name: asdict(rates) for name, rates in self.cross_fitted.items()},
+            "not_fitted": self.not_fitted,
+            "not_cross_fitted": self.not_cross_fitted,
+        }
+
+    @classmethod
+    def from_json(cls, record: dict[str, Any]) -> Decision:
+        return cls(
+            int(record["patches"]),
+            int(record["clusters"]),
+            {method: calibration_from_json(found) for method, found in record["calibrations"].items()},
+            {name: OperatingPoint.from_json(point) for name, point in record["points"].items()},
+            {scale: Agreement.from_json(agreement) for scale, agreement in record["agreements"].items()},
+            {name: Rates(**rates) for name, rates in record["cross_fitted"].items()},
+            str(record["not_fitted"]),
+            str(record["not_cross_fitted"]),
+        )
+
+
+def decide(
+    predictions: Predictions, clusters: Shaped[np.ndarray, " n"], config: DecisionConfig, *, seed: int
+) -> Decision:
+    """Fit, choose and score on validation patches with known labels.
+
+    `clusters` names the slide or group of each patch, "" for one on its own. What these patches cannot
+    give is absent, and the decision says why.
+    """
+    labels, raw = predictions.labels, predictions.probabilities
+    calibrations: dict[Method, Calibration] = {}
+    points: dict[PointName, OperatingPoint] = {}
+    scales: dict[Scale, np.ndarray] = {"raw": raw}
+    cross_fitted: dict[PointName, Rates] = {}
+    not_fitted = not_cross_fitted = ""
+
+    def rng(purpose: int) -> np.random.Generator:
+        return np.random.default_rng(derive_seed(seed, _PURPOSE, purpose))
+
+    try:
+        calibrations = {method: fit_calibration(labels, raw, method) for method in _METHODS}
+        points = _points(labels, raw, config)
+    except DataError as error:
+        not_fitted = error.what
+    folds = config.calibration_folds
+    try:  # a fresh generator each time, so the folds are the same
+        for method in _METHODS:
+            scales[method] = cross_calibrate(labels, raw, clusters, method, folds=folds, rng=rng(0))
+        cross_fitted = _cross_fitted(labels, raw, cross_folds(labels, clusters, folds=folds, rng=rng(0)), config)
+    except (DataError, SplitError) as error:
+        not_cross_fitted = error.what
+    return Decision(
+        len(predictions),
+        len(np.unique(cluster_numbers(clusters))),
+        calibrations,
+        points,
+        {scale: _agreement(labels, values, clusters, rng(1)) for scale, values in scales.items()},
+        cross_fitted,
+        not_fitted,
+        not_cross_fitted,
+    )
+
+
+def decide_for(variant: Variant) -> Decision:
+    """The decision of a variant's runs together, on their mean validation probabilities."""
+    cluster_of = {patch: cluster for run in variant.runs for patch, cluster in run.clusters_by_id.items()}
+    predictions, config = variant.predictions, variant.runs[0].config
+    clusters = np.array([cluster_of[patch] for patch in predictions.ids.tolist()])
+    return decide(predictions, clusters, config.decision, seed=config.fit.seed)
+
+
+def open_decision(folder: Path) -> Decision:
+    """The decision of a finished run or study; raises RunError where its folder holds none, or a damaged one."""
+    path = folder / DECISION
+    try:
+        return Decision.from_json(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError as error:
+        raise RunError("is missing", where=path, remedy="Finish the run or study, or begin it anew.") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, DataError) as error:
+        raise RunError(f"is no decision ({error})", where=path, remedy="Restore it, or begin the run anew.") from error
+
+
+def _points(
+    labels: Int[np.ndarray, " n"], probabilities: Float[np.ndarray, " n"], config: DecisionConfig
+) -> dict[PointName, OperatingPoint]:
+    return {
+        "youden": youden(labels, probabilities),
+        "sensitivity": fixed_sensitivity(labels, probabilities, config.sensitivity),
+        "cost": least_cost(labels, probabilities, config.cost_of_miss, 1.0, config.prevalence),
+    }
+
+
+def _cross_fitted(
+    labels: Int[np.ndarray, " n"],
+    probabilities: Float[np.ndarray, " n"],
+    folds: Int[np.ndarray, " n"],
+    config: DecisionConfig,
+) -> dict[PointName, Rates]:
+    called = {name: np.empty(len(labels), bool) for name in _POINTS}
+    for fold in np.unique(folds):
+        inside = folds == fold
+        for name, point in _points(labels[~inside], probabilities[~inside], config).items():
+            called[name][inside] = probabilities[inside] > point.threshold
+    return {
+        name: Rates(float(positive[labels == 1].mean()), float(1 - positive[labels == 0].mean()))
+        for name, positive in called.items()
+    }
+
+
+def _agreement(
+    labels: Int[np.ndarray, " n"],
+    probabilities: Float[np.ndarray, " n"],
+    clusters: Shaped[np.ndarray, " n"],
+    rng: np.random.Generator,
+) -> Agreement:
+    return Agreement(
+        metrics.expected_calibration_error(labels, probabilities),
+        metrics.brier_score(labels, probabilities),
+        metrics.log_loss(labels, probabilities),
+        reliability(labels, probabilities, clusters, rng=rng),
+    )

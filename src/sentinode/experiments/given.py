@@ -1,0 +1,103 @@
+"""Finished runs, given as folders -> the same paired comparison as of runs that were trained for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from sentinode.config import Scalar, to_flat
+from sentinode.data.tables import SLIDE_COLUMNS, read_column_by_id
+from sentinode.errors import DataError, RunError
+from sentinode.experiments.comparison import Comparison, Variant, paired
+from sentinode.experiments.material import ClusterKind
+from sentinode.experiments.run import Run, is_run
+
+_OF_A_REPEAT: Final = ("fit.seed", "split.seed", "split.fold")
+_BEST_FIRST: Final[tuple[ClusterKind, ...]] = ("slide", "stain", "group")
+
+
+def holds_runs(folder: Path) -> bool:
+    """Whether the folder is a run's, or holds folders of runs, as a study's `runs` does."""
+    return bool(_run_folders(folder))
+
+
+def open_given(folders: Sequence[Path]) -> list[Run]:
+    """The runs in the folders; a folder of run folders stands for all of them."""
+    return [Run.open(each) for folder in folders for each in _run_folders(folder) or [folder]]
+
+
+def _run_folders(folder: Path) -> list[Path]:
+    if is_run(folder) or not folder.is_dir():
+        return [folder] if is_run(folder) else []
+    return sorted(each for each in folder.iterdir() if is_run(each))
+
+
+def pair_given(runs: Sequence[Run]) -> Comparison:
+    """Runs that differ in their seed or fold only are one variant; raises RunError where they do not pair.
+
+    A variant is called after the settings in which it differs, in the order in which the runs were given.
+    """
+    settings = [{key: value for key, value in to_flat(run.config).items() if key not in _OF_A_REPEAT} for run in runs]
+    places: dict[str, list[Run]] = {}
+    settings_of: dict[str, dict[str, Any]] = {}
+    for run, own in zip(runs, settings, strict=True):
+        key = repr(own)
+        places.setdefault(key, []).append(run)
+        settings_of[key] = own
+    if len(places) < 2:
+        raise RunError(
+            "the runs differ in nothing but their seeds: there is nothing to compare",
+            remedy="Give runs of two variants or more.",
+        )
+    first, *others = settings_of.values()
+    differing = [key for key in first if any(own[key] != first[key] for own in others)]
+    variants = []
+    for key, own_runs in places.items():
+        _refuse_twins(own_runs)
+        own = {name: _plain(settings_of[key][name]) for name in differing}
+        label = ", ".join(f"{name.rsplit('.', 1)[-1]} {value}" for name, value in own.items())
+        in_order = sorted(own_runs, key=lambda run: (run.seed, run.config.split.fold or 0))
+        variants.append(Variant(label, own, tuple(in_order)))
+    return paired(variants)
+
+
+def clusters_of(comparison: Comparison, slides: Path | None = None) -> tuple[dict[str, str], ClusterKind]:
+    """The slides of the validation patches from a table id,slide; else what the best informed of the runs knows.
+
+    Raises DataError where the table lacks a patch.
+    """
+    if slides is not None:
+        table = read_column_by_id(slides, SLIDE_COLUMNS)
+        missing = [i for i in comparison.ids.tolist() if i not in table]
+        if missing:
+            raise DataError(
+                f"lacks {len(missing):,} of the {len(comparison.ids):,} validation patches (first: {missing[0]})",
+                where=slides,
+                remedy="Give a table with the slide of every patch.",
+            )
+        return {i: table[i] for i in comparison.ids.tolist()}, "slide"
+    runs = [run for variant in comparison.variants for run in variant.runs]
+    kind = next(kind for kind in _BEST_FIRST if any(run.cluster_kind == kind for run in runs))
+    clusters: dict[str, str] = {}
+    for run in runs:
+        if run.cluster_kind == kind:
+            clusters |= run.clusters_by_id
+    return clusters, kind
+
+
+def _refuse_twins(runs: Sequence[Run]) -> None:
+    seen: dict[tuple[int, int, int | None], Run] = {}
+    for run in runs:
+        place = (run.seed, run.config.split.seed, run.config.split.fold)
+        if place in seen:
+            raise RunError(
+                f"has the settings and the seed of {seen[place].folder}",
+                where=run.folder,
+                remedy="Give each run once, or runs of other seeds.",
+            )
+        seen[place] = run
+
+
+def _plain(value: Any) -> Scalar:
+    return value if isinstance(value, bool | int | float | str) else "none" if value is None else str(value)

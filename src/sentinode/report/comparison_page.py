@@ -1,0 +1,54 @@
+"""Finished runs that were compared -> what their page shows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sentinode.config import to_toml
+from sentinode.experiments.comparison import Comparison
+from sentinode.experiments.evidence import Evidence
+from sentinode.report import comparison_part, verdict_words, words
+from sentinode.report.run_page import basis_of
+from sentinode.report.tables import METRIC_NAMES, environment, mean_and_spread, networks, runs_table
+from sentinode.report.words import Remark
+
+
+def comparison_context(comparison: Comparison, evidence: Evidence) -> dict[str, Any]:
+    runs = [run for variant in comparison.variants for run in variant.runs]
+    first = runs[0]
+    split_in_words = str(first.environment.get("split", ""))
+    basis = basis_of(first.config, split_in_words)
+    metric = first.config.fit.metric
+    conclusion = verdict_words.verdicts(evidence)
+    return {
+        "title": "A comparison of finished runs",
+        "note": str(first.environment.get("data_note", "")),
+        "sections": {
+            "conclusion": "Conclusion",
+            "compare": "Comparison",
+            "networks": "Networks",
+            "settings": "Settings and runs",
+            "environment": "Environment",
+        },
+        "split_basis": basis,
+        "split_in_words": split_in_words,
+        "split_caution": words.split_caution(basis),
+        "facts": [
+            f"{len(comparison.variants)} variants",
+            f"{len(runs)} runs, seeds {', '.join(map(str, comparison.seeds))}",
+            f"{len(comparison.ids):,} validation patches",
+        ],
+        "cards": [
+            (f"Validation {METRIC_NAMES[metric]}", mean_and_spread(variant.scores(metric), 3), variant.name)
+            for variant in comparison.variants
+        ],
+        "conclusion": [Remark("Comparison", " ".join(conclusion)), Remark("Use", words.NO_CLINIC)],
+        "cautions": words.cautions(first.config, runs, training=0, validation=0),
+        "notices": list(dict.fromkeys(notice for run in runs for notice in run.environment.get("notices", []))),
+        "several_runs": len(comparison.variants[0].runs) > 1,
+        "compare": comparison_part.compared(comparison, evidence),
+        "networks": networks(comparison.variants),
+        "settings": to_toml(first.config),
+        "runs_table": runs_table(runs, first.config),
+        "environment": environment(first.environment),
+    }

@@ -1,0 +1,85 @@
+"""Comparisons and their evidence -> what a page shows of them."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from sentinode.experiments.comparison import Comparison
+from sentinode.experiments.evidence import Evidence
+from sentinode.report import charts, verdict_words, words
+from sentinode.report.claims import claim
+from sentinode.report.tables import intervals, kept_scores, last_epochs, over_seeds
+
+_ALL_VALIDATION: Final = {"auc": "Validation AUC"}
+_SPLITS: Final = {
+    "grouped": "the trusted split",
+    "random": "random, as the notebook split",
+    "stain": "by clusters of stain",
+}
+
+
+def compared(comparison: Comparison, evidence: Evidence) -> dict[str, Any]:
+    variants, swatches = comparison.variants, charts.colours(comparison.variants)
+    told = over_seeds(comparison)
+    return {
+        "plots": charts.training_and_validation(variants, 1),
+        "more": [
+            *charts.validation_together("compare", variants, _ALL_VALIDATION),
+            charts.by_seed("compare", variants, "auc"),
+        ],
+        "curves": charts.roc_and_precision("compare", evidence, variants, "Comparison"),
+        "last_epochs": last_epochs(variants, swatches, f"Table 1. Accuracy after the last epoch: {told}."),
+        "scores": kept_scores(variants, swatches, f"Validation scores of the kept weights: {told}."),
+        "notebook": words.NOTEBOOK if any(claim(variant.settings) for variant in variants) else "",
+        "verdict": verdict_block("compare", comparison, evidence),
+        "words": words.seen(comparison, ["auc", "accuracy"]),
+    }
+
+
+def tuned(tuning: Comparison, evidence: Evidence, *, first_plot: int, pruned: int) -> dict[str, Any]:
+    variants, swatches = tuning.variants, charts.colours(tuning.variants)
+    told = over_seeds(tuning)
+    titles = {
+        "accuracy": f"Plot {first_plot}. Validation accuracy",
+        "loss": f"Plot {first_plot + 1}. Validation loss",
+    }
+    return {
+        "plots": [
+            *charts.validation_together("tune", variants, titles | _ALL_VALIDATION),
+            charts.by_seed("tune", variants, "auc"),
+        ],
+        "curves": charts.roc_and_precision("tune", evidence, variants, "Tuning"),
+        "last_epochs": last_epochs(variants, swatches, f"Table 2. Accuracy after the last epoch: {told}."),
+        "scores": kept_scores(variants, swatches, f"Validation scores of the kept weights: {told}."),
+        "notebook": words.NOTEBOOK if any(claim(variant.settings) for variant in variants) else "",
+        "same_training": words.same_training(tuning),
+        "verdict": verdict_block("tune", tuning, evidence),
+        "words": [words.spread(tuning, "auc"), *words.seen(tuning, ["auc"])],
+        "pruned": pruned,
+    }
+
+
+def leaked(leak: Comparison, evidence: Evidence, trusted_basis: str) -> dict[str, Any]:
+    """The leak audit: one model, several splits."""
+    splits = {**_SPLITS, "grouped": f"{words.split_name(trusted_basis)}, the trusted split"}
+    table = intervals(evidence, charts.colours(leak.variants))
+    rows = [[splits[row[0]], *row[1:]] for row in table.rows]
+    return {
+        "sentences": verdict_words.inflation(evidence),
+        "charts": [charts.forest("leak", evidence, leak.variants), charts.by_seed("leak", leak.variants, "auc")],
+        "intervals": type(table)(table.caption, ["split", *table.head[1:]], rows, swatches=table.swatches),
+        "trusted_caution": words.split_caution(trusted_basis),
+    }
+
+
+def verdict_block(key: str, comparison: Comparison, evidence: Evidence) -> dict[str, Any]:
+    """Verdicts in words, their forest plot, what varied, the rule, every metric's interval, and the naive tests."""
+    variants = comparison.variants
+    return {
+        "sentences": verdict_words.verdicts(evidence),
+        "varied": verdict_words.varied(evidence),
+        "rule": verdict_words.rule(evidence) if evidence.verdicts else "",
+        "forest": [charts.forest(key, evidence, variants)] if evidence.verdicts else [],
+        "intervals": intervals(evidence, charts.colours(variants)),
+        "independent": [verdict_words.assumed_independent(tests) for tests in evidence.independent],
+    }

@@ -1,0 +1,176 @@
+"""What the records of a study say about its data, and where they fall silent, in sentences that stand alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Final
+
+from sentinode.config import RunConfig, to_flat
+from sentinode.data.images import CENTRE_SIZE_PX, PATCH_SIZE_PX
+from sentinode.experiments.record import Study
+
+_LAYOUTS: Final = {"competition": "the competition Histopathologic Cancer Detection"}
+_DISJOINT: Final = {
+    "slide": "Slides: no slide has patches on both sides. Whether two slides are of one patient is not known.",
+    "group": "Tissue that was found to be shared; patches of one slide or patient may stand on both sides.",
+    "stain": "Clusters of stain and texture, which stand in for slides; a slide or patient may stand on both sides.",
+    "random": "Single patches only: patches of one slide, some overlapping, stand on both sides.",
+    "file": "The sides come from a file; what it keeps apart is not in the records.",
+}
+
+
+@dataclass(frozen=True)
+class DataStatements:
+    """Sentences about patches, labels and the split; what a model card and the checklists quote."""
+
+    study: Study
+
+    @cached_property
+    def config(self) -> RunConfig:
+        """The settings of the chosen variant's first run."""
+        return self.study.chosen.runs[0].config
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether the data carry the note of a phantom."""
+        return bool(self.study.record.note)
+
+    @property
+    def no_people(self) -> str:
+        return f"The data are synthetic, marked “{self.study.record.note}”: there are no patients, sites or observers."
+
+    @property
+    def source(self) -> str:
+        record = self.study.record
+        parts = ", ".join(f"{count:,} {part}" for part, count in record.patches.items())
+        layout = _LAYOUTS.get(record.data_kind, record.data_kind)
+        origin = self.no_people if self.synthetic else "Who collected them, where and when is not in the records."
+        return f"Patches of {PATCH_SIZE_PX} × {PATCH_SIZE_PX} px in the layout of {layout}: {parts}. {origin}"
+
+    @property
+    def people(self) -> str:
+        return self.no_people if self.synthetic else "The records hold nothing about the patients behind the patches."
+
+    @property
+    def slides(self) -> str:
+        if not self.study.record.slides_known:
+            return "Which slide a patch is from is not known."
+        named = sum(bool(slide["slide"]) for slide in self.study.check["audit"]["slides"])
+        return f"Patches are of {many(named, 'slide')} known by name."
+
+    @property
+    def flow(self) -> str:
+        stages = (
+            f"{stage} {counts.negative:,} + {counts.positive:,}" for stage, counts in self.study.record.classes.items()
+        )
+        return f"Patches without + with tumour: {'; '.join(stages)}."
+
+    @property
+    def left_out(self) -> str:
+        told = ", ".join(f"{reason} {count:,}" for reason, count in self.study.record.left_out.items() if count)
+        return f"Left out: {told}." if told else "No patch was left out."
+
+    @property
+    def missing(self) -> str:
+        check = self.study.check
+        found = [f"{finding['what']} {finding['count']:,}" for finding in check["findings"] if finding["count"]]
+        if check["unreadable"]:
+            found.append(f"unusable images {len(check['unreadable']):,}")
+        return f"The check found: {', '.join(found) or 'nothing missing'}. {self.left_out} Nothing is imputed."
+
+    @property
+    def quality(self) -> str:
+        audit = self.study.check["audit"]
+        blank = sum(map(len, audit["blanks"].values()))
+        return (
+            f"Every patch was checked: {many(audit['duplicates']['found'], 'duplicate')}, "
+            f"{many(audit['overlaps']['found'], 'overlapping pair')} and {many(blank, 'blank patch', 'blank patches')} "
+            "were found."
+        )
+
+    @property
+    def outcome(self) -> str:
+        return (
+            f"A patch is positive when its centre square of {CENTRE_SIZE_PX} × {CENTRE_SIZE_PX} px holds tumour, by "
+            "the label that came with it; there is no time horizon."
+        )
+
+    @property
+    def inputs(self) -> str:
+        prepare = self.config.preprocess
+        shrunk = f", resized to {prepare.size_px} × {prepare.size_px} px ({prepare.resize})"
+        return (
+            f"Red, green and blue of the centre {prepare.crop_px} × {prepare.crop_px} px"
+            f"{shrunk if prepare.size_px < prepare.crop_px else ''}, scaled to 0 to 1."
+        )
+
+    @property
+    def augmentation(self) -> str:
+        settings = to_flat(self.config.augment)
+        told = ", ".join(name.replace("_", " ") if value is True else f"{name.replace('_', ' ')} {value:g}"
+                         for name, value in settings.items() if value)  # fmt: skip
+        return f"Augmentation in training: {told or 'none'}."
+
+    @property
+    def balance(self) -> str:
+        dropped, per_class = self.config.balance.drop_negative_fraction, self.config.sample.per_class
+        done = [f"{dropped:.0%} of the negatives dropped at random"] if dropped else []
+        done += [f"up to {per_class:,} patches drawn of each class"] if per_class else []
+        counts = self.study.record.classes["sampled"]
+        share = counts.positive / max(counts.positive + counts.negative, 1)
+        return f"Against imbalance: {', '.join(done) or 'nothing'}; {share:.1%} of the patches used are positive."
+
+    @property
+    def balance_status(self) -> str:
+        balanced = self.config.balance.drop_negative_fraction or self.config.sample.per_class
+        return "reported" if balanced else "not applicable"
+
+    @property
+    def sample_size(self) -> str:
+        counts = self.study.record.classes["sampled"]
+        return (
+            f"{counts.negative + counts.positive:,} labelled patches were used, as many as data and settings gave; no "
+            "sample size was calculated."
+        )
+
+    @property
+    def split(self) -> str:
+        folds = self.study.config.split.folds
+        crossed = f" Cross-validation over {folds} folds." if folds else ""
+        return f"The split is {self.study.record.split_in_words}.{crossed}"
+
+    @property
+    def sides(self) -> str:
+        if folds := self.study.config.split.folds:
+            counts = self.study.record.classes["sampled"]
+            total = counts.negative + counts.positive
+            return f"Each of {folds} folds is validated on once: {total:,} patches ({counts.positive:,} positive)."
+        training, validation = (self.study.record.classes[side] for side in ("training", "validation"))
+        return (
+            f"{training.negative + training.positive:,} patches to train ({training.positive:,} positive), "
+            f"{validation.negative + validation.positive:,} to validate ({validation.positive:,} positive)."
+        )
+
+    @property
+    def disjoint(self) -> str:
+        return _DISJOINT[self.study.record.split_basis]
+
+    @property
+    def disjoint_status(self) -> str:
+        return "not known" if self.study.record.split_basis == "file" else "reported"
+
+    @property
+    def internal(self) -> str:
+        return f"Every score is of held-out patches of the same data. {self.sides}"
+
+    @property
+    def external(self) -> str:
+        rows = self.study.record.submission_rows
+        predicted = f" {many(rows, 'test patch was', 'test patches were')} predicted, not scored." if rows else ""
+        return f"No score is of other data.{predicted}"
+
+
+def many(count: int, one: str, several: str = "") -> str:
+    """Such as "1 run" and "6 runs"."""
+    return f"{count:,} {one if count == 1 else several or f'{one}s'}"

@@ -1,0 +1,46 @@
+"""A finished study -> the model card of its chosen variant, under the headings of Mitchell et al. (2019)."""
+
+from __future__ import annotations
+
+from sentinode.experiments.record import Study
+from sentinode.report.data_statements import DataStatements
+from sentinode.report.model_statements import ModelStatements
+from sentinode.report.words import NO_CLINIC
+
+
+def model_card(study: Study) -> list[tuple[str, list[str]]]:
+    """Headings in Mitchell's order, each with what the records say, and where they fall silent."""
+    data, model = DataStatements(study), ModelStatements(study)
+    return [
+        ("Model details", [model.network, model.seeds, model.training, model.selection, model.version, model.files]),
+        (
+            "Intended use",
+            [
+                "Research and teaching: to compare networks, and what a split or a seed does to a score.",
+                "Out of scope: diagnosis, triage, any decision about a patient.",
+                NO_CLINIC,
+            ],
+        ),
+        (
+            "Factors",
+            [
+                data.slides,
+                "Stain, scanner and hospital change how a patch looks; no score was taken by hospital or scanner.",
+                data.people,
+            ],
+        ),
+        ("Metrics", [model.metrics, model.uncertainty, model.prediction, model.thresholds]),
+        ("Evaluation data", [data.internal, data.split, data.external]),
+        ("Training data", [data.source, data.outcome, data.flow, data.left_out, data.inputs, data.augmentation]),
+        ("Quantitative analyses", [model.performance, model.calibration, model.diagnostic, model.spread]),
+        (
+            "Ethical considerations",
+            [
+                data.no_people
+                if data.synthetic
+                else "Consent, ethics approval and de-identification are not in the records.",
+                "A network can fail on tissue unlike its training data without any sign in its probability.",
+            ],
+        ),
+        ("Caveats and recommendations", [model.limits, model.failures, *study.record.notices]),
+    ]

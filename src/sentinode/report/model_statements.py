@@ -1,0 +1,254 @@
+"""What the records of a study say about its networks and scores, in sentences that stand alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Final
+
+from sentinode.config import RunConfig, to_flat
+from sentinode.evaluation.bootstrap import Interval
+from sentinode.experiments.evidence import Evidence
+from sentinode.experiments.record import Study
+from sentinode.experiments.run import Run
+from sentinode.report import words
+from sentinode.report.data_statements import many
+from sentinode.report.tables import METRIC_NAMES, confusion_of, mean_and_spread, number, summary_of
+
+_DISCRIMINATION: Final = ("auc", "average_precision", "accuracy", "balanced_accuracy")
+_CLUSTERS: Final = {"slide": "slides", "stain": "clusters of stain", "group": "groups of patches"}
+_CALIBRATION: Final = ("ece", "brier_score", "log_loss")
+
+
+@dataclass(frozen=True)
+class ModelStatements:
+    """Sentences about the chosen variant, its training and its scores; what a model card and the checklists quote."""
+
+    study: Study
+
+    @cached_property
+    def config(self) -> RunConfig:
+        """The settings of the chosen variant's first run."""
+        return self._first.config
+
+    @cached_property
+    def _first(self) -> Run:
+        return self.study.chosen.runs[0]
+
+    @cached_property
+    def _evidence(self) -> Evidence | None:
+        name, asked = self.study.record.chosen, self.study.comparisons.items()
+        question = next(question for question, found in asked if name in {variant.name for variant in found.variants})
+        return self.study.evidence.get(question)
+
+    @cached_property
+    def _runs(self) -> list[Run]:
+        return list({run.name: run for variant in self.study.variants for run in variant.runs}.values())
+
+    @property
+    def network(self) -> str:
+        settings = ", ".join(f"{name} {value}" for name, value in to_flat(self.config.model).items())
+        summary = summary_of(self.config)
+        return (
+            f"A convolutional network ({settings}) with {summary.total:,} parameters, {summary.trainable:,} of them "
+            "trained."
+        )
+
+    @property
+    def seeds(self) -> str:
+        runs = self.study.chosen.runs
+        seeds = ", ".join(map(str, dict.fromkeys(run.seed for run in runs)))
+        return f"“{self.study.record.chosen}”: {many(len(runs), 'run')} from weights drawn under the seeds {seeds}."
+
+    @property
+    def training(self) -> str:
+        fit = self.config.fit
+        epochs = sorted({len(run.history) for run in self.study.chosen.runs})
+        lasted = f"{epochs[0]}" if len(epochs) == 1 else f"{epochs[0]} to {epochs[-1]}"
+        return (
+            f"Adam on binary cross-entropy, learning rate {fit.learning_rate:g}, batches of {fit.batch_size}, {lasted} "
+            f"of at most {fit.epochs} epochs."
+        )
+
+    @property
+    def kept(self) -> str:
+        fit = self.config.fit
+        return (
+            "Each run keeps its last epoch."
+            if fit.keep == "last"
+            else f"Each run keeps the epoch with the best validation {METRIC_NAMES[fit.metric]}."
+        )
+
+    @property
+    def selection(self) -> str:
+        metric = METRIC_NAMES[self.study.config.fit.metric]
+        return (
+            f"{self.kept} “{self.study.record.chosen}” has the highest mean validation {metric}. Chosen and scored on "
+            "the same patches, its scores are slightly too good."
+        )
+
+    @property
+    def objectives(self) -> str:
+        asked = []
+        if self.study.comparison:
+            names = ", ".join(f"“{variant.name}”" for variant in self.study.comparison.variants)
+            asked.append(f"to compare {names}")
+        if self.study.tuning:
+            asked.append(f"to search over {', '.join(self.study.config.tune.search)}")
+        if self.study.leak:
+            asked.append("to see what the way of splitting does to the scores")
+        aims = f" {_upper(' and '.join(asked))}: {many(len(self._runs), 'run')}." if asked else ""
+        return f"Development with internal validation of networks that tell tumour in a patch.{aims}"
+
+    @property
+    def prediction(self) -> str:
+        views, runs = self.config.predict.views, len(self.study.chosen.runs)
+        seen = f"the mean over {views} views of a patch" if views > 1 else "of a single view"
+        averaged = f" The submission averages {runs} runs." if self.study.record.submission_rows and runs > 1 else ""
+        return f"A probability is {seen}.{averaged}"
+
+    @property
+    def ensemble_status(self) -> str:
+        return "reported" if self.config.predict.views > 1 or len(self.study.chosen.runs) > 1 else "not applicable"
+
+    @property
+    def metrics(self) -> str:
+        names = METRIC_NAMES if self._evidence is None else self._evidence.intervals[self.study.record.chosen]
+        return f"Measured: {', '.join(METRIC_NAMES.get(name, name) for name in names)}; and ROC curves."
+
+    @property
+    def performance(self) -> str:
+        return f"“{self.study.record.chosen}”, validation: {self._scores(_DISCRIMINATION)}."
+
+    @property
+    def uncertainty_status(self) -> str:
+        return "not known" if self._evidence is None else "reported"
+
+    @property
+    def calibration(self) -> str:
+        """As the networks give their probabilities, and with maps fitted on other slides or groups."""
+        raw = _upper(self._scores(_CALIBRATION))
+        mended = ", ".join(
+            f"{METRIC_NAMES['ece']} {number(found.ece, 3)} with the {scale} map"
+            for scale, found in self._first.decision.agreements.items()
+            if scale != "raw"
+        )
+        return f"{raw}. Run {self._first.name}, calibrated: {mended}." if mended else f"{raw}; not recalibrated."
+
+    @property
+    def diagnostic(self) -> str:
+        chosen = self.study.chosen
+        at_half = (f"{name} {mean_and_spread(chosen.scores(name), 3)}" for name in ("sensitivity", "specificity"))
+        at_95 = _upper(self._scores(("sensitivity_at_95_specificity",)))
+        return f"At the threshold 0.5: {', '.join(at_half)}. {at_95}."
+
+    @property
+    def thresholds(self) -> str:
+        points = self._first.decision.points.values()
+        told = "; ".join(f"{point.threshold:.3f} for {point.rule}" for point in points)
+        return (
+            f"Thresholds of run {self._first.name}, chosen on its validation side: {told}."
+            if told
+            else "No threshold was chosen from the data."
+        )
+
+    def _scores(self, metrics: tuple[str, ...]) -> str:
+        """With intervals where the records hold them, else means over seeds."""
+        if self._evidence is None:
+            return ", ".join(f"{METRIC_NAMES[m]} {number(self.study.chosen.mean(m), 3)}" for m in metrics)
+        found = self._evidence.intervals[self.study.record.chosen]
+        told = ", ".join(f"{METRIC_NAMES[metric]} {_interval(found[metric])}" for metric in metrics)
+        return f"{told}, with {100 * found[metrics[0]].level:.0f} % intervals"
+
+    @property
+    def uncertainty(self) -> str:
+        found = self._evidence
+        if found is None:
+            return "The records hold no intervals."
+        alone = (
+            " Most stand for single patches, so intervals are too narrow."
+            if 2 * found.clusters >= found.patches
+            else ""
+        )
+        return (
+            f"Intervals from {found.replicates:,} bootstrap replicates of {found.clusters:,} "
+            f"{_CLUSTERS[found.cluster_kind]} ({found.patches:,} patches) and the seeds.{alone}"
+        )
+
+    @property
+    def performance_status(self) -> str:
+        return "not known" if self._evidence is None else "partly"
+
+    @property
+    def spread(self) -> str:
+        values = self.study.chosen.scores("auc")
+        if len(values) == 1:
+            return "One seed only: how far scores move with the seed was not measured."
+        return f"AUC over {len(values)} seeds: {mean_and_spread(values, 3)} (mean ± standard deviation)."
+
+    @property
+    def spread_status(self) -> str:
+        return "partly" if len(self.study.chosen.scores("auc")) > 1 else "not done"
+
+    @property
+    def verdicts(self) -> str:
+        told = "; ".join(
+            f"“{v.a}” against “{v.b}”: {v.outcome}" for found in self.study.evidence.values() for v in found.verdicts
+        )
+        return f"Verdicts: {told}." if told else "No verdict was asked for."
+
+    @property
+    def failures(self) -> str:
+        repeat = self.study.chosen.repeats[0]
+        counts = confusion_of(repeat.predictions)
+        negative, positive = counts.true_negative + counts.false_positive, counts.true_positive + counts.false_negative
+        return (
+            f"At 0.5, under seed {repeat.seed}, {counts.false_positive:,} of {negative:,} negatives are called positive"
+            f" and {counts.false_negative:,} of {positive:,} positives are missed; the worst mistakes are pictured."
+        )
+
+    @property
+    def limits(self) -> str:
+        sides = self.study.record.classes
+        training, validation = (sides[side].negative + sides[side].positive for side in ("training", "validation"))
+        found = words.cautions(self.study.config, self._runs, training=training, validation=validation)
+        split = words.split_caution(self.study.record.split_basis)
+        titles = [*(["The data are synthetic"] if self.study.record.note else []), *([split.title] if split else [])]
+        return f"{'. '.join([*titles, *(caution.title for caution in found), 'No external data'])}."
+
+    @property
+    def version(self) -> str:
+        facts = self._first.environment
+        git = facts.get("git") or {}
+        changed = ", changed since" if git.get("dirty") else ""
+        commit = f"commit {git['commit']}{changed}" if git.get("commit") else "no commit is recorded"
+        return f"Trained with sentinode {facts.get('sentinode', 'of an unrecorded version')} ({commit})."
+
+    @property
+    def environment(self) -> str:
+        facts = self._first.environment
+        kept: dict[str, Any] = {name: facts[name] for name in ("python", "device") if facts.get(name)}
+        told = ", ".join(f"{name} {value}" for name, value in (kept | facts.get("libraries", {})).items())
+        return f"Computed with {told}." if told else "Versions are not in the records."
+
+    @property
+    def data_digest(self) -> str:
+        digest = self._first.environment.get("data_sha256")
+        known = f"SHA-256 of ids and labels: {digest}." if digest else "No digest of the data is in the records."
+        return f"{known} Where the data can be had is not recorded."
+
+    @property
+    def files(self) -> str:
+        return (
+            f"The study's folder holds settings, split, predictions and weights of each run "
+            f"(runs/{self._first.name} and others), sealed with digests."
+        )
+
+
+def _interval(found: Interval) -> str:
+    estimate, low, high = (number(value, 3) for value in (found.estimate, found.low, found.high))
+    return f"{estimate} ({low} to {high})"
+
+
+def _upper(text: str) -> str:
+    return text[:1].upper() + text[1:]

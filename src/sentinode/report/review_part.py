@@ -1,0 +1,204 @@
+"""A review -> its part of a page: galleries of mistakes, disagreements and suspects; tables by subgroup."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from sentinode.explain.review import Found, Review, Seen, Subgroups, SubgroupScores
+from sentinode.report.parts import Gallery
+from sentinode.report.pictures import Picture, picture
+from sentinode.report.tables import Table, number
+
+MOST_LINES: Final = 20
+_LABELS: Final = ("labelled none", "labelled tumour")
+_MISTAKES: Final = (
+    ("Tumour seen where the label says none", "False positives", "negative"),
+    ("Tumour missed", "False negatives", "positive"),
+)
+_CLUSTERS: Final = {"slide": "slide", "stain": "stain cluster", "group": "group"}
+_MEANINGS: Final = {
+    "slide": "The slide that a patch was cut from.",
+    "stain": "Slides are not known: patches of like stain and texture stand in for them.",
+    "group": "Slides are not known: patches that share tissue are a group.",
+    "brightness": "The mean of red, green and blue, 0 (black) to 255 (white), over the whole patch.",
+    "optical_density": "How much light the stain takes away; more stain, more density.",
+    "saturation": "How strong the colour is, 0 (grey) to 1.",
+}
+
+
+@dataclass(frozen=True)
+class Card(Picture):
+    """A picture with further `lines` below its caption, and `marks` in [0, 1] on a strip."""
+
+    lines: tuple[str, ...] = ()
+    marks: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Explained:
+    """A table under its title and a note; no table where it would have a line for almost each patch."""
+
+    title: str
+    note: str
+    table: Table | None
+
+
+@dataclass(frozen=True)
+class ReviewPart:
+    """What `review.html` shows."""
+
+    review: Review
+    mistakes: list[Gallery]
+    disagreements: Gallery | None
+    seeds: Gallery | None
+    suspects: Gallery
+    joint: Explained
+    by_subgroup: list[Explained]
+
+    @property
+    def of_variant(self) -> str:
+        """Whose probability is shown where there is one."""
+        seeds = len(self.review.seeds)
+        return f"“{self.review.variant}”" + (f" (the mean of its {seeds} seeds)" if seeds > 1 else "")
+
+    @property
+    def how_scored(self) -> str:
+        """What every line of the tables by subgroup is, and what its flag means."""
+        seeds, folds = len(self.review.seeds), self.review.folds
+        means = f", means over {seeds} seeds" if seeds > 1 else ""
+        pooled = (
+            f" The predictions of all {folds} folds are pooled, though networks of different folds share no scale: an "
+            "AUC across folds mostly comes out a little low."
+            if folds > 1
+            else ""
+        )
+        return (
+            f"These are scores of “{self.review.variant}” at the threshold 0.5{means}.{pooled} Small subgroups differ "
+            f"by chance: lines flagged “few patches” have fewer than {self.review.few} and bear no conclusion. A "
+            "subgroup of one class has no AUC and only one of sensitivity and specificity."
+        )
+
+
+def review_part(folder: Path, review: Review) -> ReviewPart:
+    """Put a review into galleries and tables; `folder` has the pictures of its `ids_to_show`."""
+    return ReviewPart(
+        review,
+        [_mistakes(folder, review, label) for label in (0, 1)],
+        _disagreements(folder, review, review.disagreements) if review.disagreements else None,
+        _seeds(folder, review, review.seed_spread) if review.seed_spread is not None else None,
+        _suspects(folder, review),
+        _joint(review),
+        [_by_subgroup(review, found) for found in review.subgroups],
+    )
+
+
+def _mistakes(folder: Path, review: Review, label: int) -> Gallery:
+    title, kind, colour = _MISTAKES[label]
+    found = review.mistakes[label]
+    cards = [_card(folder, review, seen, f"p = {_p(seen)}") for seen in found.first]
+    return Gallery(title, colour, [*cards], f"{kind}, the most confident first: {_shown(found)}.")
+
+
+def _disagreements(folder: Path, review: Review, found: Found) -> Gallery:
+    cards = [
+        _card(folder, review, seen, " / ".join(f"{p:.2f}" for p in seen.probabilities), _LABELS[seen.label])
+        for seen in found.first
+    ]
+    caption = f"p of “{review.variant}” / p of “{review.rival}”, the largest difference first: {_shown(found)}."
+    return Gallery("The largest disagreements", "plain", [*cards], caption)
+
+
+def _seeds(folder: Path, review: Review, found: Iterable[Seen]) -> Gallery:
+    cards = [
+        _card(
+            folder,
+            review,
+            seen,
+            f"{min(seen.probabilities):.2f} to {max(seen.probabilities):.2f}",
+            _LABELS[seen.label],
+            marks=seen.probabilities,
+        )
+        for seen in found
+    ]
+    caption = (
+        "The largest standard deviation over seeds first. On the strip each dot is one seed's p: 0 on the left, 1 on "
+        "the right, the tick at 0.5."
+    )
+    return Gallery("The least settled patches", "plain", [*cards], caption)
+
+
+def _suspects(folder: Path, review: Review) -> Gallery:
+    found = review.suspects.found
+    cards = [
+        _card(folder, review, seen, f"{rank}. p = {_p(seen)}", _LABELS[seen.label])
+        for rank, seen in enumerate(found.first, start=1)
+    ]
+    return Gallery("Labels to look at first", "plain", [*cards], f"The most suspect first: {_shown(found)}.")
+
+
+def _joint(review: Review) -> Explained:
+    rows = [
+        [name, *(f"{count:,}" for count in counts), number(threshold, 3)]
+        for name, counts, threshold in zip(
+            _LABELS, review.suspects.confident_joint, review.suspects.class_thresholds, strict=True
+        )
+    ]
+    return Explained(
+        "Labels, and what the networks say",
+        "A patch is counted as the class whose usual probability it reaches: the mean that patches labelled so have "
+        "for their own class. A patch that reaches neither is not counted.",
+        Table("", ["label", "counted as none", "counted as tumour", "usual probability"], rows),
+    )
+
+
+def _by_subgroup(review: Review, found: Subgroups) -> Explained:
+    name = _CLUSTERS.get(found.by, found.by.replace("_", " "))
+    meaning = _MEANINGS.get(found.by, "As the table of attributes has it.")
+    if not found.lines:
+        alone = f"The {review.patches:,} patches fall into {found.count:,} subgroups: almost every one stands alone."
+        return Explained(f"By {name}", f"{meaning} {alone}", None)
+    shown = found.lines[:MOST_LINES]
+    order = "From least to most" if found.ordered else "The lowest AUC first, flagged ones last"
+    cut = f"; {len(shown)} of {len(found.lines):,} are shown" if len(shown) < len(found.lines) else ""
+    return Explained(f"By {name}", f"{meaning} {order}{cut}.", _scores_table(name, shown))
+
+
+def _scores_table(name: str, lines: Sequence[SubgroupScores]) -> Table:
+    flagged = any(line.flag for line in lines)
+    rows = [
+        [
+            line.subgroup,
+            f"{line.patches:,}",
+            f"{line.positive:,}",
+            *(_score(score) for score in (line.auc, line.accuracy, line.sensitivity, line.specificity)),
+            *([line.flag] if flagged else []),
+        ]
+        for line in lines
+    ]
+    head = [name, "patches", "positive", "AUC", "accuracy", "sensitivity", "specificity"]
+    return Table("", [*head, *(["flag"] if flagged else [])], rows)
+
+
+def _card(
+    folder: Path, review: Review, seen: Seen, said: str, label: str = "", *, marks: tuple[float, ...] = ()
+) -> Card:
+    noun = _CLUSTERS[review.cluster_kind]
+    slide = seen.slide if not seen.slide or seen.slide.startswith(noun.split()[0]) else f"{noun} {seen.slide}"
+    of_patch = picture(folder, seen.id, said)
+    return Card(of_patch.id, of_patch.source, said, tuple(line for line in (label, slide) if line), marks)
+
+
+def _shown(found: Found) -> str:
+    shown = len(found.first)
+    return f"{shown} of {found.total:,}" if shown < found.total else f"all {shown}"
+
+
+def _p(seen: Seen) -> str:
+    return f"{seen.probabilities[0]:.3f}"
+
+
+def _score(score: float | None) -> str:
+    return number(float("nan") if score is None else score, 3)

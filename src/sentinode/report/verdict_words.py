@@ -1,0 +1,141 @@
+"""Evidence in sentences: verdicts, the rule behind them, what varied, the notebook's claims, the leak."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from sentinode.config import Scalar
+from sentinode.evaluation.verdict import FEWEST_SEEDS, Verdict
+from sentinode.experiments.evidence import Evidence, IndependentTests
+
+_CLUSTERS = {"slide": "slides", "stain": "clusters of stain, which stand in for slides", "group": "groups of patches"}
+_SIGNIFICANT = 0.05
+
+
+def verdicts(evidence: Evidence) -> list[str]:
+    """The verdicts, with names that stand out in a sentence; several that lack seeds are told in one."""
+    if len(evidence.verdicts) > 1 and all(verdict.outcome == "too few seeds" for verdict in evidence.verdicts):
+        first = evidence.verdicts[0]
+        told = ", ".join(f"“{v.a}” {v.difference:+.3f} ({interval(v)})" for v in evidence.verdicts)
+        count = "One seed of each is" if first.seeds == 1 else f"{first.seeds} seeds are"
+        return [
+            f"Differences to “{first.b}” in {first.metric}: {told}. {count} too few to tell them from the luck of the "
+            f"seed: no winner is named; a verdict takes {FEWEST_SEEDS} seeds or more."
+        ]
+    return [replace(verdict, a=f"“{verdict.a}”", b=f"“{verdict.b}”").in_words() for verdict in evidence.verdicts]
+
+
+def interval(verdict: Verdict) -> str:
+    return f"95 % interval {verdict.low:+.3f} to {verdict.high:+.3f}"
+
+
+def varied(evidence: Evidence) -> str:
+    """What differs from seed to seed, and what does not."""
+    if evidence.folds > 1:
+        return (
+            f"Each seed draws its own split into {evidence.folds} folds, initial weights, order of batches and "
+            "augmentation: they vary together, so the spread over seeds is that of all four. Under one seed all "
+            "variants have the same of each, and every patch is scored by a network that was not trained on it."
+        )
+    return (
+        "All seeds share one split. Initial weights, order of batches and augmentation vary together from seed to "
+        "seed, and under one seed all variants have the same of each. How another split would change the scores is "
+        "not seen; --folds shows it."
+    )
+
+
+def rule(evidence: Evidence) -> str:
+    """How a verdict is reached, fixed before anyone looks."""
+    smallest = evidence.verdicts[0].smallest_effect
+    asked = len(evidence.verdicts)
+    holm = f", after Holm's correction for {asked} questions" if asked > 1 else ""
+    beyond = "another hospital" if evidence.folds > 1 else "another split or another hospital"
+    return (
+        f"The rule was fixed beforehand: “better” takes at least {FEWEST_SEEDS} seeds, P(better) of 0.75 or more, "
+        f"a 95 % interval that leaves out zero{holm}, and a difference of at least {smallest:g}. Everything else is "
+        f"“no evidence”. The intervals draw {_CLUSTERS[evidence.cluster_kind]} and seeds anew; they do not cover "
+        f"{beyond}.{_mostly_alone(evidence)}"
+    )
+
+
+def _mostly_alone(evidence: Evidence) -> str:
+    """Said where slides are so little known that the bootstrap draws almost single patches."""
+    if evidence.clusters < evidence.patches / 2:
+        return ""
+    return (
+        f" Slides are not known here: the {evidence.patches:,} patches fall into {evidence.clusters:,} groups, most of "
+        "them single patches. Patches of one slide are more alike than that, so these intervals are too narrow and "
+        "these verdicts too ready. A table of slides mends it; --group-by stain is the next best."
+    )
+
+
+def assumed_independent(tests: IndependentTests) -> str:
+    """What the tests that take patches as independent say, run pair by run pair."""
+    counts = [f"{name}: {_significant(p_values)}" for name, p_values in _by_name(tests).items()]
+    return f"“{tests.a}” against “{tests.b}”, {_pairs(len(tests.delong))}. {' '.join(counts)}"
+
+
+def _by_name(tests: IndependentTests) -> dict[str, tuple[float, ...]]:
+    return {"DeLong (AUC)": tests.delong, "McNemar (calls at 0.5)": tests.mcnemar}
+
+
+def _pairs(count: int) -> str:
+    return "one pair of runs" if count == 1 else f"{count} pairs of runs"
+
+
+def _significant(signed: tuple[float, ...]) -> str:
+    """How many of the signed p-values speak for either side at 5 %."""
+    significant = [p for p in signed if abs(p) <= _SIGNIFICANT]
+    better = sum(not np.signbit(p) for p in significant)
+    return f"better in {better}, worse in {len(significant) - better} (p ≤ {_SIGNIFICANT:g})."
+
+
+def notebook_preference(evidence: Evidence, settings: Mapping[str, Mapping[str, Scalar]]) -> str | None:
+    """What the notebook preferred beside our verdict: holds, does not hold, or cannot tell. None for other questions.
+
+    It preferred "after" to "before", and the momentum 0.25 to 0.99.
+    """
+    for verdict in evidence.verdicts:
+        preferred, other = settings[verdict.a], settings[verdict.b]
+        order = (preferred.get("model.norm"), other.get("model.norm")) == ("after", "before")
+        momentum = (preferred.get("model.bn_momentum"), other.get("model.bn_momentum")) == (0.25, 0.99)
+        if order or momentum:
+            if verdict.outcome == "too few seeds":
+                return None
+            answer = {"better": "holds here", "worse": "does not hold here: it is the other way round"}
+            told = answer.get(verdict.outcome, "cannot be told from these runs")
+            return f"The notebook preferred “{verdict.a}” to “{verdict.b}” on one run each. That claim {told}."
+    return None
+
+
+def inflation(evidence: Evidence) -> list[str]:
+    """What each other split adds to, or takes from, the score of the trusted one."""
+    return [_inflation(verdict) for verdict in evidence.verdicts]
+
+
+def _inflation(verdict: Verdict) -> str:
+    split = {"random": "The random split, the notebook's own,", "stain": "The split by clusters of stain"}[verdict.a]
+    told = f"{interval(verdict)}; higher under {verdict.seeds_better} of {verdict.seeds} seeds"
+    match verdict.outcome:
+        case "better":
+            return (
+                f"{split} makes the same model look better by {verdict.difference:.3f} {verdict.metric} than the "
+                f"trusted split does ({told}). That much of its score is knowledge of the slides, not of tumour."
+                if verdict.a == "random"
+                else f"{split} still flatters, by {verdict.difference:.3f} {verdict.metric} ({told})."
+            )
+        case "worse":
+            return f"{split} gives a lower score, by {-verdict.difference:.3f} {verdict.metric} ({told})."
+        case "too few seeds":
+            return (
+                f"{split} gives {verdict.difference:+.3f} {verdict.metric} ({told}). A verdict takes {FEWEST_SEEDS} "
+                "seeds or more."
+            )
+        case "no evidence":
+            return (
+                f"{split} gives {verdict.difference:+.3f} {verdict.metric} ({told}): no evidence that it differs from "
+                "the trusted split here."
+            )

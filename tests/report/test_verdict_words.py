@@ -1,0 +1,101 @@
+"""Evidence in sentences: verdicts, the rule, the notebook's claims, what varied, the leak."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from sentinode.evaluation.verdict import Verdict
+from sentinode.experiments.evidence import Evidence, IndependentTests
+from sentinode.report import verdict_words
+
+
+def evidence_of(
+    *,
+    patches: int = 1000,
+    clusters: int = 40,
+    outcome: str = "better",
+    a: str = "after",
+    folds: int = 1,
+    kind: str = "group",
+) -> Evidence:
+    verdict = Verdict(
+        a=a, b="before", metric="AUC", outcome=outcome, difference=0.012, low=0.004, high=0.021, p_better=0.97,
+        p_value=0.01, p_holm=0.01, seeds=10, seeds_better=9, smallest_effect=0.005, seeds_needed=4,
+    )  # fmt: skip
+    return Evidence(
+        clusters=clusters, cluster_kind=kind, patches=patches, replicates=2000, seeds=10, folds=folds,
+        intervals={}, verdicts=(verdict,), independent=(), curves={},
+    )  # fmt: skip
+
+
+def test_a_verdict_without_slides_says_that_it_is_too_ready() -> None:
+    assert "too narrow" in verdict_words.rule(evidence_of(patches=1000, clusters=900))
+    assert "too narrow" not in verdict_words.rule(evidence_of(patches=1000, clusters=40))
+
+
+@pytest.mark.parametrize(
+    ("outcome", "said"),
+    [
+        ("better", "holds here"),
+        ("worse", "does not hold here"),
+        ("no evidence", "cannot be told"),
+        ("too few seeds", None),
+    ],
+)
+def test_the_notebooks_claim_holds_or_does_not_or_cannot_be_told(outcome: str, said: str | None) -> None:
+    settings = {"after": {"model.norm": "after"}, "before": {"model.norm": "before"}}
+    told = verdict_words.notebook_preference(evidence_of(patches=100, clusters=10, outcome=outcome), settings)
+    assert (told is None) if said is None else (told is not None and said in told)
+
+
+def test_claims_that_the_notebook_did_not_make_are_not_judged() -> None:
+    settings = {"after": {"fit.epochs": 3}, "before": {"fit.epochs": 2}}
+    assert verdict_words.notebook_preference(evidence_of(patches=100, clusters=10), settings) is None
+
+
+def test_several_verdicts_that_lack_seeds_are_told_in_one_sentence() -> None:
+    one = evidence_of(patches=100, clusters=10, outcome="too few seeds")
+    assert len(verdict_words.verdicts(one)) == 1
+    (told,) = verdict_words.verdicts(replace(one, verdicts=one.verdicts * 3))
+    assert told.count("no winner is named") == 1
+    assert told.count("+0.012") == 3
+
+
+def test_what_varies_from_seed_to_seed_is_told() -> None:
+    assert "All seeds share one split" in verdict_words.varied(evidence_of())
+    assert "its own split into 3 folds" in verdict_words.varied(evidence_of(folds=3))
+
+
+def test_the_rule_names_what_was_drawn_and_what_it_does_not_cover() -> None:
+    assert "draw slides and seeds anew; they do not cover another split" in verdict_words.rule(
+        evidence_of(kind="slide")
+    )
+    with_folds = verdict_words.rule(evidence_of(kind="stain", folds=3))
+    assert "clusters of stain, which stand in for slides" in with_folds
+    assert "another split" not in with_folds
+
+
+def test_naive_tests_are_counted_by_run_pair_and_side() -> None:
+    tests = IndependentTests("after", "before", delong=(0.01, -0.04, 0.2, -0.0), mcnemar=(0.5, 1.0, -1.0, 0.05))
+    told = verdict_words.assumed_independent(tests)
+    assert "4 pairs of runs" in told
+    assert "DeLong (AUC): better in 1, worse in 2 (p ≤ 0.05)." in told
+    assert "McNemar (calls at 0.5): better in 1, worse in 0 (p ≤ 0.05)." in told
+
+
+@pytest.mark.parametrize(
+    ("split", "outcome", "said"),
+    [
+        ("random", "better", "makes the same model look better by 0.012 AUC"),
+        ("random", "no evidence", "no evidence that it differs"),
+        ("random", "worse", "gives a lower score"),
+        ("random", "too few seeds", "takes 3 seeds or more"),
+        ("stain", "better", "still flatters, by 0.012"),
+    ],
+)
+def test_the_leak_is_told_for_every_outcome(split: str, outcome: str, said: str) -> None:
+    (told,) = verdict_words.inflation(evidence_of(a=split, outcome=outcome))
+    assert said in told
+    assert "95 % interval +0.004 to +0.021" in told
