@@ -368,3 +368,30 @@ def test_compare_names_no_winner(phantom_folder: Path, cache: Path, tmp_path: Pa
     assert {path.name for path in (tmp_path / "out" / "runs").iterdir()} == {
         "before-seed25", "before-seed26", "after-seed25", "after-seed26",
     }  # fmt: skip
+
+
+def test_compare_over_folds_and_audit_the_leak(phantom_folder: Path, cache: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    result = sentinode(
+        "compare", phantom_folder, "--out", out, "--seeds", "1", "--folds", "2", "--leak", "--group-by", "stain",
+        "--set", "fit.epochs=1", "--set", "compare.replicates=100", cache=cache,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert "The random split, the notebook's own, gives" in result.stdout
+    assert {path.name for path in (out / "runs").iterdir()} == {
+        f"{split}-seed25-fold{fold}" for split in ("grouped", "random", "stain") for fold in (1, 2)
+    }
+    page = (out / "report.html").read_text(encoding="utf-8")
+    for told in ("Leak audit", "the notebook&#39;s own split", "TRIPOD+AI", "Operating points", "Scores by subgroup"):
+        assert told in page
+
+
+def test_finished_runs_are_compared_as_folders(trained: Path, cache: Path, tmp_path: Path) -> None:
+    runs = trained.parent
+    pair = [runs / "before-seed25", runs / "after-seed25"]
+    result = sentinode("compare", *pair, "--out", tmp_path / "out")
+    assert result.returncode == 0, result.stderr
+    assert "norm after minus norm before" in result.stdout
+    assert (tmp_path / "out" / "report.html").is_file()
+    refused(sentinode("compare", *pair, "--out", tmp_path / "new", "--folds", "3"), "--folds is for runs")
+    refused(sentinode("compare", pair[0], "--out", tmp_path / "new"), "nothing to compare")

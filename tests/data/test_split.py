@@ -175,3 +175,20 @@ def test_a_share_that_slides_cannot_give_is_noted() -> None:
     assert any("a validation share of 0.05 became" in notice for notice in split.notices)
     even = make_split(candidates(3000, slides=60), BalanceConfig(), SampleConfig(), SplitConfig())
     assert even.notices == ()
+
+
+def test_folds_validate_every_patch_once_and_cut_no_slide() -> None:
+    data = candidates(600, slides=15)
+    slide_of = dict(zip(data.ids.tolist(), data.slides.tolist(), strict=True))
+    splits = [make_split(data, BalanceConfig(), SampleConfig(), SplitConfig(folds=3, fold=fold)) for fold in (1, 2, 3)]
+    validated = np.concatenate([split.validation for split in splits])
+    assert sorted(validated.tolist()) == sorted(data.ids.tolist())
+    for split in splits:
+        assert not {slide_of[i] for i in split.training.tolist()} & {slide_of[i] for i in split.validation.tolist()}
+        assert len(split.validation) == pytest.approx(200, rel=0.15)
+        assert split.notices == ()
+
+
+def test_folds_without_a_fold_ask_for_one() -> None:
+    with pytest.raises(SplitError, match="none of them was chosen"):
+        split_of(candidates(100), folds=3)

@@ -92,7 +92,7 @@ def test_all_counts_are_said(folder: Path) -> None:
 
 def test_subgroups_are_told_in_order_with_their_flags(folder: Path) -> None:
     text = text_of(rendered(folder, REVIEW))
-    assert "By slide The slide that a patch was cut from. The lowest AUC first, flagged ones last." in text
+    assert "By slide The slide that a patch was cut from. The lowest AUC first; then those too small to judge" in text
     assert "s2 1,200 300 0.710 0.800 0.700 0.900 s1 1,200 300 – 0.800 0.700 0.900 one class only" in text
     assert "By tumour fraction" in text
     assert "fewer than 50" in text

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from sentinode.config import ModelConfig
 from sentinode.evaluation.verdict import Verdict
 from sentinode.experiments.evidence import Evidence, IndependentTests
 from sentinode.report import verdict_words
@@ -45,14 +46,14 @@ def test_a_verdict_without_slides_says_that_it_is_too_ready() -> None:
     ],
 )
 def test_the_notebooks_claim_holds_or_does_not_or_cannot_be_told(outcome: str, said: str | None) -> None:
-    settings = {"after": {"model.norm": "after"}, "before": {"model.norm": "before"}}
-    told = verdict_words.notebook_preference(evidence_of(patches=100, clusters=10, outcome=outcome), settings)
+    models = {"after": ModelConfig(norm="after"), "before": ModelConfig()}
+    told = verdict_words.notebook_preference(evidence_of(patches=100, clusters=10, outcome=outcome), models)
     assert (told is None) if said is None else (told is not None and said in told)
 
 
 def test_claims_that_the_notebook_did_not_make_are_not_judged() -> None:
-    settings = {"after": {"fit.epochs": 3}, "before": {"fit.epochs": 2}}
-    assert verdict_words.notebook_preference(evidence_of(patches=100, clusters=10), settings) is None
+    models = {"after": ModelConfig(bn_momentum=0.5), "before": ModelConfig()}
+    assert verdict_words.notebook_preference(evidence_of(patches=100, clusters=10), models) is None
 
 
 def test_several_verdicts_that_lack_seeds_are_told_in_one_sentence() -> None:

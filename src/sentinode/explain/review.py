@@ -237,7 +237,8 @@ def subgroups(variant: Variant, by: str, parts: Parts, *, few: int = 50) -> Subg
 
 def _in_order(lines: list[SubgroupScores], order: tuple[str, ...] | None) -> list[SubgroupScores]:
     if order is None:
-        return sorted(lines, key=lambda line: (line.flag != "", 0.0 if line.auc is None else line.auc))
+        judged = sorted((line for line in lines if not line.flag), key=lambda line: line.auc or 0.0)
+        return judged + sorted((line for line in lines if line.flag), key=lambda line: -line.patches)
     place = {name: at for at, name in enumerate([*order, UNKNOWN])}
     return sorted(lines, key=lambda line: place[line.subgroup])
 

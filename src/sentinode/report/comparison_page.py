@@ -19,7 +19,8 @@ def comparison_context(comparison: Comparison, evidence: Evidence) -> dict[str, 
     split_in_words = str(first.environment.get("split", ""))
     basis = basis_of(first.config, split_in_words)
     metric = first.config.fit.metric
-    conclusion = verdict_words.verdicts(evidence)
+    preference = comparison_part.notebook_preference(comparison, evidence)
+    conclusion = [*verdict_words.verdicts(evidence), *([preference] if preference else [])]
     return {
         "title": "A comparison of finished runs",
         "note": str(first.environment.get("data_note", "")),

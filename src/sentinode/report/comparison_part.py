@@ -12,9 +12,8 @@ from sentinode.report.tables import intervals, kept_scores, last_epochs, over_se
 
 _ALL_VALIDATION: Final = {"auc": "Validation AUC"}
 _SPLITS: Final = {
-    "grouped": "the trusted split",
-    "random": "random, as the notebook split",
-    "stain": "by clusters of stain",
+    "random": "patch by patch, slides ignored: the notebook's own split",
+    "stain": "by clusters of stain and texture, a stand-in for slides",
 }
 
 
@@ -61,15 +60,21 @@ def tuned(tuning: Comparison, evidence: Evidence, *, first_plot: int, pruned: in
 
 def leaked(leak: Comparison, evidence: Evidence, trusted_basis: str) -> dict[str, Any]:
     """The leak audit: one model, several splits."""
-    splits = {**_SPLITS, "grouped": f"{words.split_name(trusted_basis)}, the trusted split"}
-    table = intervals(evidence, charts.colours(leak.variants))
-    rows = [[splits[row[0]], *row[1:]] for row in table.rows]
+    basis = words.split_name(trusted_basis)
     return {
+        "splits": {"grouped": f"{basis}: the trusted split", **_SPLITS},
         "sentences": verdict_words.inflation(evidence),
         "charts": [charts.forest("leak", evidence, leak.variants), charts.by_seed("leak", leak.variants, "auc")],
-        "intervals": type(table)(table.caption, ["split", *table.head[1:]], rows, swatches=table.swatches),
+        "intervals": intervals(evidence, charts.colours(leak.variants)),
         "trusted_caution": words.split_caution(trusted_basis),
+        "names": [variant.name for variant in leak.variants],
     }
+
+
+def notebook_preference(comparison: Comparison, evidence: Evidence) -> str | None:
+    """The notebook's claims about these variants beside our verdicts."""
+    models = {variant.name: variant.runs[0].config.model for variant in comparison.variants}
+    return verdict_words.notebook_preference(evidence, models)
 
 
 def verdict_block(key: str, comparison: Comparison, evidence: Evidence) -> dict[str, Any]:

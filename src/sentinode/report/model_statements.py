@@ -11,9 +11,10 @@ from sentinode.evaluation.bootstrap import Interval
 from sentinode.experiments.evidence import Evidence
 from sentinode.experiments.record import Study
 from sentinode.experiments.run import Run
+from sentinode.explain.review import Review
 from sentinode.report import words
 from sentinode.report.data_statements import many
-from sentinode.report.tables import METRIC_NAMES, confusion_of, mean_and_spread, number, summary_of
+from sentinode.report.tables import CLUSTER_NAMES, METRIC_NAMES, confusion_of, mean_and_spread, number, summary_of
 
 _DISCRIMINATION: Final = ("auc", "average_precision", "accuracy", "balanced_accuracy")
 _CLUSTERS: Final = {"slide": "slides", "stain": "clusters of stain", "group": "groups of patches"}
@@ -130,10 +131,10 @@ class ModelStatements:
         raw = _upper(self._scores(_CALIBRATION))
         mended = ", ".join(
             f"{METRIC_NAMES['ece']} {number(found.ece, 3)} with the {scale} map"
-            for scale, found in self._first.decision.agreements.items()
+            for scale, found in self.study.decision.agreements.items()
             if scale != "raw"
         )
-        return f"{raw}. Run {self._first.name}, calibrated: {mended}." if mended else f"{raw}; not recalibrated."
+        return f"{raw}. The mean of its runs, calibrated: {mended}." if mended else f"{raw}; not recalibrated."
 
     @property
     def diagnostic(self) -> str:
@@ -144,10 +145,10 @@ class ModelStatements:
 
     @property
     def thresholds(self) -> str:
-        points = self._first.decision.points.values()
+        points = self.study.decision.points.values()
         told = "; ".join(f"{point.threshold:.3f} for {point.rule}" for point in points)
         return (
-            f"Thresholds of run {self._first.name}, chosen on its validation side: {told}."
+            f"Thresholds on the mean of its runs, chosen on validation patches: {told}."
             if told
             else "No threshold was chosen from the data."
         )
@@ -206,6 +207,39 @@ class ModelStatements:
             f"At 0.5, under seed {repeat.seed}, {counts.false_positive:,} of {negative:,} negatives are called positive"
             f" and {counts.false_negative:,} of {positive:,} positives are missed; the worst mistakes are pictured."
         )
+
+    @cached_property
+    def _review(self) -> Review:
+        return Review.from_json(self.study.errors)
+
+    @property
+    def by_cluster(self) -> str:
+        """The range of the AUC over slides, or what stands in for them, that are large enough to be judged."""
+        found = next(table for table in self._review.subgroups if table.by == self._review.cluster_kind)
+        judged = [line.auc for line in found.lines if line.auc is not None and not line.flag]
+        name = CLUSTER_NAMES[self._review.cluster_kind]
+        if not judged:
+            return f"None of the {found.count:,} {name} holds enough patches of both classes for a score of its own."
+        return f"AUC by {name}: {min(judged):.3f} to {max(judged):.3f} over the {len(judged)} of {found.count:,} large enough."
+
+    @property
+    def by_cluster_status(self) -> str:
+        return "not done" if self.by_cluster.startswith("None") else "partly"
+
+    @property
+    def subgroups(self) -> str:
+        """The range of the AUC over the parts of each quantity."""
+        told = []
+        for table in self._review.subgroups:
+            scores = [line.auc for line in table.lines if line.auc is not None and not line.flag]
+            if table.by != self._review.cluster_kind and scores:
+                told.append(f"{table.by.replace('_', ' ')} {min(scores):.3f} to {max(scores):.3f}")
+        return f"AUC by part of the patches: {', '.join(told)}." if told else "No subgroup was scored."
+
+    @property
+    def suspects(self) -> str:
+        found = self._review.suspects.found
+        return f"{found.total:,} of {self._review.patches:,} labels are suspected of being wrong (confident learning)."
 
     @property
     def limits(self) -> str:

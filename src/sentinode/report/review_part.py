@@ -161,7 +161,11 @@ def _by_subgroup(review: Review, found: Subgroups) -> Explained:
         alone = f"The {review.patches:,} patches fall into {found.count:,} subgroups: almost every one stands alone."
         return Explained(f"By {name}", f"{meaning} {alone}", None)
     shown = found.lines[:MOST_LINES]
-    order = "From least to most" if found.ordered else "The lowest AUC first, flagged ones last"
+    order = (
+        "From least to most"
+        if found.ordered
+        else "The lowest AUC first; then those too small to judge, the largest first"
+    )
     cut = f"; {len(shown)} of {len(found.lines):,} are shown" if len(shown) < len(found.lines) else ""
     return Explained(f"By {name}", f"{meaning} {order}{cut}.", _scores_table(name, shown))
 

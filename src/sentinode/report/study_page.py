@@ -7,8 +7,7 @@ from typing import Any, Final
 import numpy as np
 
 from sentinode.config import to_toml
-from sentinode.experiments.comparison import Comparison
-from sentinode.experiments.record import ClassCounts, Question, Study
+from sentinode.experiments.record import ClassCounts, Study
 from sentinode.experiments.run import Run
 from sentinode.explain.review import Review
 from sentinode.report import charts, comparison_part, data_figures, parts, verdict_words, words
@@ -102,6 +101,9 @@ def study_context(study: Study) -> dict[str, Any]:
         "chosen": study.chosen,
         "matrix": parts.matrix(f"Seed {first.seed} of “{study.chosen.name}”", first.predictions),
         "confusions": confusions(study.chosen),
+        "folds": {"seeds": len(study.chosen.repeats), "runs": len(study.chosen.runs)}
+        if study.config.split.folds
+        else None,
         "decision": decision_part("study", study.decision),
         "review": review_part(study.folder, Review.from_json(study.errors)),
         "model_card": model_card(study),
@@ -166,11 +168,14 @@ def cards(study: Study, runs: list[Run]) -> list[tuple[str, str, str]]:
 def conclusion(study: Study) -> list[Remark]:
     said = []
     if study.comparison:
-        claims = [words.against_claims(study.comparison), _preference(study, "compare", study.comparison)]
+        claims = [
+            words.against_claims(study.comparison),
+            comparison_part.notebook_preference(study.comparison, study.evidence["compare"]),
+        ]
         sentences = [*verdict_words.verdicts(study.evidence["compare"]), *(claim for claim in claims if claim)]
         said.append(Remark("Comparison", " ".join(sentences)))
     if study.tuning:
-        preference = _preference(study, "tune", study.tuning)
+        preference = comparison_part.notebook_preference(study.tuning, study.evidence["tune"])
         sentences = [*verdict_words.verdicts(study.evidence["tune"]), *([preference] if preference else [])]
         said.append(Remark("Tuning", " ".join([words.spread(study.tuning, "auc"), *sentences])))
     if study.leak:
@@ -180,11 +185,6 @@ def conclusion(study: Study) -> list[Remark]:
         marked = f"These data are marked “{study.record.note}”: no figure here says anything about patients."
         said.append(Remark("Data", marked))
     return [*said, Remark("Use", words.NO_CLINIC)]
-
-
-def _preference(study: Study, question: Question, comparison: Comparison) -> str | None:
-    settings = {variant.name: variant.settings for variant in comparison.variants}
-    return verdict_words.notebook_preference(study.evidence[question], settings)
 
 
 def _tuned(study: Study) -> dict[str, Any]:

@@ -36,6 +36,7 @@ METRIC_NAMES: Final = {
 }
 CLUSTER_NAMES: Final = {"slide": "slides", "stain": "clusters of stain", "group": "groups"}
 _MISSING: Final = "–"
+_SIDE_BY_SIDE: Final = 5
 
 
 @dataclass(frozen=True)
@@ -72,17 +73,25 @@ def over_seeds(comparison: Comparison) -> str:
 
 
 def intervals(evidence: Evidence, colours: Sequence[str]) -> Table:
-    """Every metric with its interval, a row a variant."""
+    """Every metric with its interval, a column a variant; many variants are a row each."""
     metrics = list(next(iter(evidence.intervals.values())))
-    rows = [[name, *(_interval(found[metric]) for metric in metrics)] for name, found in evidence.intervals.items()]
-    return Table(
+    rows = {name: [_interval(found[metric]) for metric in metrics] for name, found in evidence.intervals.items()}
+    caption = (
         f"Validation scores of the kept weights, mean over seeds, with 95 % intervals from {evidence.replicates:,} "
         f"bootstrap replicates of {evidence.clusters:,} {CLUSTER_NAMES[evidence.cluster_kind]} ({evidence.patches:,} "
-        "patches) and the seeds.",
-        ["variant", *(METRIC_NAMES[metric] for metric in metrics)],
-        rows,
-        swatches=colours,
+        "patches) and the seeds."
     )
+    return _by_variant(caption, metrics, rows, colours)
+
+
+def _by_variant(
+    caption: str, metrics: Sequence[str], rows: Mapping[str, Sequence[str]], colours: Sequence[str]
+) -> Table:
+    """Scores of variants: side by side while a page is wide enough for them, else one below another."""
+    names = [METRIC_NAMES[metric] for metric in metrics]
+    if len(rows) > _SIDE_BY_SIDE:
+        return Table(caption, ["variant", *names], [[name, *row] for name, row in rows.items()], swatches=colours)
+    return Table(caption, ["score", *rows], [[name, *of] for name, *of in zip(names, *rows.values(), strict=True)])
 
 
 def _interval(found: Interval) -> str:
@@ -113,10 +122,10 @@ def last_epochs(variants: Sequence[Variant], colours: Sequence[str], caption: st
 
 
 def kept_scores(variants: Sequence[Variant], colours: Sequence[str], caption: str) -> Table:
-    rows = [
-        [variant.name, *(mean_and_spread(variant.scores(metric), 3) for metric in METRIC_NAMES)] for variant in variants
-    ]
-    return Table(caption, ["variant", *METRIC_NAMES.values()], rows, swatches=colours)
+    rows = {
+        variant.name: [mean_and_spread(variant.scores(metric), 3) for metric in METRIC_NAMES] for variant in variants
+    }
+    return _by_variant(caption, list(METRIC_NAMES), rows, colours)
 
 
 def confusion_of(predictions: Predictions) -> Confusion:

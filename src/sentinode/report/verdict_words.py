@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from sentinode.config import Scalar
+from sentinode.config import ModelConfig
 from sentinode.evaluation.verdict import FEWEST_SEEDS, Verdict
 from sentinode.experiments.evidence import Evidence, IndependentTests
 
@@ -93,22 +93,23 @@ def _significant(signed: tuple[float, ...]) -> str:
     return f"better in {better}, worse in {len(significant) - better} (p ≤ {_SIGNIFICANT:g})."
 
 
-def notebook_preference(evidence: Evidence, settings: Mapping[str, Mapping[str, Scalar]]) -> str | None:
+def notebook_preference(evidence: Evidence, models: Mapping[str, ModelConfig]) -> str | None:
     """What the notebook preferred beside our verdict: holds, does not hold, or cannot tell. None for other questions.
 
-    It preferred "after" to "before", and the momentum 0.25 to 0.99.
+    It preferred batch norm after the activation to before, and the momentum 0.25 to 0.99.
     """
-    for verdict in evidence.verdicts:
-        preferred, other = settings[verdict.a], settings[verdict.b]
-        order = (preferred.get("model.norm"), other.get("model.norm")) == ("after", "before")
-        momentum = (preferred.get("model.bn_momentum"), other.get("model.bn_momentum")) == (0.25, 0.99)
-        if order or momentum:
-            if verdict.outcome == "too few seeds":
-                return None
-            answer = {"better": "holds here", "worse": "does not hold here: it is the other way round"}
-            told = answer.get(verdict.outcome, "cannot be told from these runs")
-            return f"The notebook preferred “{verdict.a}” to “{verdict.b}” on one run each. That claim {told}."
-    return None
+    told = [_beside(verdict, models[verdict.a], models[verdict.b]) for verdict in evidence.verdicts]
+    return " ".join(sentence for sentence in told if sentence) or None
+
+
+def _beside(verdict: Verdict, preferred: ModelConfig, other: ModelConfig) -> str | None:
+    order = (preferred.norm, other.norm) == ("after", "before") and preferred.bn_momentum == other.bn_momentum
+    momentum = (preferred.bn_momentum, other.bn_momentum) == (0.25, 0.99) and preferred.norm == other.norm
+    if not (order or momentum) or verdict.outcome == "too few seeds":
+        return None
+    answer = {"better": "holds here", "worse": "does not hold here: it is the other way round"}
+    told = answer.get(verdict.outcome, "cannot be told from these runs")
+    return f"The notebook preferred “{verdict.a}” to “{verdict.b}” on one run each. That claim {told}."
 
 
 def inflation(evidence: Evidence) -> list[str]:

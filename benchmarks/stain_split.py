@@ -1,0 +1,178 @@
+"""How near is the validation score of a split by clusters of stain to the score on unseen slides?
+
+    python benchmarks/stain_split.py PHANTOM                              slides known; a third of them unseen, by seed
+    python benchmarks/stain_split.py DATA --unseen SIDES --groups GROUPS  unseen: the validation side of id,side
+    python benchmarks/stain_split.py DATA ... --clusters 50 --final LABELS  the same runs on the test part: once
+
+The labelled patches that are not unseen are split at random, by groups, by clusters of stain and, where slides are
+known, by slide. On each training side the network of the preset `fair` is trained, with model.bn_momentum = 0.5. Its
+gap is the AUC on its own validation side minus that on the unseen part. Each seed draws its own splits and weights
+and, of a phantom, unseen slides. A "reduction" is what random's gap of the same seed is larger by, its 95 % interval
+Student's t over seeds. Widths are of the validation AUC's 95 % interval under a bootstrap of patches, groups,
+clusters of stain or slides. Runs in --folder that are finished are not trained again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from sentinode.config import RunConfig, load_preset, override
+from sentinode.data.patches import PatchSet
+from sentinode.data.split import VALIDATION, unite_groups
+from sentinode.data.tables import read_column_by_id
+from sentinode.evaluation.bootstrap import bootstrap
+from sentinode.evaluation.metrics import auc
+from sentinode.experiments.gather import Gathered, Session, default_cache, gather
+from sentinode.experiments.material import Material
+from sentinode.experiments.predict import predict
+from sentinode.experiments.run import Run
+from sentinode.experiments.train import train_run
+from sentinode.inference.probabilities import Predictions
+
+UNSEEN_SHARE = 1 / 3  # of a phantom's slides
+LEVEL = 0.95
+Row = dict[str, str | int | float]
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """What the networks of one seed are trained on, and what none of them sees."""
+
+    blind: Material  # slides made unknown
+    sighted: Material | None  # where slides are known
+    unseen: PatchSet
+
+
+def phantom_cases(gathered: Gathered, truth: Path, seeds: Sequence[int]) -> Iterator[Case]:
+    """Both parts of a phantom together; a third of the slides is unseen, others for each seed."""
+    everything, check = gathered.check.packed.everything, gathered.check
+    labels, found = read_column_by_id(truth, ("label",)), check.audit.groups
+    ids = everything.ids.tolist()
+    patches = replace(everything, labels=np.array([labels[i] for i in ids]).astype(np.int8))
+    groups = unite_groups(patches.groups, np.array([str(found.get(i, "")) for i in ids]))
+    slides = np.unique(patches.slides)
+    for seed in seeds:
+        drawn = np.random.default_rng(seed).choice(slides, round(len(slides) * UNSEEN_SHARE), replace=False)
+        yield case_of(patches, groups, np.isin(patches.slides, drawn))
+
+
+def case_of(patches: PatchSet, groups: np.ndarray, is_unseen: np.ndarray) -> Case:
+    unknown = replace(patches, slides=np.full(len(patches), ""))
+    sighted = Material(patches, groups, eligible=~is_unseen) if patches.slides_known else None
+    table = patches.rows(is_unseen)
+    unseen = PatchSet(table.ids, table.labels, table.slides, table.groups, patches.pixels[is_unseen])
+    return Case(Material(unknown, groups, eligible=~is_unseen), sighted, unseen)
+
+
+def split_settings(counts: Sequence[int], slides_known: bool) -> dict[str, dict[str, str | int]]:
+    settings: dict[str, dict[str, str | int]] = {"random": {"split.by": "random"}, "grouped": {"split.by": "group"}}
+    settings |= {f"stain {count}": {"split.by": "stain", "split.stain_clusters": count} for count in counts}
+    return settings | ({"slide": {"split.by": "slide"}} if slides_known else {})
+
+
+def cluster_names(case: Case, config: RunConfig, counts: Sequence[int]) -> dict[str, dict[str, str]]:
+    """Each clustering that an interval may be drawn from: the cluster of each patch, "" for one on its own."""
+    ids = case.blind.candidates.ids.tolist()
+    settings = split_settings(counts, slides_known=False)
+    found = {name: case.blind.clusters_by_id(override(config, own)) for name, own in settings.items()}
+    found["patches"] = dict.fromkeys(ids, "")
+    del found["random"]
+    if case.sighted is not None:
+        found["slide"] = case.sighted.clusters_by_id(config)
+    return found
+
+
+def interval_width(predictions: Predictions, names: dict[str, str]) -> float:
+    clusters = np.array([names[i] for i in predictions.ids.tolist()])
+    rng, probabilities = np.random.default_rng(0), predictions.probabilities[None, None]
+    drawn = bootstrap(predictions.labels, probabilities, clusters, rng=rng, metrics=["auc"], workers=1)
+    interval = drawn.interval(0, "auc", LEVEL)
+    return interval.high - interval.low
+
+
+def measure(run: Run, case: Case, clusterings: dict[str, dict[str, str]], session: Session) -> Row:
+    unseen = predict([run], case.unseen, device=session.device)
+    internal, unseen_auc = run.scores["auc"], auc(unseen.labels, unseen.probabilities)
+    row: Row = {"internal": internal, "unseen": unseen_auc, "gap": internal - unseen_auc}
+    row["patches"] = len(run.predictions)
+    return row | {f"width {name}": interval_width(run.predictions, names) for name, names in clusterings.items()}
+
+
+def summary(rows: pd.DataFrame) -> pd.DataFrame:
+    """A row for each split: mean and standard deviation over seeds, and the reduction of the gap with its interval."""
+    gaps = rows.pivot_table(index="seed", columns="split", values="gap")
+    lines = {}
+    for name, own in rows.groupby("split", sort=False):
+        line = {f"{what} mean": own[what].mean() for what in ("internal", "unseen", "gap")}
+        line |= {f"{what} std": own[what].std() for what in ("internal", "unseen", "gap")}
+        line["gap size"] = own["gap"].abs().mean()  # without its sign
+        reduction = (gaps["random"] - gaps[name]).dropna()
+        reach = stats.t.ppf((1 + LEVEL) / 2, len(reduction) - 1) * reduction.sem() if len(reduction) > 1 else np.nan
+        mean = reduction.mean()
+        lines[name] = line | {"reduction": mean, "low": mean - reach, "high": mean + reach, "seeds": len(own)}
+    return pd.DataFrame(lines).T
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    for name, what in (
+        ("unseen", "table id,side (default: a phantom's slides, drawn by seed)"),
+        ("groups", "as data.groups"),
+        ("final", "table id,label of the test part, which is then the unseen one"),
+        ("folder", "keep the runs here (default: they are thrown away)"),
+        ("out", "CSV of all rows, written after each"),
+    ):
+        parser.add_argument(f"--{name}", type=Path, help=what)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[25, 26, 27])
+    parser.add_argument("--clusters", type=int, nargs="+", default=[8, 12, 16, 32])
+    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--cache", type=Path, default=default_cache())
+    parser.add_argument("--workers", type=int, default=2)
+    options = parser.parse_args()
+
+    settings = {"model.bn_momentum": 0.5, "fit.epochs": options.epochs}
+    config = override(load_preset("fair").run_config(), settings | {"data.groups": options.groups})
+    session = Session(cache_root=options.cache, workers=options.workers)
+    gathered = gather(options.data, config, session)
+    if options.unseen is None:
+        cases = phantom_cases(gathered, options.data / "truth.csv", options.seeds)
+    else:
+        side, material = read_column_by_id(options.unseen, ("side",)), gathered.material
+        is_unseen = np.array([side[i] == VALIDATION for i in material.candidates.ids.tolist()])
+        case = case_of(material.patches, material.candidates.groups, is_unseen)
+        if options.final is not None and gathered.test is not None:
+            truth = read_column_by_id(options.final, ("label",))
+            labels = np.array([truth[i] for i in gathered.test.ids.tolist()]).astype(np.int8)
+            case = replace(case, unseen=replace(gathered.test, labels=labels))
+        cases = iter([case] * len(options.seeds))
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory() as scratch:
+        for seed, case in zip(options.seeds, cases, strict=True):
+            clusterings = cluster_names(case, config, options.clusters)
+            for name, own in split_settings(options.clusters, case.sighted is not None).items():
+                material = case.sighted if name == "slide" and case.sighted is not None else case.blind
+                seeded = override(config, own | {"fit.seed": seed, "split.seed": seed})
+                folder = (options.folder or Path(scratch)) / f"{name.replace(' ', '-')}-{seed}"
+                run = train_run(material, seeded, folder, device=session.device, resume=True)
+                rows.append({"seed": seed, "split": name} | measure(run, case, clusterings, session))
+                print(f"{seed} {name}: {rows[-1]['internal']:.4f} {rows[-1]['unseen']:.4f}", flush=True)
+                if options.out is not None:
+                    pd.DataFrame(rows).to_csv(options.out, index=False)
+    table = pd.DataFrame(rows)
+    print(summary(table).round(4).to_string())
+    width = table.set_index("split").filter(like="width ").groupby(level=0, sort=False).mean()
+    print("\nmean width of the validation AUC's interval" + ("; that of slides is 1" if "width slide" in width else ""))
+    print(width.div(width["width slide"] if "width slide" in width else 1.0, axis=0).round(4).to_string())
+
+
+if __name__ == "__main__":
+    main()
