@@ -114,9 +114,9 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
         line = {f"{what} mean": own[what].mean() for what in ("internal", "unseen", "gap")}
         line |= {f"{what} std": own[what].std() for what in ("internal", "unseen", "gap")}
         line["gap size"] = own["gap"].abs().mean()  # without its sign
-        reduction = (gaps["random"] - gaps[name]).dropna()
-        reach = stats.t.ppf((1 + LEVEL) / 2, len(reduction) - 1) * reduction.sem() if len(reduction) > 1 else np.nan
-        mean = reduction.mean()
+        reduction = (gaps["random"] - gaps[name]).dropna().to_numpy(float)
+        reach = stats.t.ppf((1 + LEVEL) / 2, len(reduction) - 1) * stats.sem(reduction)
+        mean = float(reduction.mean())
         lines[name] = line | {"reduction": mean, "low": mean - reach, "high": mean + reach, "seeds": len(own)}
     return pd.DataFrame(lines).T
 
@@ -171,7 +171,7 @@ def main() -> None:
     print(summary(table).round(4).to_string())
     width = table.set_index("split").filter(like="width ").groupby(level=0, sort=False).mean()
     print("\nmean width of the validation AUC's interval" + ("; that of slides is 1" if "width slide" in width else ""))
-    print(width.div(width["width slide"] if "width slide" in width else 1.0, axis=0).round(4).to_string())
+    print(width.div(width.get("width slide", 1.0), axis=0).round(4).to_string())
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from sentinode.deploy.submission import make_submission, write_submission
 from sentinode.errors import RunError
 from sentinode.experiments.compare import RunStore, audit_leak, compare
 from sentinode.experiments.comparison import Comparison, Variant
-from sentinode.experiments.decision import DECISION, decide_for
+from sentinode.experiments.decision import DECISION
 from sentinode.experiments.evidence import weigh
 from sentinode.experiments.gather import Gathered, Session, gather
 from sentinode.experiments.predict import predict
@@ -89,7 +89,7 @@ def study(
     chosen = choose(asked, config.fit.metric)
 
     rows = submit(gathered, chosen, out, session)
-    write_json(out / DECISION, decide_for(chosen).to_json())
+    write_json(out / DECISION, chosen.decision.to_json())
     told = of_step(session.progress, "subgroups")
     known = attributes(material.patches, chosen.predictions.ids, given, on_progress=told)
     reviewed = review(chosen, rival_of(chosen, asked), clusters, known, cluster_kind=kind)

@@ -19,7 +19,7 @@ from sentinode.evaluation.calibration import Isotonic, Temperature
 from sentinode.evaluation.threshold import least_cost
 from sentinode.experiments import decision
 from sentinode.experiments.comparison import Variant
-from sentinode.experiments.decision import Decision, decide, decide_for, open_decision
+from sentinode.experiments.decision import Decision, decide, open_decision
 from sentinode.inference.probabilities import Predictions
 
 GROUPS = 10
@@ -207,7 +207,7 @@ def test_several_runs_decide_on_their_mean() -> None:
     variant = Variant("v", {}, (FakeRun(one, 7, config), FakeRun(two, 8, config)))  # type: ignore[arg-type]
     mean = Predictions(one.ids, one.labels, (one.probabilities + two.probabilities) / 2)
     expected = decide(mean, clusters(), config.decision, seed=7)
-    assert decide_for(variant).to_json() == expected.to_json()
+    assert variant.decision.to_json() == expected.to_json()
 
 
 def test_folds_decide_on_all_their_patches() -> None:
@@ -221,4 +221,4 @@ def test_folds_decide_on_all_their_patches() -> None:
 
     parts = [Predictions(whole.ids[k::2], whole.labels[k::2], whole.probabilities[k::2]) for k in (0, 1)]
     variant = Variant("v", {}, tuple(Fold(part, 25) for part in parts))  # type: ignore[arg-type]
-    assert decide_for(variant).to_json() == decide(whole, clusters(), DecisionConfig(), seed=25).to_json()
+    assert variant.decision.to_json() == decide(whole, clusters(), DecisionConfig(), seed=25).to_json()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped
@@ -32,9 +32,6 @@ from sentinode.evaluation.calibration import (
 from sentinode.evaluation.clusters import cluster_numbers
 from sentinode.evaluation.threshold import OperatingPoint, fixed_sensitivity, least_cost, youden
 from sentinode.inference.probabilities import Predictions
-
-if TYPE_CHECKING:
-    from sentinode.experiments.comparison import Variant
 
 DECISION: Final = "decision.json"
 Scale = Literal["raw", "temperature", "isotonic"]
@@ -185,14 +182,6 @@ def decide(
         not_fitted,
         not_cross_fitted,
     )
-
-
-def decide_for(variant: Variant) -> Decision:
-    """The decision of a variant's runs together, on their mean validation probabilities."""
-    cluster_of = {patch: cluster for run in variant.runs for patch, cluster in run.clusters_by_id.items()}
-    predictions, config = variant.predictions, variant.runs[0].config
-    clusters = np.array([cluster_of[patch] for patch in predictions.ids.tolist()])
-    return decide(predictions, clusters, config.decision, seed=config.fit.seed)
 
 
 def open_decision(folder: Path) -> Decision:
