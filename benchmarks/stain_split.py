@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from sentinode.config import RunConfig, load_preset, override
+from sentinode.config import RunConfig, load_preset
 from sentinode.data.patches import PatchSet
 from sentinode.data.split import VALIDATION, unite_groups
 from sentinode.data.tables import read_column_by_id
@@ -36,6 +36,7 @@ from sentinode.experiments.predict import predict
 from sentinode.experiments.run import Run
 from sentinode.experiments.train import train_run
 from sentinode.inference.probabilities import Predictions
+from sentinode.settings import override
 
 UNSEEN_SHARE = 1 / 3  # of a phantom's slides
 LEVEL = 0.95

@@ -18,12 +18,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from sentinode.config import RunConfig, load_preset, override
+from sentinode.config import RunConfig, load_preset
 from sentinode.data.batches import BatchStream
 from sentinode.data.patches import PatchSet
 from sentinode.data.preprocess import prepare
 from sentinode.fitting.epochs import FitState, train_step
 from sentinode.models.build import build
+from sentinode.settings import override
 
 
 def make_stream(count: int, config: RunConfig) -> BatchStream:

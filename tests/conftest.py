@@ -18,11 +18,12 @@ _CHECKED = ["sentinode.data", "sentinode.inference", "sentinode.fitting", "senti
 with install_import_hook(_CHECKED, "beartype.beartype"):
     import sentinode.pipeline  # noqa: F401
 
-from sentinode.config import RunConfig, load_preset, override
+from sentinode.config import RunConfig, load_preset
 from sentinode.data.patches import PatchSet
 from sentinode.data.phantom import write_phantom
 from sentinode.experiments.gather import Session
 from sentinode.experiments.material import Material
+from sentinode.settings import override
 
 torch.set_num_threads(1)  # tiny networks: more threads only wait for each other
 

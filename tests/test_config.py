@@ -6,17 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from sentinode.config import (
-    PRESETS,
-    StudyConfig,
-    load_config,
-    load_preset,
-    override,
-    parse_settings,
-    parse_toml,
-    to_toml,
-)
+from sentinode.config import PRESETS, StudyConfig, load_config, load_preset
 from sentinode.errors import ConfigError
+from sentinode.settings import override, parse_settings, parse_toml, to_toml
 
 
 @pytest.mark.parametrize("name", PRESETS)

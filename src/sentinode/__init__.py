@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sentinode.api import check, compare, evaluate, fit, predict, split, study, tune
-    from sentinode.config import RunConfig, StudyConfig, load_config, load_preset, override
+    from sentinode.config import RunConfig, StudyConfig, load_config, load_preset
     from sentinode.data.phantom import write_phantom
     from sentinode.errors import SentinodeError
     from sentinode.experiments.gather import Session
     from sentinode.experiments.record import Study
     from sentinode.experiments.run import Run
     from sentinode.report.page import write_report
+    from sentinode.settings import override
 
 __version__ = "0.1.0"
 
@@ -49,7 +50,8 @@ __all__ = [
 
 _HOME_OF = {
     **dict.fromkeys(["check", "compare", "evaluate", "fit", "predict", "split", "study", "tune"], "api"),
-    **dict.fromkeys(["RunConfig", "StudyConfig", "load_config", "load_preset", "override"], "config"),
+    **dict.fromkeys(["RunConfig", "StudyConfig", "load_config", "load_preset"], "config"),
+    "override": "settings",
     "SentinodeError": "errors",
     "Run": "experiments.run",
     "Session": "experiments.gather",

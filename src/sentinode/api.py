@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from sentinode import pipeline
-from sentinode.config import DataConfig, RunConfig, StudyConfig, override
+from sentinode.config import DataConfig, RunConfig, StudyConfig
 from sentinode.data.artefacts import write_json
 from sentinode.data.check import Check, check_folder
 from sentinode.data.competition import read_sample_ids
@@ -38,6 +38,7 @@ from sentinode.experiments.variants import resolve_variants
 from sentinode.explain.galleries import worst_mistakes, write_pictures
 from sentinode.progress import of_step
 from sentinode.report.page import write_check_page, write_comparison_page, write_run_page
+from sentinode.settings import override
 
 study = pipeline.study
 operating_point = prediction.operating_point

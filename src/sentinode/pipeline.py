@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from sentinode.config import RunConfig, StudyConfig, override, to_toml
+from sentinode.config import RunConfig, StudyConfig
 from sentinode.data.artefacts import write_json, write_text
 from sentinode.data.explore import explore
 from sentinode.data.split import drop_negatives
@@ -38,6 +38,7 @@ from sentinode.explain.galleries import examples, write_pictures
 from sentinode.explain.review import review
 from sentinode.progress import of_step
 from sentinode.report.page import write_check_page, write_study_page
+from sentinode.settings import override, to_toml
 
 EXAMPLES_A_CLASS = 12
 MISTAKES_A_CLASS = 12

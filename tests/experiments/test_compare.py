@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from sentinode.config import StudyConfig, load_preset, override
+from sentinode.config import StudyConfig, load_preset
 from sentinode.errors import RunError
 from sentinode.experiments import compare as compare_module
 from sentinode.experiments.compare import RunStore, compare
 from sentinode.experiments.comparison import Difference, Variant, paired
 from sentinode.experiments.material import Material
 from sentinode.experiments.tune import tune
+from sentinode.settings import override
 
 CPU = torch.device("cpu")
 QUICK = {"fit.epochs": 1, "fit.batch_size": 16, "predict.views": 1}

@@ -13,7 +13,7 @@ from sklearn.calibration import calibration_curve
 from sklearn.isotonic import IsotonicRegression
 from sklearn.metrics import log_loss, roc_curve
 
-from sentinode.config import DecisionConfig, RunConfig, override
+from sentinode.config import DecisionConfig, RunConfig
 from sentinode.errors import ConfigError, RunError
 from sentinode.evaluation.calibration import Isotonic, Temperature
 from sentinode.evaluation.threshold import least_cost
@@ -21,6 +21,7 @@ from sentinode.experiments import decision
 from sentinode.experiments.comparison import Variant
 from sentinode.experiments.decision import Decision, decide, open_decision
 from sentinode.inference.probabilities import Predictions
+from sentinode.settings import override
 
 GROUPS = 10
 

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from sentinode.config import StudyConfig, load_preset, override
+from sentinode.config import StudyConfig, load_preset
 from sentinode.experiments.compare import RunStore, compare
 from sentinode.experiments.comparison import Comparison
 from sentinode.experiments.evidence import Evidence, weigh
 from sentinode.experiments.material import Material
+from sentinode.settings import override
 
 
 @pytest.fixture(scope="module")

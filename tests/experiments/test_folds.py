@@ -12,12 +12,13 @@ import torch
 from sklearn.metrics import log_loss, roc_auc_score
 from tests.conftest import make_patches
 
-from sentinode.config import StudyConfig, load_preset, override
+from sentinode.config import StudyConfig, load_preset
 from sentinode.errors import ConfigError, RunError
 from sentinode.experiments.compare import RunStore, audit_leak, compare, grid
 from sentinode.experiments.comparison import Comparison, Variant, paired
 from sentinode.experiments.evidence import Evidence, weigh
 from sentinode.experiments.material import Material
+from sentinode.settings import override
 
 CPU = torch.device("cpu")
 

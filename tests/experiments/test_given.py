@@ -11,13 +11,14 @@ import pytest
 import torch
 
 from sentinode import api
-from sentinode.config import StudyConfig, load_preset, override
+from sentinode.config import StudyConfig, load_preset
 from sentinode.errors import DataError, RunError
 from sentinode.experiments.compare import RunStore, compare
 from sentinode.experiments.comparison import Comparison
 from sentinode.experiments.evidence import weigh
 from sentinode.experiments.given import clusters_of, holds_runs, open_given, pair_given
 from sentinode.experiments.material import Material
+from sentinode.settings import override
 
 CPU = torch.device("cpu")
 

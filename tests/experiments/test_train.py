@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from conftest import make_patches
-from sentinode.config import FitConfig, RunConfig, override
+from sentinode.config import FitConfig, RunConfig
 from sentinode.errors import DivergedError, RunError
 from sentinode.evaluation.metrics import scores
 from sentinode.experiments.decision import decide
@@ -19,6 +19,7 @@ from sentinode.experiments.material import Material
 from sentinode.experiments.run import CONTENTS, Run, verify
 from sentinode.experiments.train import best_epoch, has_finished, train_run
 from sentinode.fitting import epochs
+from sentinode.settings import override
 
 CPU = torch.device("cpu")
 

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from sentinode.config import load_preset, override, to_toml
+from sentinode.config import load_preset
 from sentinode.errors import ConfigError
 from sentinode.experiments.variants import differences, resolve_variants
+from sentinode.settings import override, to_toml
 
 BASE = load_preset("fair")
 

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from sentinode.config import DecisionConfig, Scalar, StudyConfig, override, to_toml
+from sentinode.config import DecisionConfig, Scalar, StudyConfig
 from sentinode.data.appearance import QUANTITIES
 from sentinode.data.artefacts import write_json
 from sentinode.evaluation.metrics import scores
@@ -33,6 +33,7 @@ from sentinode.experiments.run import Run, write_manifest
 from sentinode.explain.review import review
 from sentinode.inference.probabilities import Predictions
 from sentinode.report.page import write_report
+from sentinode.settings import override, to_toml
 
 IDS = np.array([f"{k:040x}" for k in range(20)])
 LABELS = np.array([0, 1] * 10, dtype=np.int8)

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from sentinode.config import override
 from sentinode.experiments.record import ClassCounts, Study
 from sentinode.report.model_card import model_card
 from sentinode.report.standards import Checklist, Item, Status, checklists
+from sentinode.settings import override
 
 Write = Callable[..., Path]
 NOTE = "phantom: synthetic tissue"

@@ -235,8 +235,8 @@ def compare(
     """
     from sentinode import api
     from sentinode.apps import console, results
-    from sentinode.config import override
     from sentinode.experiments.given import holds_runs
+    from sentinode.settings import override
 
     asked = asked_settings(preset, config, settings, slides, groups, group_by, folds, default="fair")
     named = [*(variants or []), *(more or [])]

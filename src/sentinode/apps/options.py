@@ -57,8 +57,9 @@ def asked_settings(
     default: str,
 ) -> StudyConfig:
     """The settings that a command line asks for: a preset or a file, with single settings put over it."""
-    from sentinode.config import load_config, load_preset, override, parse_settings
+    from sentinode.config import load_config, load_preset
     from sentinode.errors import ConfigError
+    from sentinode.settings import override, parse_settings
 
     if preset and config:
         raise ConfigError("--preset and --config exclude each other", remedy="Give one of them; --set goes with both.")

@@ -14,7 +14,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import expit, logit
 from sklearn.isotonic import IsotonicRegression
 
-from sentinode.data.split import assign_units
+from sentinode.data.parts import assign_units
 from sentinode.errors import DataError, SplitError
 from sentinode.evaluation.clusters import cluster_numbers
 

@@ -8,13 +8,14 @@ from typing import Any
 
 import torch
 
-from sentinode.config import RunConfig, Scalar, StudyConfig, override, to_toml
+from sentinode.config import RunConfig, Scalar, StudyConfig
 from sentinode.errors import ConfigError
 from sentinode.experiments.comparison import Comparison, Variant, paired
 from sentinode.experiments.material import Material
 from sentinode.experiments.run import Run, is_finished
 from sentinode.experiments.train import train_run
 from sentinode.progress import Progress, silent
+from sentinode.settings import override, to_toml
 
 
 class RunStore:

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from sentinode.config import Scalar, to_flat
+from sentinode.config import Scalar
 from sentinode.data.tables import SLIDE_COLUMNS, read_column_by_id
 from sentinode.errors import DataError, RunError
 from sentinode.experiments.comparison import Comparison, Variant, paired
 from sentinode.experiments.material import ClusterKind
 from sentinode.experiments.run import Run, is_run
+from sentinode.settings import to_flat
 
 _OF_A_REPEAT: Final = ("fit.seed", "split.seed", "split.fold")
 _BEST_FIRST: Final[tuple[ClusterKind, ...]] = ("slide", "stain", "group")

@@ -22,13 +22,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from sentinode.config import Scalar, StudyConfig, parse_toml
+from sentinode.config import Scalar, StudyConfig
 from sentinode.data.artefacts import write_json
 from sentinode.errors import RunError
 from sentinode.experiments.comparison import Comparison, Variant
 from sentinode.experiments.decision import Decision, open_decision
 from sentinode.experiments.evidence import Evidence
 from sentinode.experiments.run import Run
+from sentinode.settings import parse_toml
 
 STUDY_CONFIG: Final = "study.toml"
 STUDY_RECORD: Final = "study.json"

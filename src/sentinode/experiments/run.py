@@ -25,7 +25,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from sentinode.config import RunConfig, parse_toml
+from sentinode.config import RunConfig
 from sentinode.data.artefacts import write_json
 from sentinode.data.tables import read_table
 from sentinode.errors import RunError, storage_errors
@@ -34,6 +34,7 @@ from sentinode.experiments.material import ClusterKind
 from sentinode.fitting.checkpoint import load_weights
 from sentinode.inference.probabilities import Predictions
 from sentinode.models.build import build
+from sentinode.settings import parse_toml
 
 CONTENTS: Final = (
     "config.toml",

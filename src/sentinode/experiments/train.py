@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from sentinode.config import FitConfig, RunConfig, to_toml
+from sentinode.config import FitConfig, RunConfig
 from sentinode.data.artefacts import write_atomically, write_json, write_text
 from sentinode.data.batches import BatchStream, derive_seed
 from sentinode.errors import RunError, storage_errors
@@ -26,6 +26,7 @@ from sentinode.fitting.epochs import EpochRecord, FitState, Outputs, fit_epochs,
 from sentinode.inference.probabilities import Predictions, predict_probabilities
 from sentinode.models.build import build
 from sentinode.progress import Progress, silent
+from sentinode.settings import to_toml
 
 History = list[dict[str, Any]]
 _INITIAL_WEIGHTS = 0

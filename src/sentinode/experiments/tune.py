@@ -14,12 +14,13 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
-from sentinode.config import Range, RunConfig, Scalar, StudyConfig, TuneConfig, override
+from sentinode.config import Range, RunConfig, Scalar, StudyConfig, TuneConfig
 from sentinode.errors import RunError, storage_errors
 from sentinode.experiments.compare import RunStore, grid
 from sentinode.experiments.comparison import Comparison, Variant, paired
 from sentinode.experiments.run import Run
 from sentinode.progress import Progress, silent
+from sentinode.settings import override
 
 _DEFAULT_TRIALS = 20
 

@@ -6,18 +6,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from sentinode.config import (
-    PRESETS,
-    RunConfig,
-    Scalar,
-    StudyConfig,
-    load_config,
-    load_preset,
-    override,
-    parse_settings,
-    to_flat,
-)
+from sentinode.config import PRESETS, RunConfig, Scalar, StudyConfig, load_config, load_preset
 from sentinode.errors import ConfigError
+from sentinode.settings import override, parse_settings, to_flat
 
 # Variants are compared on the same patches, so what chooses patches is always the base's.
 _OF_THE_BASE: Final = ("data", "balance", "sample", "split")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from sentinode.config import to_toml
 from sentinode.experiments.comparison import Comparison
 from sentinode.experiments.evidence import Evidence
 from sentinode.report import comparison_part, verdict_words, words
 from sentinode.report.run_page import basis_of
 from sentinode.report.tables import METRIC_NAMES, environment, mean_and_spread, networks, runs_table
 from sentinode.report.words import Remark
+from sentinode.settings import to_toml
 
 
 def comparison_context(comparison: Comparison, evidence: Evidence) -> dict[str, Any]:

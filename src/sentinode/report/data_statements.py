@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
 
-from sentinode.config import RunConfig, to_flat
+from sentinode.config import RunConfig
 from sentinode.data.images import CENTRE_SIZE_PX, PATCH_SIZE_PX
 from sentinode.experiments.record import Study
+from sentinode.settings import to_flat
 
 _LAYOUTS: Final = {"competition": "the competition Histopathologic Cancer Detection"}
 _DISJOINT: Final = {

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
 
-from sentinode.config import RunConfig, to_flat
+from sentinode.config import RunConfig
 from sentinode.evaluation.bootstrap import Interval
 from sentinode.experiments.evidence import Evidence
 from sentinode.experiments.record import Study
@@ -15,6 +15,7 @@ from sentinode.explain.review import Review
 from sentinode.report import words
 from sentinode.report.data_statements import many
 from sentinode.report.tables import CLUSTER_NAMES, METRIC_NAMES, confusion_of, mean_and_spread, number, summary_of
+from sentinode.settings import to_flat
 
 _DISCRIMINATION: Final = ("auc", "average_precision", "accuracy", "balanced_accuracy")
 _CLUSTERS: Final = {"slide": "slides", "stain": "clusters of stain", "group": "groups of patches"}
@@ -220,7 +221,8 @@ class ModelStatements:
         name = CLUSTER_NAMES[self._review.cluster_kind]
         if not judged:
             return f"None of the {found.count:,} {name} holds enough patches of both classes for a score of its own."
-        return f"AUC by {name}: {min(judged):.3f} to {max(judged):.3f} over the {len(judged)} of {found.count:,} large enough."
+        told = f"over the {len(judged)} of {found.count:,} that are large enough"
+        return f"AUC by {name}: {min(judged):.3f} to {max(judged):.3f} {told}."
 
     @property
     def by_cluster_status(self) -> str:

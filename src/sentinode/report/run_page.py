@@ -6,11 +6,12 @@ from typing import Any
 
 import pandas as pd
 
-from sentinode.config import RunConfig, to_toml
+from sentinode.config import RunConfig
 from sentinode.experiments.run import Run
 from sentinode.report import charts, parts, words
 from sentinode.report.decision_part import decision_part
 from sentinode.report.tables import METRIC_NAMES, Table, environment, layers, number, runs_table, summary_of
+from sentinode.settings import to_toml
 
 
 def run_context(run: Run) -> dict[str, Any]:

@@ -6,7 +6,6 @@ from typing import Any, Final
 
 import numpy as np
 
-from sentinode.config import to_toml
 from sentinode.experiments.record import ClassCounts, Study
 from sentinode.experiments.run import Run
 from sentinode.explain.review import Review
@@ -30,6 +29,7 @@ from sentinode.report.tables import (
     runs_table,
 )
 from sentinode.report.words import Remark
+from sentinode.settings import to_toml
 
 _STAGES: Final = {
     "all": "labelled patches that may take part",

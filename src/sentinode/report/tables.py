@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from sentinode.config import RunConfig, to_flat
+from sentinode.config import RunConfig
 from sentinode.evaluation.bootstrap import Interval
 from sentinode.evaluation.metrics import Confusion, confusion
 from sentinode.experiments.comparison import Comparison, Variant
@@ -21,6 +21,7 @@ from sentinode.inference.probabilities import Predictions
 from sentinode.models.build import build
 from sentinode.models.summary import LayerSummary, Summary, summarise
 from sentinode.report.claims import claim
+from sentinode.settings import to_flat
 
 METRIC_NAMES: Final = {
     "auc": "AUC",
