@@ -255,10 +255,7 @@ def compare(
         session = session_of(cache, device, workers, progress)
         origin = origin_of(preset, config, "fair")
         result = api.compare(data, asked, out, session, preset=origin, resume=resume, variants=compares, leak=leak)
-    if result.comparison:
-        results.show_comparison(result.comparison, result.evidence["compare"], asked.fit.metric)
-    if result.leak:
-        results.show_leak(result.leak, result.evidence["leak"], asked.fit.metric)
+    results.show_study(result)
     console.say(f"{out / 'report.html'}")
 
 
@@ -297,8 +294,7 @@ def tune(
     with console.steps() as progress:
         session = session_of(cache, device, workers, progress)
         result = api.tune(data, asked, out, session, preset=origin_of(preset, config, "fair"), resume=resume)
-    assert result.tuning is not None
-    results.show_variants(result.tuning.variants, asked.fit.metric)
+    results.show_study(result)
     console.say(f"{out / 'report.html'}")
 
 

@@ -7,7 +7,15 @@ from collections.abc import Iterable
 from sentinode.apps import console
 from sentinode.experiments.comparison import Comparison, Variant
 from sentinode.experiments.evidence import Evidence
+from sentinode.experiments.record import Study
 from sentinode.report.verdict_words import inflation
+
+
+def show_study(study: Study) -> None:
+    """Every question's means and what they amount to."""
+    for question, found in study.comparisons.items():
+        show = show_leak if question == "leak" else show_comparison
+        show(found, study.evidence[question], study.config.fit.metric)
 
 
 def show_comparison(comparison: Comparison, evidence: Evidence, metric: str) -> None:

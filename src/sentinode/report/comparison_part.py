@@ -82,6 +82,7 @@ def verdict_block(key: str, comparison: Comparison, evidence: Evidence) -> dict[
     variants = comparison.variants
     return {
         "sentences": verdict_words.verdicts(evidence),
+        "notebook": notebook_preference(comparison, evidence) or "",
         "varied": verdict_words.varied(evidence),
         "rule": verdict_words.rule(evidence) if evidence.verdicts else "",
         "forest": [charts.forest(key, evidence, variants)] if evidence.verdicts else [],
