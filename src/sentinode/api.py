@@ -63,7 +63,7 @@ def check(
 
 
 def split(data: Path, config: RunConfig, out: Path, session: Session | None = None) -> Split:
-    """Balance, sample and split the training part, and save both sides as a table id,label,side."""
+    """Balance, sample and split the training part, and save both sides as a table id,label,side,cluster."""
     gathered = gather(data, config, session or Session())
     drawn = gathered.material.write_split(config, out)
     return replace(drawn, left_out={entry.option: entry.count for entry in gathered.left_out} | drawn.left_out)
@@ -80,13 +80,13 @@ def fit(data: Path, config: RunConfig, out: Path, session: Session | None = None
     return run
 
 
-def with_variants(config: StudyConfig, names: Iterable[str], *, seeds: int) -> StudyConfig:
-    """The config with other variants to compare, named as on the command line, and so many seeds from its first on."""
-    variants = resolve_variants(names, config)
-    return with_seeds(override(config, {"compare.variants": variants}), seeds)
+def with_variants(config: StudyConfig, names: Iterable[str]) -> StudyConfig:
+    """The config with other variants to compare, named as on the command line."""
+    return override(config, {"compare.variants": resolve_variants(names, config)})
 
 
 def with_seeds(config: StudyConfig, seeds: int) -> StudyConfig:
+    """The config with so many seeds, from its first on."""
     first = config.seeds[0]
     return override(config, {"seeds": list(range(first, first + seeds))})
 
@@ -124,7 +124,7 @@ def compare_runs(
     comparison = pair_given(open_given(list(folders)))
     clusters, kind = clusters_of(comparison, slides)
     asked = (config or StudyConfig()).compare
-    evidence = weigh(comparison, clusters, kind, asked, comparison.variants[0].runs[0].config.fit.metric)
+    evidence = weigh(comparison, clusters, kind, asked)
     write_json(out / STUDY_EVIDENCE, {"compare": evidence.to_json()})
     write_comparison_page(out, comparison, evidence)
     return comparison, evidence

@@ -31,7 +31,6 @@ from sentinode.experiments.record import (
     StudyRecord,
     VariantRecord,
 )
-from sentinode.experiments.train import open_streams
 from sentinode.experiments.tune import tune
 from sentinode.explain.attributes import attributes
 from sentinode.explain.galleries import examples, write_pictures
@@ -83,7 +82,7 @@ def study(
         asked["leak"] = audit_leak(config, store)
     clusters, kind = material.clusters_by_id(config), material.cluster_kind(config)
     evidence = {
-        question: weigh(found, clusters, kind, config.compare, config.fit.metric, same_split=question != "leak")
+        question: weigh(found, clusters, kind, config.compare, same_split=question != "leak")
         for question, found in asked.items()
     }
     write_json(out / STUDY_EVIDENCE, {question: found.to_json() for question, found in evidence.items()})
@@ -193,6 +192,7 @@ def record(
         return ClassCounts(negative=values.count(0), positive=values.count(1))
 
     training, validation = ([labels[i] for i in side.tolist()] for side in (split.training, split.validation))
+    runs = {run.name: run for found in asked.values() for variant in found.variants for run in variant.runs}
     return StudyRecord(
         note=material.note,
         data_kind=gathered.check.folder.kind,
@@ -209,7 +209,7 @@ def record(
         split_basis=split.basis,
         split_in_words=split.describe(),
         left_out={entry.option: entry.count for entry in gathered.left_out} | split.left_out,
-        notices=[*split.notices, *open_streams(material, shown_split(config)).notices],
+        notices=list(dict.fromkeys(notice for run in runs.values() for notice in run.environment["notices"])),
         asked={
             question: [VariantRecord.of(variant) for variant in found.variants] for question, found in asked.items()
         },

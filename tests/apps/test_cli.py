@@ -379,7 +379,7 @@ def test_compare_over_folds_and_audit_the_leak(phantom_folder: Path, cache: Path
     assert result.returncode == 0, result.stderr
     assert "The random split, the notebook's own, gives" in result.stdout
     assert {path.name for path in (out / "runs").iterdir()} == {
-        f"{split}-seed25-fold{fold}" for split in ("grouped", "random", "stain") for fold in (1, 2)
+        f"leak-{split}-seed25-fold{fold}" for split in ("grouped", "random", "stain") for fold in (1, 2)
     }
     page = (out / "report.html").read_text(encoding="utf-8")
     for told in ("Leak audit", "the notebook&#39;s own split", "TRIPOD+AI", "Operating points", "Scores by subgroup"):

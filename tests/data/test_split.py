@@ -93,7 +93,7 @@ def test_with_slides_unknown_groups_stay_together_and_singles_are_free() -> None
 
 def test_a_random_split_says_that_it_ignores_slides() -> None:
     split = make_split(candidates(), BalanceConfig(), SampleConfig(), SplitConfig(by="random"))
-    assert split.ignores_slides
+    assert split.basis == "random"
     assert "IGNORES SLIDES" in split.describe()
 
 

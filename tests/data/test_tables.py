@@ -60,6 +60,9 @@ def test_a_table_of_other_patches_is_refused(tmp_path: Path) -> None:
     write(tmp_path / "attributes.csv", "id,x\nq,1\n")
     with pytest.raises(DataError, match="none of a training patch"):
         attributes_of_folder(tmp_path, DataConfig(), IDS)
+    write(tmp_path / "attributes.csv", "id,brightness\na,1\n")
+    with pytest.raises(DataError, match="a column brightness, which is computed"):
+        attributes_of_folder(tmp_path, DataConfig(), IDS)
 
 
 def test_a_phantom_tells_the_tumour_fraction_of_every_patch(phantom_folder: Path) -> None:

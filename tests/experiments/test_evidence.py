@@ -30,7 +30,7 @@ def comparison(material: Material, config: StudyConfig, tmp_path_factory: pytest
 
 
 def weighed(comparison: Comparison, config: StudyConfig, clusters: Mapping[str, str]) -> Evidence:
-    return weigh(comparison, clusters, "slide", config.compare, config.fit.metric)
+    return weigh(comparison, clusters, "slide", config.compare)
 
 
 @pytest.fixture(scope="module")

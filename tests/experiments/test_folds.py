@@ -75,7 +75,7 @@ def test_a_seeds_score_is_the_mean_over_its_folds(comparison: Comparison) -> Non
 
 def test_evidence_ranks_within_folds(comparison: Comparison, material: Material, config: StudyConfig) -> None:
     clusters = material.clusters_by_id(config)
-    evidence = weigh(comparison, clusters, "slide", config.compare, "auc")
+    evidence = weigh(comparison, clusters, "slide", config.compare)
     assert (evidence.folds, evidence.seeds, evidence.patches, evidence.clusters) == (3, 2, 96, 6)
     for variant in comparison.variants:
         assert evidence.intervals[variant.name]["auc"].estimate == pytest.approx(variant.mean("auc"), abs=1e-6)
@@ -110,7 +110,7 @@ def test_the_leak_audit_pairs_a_grouped_split_with_a_random_one(
     )
     assert not grouped[0] & grouped[1]
     assert all(len(of_fold) == 6 for of_fold in scattered)
-    evidence = weigh(leak, material.clusters_by_id(one_seed), "slide", config.compare, "auc", same_split=False)
+    evidence = weigh(leak, material.clusters_by_id(one_seed), "slide", config.compare, same_split=False)
     assert evidence.independent == ()
     assert evidence.verdicts[0].a == "random"
 

@@ -57,7 +57,7 @@ def test_they_are_weighed_as_if_trained_for_it(
     trained: Comparison, folders: list[Path], material: Material, config: StudyConfig, tmp_path: Path
 ) -> None:
     _, evidence = api.compare_runs(folders, tmp_path / "out", config)
-    asked = weigh(trained, material.clusters_by_id(config), "slide", config.compare, "auc")
+    asked = weigh(trained, material.clusters_by_id(config), "slide", config.compare)
     assert evidence.cluster_kind == "slide"
     assert evidence.verdicts[0].difference == pytest.approx(asked.verdicts[0].difference)
     assert evidence.verdicts[0].p_value == pytest.approx(asked.verdicts[0].p_value)
@@ -87,7 +87,7 @@ def test_runs_that_do_not_pair_are_refused_with_the_reason(
         pair_given(open_given([*folders[:3], *folders[4:]]))
     twin = tmp_path / "twin"
     shutil.copytree(folders[0], twin)
-    with pytest.raises(RunError, match="has the settings and the seed of"):
+    with pytest.raises(RunError, match="has the settings, the seed and the fold of"):
         pair_given(open_given([*folders, twin]))
     elsewhere = override(config, {"split.validation_fraction": 0.5, "seeds": [25]})
     other = compare(elsewhere, RunStore(material, tmp_path / "other", device=CPU)).variants[1].runs[0]

@@ -213,8 +213,6 @@ def test_attributes_come_from_the_pixels_and_from_the_table() -> None:
         assert table[name].tolist() == seen[name].tolist()
     assert table["size"].tolist() == pytest.approx([3.0, np.nan], nan_ok=True)
     assert table["scanner"].tolist() == ["x", ""]
-    with pytest.raises(DataError, match="a column brightness"):
-        attributes(patches, patches.ids, pd.DataFrame({"brightness": [1.0]}, index=["patch0003"]))
 
 
 def test_words_and_few_numbers_are_taken_as_they_are() -> None:

@@ -146,7 +146,7 @@ def write_evidence(folder: Path, config: StudyConfig, asked: dict[str, list[Vari
             Variant(entry.name, entry.settings, tuple(Run.open(folder / "runs" / name) for name in entry.runs))
             for entry in records
         ]
-        evidence[question] = weigh(Comparison(tuple(variants)), {}, "group", quick.compare, quick.fit.metric).to_json()
+        evidence[question] = weigh(Comparison(tuple(variants)), {}, "group", quick.compare).to_json()
     (folder / STUDY_EVIDENCE).write_text(json.dumps(evidence))
 
 

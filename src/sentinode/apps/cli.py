@@ -111,7 +111,7 @@ def check(
 @app.command(epilog=example("split DATA --out split.csv --slides slides.csv"))
 def split(
     data: Data,
-    out: Annotated[Path, typer.Option(help="Table id,label,side to write.")],
+    out: Annotated[Path, typer.Option(help="Table id,label,side,cluster to write.")],
     slides: Slides = None,
     groups: Groups = None,
     group_by: GroupBy = None,
@@ -213,7 +213,9 @@ def compare(
     more: Annotated[
         list[str] | None, typer.Argument(metavar="[VARIANT|RUN]...", help="Further variants, or runs.")
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Repeats of each variant, each with a seed of its own.")] = 5,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="Repeats, each with a seed of its own (default: as the settings say).")
+    ] = None,
     folds: Folds = None,
     leak: Annotated[
         bool, typer.Option("--leak", help="Fit one model on a grouped and on a random split: how much does it flatter?")
@@ -241,14 +243,27 @@ def compare(
     asked = asked_settings(preset, config, settings, slides, groups, group_by, folds, default="fair")
     named = [*(variants or []), *(more or [])]
     if holds_runs(data):
-        _refuse_beside_runs({"--variants": variants, "--folds": folds, "--leak": leak, "--group-by": group_by})
+        _refuse_beside_runs(
+            {
+                "--variants": variants,
+                "--seeds": seeds,
+                "--folds": folds,
+                "--leak": leak,
+                "--preset": preset,
+                "--groups": groups,
+                "--group-by": group_by,
+                "--resume": resume,
+            }
+        )
         comparison, evidence = api.compare_runs([data, *map(Path, named)], out, asked, slides=slides)
-        results.show_comparison(comparison, evidence, asked.fit.metric)
+        results.show_comparison(comparison, evidence)
         console.say(f"{out / 'report.html'}")
         return
     compares = bool(named) or not leak
-    asked = api.with_variants(asked, named or asked.compare.variants, seeds=seeds) if compares else asked
-    asked = api.with_seeds(asked, seeds)
+    if compares:
+        asked = api.with_variants(asked, named or asked.compare.variants)
+    if seeds is not None:
+        asked = api.with_seeds(asked, seeds)
     if leak and asked.split.folds is None:
         asked = override(asked, {"split.folds": _LEAK_FOLDS})
     with console.steps() as progress:
@@ -355,7 +370,7 @@ def evaluate(
 
 @app.command(epilog=example("report study/"))
 def report(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder that study, tune, train or check wrote.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="What study, compare, tune, train or check wrote.")],
 ) -> None:
     """Draw the pages of a folder anew, from what is in it."""
     from sentinode.apps import console

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from sentinode.apps import console
 from sentinode.experiments.comparison import Comparison, Variant
 from sentinode.experiments.evidence import Evidence
@@ -15,27 +13,29 @@ def show_study(study: Study) -> None:
     """Every question's means and what they amount to."""
     for question, found in study.comparisons.items():
         show = show_leak if question == "leak" else show_comparison
-        show(found, study.evidence[question], study.config.fit.metric)
+        show(found, study.evidence[question])
 
 
-def show_comparison(comparison: Comparison, evidence: Evidence, metric: str) -> None:
-    show_variants(comparison.variants, metric)
+def show_comparison(comparison: Comparison, evidence: Evidence) -> None:
+    show_variants(comparison)
     for verdict in evidence.verdicts:
         console.say(verdict.in_words())
 
 
-def show_leak(leak: Comparison, evidence: Evidence, metric: str) -> None:
-    show_variants(leak.variants, metric)
+def show_leak(leak: Comparison, evidence: Evidence) -> None:
+    show_variants(leak)
     for sentence in inflation(evidence):
         console.say(sentence)
 
 
-def show_variants(variants: Iterable[Variant], metric: str) -> None:
+def show_variants(comparison: Comparison) -> None:
+    metric = comparison.metric
+
     def spread(variant: Variant) -> str:
         deviation = variant.standard_deviation(metric)
         return "one seed" if deviation is None else f"{deviation:.4f}"
 
-    rows = [[variant.name, f"{variant.mean(metric):.4f}", spread(variant)] for variant in variants]
+    rows = [[variant.name, f"{variant.mean(metric):.4f}", spread(variant)] for variant in comparison.variants]
     console.show_table(f"validation {metric}", ["variant", "mean", "standard deviation"], rows)
 
 

@@ -32,7 +32,7 @@ from sentinode.data.listing import PHANTOM_NOTE
 from sentinode.data.tissue import SPACING_UM_PER_PX, paint_section
 from sentinode.errors import DataError, SentinodeWarning, storage_errors
 
-PAINTER_VERSION: Final = 1
+PAINTER_VERSION: Final = 2
 POSITIVE_SHARE: Final = 0.40
 TEST_SLIDE_SHARE: Final = 0.20
 MOST_PATCHES_PER_SLIDE: Final = 400  # a slide's field is painted whole: memory grows with it

@@ -37,10 +37,6 @@ class Split:
     left_out: dict[str, int] = field(default_factory=dict)
     notices: tuple[str, ...] = ()
 
-    @property
-    def ignores_slides(self) -> bool:
-        return self.basis == "random"
-
     def describe(self) -> str:
         match self.basis:
             case "slide":

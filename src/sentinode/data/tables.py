@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from sentinode.config import DataConfig
+from sentinode.data.appearance import QUANTITIES
 from sentinode.errors import DataError
 
 _ID_COLUMNS = ("id", "patch", "patch_id", "patch_name", "name", "filename")
@@ -90,13 +91,16 @@ def read_attributes(path: Path) -> pd.DataFrame:
 def attributes_of_folder(root: Path, config: DataConfig, ids: np.ndarray) -> pd.DataFrame | None:
     """The attributes that the settings name, or else those of attributes.csv in a data folder; None without either.
 
-    Raises DataError where the table knows none of `ids`, (n,) str.
+    Raises DataError where the table knows none of `ids`, (n,) str, or has a quantity that `appearance` computes.
     """
     default = root / "attributes.csv"
     path = config.attributes or (default if default.is_file() else None)
     if path is None:
         return None
     attributes = read_attributes(path)
+    taken = [name for name in attributes.columns if name in QUANTITIES]
+    if taken:
+        raise DataError(f"has a column {taken[0]}, which is computed from the pixels", where=path, remedy="Rename it.")
     if not attributes.index.isin(ids).any():
         raise DataError(
             f"has {len(attributes)} rows, none of a training patch",

@@ -100,13 +100,15 @@ def audit_leak(config: StudyConfig, store: RunStore) -> Comparison:
     splits: dict[str, dict[str, Scalar]] = {"grouped": {"split.by": trusted}, "random": {"split.by": "random"}}
     if config.split.by == "stain":
         splits["stain"] = {"split.by": "stain"}
-    return paired(_train(config, splits, store), same_split=False)
+    return paired(_train(config, splits, store, prefix="leak-"), same_split=False)
 
 
-def _train(config: StudyConfig, variants: Mapping[str, Mapping[str, Scalar]], store: RunStore) -> list[Variant]:
+def _train(
+    config: StudyConfig, variants: Mapping[str, Mapping[str, Scalar]], store: RunStore, *, prefix: str = ""
+) -> list[Variant]:
     base = config.run_config()
     runs: dict[str, list[Run]] = {name: [] for name in variants}
     for place, settings in grid(config):  # variants within a split: its pixels are prepared once
         for name, own in variants.items():
-            runs[name].append(store.train(f"{name}-{place}", override(base, {**own, **settings})))
+            runs[name].append(store.train(f"{prefix}{name}-{place}", override(base, {**own, **settings})))
     return [Variant(name, settings, tuple(runs[name])) for name, settings in variants.items()]

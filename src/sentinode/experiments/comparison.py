@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Int, Shaped
 
-from sentinode.config import Scalar
+from sentinode.config import Metric, Scalar
 from sentinode.errors import RunError
 from sentinode.experiments.decision import Decision, decide
 from sentinode.experiments.run import Run
@@ -127,6 +127,11 @@ class Comparison:
     @property
     def seeds(self) -> tuple[int, ...]:
         return tuple(repeat.seed for repeat in self.variants[0].repeats)
+
+    @property
+    def metric(self) -> Metric:
+        """The score that decides: the one by which the runs were kept."""
+        return self.variants[0].runs[0].config.fit.metric
 
     @property
     def folds(self) -> int:

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from sentinode.config import CompareConfig, Metric
+from sentinode.config import CompareConfig
 from sentinode.data.batches import derive_seed
 from sentinode.evaluation.bands import Bands, curve_bands
 from sentinode.evaluation.bootstrap import METRICS, Interval, Replicates, bootstrap
@@ -112,7 +112,6 @@ def weigh(
     clusters: Mapping[str, str],
     kind: ClusterKind,
     config: CompareConfig,
-    metric: Metric,
     *,
     same_split: bool = True,
 ) -> Evidence:
@@ -150,7 +149,7 @@ def weigh(
             variant.name: {name: found.interval(row, name) for name in METRICS}
             for row, variant in enumerate(comparison.variants)
         },
-        verdicts=tuple(decide(_questions(found, comparison, metric), smallest_effect=config.smallest_effect)),
+        verdicts=tuple(decide(_questions(found, comparison), smallest_effect=config.smallest_effect)),
         independent=tuple(IndependentTests.of(variant, first) for variant in others) if same_split else (),
         curves={
             variant.name: curve_bands(
@@ -165,7 +164,8 @@ def weigh(
     )
 
 
-def _questions(found: Replicates, comparison: Comparison, metric: Metric) -> list[Question]:
+def _questions(found: Replicates, comparison: Comparison) -> list[Question]:
+    metric = comparison.metric
     first, *others = comparison.variants
     return [
         Question(

@@ -19,7 +19,7 @@ _BEST_FIRST: Final[tuple[ClusterKind, ...]] = ("slide", "stain", "group")
 
 
 def holds_runs(folder: Path) -> bool:
-    """Whether the folder is a run's, or holds folders of runs, as a study's `runs` does."""
+    """Whether the folder is a run's, or holds folders of runs and no others, as a study's `runs` does."""
     return bool(_run_folders(folder))
 
 
@@ -31,7 +31,8 @@ def open_given(folders: Sequence[Path]) -> list[Run]:
 def _run_folders(folder: Path) -> list[Path]:
     if is_run(folder) or not folder.is_dir():
         return [folder] if is_run(folder) else []
-    return sorted(each for each in folder.iterdir() if is_run(each))
+    inside = sorted(each for each in folder.iterdir() if each.is_dir())
+    return inside if all(is_run(each) for each in inside) else []
 
 
 def pair_given(runs: Sequence[Run]) -> Comparison:
@@ -88,14 +89,14 @@ def clusters_of(comparison: Comparison, slides: Path | None = None) -> tuple[dic
 
 
 def _refuse_twins(runs: Sequence[Run]) -> None:
-    seen: dict[tuple[int, int, int | None], Run] = {}
+    seen: dict[tuple[int, int | None], Run] = {}
     for run in runs:
-        place = (run.seed, run.config.split.seed, run.config.split.fold)
+        place = (run.seed, run.config.split.fold)
         if place in seen:
             raise RunError(
-                f"has the settings and the seed of {seen[place].folder}",
+                f"has the settings, the seed and the fold of {seen[place].folder}",
                 where=run.folder,
-                remedy="Give each run once, or runs of other seeds.",
+                remedy="Give one run for each seed and fold.",
             )
         seen[place] = run
 

@@ -4,7 +4,7 @@ study.toml        every setting
 identity.json     digest of the data, and which questions were asked
 check.json        the audit; check.html is its page
 explore.json      colours by class and by slide
-split.csv         id, label, side
+split.csv         id, label, side, cluster
 runs/             a folder for each run
 tune/             Optuna's journal
 pictures/         <id>.png of patches that a page shows

@@ -150,7 +150,9 @@ def verify(folder: Path) -> None:
         digests = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["sha256"]
         expected = {name: str(digests[name]) for name in CONTENTS}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunError("is no manifest of a run", where=folder / MANIFEST, remedy="Train the run again.") from error
+        raise RunError(
+            "is no manifest of a run of this version", where=folder / MANIFEST, remedy="Train the run again."
+        ) from error
     for name, digest in expected.items():
         if not (folder / name).is_file():
             raise RunError("is missing", where=folder / name, remedy="Restore it, or train the run again.")

@@ -12,7 +12,6 @@ from jaxtyping import Float, Shaped
 
 from sentinode.data.appearance import appearance
 from sentinode.data.patches import PatchSet
-from sentinode.errors import DataError
 from sentinode.evaluation.subgroups import quantile_groups
 
 FROM_PIXELS: Final = ("brightness", "optical_density", "saturation")
@@ -39,17 +38,11 @@ def attributes(
 
     From the pixels: `brightness` (0 to 255), `optical_density` and `saturation` (0 to 1), as `appearance` has
     them; then the columns of `given`, a table indexed by id, unknown (NaN or "") for ids that it lacks.
-    Raises DataError where it has a column of the same name as one from the pixels.
     """
     seen = appearance(patches.pixels, patches.rows_of(ids), on_progress=on_progress)[list(FROM_PIXELS)]
     table = seen.set_axis(pd.Index(ids, name="id"), axis=0)
     if given is None:
         return table
-    taken = [name for name in given.columns if name in FROM_PIXELS]
-    if taken:
-        raise DataError(
-            f"has a column {taken[0]}, which is computed from the pixels", where="attributes", remedy="Rename it."
-        )
     joined = given.reindex(table.index)
     words = [name for name in joined.columns if not pd.api.types.is_numeric_dtype(joined[name])]
     return table.join(joined.fillna(dict.fromkeys(words, "")))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from sentinode.experiments.comparison import Comparison
 from sentinode.experiments.evidence import Evidence
+from sentinode.experiments.run import Run
 from sentinode.report import comparison_part, verdict_words, words
-from sentinode.report.run_page import basis_of
+from sentinode.report.run_page import basis_of, sides_of
 from sentinode.report.tables import METRIC_NAMES, environment, mean_and_spread, networks, runs_table
 from sentinode.report.words import Remark
 from sentinode.settings import to_toml
@@ -44,8 +46,8 @@ def comparison_context(comparison: Comparison, evidence: Evidence) -> dict[str, 
             for variant in comparison.variants
         ],
         "conclusion": [Remark("Comparison", " ".join(conclusion)), Remark("Use", words.NO_CLINIC)],
-        "cautions": words.cautions(first.config, runs, training=0, validation=0),
-        "notices": list(dict.fromkeys(notice for run in runs for notice in run.environment.get("notices", []))),
+        "cautions": words.cautions(first.config, runs, **sides_of(first)),
+        "notices": notices(runs),
         "several_runs": len(comparison.variants[0].runs) > 1,
         "compare": comparison_part.compared(comparison, evidence),
         "networks": networks(comparison.variants),
@@ -53,3 +55,11 @@ def comparison_context(comparison: Comparison, evidence: Evidence) -> dict[str, 
         "runs_table": runs_table(runs, first.config),
         "environment": environment(first.environment),
     }
+
+
+def notices(runs: Sequence[Run]) -> list[str]:
+    """What the runs were told, each thing once, and whether they had the same patches and labels to train on."""
+    told = [notice for run in runs for notice in run.environment.get("notices", [])]
+    if len({run.environment.get("data_sha256") for run in runs}) > 1:
+        told.append("the runs were trained on different patches or labels; only the validation patches are equal")
+    return list(dict.fromkeys(told))

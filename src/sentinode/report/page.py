@@ -15,7 +15,7 @@ from sentinode.data.artefacts import write_text
 from sentinode.errors import RunError
 from sentinode.experiments.comparison import Comparison
 from sentinode.experiments.evidence import Evidence
-from sentinode.experiments.record import STUDY_CONFIG, STUDY_RECORD, Study
+from sentinode.experiments.record import STUDY_CONFIG, STUDY_EVIDENCE, STUDY_RECORD, Study
 from sentinode.experiments.run import MANIFEST, Run
 from sentinode.report.check_page import check_context
 from sentinode.report.comparison_page import comparison_context
@@ -36,10 +36,16 @@ def write_report(folder: Path) -> list[Path]:
         return [write_run_page(folder)]
     if (folder / "check.json").is_file():
         return [write_check_page(folder)]
+    if (folder / STUDY_EVIDENCE).is_file():
+        raise RunError(
+            "holds a comparison of finished runs, which lie elsewhere",
+            where=folder,
+            remedy="Give the runs to `compare` again, with another --out.",
+        )
     raise RunError(
         "holds no study, run or check",
         where=folder,
-        remedy="Give a folder that `study`, `train` or `check --out` wrote.",
+        remedy="Give a folder that `study`, `compare`, `tune`, `train` or `check --out` wrote.",
     )
 
 

@@ -17,7 +17,7 @@ from sentinode.settings import to_toml
 def run_context(run: Run) -> dict[str, Any]:
     split_in_words = str(run.environment.get("split", ""))
     basis = basis_of(run.config, split_in_words)
-    sides = _sides(run)
+    sides = sides_of(run)
     return {
         "title": f"Run {run.name}",
         "note": str(run.environment.get("data_note", "")),
@@ -71,6 +71,6 @@ def basis_of(config: RunConfig, split_in_words: str) -> str:
     return "slide" if split_in_words.startswith("by slide") else "group"
 
 
-def _sides(run: Run) -> dict[str, int]:
+def sides_of(run: Run) -> dict[str, int]:
     sides = pd.read_csv(run.folder / "split.csv", usecols=["side"])["side"].value_counts()
     return {side: int(sides.get(side, 0)) for side in ("training", "validation")}
