@@ -185,6 +185,9 @@ class CompareConfig(Section):
     )
     smallest_effect: float = Field(0.005, gt=0.0, description="smallest difference that matters, in the metric")
     replicates: int = Field(2000, ge=100, description="bootstrap replicates behind every interval")
+    patches: Literal["all", "resampled"] = Field(
+        "all", description="of a drawn slide: all its patches, or as many drawn anew (wider intervals)"
+    )
 
     @field_validator("variants")
     @classmethod

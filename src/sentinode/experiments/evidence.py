@@ -135,6 +135,7 @@ def weigh(
         names,
         rng=rng(_FOR_SCORES),
         replicates=config.replicates,
+        patches=config.patches,
         parts=folds if comparison.folds > 1 else None,
     )
     first, *others = comparison.variants

@@ -18,6 +18,7 @@ from sentinode.experiments.comparison import Variant
 from sentinode.experiments.decision import DECISION, open_decision
 from sentinode.experiments.record import STUDY_CONFIG, Study
 from sentinode.experiments.run import Run
+from sentinode.fitting.memory import keep_freed_memory
 from sentinode.inference.probabilities import Predictions, average, predict_probabilities
 from sentinode.progress import Progress, of_step, silent
 
@@ -48,6 +49,7 @@ def predict(
     runs: Sequence[Run], patches: PatchSet, *, device: torch.device, progress: Progress = silent
 ) -> Predictions:
     """The mean probability of the runs for every patch, each run with its own preprocessing and views."""
+    keep_freed_memory()
     if not runs:
         raise RunError("no run was given to predict with", remedy="Give at least one.")
     return average(_predict_one(run, patches, device, progress) for run in runs)

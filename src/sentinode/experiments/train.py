@@ -23,6 +23,7 @@ from sentinode.experiments.material import Material
 from sentinode.experiments.run import Run, is_finished, write_manifest
 from sentinode.fitting.checkpoint import load_checkpoint, load_weights, save_checkpoint, save_weights
 from sentinode.fitting.epochs import EpochRecord, FitState, Outputs, fit_epochs, steps_in_epoch
+from sentinode.fitting.memory import keep_freed_memory
 from sentinode.inference.probabilities import Predictions, predict_probabilities
 from sentinode.models.build import build
 from sentinode.progress import Progress, silent
@@ -58,6 +59,7 @@ def train_run(
     can be resumed. Raises RunError for a folder of another run, DivergedError where the loss is no
     number.
     """
+    keep_freed_memory()
     _claim(folder, config, material, device, resume=resume)
     if is_finished(folder):
         return Run.open(folder)
