@@ -74,7 +74,7 @@ def test_the_rule_names_what_was_drawn_and_what_it_does_not_cover() -> None:
         evidence_of(kind="slide")
     )
     with_folds = verdict_words.rule(evidence_of(kind="stain", folds=3))
-    assert "clusters of stain, which stand in for slides" in with_folds
+    assert "clusters of stain (in place of slides)" in with_folds
     assert "another split" not in with_folds
 
 

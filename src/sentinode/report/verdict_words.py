@@ -11,7 +11,7 @@ from sentinode.config import ModelConfig
 from sentinode.evaluation.verdict import FEWEST_SEEDS, Verdict
 from sentinode.experiments.evidence import Evidence, IndependentTests
 
-_CLUSTERS = {"slide": "slides", "stain": "clusters of stain, which stand in for slides", "group": "groups of patches"}
+_CLUSTERS = {"slide": "slides", "stain": "clusters of stain (in place of slides)", "group": "groups of patches"}
 _SIGNIFICANT = 0.05
 
 
