@@ -82,10 +82,13 @@ def split_settings(counts: Sequence[int], slides_known: bool) -> dict[str, dict[
 def cluster_names(case: Case, config: RunConfig, counts: Sequence[int]) -> dict[str, dict[str, str]]:
     """Each clustering that an interval may be drawn from: the cluster of each patch, "" for one on its own."""
     ids = case.blind.candidates.ids.tolist()
-    settings = split_settings(counts, slides_known=False)
-    found = {name: case.blind.clusters_by_id(override(config, own)) for name, own in settings.items()}
-    found["patches"] = dict.fromkeys(ids, "")
-    del found["random"]
+    found = {
+        "patches": dict.fromkeys(ids, ""),
+        "grouped": dict(zip(ids, case.blind.candidates.groups.tolist(), strict=True)),
+    }
+    for count in counts:
+        own = override(config, {"split.stain_clusters": count})
+        found[f"stain {count}"] = case.blind.clusters_by_id(own)
     if case.sighted is not None:
         found["slide"] = case.sighted.clusters_by_id(config)
     return found

@@ -80,7 +80,7 @@ def study(
         asked["tune"] = tuning.comparison
     if "leak" in questions:
         asked["leak"] = audit_leak(config, store)
-    clusters, kind = material.clusters_by_id(config), material.cluster_kind(config)
+    clusters, kind = material.clusters_by_id(config), material.cluster_kind
     evidence = {
         question: weigh(found, clusters, kind, config.compare, same_split=question != "leak")
         for question, found in asked.items()

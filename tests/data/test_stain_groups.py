@@ -114,4 +114,4 @@ def test_a_group_moves_whole_into_the_cluster_that_most_of_it_is_in() -> None:
 
 
 def test_the_usual_count_grows_with_the_patches_within_bounds() -> None:
-    assert [usual_count(patches) for patches in (10, 9_000, 220_025)] == [8, 100, 150]
+    assert [usual_count(patches) for patches in (10, 100, 9_000, 220_025)] == [5, 8, 60, 150]

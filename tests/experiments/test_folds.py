@@ -12,7 +12,7 @@ import torch
 from sklearn.metrics import log_loss, roc_auc_score
 from tests.conftest import make_patches
 
-from sentinode.config import StudyConfig, load_preset
+from sentinode.config import RunConfig, StudyConfig, load_preset
 from sentinode.errors import ConfigError, RunError
 from sentinode.experiments.compare import RunStore, audit_leak, compare, grid
 from sentinode.experiments.comparison import Comparison, Variant, paired
@@ -132,7 +132,7 @@ def test_stain_clusters_are_not_cut_and_stand_in_for_slides_that_are_not_known(c
     unknown = Material(replace(patches, slides=np.full(len(patches), "", dtype=str), groups=groups), groups)
     by_stain = override(config.run_config(), {"split.by": "stain", "split.stain_clusters": 12, "split.fold": 1})
     clusters = unknown.clusters_by_id(by_stain)
-    assert unknown.cluster_kind(by_stain) == "stain"
+    assert unknown.cluster_kind == "stain"
     assert set(clusters.values()) <= {f"stain{k}" for k in range(12)}
     for name in set(groups.tolist()) - {""}:
         assert len({clusters[i] for i in patches.ids[groups == name].tolist()}) == 1
@@ -140,4 +140,11 @@ def test_stain_clusters_are_not_cut_and_stand_in_for_slides_that_are_not_known(c
     assert split.basis == "stain"
     sides = [{clusters[i] for i in side.tolist()} for side in (split.training, split.validation)]
     assert not sides[0] & sides[1]
-    assert unknown.cluster_kind(config.run_config()) == "group"
+
+
+def test_coarse_groups_are_taken_at_their_word() -> None:
+    patches = make_patches()
+    patients = np.array([f"patient{k % 7}" for k in range(len(patches))])
+    unknown = Material(replace(patches, slides=np.full(len(patches), "", dtype=str)), patients)
+    assert unknown.cluster_kind == "group"
+    assert set(unknown.clusters_by_id(RunConfig()).values()) == set(patients.tolist())

@@ -31,9 +31,10 @@ def evidence_of(
     )  # fmt: skip
 
 
-def test_a_verdict_without_slides_says_that_it_is_too_ready() -> None:
-    assert "too narrow" in verdict_words.rule(evidence_of(patches=1000, clusters=900))
-    assert "too narrow" not in verdict_words.rule(evidence_of(patches=1000, clusters=40))
+def test_a_verdict_without_slides_says_what_stands_in_for_them() -> None:
+    assert "Slides are not known" not in verdict_words.rule(evidence_of(kind="slide"))
+    assert "about as wide as those from slides" in verdict_words.rule(evidence_of(kind="stain"))
+    assert "too narrow" in verdict_words.rule(evidence_of(kind="group"))
 
 
 @pytest.mark.parametrize(

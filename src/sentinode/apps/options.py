@@ -30,7 +30,7 @@ Groups = Annotated[
 ]
 GroupBy = Annotated[
     str | None,
-    typer.Option(metavar="BY", help="Keep together: auto, slide, group, stain (in place of slides) or random."),
+    typer.Option(metavar="BY", help="Split by: auto, slide, group, stain (clusters; no gain was measured) or random."),
 ]
 Folds = Annotated[
     int | None,

@@ -68,8 +68,8 @@ def stain_clusters(
 
 
 def usual_count(patches: int) -> int:
-    """How many clusters to ask for where nobody says how many slides there are: one for 90 patches, 8 to 150."""
-    return int(np.clip(patches // 90, 8, 150))
+    """Clusters to ask for where nobody knows how many slides there are: one for 150 patches, 8 to 150, at most half."""
+    return max(2, min(int(np.clip(patches // 150, 8, 150)), patches // 2))
 
 
 def uncut_clusters(clusters: Int[np.ndarray, " n"], groups: Shaped[np.ndarray, " n"]) -> Shaped[np.ndarray, " n"]:

@@ -56,18 +56,29 @@ class Material:
         digest.update(self.patches.labels.astype(np.int8).tobytes())
         return digest.hexdigest()
 
-    def cluster_kind(self, config: RunConfig) -> ClusterKind:
-        """What patches are taken to be dependent within: slides, else clusters of stain if the split uses them."""
-        if self.candidates.slides_known:
+    @cached_property
+    def cluster_kind(self) -> ClusterKind:
+        """What patches are taken to be dependent within.
+
+        Slides where they are known; groups where those given are coarse; else clusters of stain, for patches that
+        share tissue are far too small a part of those that share a slide.
+        """
+        table = self.candidates
+        if table.slides_known:
             return "slide"
-        return "stain" if config.split.by == "stain" else "group"
+        units = len(np.unique(table.groups[table.groups != ""])) + int((table.groups == "").sum())
+        return "group" if units <= len(table) / 2 else "stain"
 
     def clusters_by_id(self, config: RunConfig) -> dict[str, str]:
         """Each candidate's cluster of that kind; "" for a patch on its own."""
-        kind = self.cluster_kind(config)
-        table = self._by_stain(config.split.stain_clusters) if kind == "stain" else self.candidates
-        names = table.slides if kind == "slide" else table.groups
-        return dict(zip(table.ids.tolist(), names.tolist(), strict=True))
+        match self.cluster_kind:
+            case "slide":
+                names = self.candidates.slides
+            case "group":
+                names = self.candidates.groups
+            case "stain":
+                names = self._by_stain(config.split.stain_clusters).groups
+        return dict(zip(self.candidates.ids.tolist(), names.tolist(), strict=True))
 
     def split(self, config: RunConfig) -> Split:
         return self._split(config.balance, config.sample, config.split)
@@ -91,9 +102,8 @@ class Material:
     def _cluster_by_stain(self, count: int | None) -> PatchTable:
         """The candidates, their groups swelled to clusters of stain, which are the same for every split and seed."""
         table = self.candidates
-        clusters = stain_clusters(
-            self._stain_statistics[self._used], count or usual_count(len(table)), np.random.default_rng(0)
-        )
+        asked = count or usual_count(len(table))
+        clusters = stain_clusters(self._stain_statistics[self._used], asked, np.random.default_rng(0))
         return replace(table, groups=uncut_clusters(clusters, table.groups))
 
     @cached_property

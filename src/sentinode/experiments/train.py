@@ -202,7 +202,7 @@ def _claim(folder: Path, config: RunConfig, material: Material, device: torch.de
         "data_note": material.note,
         "seed": config.fit.seed,
         "split": material.split(config).describe(),
-        "clusters": material.cluster_kind(config),
+        "clusters": material.cluster_kind,
         "notices": [*material.split(config).notices, *open_streams(material, config).notices],
     }
     write_json(folder / "environment.json", environment)

@@ -167,14 +167,9 @@ class ModelStatements:
         found = self._evidence
         if found is None:
             return "The records hold no intervals."
-        alone = (
-            " Most stand for single patches, so intervals are too narrow."
-            if 2 * found.clusters >= found.patches
-            else ""
-        )
         return (
             f"Intervals from {found.replicates:,} bootstrap replicates of {found.clusters:,} "
-            f"{_CLUSTERS[found.cluster_kind]} ({found.patches:,} patches) and the seeds.{alone}"
+            f"{_CLUSTERS[found.cluster_kind]} ({found.patches:,} patches) and the seeds."
         )
 
     @property

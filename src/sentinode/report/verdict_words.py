@@ -57,18 +57,20 @@ def rule(evidence: Evidence) -> str:
         f"The rule was fixed beforehand: “better” takes at least {FEWEST_SEEDS} seeds, P(better) of 0.75 or more, "
         f"a 95 % interval that leaves out zero{holm}, and a difference of at least {smallest:g}. Everything else is "
         f"“no evidence”. The intervals draw {_CLUSTERS[evidence.cluster_kind]} and seeds anew; they do not cover "
-        f"{beyond}.{_mostly_alone(evidence)}"
+        f"{beyond}.{_slides_unknown(evidence)}"
     )
 
 
-def _mostly_alone(evidence: Evidence) -> str:
-    """Said where slides are so little known that the bootstrap draws almost single patches."""
-    if evidence.clusters < evidence.patches / 2:
+def _slides_unknown(evidence: Evidence) -> str:
+    """What it means that something stands in for slides."""
+    if evidence.cluster_kind == "slide":
         return ""
     return (
-        f" Slides are not known here: the {evidence.patches:,} patches fall into {evidence.clusters:,} groups, most of "
-        "them single patches. Patches of one slide are more alike than that, so these intervals are too narrow and "
-        "these verdicts too ready. A table of slides mends it; --group-by stain is the next best."
+        " Slides are not known, so how far patches depend on each other is guessed: on synthetic tissue, whose slides "
+        "are known, intervals from clusters of stain were about as wide as those from slides. A table of slides is "
+        "better."
+        if evidence.cluster_kind == "stain"
+        else " Slides are not known: where a group is less than a slide, these intervals are too narrow."
     )
 
 

@@ -58,8 +58,8 @@ def split_caution(basis: str) -> Remark | None:
             return Remark(
                 "Clusters of stain stand in for slides",
                 "Slides are not known. Patches of like stain and texture stay on one side, which keeps most of a slide "
-                "together but not all: the scores may still be too good. Give a table of slides for a split that can "
-                "be trusted.",
+                "together but not all. On real patches no gain over a split by shared tissue was measured: the scores "
+                "may still be too good. Give a table of slides for a split that can be trusted.",
             )
         case _:
             return Remark(
