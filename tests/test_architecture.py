@@ -67,3 +67,12 @@ def test_modules_and_files_are_named_for_what_they_hold(path: Path) -> None:
 def test_environment_variables_are_read_in_apps_only() -> None:
     readers = [p for p in MODULES if "os.environ" in p.read_text(encoding="utf-8") or "getenv" in p.read_text()]
     assert [p for p in readers if p.relative_to(ROOT).parts[0] != "apps"] == []
+
+
+def test_every_module_has_its_line_in_the_document() -> None:
+    document = (ROOT.parents[1] / "docs" / "architecture.md").read_text(encoding="utf-8")
+    table = document[document.index("## Modules") : document.index("## The run folder")]
+    rows = [line.split("`")[1] for line in table.splitlines() if line.startswith("| `")]
+    modules = {str(path.relative_to(ROOT)) for path in MODULES if path.name != "__init__.py"} | {"__init__.py"}
+    assert len(rows) == len(set(rows))
+    assert set(rows) == modules
