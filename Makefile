@@ -2,9 +2,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PEERS := benchmarks/peers/.venv
 CONSTRAINTS := constraints.txt
 
-.PHONY: install demo test lint format clean
+.PHONY: install demo test bench lint format clean
 
 install: $(VENV)/installed
 
@@ -23,6 +24,15 @@ demo: install
 
 test: install
 	$(BIN)/python -m pytest
+
+# Sentinode against its peers, which get a venv of their own: make bench BENCH='fit --quick'
+bench: install $(PEERS)/installed
+	$(BIN)/python benchmarks/bench.py --json benchmarks/results/latest.json $(BENCH)
+
+$(PEERS)/installed: benchmarks/peers/requirements.txt
+	test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
+	touch $@
 
 lint: install
 	$(BIN)/ruff check src tests benchmarks

@@ -45,5 +45,11 @@ class KerasBatchNorm(nn.Module):
             self.running_var.copy_(var - correction)
         return y
 
+    @torch.no_grad()
+    def follow(self, mean: Tensor, variance: Tensor) -> None:
+        """Let the moving averages follow a batch's mean and biased variance, (C,), computed elsewhere."""
+        self.running_mean.lerp_(mean, 1 - self.momentum)
+        self.running_var.lerp_(variance, 1 - self.momentum)
+
     def extra_repr(self) -> str:
         return f"{self.weight.numel()}, momentum={self.momentum}, epsilon={self.epsilon}"

@@ -1,0 +1,53 @@
+"""sentinode's own training, as a user has it: `train_run` on a folder whose patches were packed before.
+
+Each block is an epoch. Its rate is the one that the run itself notes: batches, augmentation, steps and what the
+training side's scores need, without validation, as the peers have none.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+
+from blocks import READY, Wire, arguments
+from sentinode.config import RunConfig
+from sentinode.experiments.gather import Session, gather
+from sentinode.experiments.train import train_run
+from sentinode.settings import override, parse_toml
+
+_MORE_THAN_WANTED = 10_000
+
+
+class Enough(Exception):  # noqa: N818 - no error: it ends the run
+    """No further epoch is wanted."""
+
+
+def main() -> None:
+    args = arguments()
+    wire = Wire()
+    source = args.data / "run.toml"
+    config = override(
+        parse_toml(source.read_text(encoding="utf-8"), RunConfig, where=source),
+        {"fit.batch_size": args.batch_size, "fit.epochs": _MORE_THAN_WANTED},
+    )
+    cpu = torch.device("cpu")
+    session = Session(args.data / "cache", cpu, args.threads)
+    material = gather(args.data / "competition", config, session).material
+
+    def on_epoch(row: dict[str, Any]) -> None:
+        wire.say(READY if row["epoch"] == 1 else row["patches_per_s"])
+        if not wire.wait():
+            raise Enough
+
+    with TemporaryDirectory() as scratch:
+        try:
+            train_run(material, config, Path(scratch) / "run", device=cpu, on_epoch=on_epoch)
+        except Enough:
+            pass
+
+
+if __name__ == "__main__":
+    main()

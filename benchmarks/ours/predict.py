@@ -1,0 +1,30 @@
+"""`sentinode predict` without the start of its process: from a folder of TIFFs that were not packed to a table."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+
+from blocks import arguments, serve
+from sentinode import api
+from sentinode.experiments.gather import Session
+
+
+def main() -> None:
+    args = arguments()
+    with TemporaryDirectory() as scratch:
+        cache = Path(scratch) / "cache"
+        session = Session(cache, torch.device("cpu"), args.threads)
+        model, images = args.data / f"run-{args.views}", args.data / "competition" / "train"
+        out = args.data / f"sentinode-{args.views}.csv"
+        serve(
+            lambda: len(api.predict(model, images, out, session)),
+            before=lambda: shutil.rmtree(cache, ignore_errors=True),
+        )
+
+
+if __name__ == "__main__":
+    main()
