@@ -14,16 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 READY = "ready"
-
-
-def arguments() -> argparse.Namespace:
-    """What a contender is told. What lies in the folder `--data` is told by `prepare` in `bench.py`."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--views", type=int, default=1)
-    return parser.parse_args()
+SHORTEST_BLOCK_S = 1.0
 
 
 class Wire:
@@ -41,17 +32,29 @@ class Wire:
         return bool(sys.stdin.readline())
 
 
-def serve(block: Callable[[], int], *, before: Callable[[], None] = lambda: None) -> None:
-    """Do blocks as long as they are wanted; one returns its number of patches. The first, unasked, warms up.
+def arguments() -> argparse.Namespace:
+    """What a contender is told, and its `wire`. What lies in the folder `--data` is told by `prepare` in `bench.py`."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--views", type=int, default=1)
+    return parser.parse_args(namespace=argparse.Namespace(wire=Wire()))
 
-    `before` is called before each block and is not timed.
+
+def serve(wire: Wire, work: Callable[[], int], *, before: Callable[[], None] = lambda: None) -> None:
+    """Do blocks as long as they are wanted: the work, which returns how many patches it did, until a second is full.
+
+    Once, unasked, it warms up. `before` is called before each piece of work and is not timed.
     """
-    wire = Wire()
     before()
-    block()
+    work()
     wire.say(READY)
     while wire.wait():
-        before()
-        started = time.perf_counter()
-        patches = block()
-        wire.say(patches / (time.perf_counter() - started))
+        patches, seconds = 0, 0.0
+        while seconds < SHORTEST_BLOCK_S:
+            before()
+            started = time.perf_counter()
+            patches += work()
+            seconds += time.perf_counter() - started
+        wire.say(patches / seconds)

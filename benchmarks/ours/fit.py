@@ -1,18 +1,19 @@
 """sentinode's own training, as a user has it: `train_run` on a folder whose patches were packed before.
 
-Each block is an epoch. Its rate is the one that the run itself notes: batches, augmentation, steps and what the
-training side's scores need, without validation, as the peers have none.
+A block is epochs until a second is full. Their rate is the one that the run itself notes: batches, augmentation, steps
+and what the training side's scores need, without validation, as the peers have none.
 """
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 
-from blocks import READY, Wire, arguments
+from blocks import READY, SHORTEST_BLOCK_S, arguments
 from sentinode.config import RunConfig
 from sentinode.experiments.gather import Session, gather
 from sentinode.experiments.train import train_run
@@ -27,7 +28,6 @@ class Enough(Exception):  # noqa: N818 - no error: it ends the run
 
 def main() -> None:
     args = arguments()
-    wire = Wire()
     source = args.data / "run.toml"
     config = override(
         parse_toml(source.read_text(encoding="utf-8"), RunConfig, where=source),
@@ -37,16 +37,23 @@ def main() -> None:
     session = Session(args.data / "cache", cpu, args.threads)
     material = gather(args.data / "competition", config, session).material
 
+    patches, seconds = 0, 0.0
+
     def on_epoch(row: dict[str, Any]) -> None:
-        wire.say(READY if row["epoch"] == 1 else row["patches_per_s"])
-        if not wire.wait():
+        nonlocal patches, seconds
+        warm = row["epoch"] > 1
+        if warm:
+            patches += row["training_patches"]
+            seconds += row["training_patches"] / row["patches_per_s"]
+            if seconds < SHORTEST_BLOCK_S:
+                return
+        args.wire.say(patches / seconds if warm else READY)
+        patches, seconds = 0, 0.0
+        if not args.wire.wait():
             raise Enough
 
-    with TemporaryDirectory() as scratch:
-        try:
-            train_run(material, config, Path(scratch) / "run", device=cpu, on_epoch=on_epoch)
-        except Enough:
-            pass
+    with TemporaryDirectory() as scratch, suppress(Enough):
+        train_run(material, config, Path(scratch) / "run", device=cpu, on_epoch=on_epoch)
 
 
 if __name__ == "__main__":

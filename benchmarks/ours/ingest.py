@@ -17,6 +17,7 @@ def main() -> None:
     with TemporaryDirectory() as scratch:
         cache = Path(scratch) / "cache"
         serve(
+            args.wire,
             lambda: len(pack(listing, cache, workers=args.threads)[0]),
             before=lambda: shutil.rmtree(cache, ignore_errors=True),
         )

@@ -21,6 +21,7 @@ def main() -> None:
         model, images = args.data / f"run-{args.views}", args.data / "competition" / "train"
         out = args.data / f"sentinode-{args.views}.csv"
         serve(
+            args.wire,
             lambda: len(api.predict(model, images, out, session)),
             before=lambda: shutil.rmtree(cache, ignore_errors=True),
         )

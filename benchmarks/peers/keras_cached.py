@@ -36,7 +36,7 @@ def main() -> None:
         network.fit(batches, epochs=1, verbose=0)
         return len(labels)
 
-    serve(epoch)
+    serve(args.wire, epoch)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ def main() -> None:
         network.fit(batches, epochs=1, verbose=0)
         return int(batches.n)
 
-    serve(epoch)
+    serve(args.wire, epoch)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,8 @@ from blocks import arguments, serve
 
 
 def main() -> None:
-    files = sorted((arguments().data / "competition" / "train").iterdir())
+    args = arguments()
+    files = sorted((args.data / "competition" / "train").iterdir())
     pixels = np.empty((len(files), 96, 96, 3), np.uint8)
 
     def decode_all() -> int:
@@ -17,7 +18,7 @@ def main() -> None:
             pixels[row] = decode(path)
         return len(files)
 
-    serve(decode_all)
+    serve(args.wire, decode_all)
 
 
 if __name__ == "__main__":

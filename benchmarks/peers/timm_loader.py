@@ -50,7 +50,7 @@ def main() -> None:
             losses.update(loss.item(), len(labels))
         return int(losses.count)
 
-    serve(epoch)
+    serve(args.wire, epoch)
 
 
 if __name__ == "__main__":

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch.utils.data import DataLoader
+from torch_network import notebook_network, train_step
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
-from torch_network import notebook_network, train_step
 
 from blocks import arguments, serve
 
@@ -39,7 +39,7 @@ def main() -> None:
             seen += len(labels)
         return seen
 
-    serve(epoch)
+    serve(args.wire, epoch)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ def main() -> None:
             train_step(network, optimizer, images[rows], labels[rows])
         return len(images)
 
-    serve(epoch)
+    serve(args.wire, epoch)
 
 
 if __name__ == "__main__":

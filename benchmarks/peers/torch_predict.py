@@ -42,7 +42,7 @@ def main() -> None:
                 table.writerows((path.stem, value) for path, value in zip(batch, probabilities, strict=True))
         return len(files)
 
-    serve(predict)
+    serve(args.wire, predict)
 
 
 if __name__ == "__main__":

@@ -273,3 +273,26 @@ def test_overfits_32_patches_with_random_labels(keras: Arrays, norm: Order) -> N
     assert losses[0] > 0.5
     assert losses[-1] < 0.05
     assert ((logits_in_evaluation(network, x) > 0) == y.bool()).all()
+
+
+def test_a_batch_of_one_patch_is_normalised_to_its_bias_as_in_keras() -> None:
+    """Keras: mean is the value, variance 0, so the output is beta, and the moving averages follow."""
+    norm = KerasBatchNorm(3, momentum=0.9).train()
+    with torch.no_grad():
+        norm.bias.copy_(torch.tensor([1.0, 2.0, 3.0]))
+    x = torch.tensor([[5.0, -4.0, 0.5]], requires_grad=True)
+    y = norm(x)
+    assert y.tolist() == [[1.0, 2.0, 3.0]]
+    torch.autograd.backward(y.sum())
+    assert x.grad is not None
+    assert x.grad.abs().max() == 0
+    torch.testing.assert_close(norm.running_mean, 0.1 * x.detach()[0])
+    torch.testing.assert_close(norm.running_var, torch.full((3,), 0.9))
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_training_pass_may_end_in_a_batch_of_one(order: Order) -> None:
+    network = notebook_network(norm=order, bn_momentum=0.9, generator=generator()).train()
+    logits = network(torch.rand(1, 3, 32, 32))
+    torch.autograd.backward(logits.sum())
+    assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in network.parameters())

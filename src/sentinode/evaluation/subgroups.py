@@ -12,6 +12,7 @@ from sentinode.evaluation import metrics
 
 FEW_PATCHES: Final = "few patches"
 ONE_CLASS: Final = "one class only"
+FEW_OF_A_CLASS: Final = "few of one class"
 UNKNOWN: Final = "unknown"
 
 
@@ -27,8 +28,8 @@ def scores_by_subgroup(
 
     Labels must be known (0 or 1). Columns: subgroup, patches, positive (a count), auc, accuracy,
     sensitivity, specificity, log_loss, flag. Scores that need a class that is absent are NaN. The flag
-    is "few patches" for fewer than `few`, "one class only" for enough patches of one class, else "":
-    flagged lines bear no conclusion.
+    is "few patches" for fewer than `few`, "one class only" for enough patches of one class, "few of one class" for
+    fewer than a fifth of `few` in one of two, else "": flagged lines bear no conclusion.
     """
     lines: list[dict[str, Any]] = []
     for name in np.unique(names):
@@ -45,10 +46,17 @@ def scores_by_subgroup(
                 "sensitivity": at_threshold.sensitivity,
                 "specificity": at_threshold.specificity,
                 "log_loss": metrics.log_loss(own, p),
-                "flag": FEW_PATCHES if len(own) < few else ONE_CLASS if len(np.unique(own)) < 2 else "",
+                "flag": _flag(own, few),
             }
         )
     return pd.DataFrame(lines)
+
+
+def _flag(labels: Int[np.ndarray, " n"], few: int) -> str:
+    fewer = min(int(np.sum(labels == label)) for label in (0, 1))
+    if len(labels) < few:
+        return FEW_PATCHES
+    return ONE_CLASS if not fewer else FEW_OF_A_CLASS if fewer < few / 5 else ""
 
 
 def quantile_groups(quantity: str, values: Real[np.ndarray, " n"], parts: int = 4) -> Shaped[np.ndarray, " n"]:

@@ -79,7 +79,7 @@ class Suspects:
 class SubgroupScores:
     """One subgroup: means over the seeds, at the threshold 0.5; None where a class is absent that the score needs.
 
-    `flag` is "few patches", "one class only" or "".
+    `flag` is "few patches", "one class only", "few of one class" or "".
     """
 
     subgroup: str

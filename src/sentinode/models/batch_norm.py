@@ -34,6 +34,8 @@ class KerasBatchNorm(nn.Module):
             return F.batch_norm(
                 x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.epsilon
             )
+        if x.numel() == x.shape[1]:
+            return self._of_one_value(x)
         # Autograd keeps the averages that batch_norm was given, so it gets copies of ours.
         mean, var = self.running_mean.clone(), self.running_var.clone()
         y = F.batch_norm(x, mean, var, self.weight, self.bias, True, 1 - self.momentum, self.epsilon)
@@ -43,6 +45,14 @@ class KerasBatchNorm(nn.Module):
             correction = (var - self.momentum * self.running_var) / values_per_channel
             self.running_mean.copy_(mean)
             self.running_var.copy_(var - correction)
+        return y
+
+    def _of_one_value(self, x: Tensor) -> Tensor:
+        """A pass may end in a batch of one patch: PyTorch refuses it, Keras takes its variance as zero."""
+        mean = x.mean(dim=0)
+        self.follow(mean.detach().flatten(), torch.zeros_like(self.running_var))
+        scale, shift = (of_channel.reshape(mean.shape) for of_channel in (self.weight, self.bias))
+        y: Tensor = (x - mean) * self.epsilon**-0.5 * scale + shift
         return y
 
     @torch.no_grad()

@@ -31,7 +31,7 @@ def compared(comparison: Comparison, evidence: Evidence) -> dict[str, Any]:
         "scores": kept_scores(variants, swatches, f"Validation scores of the kept weights: {told}."),
         "notebook": words.NOTEBOOK if any(claim(variant.settings) for variant in variants) else "",
         "verdict": verdict_block("compare", comparison, evidence),
-        "words": words.seen(comparison, ["auc", "accuracy"]),
+        "words": words.seen(comparison, [name for name in ("auc", "accuracy") if name != comparison.metric]),
     }
 
 

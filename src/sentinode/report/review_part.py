@@ -77,8 +77,8 @@ class ReviewPart:
         )
         return (
             f"These are scores of “{self.review.variant}” at the threshold 0.5{means}.{pooled} Small subgroups differ "
-            f"by chance: lines flagged “few patches” have fewer than {self.review.few} and bear no conclusion. A "
-            "subgroup of one class has no AUC and only one of sensitivity and specificity."
+            f"by chance: lines with a flag have fewer than {self.review.few} patches, or hardly any of one class, and "
+            "bear no conclusion. A subgroup of one class has no AUC and only one of sensitivity and specificity."
         )
 
 

@@ -37,6 +37,7 @@ METRIC_NAMES: Final = {
 }
 CLUSTER_NAMES: Final = {"slide": "slides", "stain": "clusters of stain", "group": "groups"}
 _MISSING: Final = "–"
+_UNBROKEN: Final = "\u00a0"
 _SIDE_BY_SIDE: Final = 5
 
 
@@ -48,6 +49,8 @@ class Table:
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
     text: frozenset[str] = frozenset()
+    wraps: bool = False
+    """Whether a cell of numbers may take two lines."""
     swatches: Sequence[str] = ()
     """A colour beside each row's name."""
 
@@ -92,11 +95,13 @@ def _by_variant(
     names = [METRIC_NAMES[metric] for metric in metrics]
     if len(rows) > _SIDE_BY_SIDE:
         return Table(caption, ["variant", *names], [[name, *row] for name, row in rows.items()], swatches=colours)
-    return Table(caption, ["score", *rows], [[name, *of] for name, *of in zip(names, *rows.values(), strict=True)])
+    scores = [[name, *of] for name, *of in zip(names, *rows.values(), strict=True)]
+    return Table(caption, ["score", *rows], scores, wraps=True)
 
 
 def _interval(found: Interval) -> str:
-    return f"{number(found.estimate, 3)} ({number(found.low, 3)} to {number(found.high, 3)})"
+    between = f"({number(found.low, 3)} to {number(found.high, 3)})".replace(" ", _UNBROKEN)
+    return f"{number(found.estimate, 3)} {between}"
 
 
 def last_epochs(variants: Sequence[Variant], colours: Sequence[str], caption: str) -> Table:
