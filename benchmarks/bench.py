@@ -2,7 +2,7 @@
 
     make bench                                  # installs the peers, runs everything
     make bench BENCH="fit --quick"              # a minute's try
-    python benchmarks/bench.py [fit] [ingest] [predict] [startup] [--rounds 7] [--patches 6000] [--data FOLDER]
+    python benchmarks/bench.py fit predict --rounds 9 --data FOLDER
 
 The data are a phantom in the competition's layout, or the competition folder that is given. Every contender starts
 and warms up on its own; then one block of each is timed, round after round, never two at once. A ratio is that of
@@ -172,7 +172,7 @@ BENCHMARKS: dict[str, Callable[[Path, int], Iterator[Benchmark]]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("benchmarks", nargs="*", choices=[*BENCHMARKS, []], help="default: all")
+    parser.add_argument("benchmarks", nargs="*", choices=[*BENCHMARKS, "all"], default="all")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--patches", type=int, default=6000, help="of the phantom, its test part included")
     parser.add_argument("--data", type=Path, help="a competition folder in place of the phantom")
@@ -190,7 +190,7 @@ def main() -> None:
         files = len(list((data / "competition" / "train").iterdir()))
         print(f"{files:,} files, {training_side:,} of them to train on; {args.threads} threads; {rounds} rounds")
         print("Medians (least to most).\n", flush=True)
-        for name in args.benchmarks or BENCHMARKS:
+        for name in BENCHMARKS if "all" in args.benchmarks else args.benchmarks:
             for benchmark in BENCHMARKS[name](data, args.threads):
                 results.append(run(benchmark, rounds))
                 print(table(results[-1]), flush=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -38,8 +39,12 @@ def _version(name: str) -> str:
         return "not installed"
 
 
+@cache
 def _git_state(package: Path) -> dict[str, Any] | None:
-    """Commit and dirty flag of the checkout that holds this code; None where it is an installed copy."""
+    """Commit and dirty flag of the checkout that holds this code; None where it is an installed copy.
+
+    Asked once a process: a long study goes on with the code that it has loaded, whatever is committed meanwhile.
+    """
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(package), *arguments]
