@@ -157,7 +157,9 @@ def by_seed(key: str, variants: Sequence[Variant], metric: str) -> Chart:
     )
 
 
-def forest(key: str, evidence: Evidence, variants: Sequence[Variant]) -> Chart:
+def forest(
+    key: str, evidence: Evidence, variants: Sequence[Variant], *, right_of_zero: str = "is better than"
+) -> Chart:
     """Every verdict's difference and interval."""
     colour_of = {variant.name: colour for variant, colour in zip(variants, colours(variants), strict=True)}
     first = evidence.verdicts[0]
@@ -165,7 +167,7 @@ def forest(key: str, evidence: Evidence, variants: Sequence[Variant]) -> Chart:
     return Chart(
         f"{first.metric}, difference to “{first.b}”",
         score_figures.forest(f"{key}-forest", first.metric, effects, smallest_effect=first.smallest_effect),
-        f"Right of zero is better than “{first.b}”. A line is a 95 % interval; within the grey band a difference is "
+        f"Right of zero {right_of_zero} “{first.b}”. A line is a 95 % interval; within the grey band a difference is "
         f"smaller than {first.smallest_effect:g}, the smallest that matters.",
     )
 

@@ -19,7 +19,7 @@ def comparison_context(comparison: Comparison, evidence: Evidence) -> dict[str, 
     runs = [run for variant in comparison.variants for run in variant.runs]
     first = runs[0]
     split_in_words = str(first.environment.get("split", ""))
-    basis = basis_of(first.config, split_in_words)
+    basis = basis_of(first)
     metric = first.config.fit.metric
     preference = comparison_part.notebook_preference(comparison, evidence)
     conclusion = [*verdict_words.verdicts(evidence), *([preference] if preference else [])]

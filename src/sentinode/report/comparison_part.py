@@ -65,7 +65,10 @@ def leaked(leak: Comparison, evidence: Evidence, trusted_basis: str) -> dict[str
         "splits": {"grouped": f"{basis}: the trusted split", **_SPLITS},
         "sentences": verdict_words.inflation(evidence),
         "rule": f"{verdict_words.varied(evidence)} {verdict_words.rule(evidence)}",
-        "charts": [charts.forest("leak", evidence, leak.variants), charts.by_seed("leak", leak.variants, "auc")],
+        "charts": [
+            charts.forest("leak", evidence, leak.variants, right_of_zero="looks better than"),
+            charts.by_seed("leak", leak.variants, "auc"),
+        ],
         "intervals": intervals(evidence, charts.colours(leak.variants)),
         "trusted_caution": words.split_caution(trusted_basis),
         "names": [variant.name for variant in leak.variants],

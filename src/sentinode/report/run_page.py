@@ -6,7 +6,6 @@ from typing import Any
 
 import pandas as pd
 
-from sentinode.config import RunConfig
 from sentinode.experiments.run import Run
 from sentinode.report import charts, parts, words
 from sentinode.report.decision_part import decision_part
@@ -16,7 +15,7 @@ from sentinode.settings import to_toml
 
 def run_context(run: Run) -> dict[str, Any]:
     split_in_words = str(run.environment.get("split", ""))
-    basis = basis_of(run.config, split_in_words)
+    basis = basis_of(run)
     sides = sides_of(run)
     return {
         "title": f"Run {run.name}",
@@ -64,11 +63,11 @@ def run_context(run: Run) -> dict[str, Any]:
     }
 
 
-def basis_of(config: RunConfig, split_in_words: str) -> str:
-    """A run's config may say "auto"; what came of it stands in the words that the environment keeps."""
-    if config.split.by != "auto":
-        return config.split.by
-    return "slide" if split_in_words.startswith("by slide") else "group"
+def basis_of(run: Run) -> str:
+    """What the run's split kept together; where its config says "auto", the words that the environment keeps tell."""
+    if run.config.split.by != "auto":
+        return run.config.split.by
+    return "slide" if str(run.environment.get("split", "")).startswith("by slide") else "group"
 
 
 def sides_of(run: Run) -> dict[str, int]:
