@@ -48,8 +48,8 @@ class Split:
                 )
             case "stain":
                 return (
-                    "by clusters of stain and texture, a stand-in for slides that are not known: most patches of a "
-                    "slide stay together, and all that share tissue; scores may still be too good"
+                    "by clusters of stain and texture, a stand-in for slides: most patches of a slide stay together, "
+                    "and all that share tissue; scores may still be too good"
                 )
             case "random":
                 return (

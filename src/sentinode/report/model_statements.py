@@ -83,10 +83,10 @@ class ModelStatements:
 
     @property
     def selection(self) -> str:
-        metric = METRIC_NAMES[self.study.config.fit.metric]
+        by = words.chosen_by(self.study.comparisons, self.study.config.fit.metric)
         return (
-            f"{self.kept} “{self.study.record.chosen}” has the highest mean validation {metric}. Chosen and scored on "
-            "the same patches, its scores are slightly too good."
+            f"{self.kept} “{self.study.record.chosen}” {by}. Kept and scored on the same patches, its scores are "
+            "slightly too good."
         )
 
     @property

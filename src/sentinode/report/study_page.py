@@ -181,7 +181,9 @@ def conclusion(study: Study) -> list[Remark]:
         said.append(Remark("Tuning", " ".join([words.spread(study.tuning, "auc"), *sentences])))
     if study.leak:
         said.append(Remark("Leak", " ".join(verdict_words.inflation(study.evidence["leak"]))))
-    said.append(Remark("Choice", words.chosen(study.chosen, study.config.fit.metric, study.record.submission_rows)))
+    metric = study.config.fit.metric
+    by = words.chosen_by(study.comparisons, metric)
+    said.append(Remark("Choice", words.chosen(study.chosen, metric, study.record.submission_rows, by=by)))
     if study.record.note:
         marked = f"These data are marked “{study.record.note}”: no figure here says anything about patients."
         said.append(Remark("Data", marked))

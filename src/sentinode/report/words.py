@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -57,9 +57,9 @@ def split_caution(basis: str) -> Remark | None:
         case "stain":
             return Remark(
                 "Clusters of stain stand in for slides",
-                "Slides are not known. Patches of like stain and texture stay on one side, which keeps most of a slide "
-                "together but not all. On real patches no gain over a split by shared tissue was measured: the scores "
-                "may still be too good. Give a table of slides for a split that can be trusted.",
+                "Patches of like stain and texture stay on one side, which keeps most of a slide together but not all. "
+                "On real patches no gain over a split by shared tissue was measured: the scores may still be too good. "
+                "A split by a table of slides can be trusted.",
             )
         case _:
             return Remark(
@@ -226,7 +226,15 @@ def _signed(values: Sequence[float]) -> str:
     return text if text.startswith("-") else f"+{text}"
 
 
-def chosen(variant: Variant, metric: str, submission_rows: int) -> str:
+def chosen_by(questions: Collection[str], metric: str) -> str:
+    """What a study's variant was chosen by: an audit of splits alone chooses by trust, not by score."""
+    if set(questions) == {"leak"}:
+        return "was split in the way that can be trusted"
+    return f"has the highest mean validation {METRIC_NAMES[metric]}"
+
+
+def chosen(variant: Variant, metric: str, submission_rows: int, *, by: str) -> str:
+    """`by` says what it was chosen by: its score or its split."""
     score = mean_and_spread(variant.scores(metric))
     if submission_rows:
         runs = "its run" if len(variant.runs) == 1 else f"its {len(variant.runs)} runs, averaged"
@@ -234,6 +242,6 @@ def chosen(variant: Variant, metric: str, submission_rows: int) -> str:
     else:
         purpose = f"ROC curve, confusion matrix and mistakes below are of “{variant.name}”"
     return (
-        f"{purpose}. It has the highest validation {METRIC_NAMES[metric]} ({score}). That is a choice that had to be "
-        "made, not a verdict."
+        f"{purpose}. It {by}; its validation {METRIC_NAMES[metric]} is {score}. That is a choice that had to be made, "
+        "not a verdict."
     )
