@@ -190,14 +190,20 @@ def main() -> None:
         files = len(list((data / "competition" / "train").iterdir()))
         print(f"{files:,} files, {training_side:,} of them to train on; {args.threads} threads; {rounds} rounds")
         print("Medians (least to most).\n", flush=True)
+        about = {
+            "patches": files,
+            "trained_on": training_side,
+            "threads": args.threads,
+            "rounds": rounds,
+            "sentinode": describe_environment(torch.device("cpu")),
+            "peers": peer_versions(),
+        }
         for name in BENCHMARKS if "all" in args.benchmarks else args.benchmarks:
             for benchmark in BENCHMARKS[name](data, args.threads):
                 results.append(run(benchmark, rounds))
                 print(table(results[-1]), flush=True)
-    if args.json:
-        about = {"patches": files, "trained_on": training_side, "threads": args.threads, "rounds": rounds}
-        ours = describe_environment(torch.device("cpu"))
-        write_json(args.json, {**about, "sentinode": ours, "peers": peer_versions(), "benchmarks": results})
+                if args.json:  # after each, so that an interruption loses only the one at work
+                    write_json(args.json, {**about, "benchmarks": results})
 
 
 if __name__ == "__main__":

@@ -42,9 +42,11 @@ def test_an_interval_over_zero_is_no_evidence_and_says_what_it_would_take() -> N
     assert f"about {said.seeds_needed} seeds" in said.in_words()
 
 
-def test_a_difference_too_small_to_matter_is_no_evidence() -> None:
+def test_a_difference_too_small_to_matter_is_called_so() -> None:
     tiny = question(0.003, spread=0.0005)
-    assert verdict_of(tiny, smallest_effect=0.005).outcome == "no evidence"
+    said = verdict_of(tiny, smallest_effect=0.005)
+    assert said.outcome == "too small to matter"
+    assert "less than 0.005, the smallest difference that matters" in said.in_words()
     assert verdict_of(tiny, smallest_effect=0.001).outcome == "better"
 
 

@@ -93,6 +93,7 @@ def test_naive_tests_are_counted_by_run_pair_and_side() -> None:
         ("random", "better", "makes the same model look better by 0.012 AUC"),
         ("random", "no evidence", "no evidence that it differs"),
         ("random", "worse", "gives a lower score"),
+        ("stain", "too small to matter", "a difference, but less than 0.005"),
         ("random", "too few seeds", "takes 3 seeds or more"),
         ("stain", "better", "still flatters, by 0.012"),
     ],

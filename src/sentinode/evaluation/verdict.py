@@ -2,8 +2,8 @@
 
 With three seeds or more, a variant is called better when, in its favour, the share of replicates is at least
 0.75, the 95 % interval of the difference leaves out zero, Holm's correction for the number of questions asked
-leaves its p-value at 0.05 or less, and the difference is at least the smallest that matters. Everything else
-is "no evidence".
+leaves its p-value at 0.05 or less, and the difference is at least the smallest that matters. A difference that
+fails at the last alone is "too small to matter". Everything else is "no evidence".
 """
 
 from __future__ import annotations
@@ -39,6 +39,9 @@ class Question:
     by_seed: Float[np.ndarray, " s"]
 
 
+Outcome = Literal["better", "worse", "too small to matter", "no evidence", "too few seeds"]
+
+
 @dataclass(frozen=True)
 class Verdict:
     """The answer to one question, with all that it rests on."""
@@ -46,7 +49,7 @@ class Verdict:
     a: str
     b: str
     metric: str
-    outcome: Literal["better", "worse", "no evidence", "too few seeds"]
+    outcome: Outcome
     difference: float
     low: float
     high: float
@@ -74,6 +77,11 @@ class Verdict:
                 return (
                     f"{self.a} is {self.outcome} than {self.b} by {abs(self.difference):.3f} {self.metric} "
                     f"({interval}; {seeds})."
+                )
+            case "too small to matter":
+                return (
+                    f"{self.a} and {self.b} differ by {self.difference:+.3f} {self.metric} ({interval}; {seeds}): less "
+                    f"than {self.smallest_effect:g}, the smallest difference that matters."
                 )
             case "no evidence":
                 need = f"; telling {self.smallest_effect:g} apart would take about {self.seeds_needed} seeds"
@@ -117,14 +125,12 @@ def _answer(question: Question, p: float, p_holm: float, smallest_effect: float)
     observed, low, high = question.interval.estimate, question.interval.low, question.interval.high
     p_better = question.interval.share_a_better
     seeds = len(question.by_seed)
-    clear = p_holm <= 1 - LEVEL and (low > 0 or high < 0) and abs(observed) >= smallest_effect
-    outcome: Literal["better", "worse", "no evidence", "too few seeds"] = "no evidence"
+    above, below = low > 0 and p_better >= SMALLEST_SHARE, high < 0 and 1 - p_better >= SMALLEST_SHARE
+    outcome: Outcome = "no evidence"
     if seeds < FEWEST_SEEDS:
         outcome = "too few seeds"
-    elif clear and low > 0 and p_better >= SMALLEST_SHARE:
-        outcome = "better"
-    elif clear and high < 0 and 1 - p_better >= SMALLEST_SHARE:
-        outcome = "worse"
+    elif p_holm <= 1 - LEVEL and (above or below):
+        outcome = "too small to matter" if abs(observed) < smallest_effect else "better" if above else "worse"
     spread = float(np.std(question.by_seed, ddof=1)) if seeds > 1 else None
     return Verdict(
         a=question.a,

@@ -55,8 +55,9 @@ def rule(evidence: Evidence) -> str:
     beyond = "another hospital" if evidence.folds > 1 else "another split or another hospital"
     return (
         f"The rule was fixed beforehand: “better” takes at least {FEWEST_SEEDS} seeds, P(better) of 0.75 or more, "
-        f"a 95 % interval that leaves out zero{holm}, and a difference of at least {smallest:g}. Everything else is "
-        f"“no evidence”. The intervals draw {_CLUSTERS[evidence.cluster_kind]} and seeds anew; they do not cover "
+        f"a 95 % interval that leaves out zero{holm}, and a difference of at least {smallest:g}; one "
+        "that lacks only the last is “too small to matter”, everything else “no evidence”. "
+        f"The intervals draw {_CLUSTERS[evidence.cluster_kind]} and seeds anew; they do not cover "
         f"{beyond}.{_slides_unknown(evidence)}"
     )
 
@@ -136,6 +137,11 @@ def _inflation(verdict: Verdict) -> str:
             return (
                 f"{split} gives {verdict.difference:+.3f} {verdict.metric} ({told}). A verdict takes {FEWEST_SEEDS} "
                 "seeds or more."
+            )
+        case "too small to matter":
+            return (
+                f"{split} gives {verdict.difference:+.3f} {verdict.metric} ({told}): a difference, but less than "
+                f"{verdict.smallest_effect:g}, the smallest that matters."
             )
         case "no evidence":
             return (
