@@ -183,6 +183,7 @@ def main() -> None:
     if not Path(PEERS).exists():
         parser.error("the peers are not installed: make bench does that")
     patches, rounds = (600, 2) if args.quick else (args.patches, args.rounds)
+    torch.set_num_threads(args.threads)
     results: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder)
