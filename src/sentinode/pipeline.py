@@ -14,7 +14,7 @@ from sentinode.data.split import drop_negatives
 from sentinode.data.tables import attributes_of_folder
 from sentinode.deploy.submission import make_submission, write_submission
 from sentinode.errors import RunError
-from sentinode.experiments.compare import RunStore, audit_leak, compare
+from sentinode.experiments.compare import RunStore, audit_leak, compare, require_auditable
 from sentinode.experiments.comparison import Comparison, Variant
 from sentinode.experiments.decision import DECISION
 from sentinode.experiments.evidence import weigh
@@ -60,6 +60,8 @@ def study(
     the pages.
     """
     session = session or Session()
+    if "leak" in questions:
+        require_auditable(config)
     refuse_another_study(out, config, resume=resume)
     gathered = gather(data, config, session)
     given = attributes_of_folder(data, config.data, gathered.material.candidates.ids)

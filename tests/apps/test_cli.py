@@ -325,11 +325,12 @@ def test_a_folder_that_cannot_be_written_is_exit_code_1(folder: Path, tmp_path: 
     refused(sentinode("check", folder, cache=tmp_path / "cache"), "cannot write", code=1)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write to a read-only folder")
 def test_a_read_only_folder_is_exit_code_1(folder: Path, tmp_path: Path) -> None:
-    locked = tmp_path / "locked"
-    locked.mkdir()
-    locked.chmod(stat.S_IRUSR | stat.S_IXUSR)
+    """Root may write to a read-only folder, but nobody makes a folder in /sys."""
+    locked = Path("/sys") if os.geteuid() == 0 else tmp_path / "locked"
+    if os.geteuid():
+        locked.mkdir()
+        locked.chmod(stat.S_IRUSR | stat.S_IXUSR)
     refused(sentinode("train", folder, "--out", locked / "run", cache=tmp_path / "cache"), "cannot write", code=1)
 
 
@@ -395,3 +396,11 @@ def test_finished_runs_are_compared_as_folders(trained: Path, cache: Path, tmp_p
     assert (tmp_path / "out" / "report.html").is_file()
     refused(sentinode("compare", *pair, "--out", tmp_path / "new", "--folds", "3"), "--folds is for runs")
     refused(sentinode("compare", pair[0], "--out", tmp_path / "new"), "nothing to compare")
+
+
+def test_a_leak_audit_that_cannot_be_is_refused_before_anything_is_done(
+    phantom_folder: Path, cache: Path, tmp_path: Path
+) -> None:
+    ask = ["compare", phantom_folder, "before", "after", "--leak", "--group-by", "random", "--out", tmp_path / "out"]
+    refused(sentinode(*ask, cache=cache), "not with split.by 'random'")
+    assert not (tmp_path / "out").exists()

@@ -12,8 +12,22 @@ from sklearn.isotonic import IsotonicRegression
 
 from sentinode.errors import DataError, SplitError
 from sentinode.evaluation import calibration
-from sentinode.evaluation.calibration import Isotonic, Temperature, calibration_from_json, cross_calibrate, reliability
+from sentinode.evaluation.calibration import (
+    Isotonic,
+    Method,
+    Temperature,
+    calibration_from_json,
+    cross_calibrate,
+    cross_folds,
+    reliability,
+)
 from sentinode.evaluation.metrics import auc, log_loss
+
+
+def by_groups(
+    labels: np.ndarray, p: np.ndarray, groups: np.ndarray, method: Method, rng: np.random.Generator
+) -> np.ndarray:
+    return cross_calibrate(labels, p, cross_folds(labels, groups, folds=5, rng=rng), method)
 
 
 def example(count: int, seed: int, temperature: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
@@ -99,7 +113,7 @@ def test_no_group_calibrates_itself(method: calibration.Method, monkeypatch: pyt
             return self.map.apply(probabilities)
 
     monkeypatch.setattr(calibration, "fit_calibration", lambda labels, p, method: Spy(labels, p))
-    calibrated = cross_calibrate(labels, p, groups, method, rng=np.random.default_rng(0))
+    calibrated = by_groups(labels, p, groups, method, np.random.default_rng(0))
     assert len(fitted_on) == 5
     assert set().union(*applied_to) == set(groups.tolist())
     for fit, use in zip(fitted_on, applied_to, strict=True):
@@ -112,7 +126,7 @@ def test_a_group_that_contradicts_the_others_is_calibrated_by_the_others() -> No
     labels, p = example(400, 6)
     labels, p = np.r_[labels, 1 - labels], np.r_[p, p]  # the second group's labels are all turned round
     groups = np.repeat(["right", "wrong"], 400)
-    calibrated = cross_calibrate(labels, p, groups, "isotonic", rng=np.random.default_rng(0))
+    calibrated = by_groups(labels, p, groups, "isotonic", np.random.default_rng(0))
     assert calibrated[400:] == pytest.approx(Isotonic.fit(labels[:400], p[:400]).apply(p[400:]))
     assert log_loss(labels[400:], calibrated[400:]) > log_loss(labels[400:], np.full(400, 0.5))
 
@@ -120,12 +134,12 @@ def test_a_group_that_contradicts_the_others_is_calibrated_by_the_others() -> No
 def test_cross_calibration_follows_its_generator_and_needs_two_groups() -> None:
     labels, p = example(300, 7, 3.0)
     groups = np.array([f"s{i % 30}" for i in range(300)])
-    first, again = (cross_calibrate(labels, p, groups, "temperature", rng=np.random.default_rng(1)) for _ in range(2))
+    first, again = (by_groups(labels, p, groups, "temperature", np.random.default_rng(1)) for _ in range(2))
     assert (first == again).all()
     assert log_loss(labels, first) < log_loss(labels, p)
     with pytest.raises(SplitError, match="at least two groups"):
-        cross_calibrate(labels, p, np.full(300, "one"), "temperature", rng=np.random.default_rng(1))
-    nameless = cross_calibrate(labels, p, np.full(300, ""), "temperature", rng=np.random.default_rng(1))
+        by_groups(labels, p, np.full(300, "one"), "temperature", np.random.default_rng(1))
+    nameless = by_groups(labels, p, np.full(300, ""), "temperature", np.random.default_rng(1))
     assert np.isfinite(nameless).all()  # each patch stands alone
 
 

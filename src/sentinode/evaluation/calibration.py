@@ -119,21 +119,16 @@ def calibration_from_json(record: dict[str, Any]) -> Calibration:
 def cross_calibrate(
     labels: Int[np.ndarray, " n"],
     probabilities: Float[np.ndarray, " n"],
-    groups: Shaped[np.ndarray, " n"],
+    folds: Int[np.ndarray, " n"],
     method: Method,
-    *,
-    folds: int = 5,
-    rng: np.random.Generator,
 ) -> Float[np.ndarray, " n"]:
-    """Calibrate each patch by a map fitted on the patches of other groups only.
+    """Calibrate each patch by a map fitted on the other folds only, such as those of `cross_folds`.
 
-    Groups and folds as for `cross_folds`. Raises SplitError for fewer than two groups, DataError where
-    the rest of a fold has one class only.
+    Raises DataError where the rest of a fold has one class only.
     """
-    fold = cross_folds(labels, groups, folds=folds, rng=rng)
     calibrated = np.empty(len(labels))
-    for held_out in np.unique(fold):
-        inside = fold == held_out
+    for held_out in np.unique(folds):
+        inside = folds == held_out
         calibration = fit_calibration(labels[~inside], probabilities[~inside], method)
         calibrated[inside] = calibration.apply(probabilities[inside])
     return calibrated

@@ -86,8 +86,18 @@ def audit_leak(config: StudyConfig, store: RunStore) -> Comparison:
 
     The trusted split comes first; the random one ignores slides, as the notebook's did. Where the config asks
     for clusters of stain, they are the third. Every patch is validated on once under each split and seed, so
-    differences are paired. Raises ConfigError without folds, or where the config's split is no grouped one.
+    differences are paired. Raises ConfigError as `require_auditable` does.
     """
+    require_auditable(config)
+    trusted = "auto" if config.split.by == "stain" else config.split.by
+    splits: dict[str, dict[str, Scalar]] = {"grouped": {"split.by": trusted}, "random": {"split.by": "random"}}
+    if config.split.by == "stain":
+        splits["stain"] = {"split.by": "stain"}
+    return paired(_train(config, splits, store, prefix="leak-"), same_split=False)
+
+
+def require_auditable(config: StudyConfig) -> None:
+    """Raise ConfigError without folds, or where the config's split is no grouped one: before anything is trained."""
     if config.split.folds is None:
         raise ConfigError("the leak audit needs folds", where="split.folds", remedy="Give --folds 3, say.")
     if config.split.by in ("random", "file"):
@@ -96,11 +106,6 @@ def audit_leak(config: StudyConfig, store: RunStore) -> Comparison:
             where="split.by",
             remedy="Set it to auto, slide, group or stain.",
         )
-    trusted = "auto" if config.split.by == "stain" else config.split.by
-    splits: dict[str, dict[str, Scalar]] = {"grouped": {"split.by": trusted}, "random": {"split.by": "random"}}
-    if config.split.by == "stain":
-        splits["stain"] = {"split.by": "stain"}
-    return paired(_train(config, splits, store, prefix="leak-"), same_split=False)
 
 
 def _train(

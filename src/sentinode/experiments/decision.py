@@ -165,11 +165,10 @@ def decide(
         points = _points(labels, raw, config)
     except DataError as error:
         not_fitted = error.what
-    folds = config.calibration_folds
-    try:  # a fresh generator each time, so the folds are the same
-        for method in _METHODS:
-            scales[method] = cross_calibrate(labels, raw, clusters, method, folds=folds, rng=rng(0))
-        cross_fitted = _cross_fitted(labels, raw, cross_folds(labels, clusters, folds=folds, rng=rng(0)), config)
+    try:
+        folds = cross_folds(labels, clusters, folds=config.calibration_folds, rng=rng(0))
+        scales |= {method: cross_calibrate(labels, raw, folds, method) for method in _METHODS}
+        cross_fitted = _cross_fitted(labels, raw, folds, config)
     except (DataError, SplitError) as error:
         not_cross_fitted = error.what
     return Decision(

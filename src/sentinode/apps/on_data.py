@@ -1,0 +1,91 @@
+"""Commands on data: paint, check and split them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sentinode.apps.options import (
+    Cache,
+    Config,
+    Data,
+    GroupBy,
+    Groups,
+    Preset,
+    Settings,
+    Slides,
+    Workers,
+    asked_settings,
+    session_of,
+)
+
+
+def phantom(
+    dest: Annotated[Path, typer.Argument(metavar="DEST", help="New folder to write.")],
+    patches: Annotated[int, typer.Option(help="Patches, training and test together.")] = 4000,
+    slides: Annotated[int, typer.Option(help="Slides they are cut from.")] = 24,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 25,
+    workers: Workers = 2,
+) -> None:
+    """Paint synthetic tissue and write it as a competition folder, with the truth beside it."""
+    from sentinode.apps import console
+    from sentinode.data.phantom import write_phantom
+    from sentinode.progress import of_step
+
+    with console.steps() as progress:
+        summary = write_phantom(
+            dest, patches=patches, slides=slides, seed=seed, workers=workers, on_progress=of_step(progress, "phantom")
+        )
+    console.say(f"{summary.patches:,} patches of synthetic tissue in {dest}")
+
+
+def check(
+    data: Data,
+    out: Annotated[Path | None, typer.Option(help="Folder for check.json and check.html.")] = None,
+    slides: Slides = None,
+    groups: Groups = None,
+    cache: Cache = None,
+    workers: Workers = 2,
+) -> None:
+    """Look for everything that may be wrong with a data folder; nothing is changed or dropped."""
+    from sentinode import api
+    from sentinode.apps import console
+
+    asked = asked_settings(None, None, None, slides, groups, default="fair")
+    with console.steps() as progress:
+        result = api.check(data, asked.data, session_of(cache, "cpu", workers, progress), out=out)
+    rows = [[what, f"{count:,}", note] for what, count, note in result.table()]
+    console.show_table(
+        f"{data}{f' ({result.folder.note})' if result.folder.note else ''}", ["what", "count", "note"], rows
+    )
+    if out:
+        console.say(f"{out / 'check.html'}")
+
+
+def split(
+    data: Data,
+    out: Annotated[Path, typer.Option(help="Table id,label,side,cluster to write.")],
+    slides: Slides = None,
+    groups: Groups = None,
+    group_by: GroupBy = None,
+    preset: Preset = None,
+    config: Config = None,
+    settings: Settings = None,
+    cache: Cache = None,
+    workers: Workers = 2,
+) -> None:
+    """Draw the training and the validation side and save them as ids."""
+    from sentinode import api
+    from sentinode.apps import console
+
+    asked = asked_settings(preset, config, settings, slides, groups, group_by, default="fair")
+    with console.steps() as progress:
+        drawn = api.split(data, asked.run_config(), out, session_of(cache, "cpu", workers, progress))
+    for option, count in drawn.left_out.items():
+        console.notice(f"left out: {count:,} ({option})")
+    for text in drawn.notices:
+        console.notice(text)
+    console.say(f"{len(drawn.training):,} training and {len(drawn.validation):,} validation patches in {out}")
+    console.say(f"Split {drawn.describe()}")

@@ -1,0 +1,201 @@
+"""Commands that train: a study, a run, a comparison, a search."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sentinode.apps.options import (
+    Cache,
+    Config,
+    Data,
+    Device,
+    Folds,
+    GroupBy,
+    Groups,
+    Preset,
+    Resume,
+    Settings,
+    Slides,
+    Workers,
+    asked_settings,
+    origin_of,
+    session_of,
+)
+
+_LEAK_FOLDS = 3
+
+
+def study(
+    data: Annotated[Path | None, typer.Argument(metavar="[DATA]", help="As for check; without it a phantom.")] = None,
+    preset: Preset = None,
+    config: Config = None,
+    out: Annotated[Path, typer.Option(help="Folder for the runs, report.html and submission.csv.")] = Path(
+        "sentinode-study"
+    ),
+    settings: Settings = None,
+    slides: Slides = None,
+    groups: Groups = None,
+    group_by: GroupBy = None,
+    folds: Folds = None,
+    resume: Resume = False,
+    cache: Cache = None,
+    device: Device = "auto",
+    workers: Workers = 2,
+) -> None:
+    """Run the whole study: check, explore, split, compare, tune, predict, report."""
+    from sentinode import api
+    from sentinode.apps import console
+
+    asked = asked_settings(preset, config, settings, slides, groups, group_by, folds, default="quick")
+    with console.steps() as progress:
+        session = session_of(cache, device, workers, progress)
+        if data is None:
+            console.notice("no DATA was given: the study uses a phantom, which is synthetic tissue")
+        root = data or api.default_phantom(session)
+        result = api.study(root, asked, out, session, preset=origin_of(preset, config, "quick"), resume=resume)
+    for text in result.record.notices:
+        console.notice(text)
+    console.say(f"{out / 'report.html'}")
+    if result.record.submission_rows:
+        console.say(f"{out / 'submission.csv'}")
+
+
+def train(
+    data: Data,
+    out: Annotated[Path, typer.Option(metavar="RUN", help="The run's folder.")],
+    preset: Preset = None,
+    config: Config = None,
+    settings: Settings = None,
+    slides: Slides = None,
+    groups: Groups = None,
+    group_by: GroupBy = None,
+    resume: Resume = False,
+    cache: Cache = None,
+    device: Device = "auto",
+    workers: Workers = 2,
+) -> None:
+    """Train one network and keep everything that is needed to believe and to use it."""
+    from sentinode import api
+    from sentinode.apps import console, results
+
+    asked = asked_settings(preset, config, settings, slides, groups, group_by, default="fair")
+    with console.steps() as progress:
+        run = api.fit(data, asked.run_config(), out, session_of(cache, device, workers, progress), resume=resume)
+    for text in run.environment["notices"]:
+        console.notice(text)
+    results.show_scores(f"{out}: validation", run.scores)
+    console.say(f"Split {run.environment['split']}")
+
+
+def compare(
+    data: Annotated[
+        Path, typer.Argument(metavar="DATA|RUN", help="As for check; or the first of several finished runs.")
+    ],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the runs and their report.")],
+    variants: Annotated[
+        list[str] | None,
+        typer.Option(help="before, after, a preset, FILE.toml or key=value[,key=value]; repeat for each variant."),
+    ] = None,
+    more: Annotated[
+        list[str] | None, typer.Argument(metavar="[VARIANT|RUN]...", help="Further variants, or runs.")
+    ] = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="Repeats, each with a seed of its own (default: as the settings say).")
+    ] = None,
+    folds: Folds = None,
+    leak: Annotated[
+        bool, typer.Option("--leak", help="Fit one model on a grouped and on a random split: how much does it flatter?")
+    ] = False,
+    preset: Preset = None,
+    config: Config = None,
+    settings: Settings = None,
+    slides: Slides = None,
+    groups: Groups = None,
+    group_by: GroupBy = None,
+    resume: Resume = False,
+    cache: Cache = None,
+    device: Device = "auto",
+    workers: Workers = 2,
+) -> None:
+    """Train variants on the same patches, splits, seeds and batch order, and weigh the differences.
+
+    Folders of finished runs in place of DATA are compared as they are, where they pair.
+    """
+    from sentinode import api
+    from sentinode.apps import console, results
+    from sentinode.experiments.given import holds_runs
+    from sentinode.settings import override
+
+    asked = asked_settings(preset, config, settings, slides, groups, group_by, folds, default="fair")
+    named = [*(variants or []), *(more or [])]
+    if holds_runs(data):
+        _refuse_beside_runs(
+            {
+                "--variants": variants,
+                "--seeds": seeds,
+                "--folds": folds,
+                "--leak": leak,
+                "--preset": preset,
+                "--groups": groups,
+                "--group-by": group_by,
+                "--resume": resume,
+            }
+        )
+        comparison, evidence = api.compare_runs([data, *map(Path, named)], out, asked, slides=slides)
+        results.show_comparison(comparison, evidence)
+        console.say(f"{out / 'report.html'}")
+        return
+    compares = bool(named) or not leak
+    if compares:
+        asked = api.with_variants(asked, named or asked.compare.variants)
+    if seeds is not None:
+        asked = api.with_seeds(asked, seeds)
+    if leak and asked.split.folds is None:
+        asked = override(asked, {"split.folds": _LEAK_FOLDS})
+    with console.steps() as progress:
+        session = session_of(cache, device, workers, progress)
+        origin = origin_of(preset, config, "fair")
+        result = api.compare(data, asked, out, session, preset=origin, resume=resume, variants=compares, leak=leak)
+    results.show_study(result)
+    console.say(f"{out / 'report.html'}")
+
+
+def _refuse_beside_runs(options: dict[str, object]) -> None:
+    from sentinode.errors import ConfigError
+
+    given = [name for name, value in options.items() if value]
+    if given:
+        raise ConfigError(
+            f"{given[0]} is for runs that are still to be trained, but finished ones were given",
+            remedy="Leave it out, or give DATA in place of the runs.",
+        )
+
+
+def tune(
+    data: Data,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the trials and their report.")],
+    preset: Preset = None,
+    config: Config = None,
+    settings: Settings = None,
+    slides: Slides = None,
+    groups: Groups = None,
+    group_by: GroupBy = None,
+    folds: Folds = None,
+    resume: Resume = False,
+    cache: Cache = None,
+    device: Device = "auto",
+    workers: Workers = 2,
+) -> None:
+    """Search over settings (batch-norm momentum, if you say nothing else); every trial is a run."""
+    from sentinode import api
+    from sentinode.apps import console, results
+
+    asked = asked_settings(preset, config, settings, slides, groups, group_by, folds, default="fair")
+    with console.steps() as progress:
+        session = session_of(cache, device, workers, progress)
+        result = api.tune(data, asked, out, session, preset=origin_of(preset, config, "fair"), resume=resume)
+    results.show_study(result)
+    console.say(f"{out / 'report.html'}")

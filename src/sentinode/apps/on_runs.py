@@ -1,0 +1,74 @@
+"""Commands on finished runs: predict, score, and draw their pages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sentinode.apps.options import Cache, Device, Workers, session_of
+
+
+def predict(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run or study.")],
+    images: Annotated[Path, typer.Argument(metavar="IMAGES", help="Folder of patches, or DATA (then its test part).")],
+    out: Annotated[Path, typer.Option(help="Table id,label to write; label is a probability.")],
+    like: Annotated[Path | None, typer.Option(help="Sample submission that gives the ids and their order.")] = None,
+    calibrate: Annotated[
+        str | None,
+        typer.Option(metavar="METHOD", help="temperature or isotonic: mend the probabilities as fitted on validation."),
+    ] = None,
+    threshold: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|NUMBER",
+            help="youden, sensitivity, cost or a probability: write id,probability,positive. It holds for the "
+            "probability before --calibrate, which changes no decision.",
+        ),
+    ] = None,
+    cache: Cache = None,
+    device: Device = "auto",
+    workers: Workers = 2,
+) -> None:
+    """Predict patches and write a submission whose ids and values have been checked."""
+    from sentinode import api
+    from sentinode.apps import console
+
+    with console.steps() as progress:
+        session = session_of(cache, device, workers, progress)
+        table = api.predict(run, images, out, session, like=like, calibrate=calibrate, threshold=threshold)
+    console.say(f"{len(table):,} probabilities in {out}")
+    if threshold is not None:
+        point = api.operating_point(run, threshold)
+        console.say(f"{table['positive'].sum():,} positive, above {point.threshold:.6g} ({point.rule})")
+        console.say(f"On the validation side: sensitivity {point.sensitivity:.3f}, specificity {point.specificity:.3f}")
+
+
+def evaluate(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run or study.")],
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="Folder with the patches that the labels name.")],
+    labels: Annotated[Path, typer.Option(help="Table id,label.")],
+    out: Annotated[Path | None, typer.Option(help="Folder for predictions.csv and scores.json.")] = None,
+    cache: Cache = None,
+    device: Device = "auto",
+    workers: Workers = 2,
+) -> None:
+    """Score a run on patches whose labels you have."""
+    from sentinode import api
+    from sentinode.apps import console, results
+
+    with console.steps() as progress:
+        scores = api.evaluate(run, data, labels, session_of(cache, device, workers, progress), out=out)
+    results.show_scores(f"{run} on {labels.name}", scores)
+
+
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="What study, compare, tune, train or check wrote.")],
+) -> None:
+    """Draw the pages of a folder anew, from what is in it."""
+    from sentinode.apps import console
+    from sentinode.report.page import write_report
+
+    for path in write_report(folder):
+        console.say(str(path))
