@@ -14,7 +14,7 @@ from sentinode.data.split import drop_negatives
 from sentinode.data.tables import attributes_of_folder
 from sentinode.deploy.submission import make_submission, write_submission
 from sentinode.errors import RunError
-from sentinode.experiments.compare import RunStore, audit_leak, compare, require_auditable
+from sentinode.experiments.compare import RunStore, audit_leak, compare, require_auditable, trusted_split
 from sentinode.experiments.comparison import Comparison, Variant
 from sentinode.experiments.decision import DECISION
 from sentinode.experiments.evidence import weigh
@@ -71,7 +71,7 @@ def study(
         out / "explore.json", explore(gathered.material.patches, seed=config.sample.seed, progress=session.progress)
     )
     material = gathered.material
-    material.write_split(shown_split(config), out / "split.csv")
+    material.write_split(shown_split(config, questions), out / "split.csv")
 
     store = RunStore(material, out / "runs", device=session.device, progress=session.progress)
     asked: dict[Question, Comparison] = {}
@@ -155,11 +155,12 @@ def rival_of(chosen: Variant, asked: Mapping[Question, Comparison]) -> Variant |
     return None
 
 
-def shown_split(config: StudyConfig) -> RunConfig:
-    """The split that a study shows: its only one, or the first seed's first fold."""
-    if config.split.folds is None:
-        return config.run_config()
-    return override(config.run_config(), {"split.seed": config.seeds[0], "split.fold": 1})
+def shown_split(config: StudyConfig, questions: Collection[Question]) -> RunConfig:
+    """The split that a study shows: its only one, or the first seed's first fold; of an audit alone the trusted one."""
+    run = config.run_config()
+    if set(questions) == {"leak"}:
+        run = override(run, trusted_split(config))
+    return run if run.split.folds is None else override(run, {"split.seed": config.seeds[0], "split.fold": 1})
 
 
 def submit(gathered: Gathered, chosen: Variant, out: Path, session: Session) -> int:
@@ -187,7 +188,7 @@ def record(
 ) -> StudyRecord:
     """Collect what the report needs to say and the runs do not hold."""
     material = gathered.material
-    split, labels = material.split(shown_split(config)), material.labels_by_id
+    split, labels = material.split(shown_split(config, asked)), material.labels_by_id
     candidates = material.candidates
 
     def count(values: list[int]) -> ClassCounts:

@@ -383,6 +383,8 @@ def test_compare_over_folds_and_audit_the_leak(phantom_folder: Path, cache: Path
         f"leak-{split}-seed25-fold{fold}" for split in ("grouped", "random", "stain") for fold in (1, 2)
     }
     page = (out / "report.html").read_text(encoding="utf-8")
+    assert "split by slide" in page  # the trusted one, whose networks are chosen
+    assert "split by stain" not in page
     for told in ("Leak audit", "the notebook&#39;s own split", "TRIPOD+AI", "Operating points", "Scores by subgroup"):
         assert told in page
 

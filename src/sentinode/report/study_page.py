@@ -104,7 +104,6 @@ def study_context(study: Study) -> dict[str, Any]:
         "folds": {"seeds": len(study.chosen.repeats), "runs": len(study.chosen.runs)}
         if study.config.split.folds
         else None,
-        "chosen_split": _split_of_the_chosen(study),
         "decision": decision_part("study", study.decision),
         "review": review_part(study.folder, Review.from_json(study.errors)),
         "model_card": model_card(study),
@@ -188,12 +187,6 @@ def conclusion(study: Study) -> list[Remark]:
         marked = f"These data are marked “{study.record.note}”: no figure here says anything about patients."
         said.append(Remark("Data", marked))
     return [*said, Remark("Use", words.NO_CLINIC)]
-
-
-def _split_of_the_chosen(study: Study) -> str:
-    """Said where the chosen variant was split otherwise than the study asks for, as in an audit of splits."""
-    split = study.chosen.runs[0].environment["split"]
-    return "" if split == study.record.split_in_words else f"Its split is {split}."
 
 
 def _tuned(study: Study) -> dict[str, Any]:
