@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sentinode.config import AugmentConfig, PreprocessConfig
-from sentinode.data.augment import apply, draw, stain, turn, zoom
+from sentinode.data.augment import apply, draw, stain, turn, zoom, zoom_by_grid
 from sentinode.data.preprocess import shrink
 from sentinode.data.symmetry import SYMMETRIES, apply_symmetry
 
@@ -19,6 +19,20 @@ KERAS = Path(__file__).parents[1] / "models" / "keras_reference.npz"
 @pytest.fixture
 def images() -> torch.Tensor:
     return torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("size", [17, 32, 96])
+def test_compiled_zoom_is_the_grid_samplers(size: int) -> None:
+    generator = torch.Generator().manual_seed(size)
+    images = torch.rand(9, 3, size, size, generator=generator)
+    factors = 0.5 + torch.rand(9, 2, generator=generator)
+    factors[0] = 1
+    exact = zoom_by_grid(images.double(), factors.double())
+    zoomed = zoom(images, factors)
+    assert torch.equal(zoomed[0], images[0])
+    off, of_grid = ((told.double() - exact).abs().max() for told in (zoomed, zoom_by_grid(images, factors)))
+    assert off < 2e-5
+    assert off <= of_grid
 
 
 def test_zoom_agrees_with_keras() -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from conftest import make_patches
 from sentinode.config import AugmentConfig, FitConfig, ModelConfig, PreprocessConfig
@@ -14,7 +17,7 @@ from sentinode.data.batches import BatchStream
 from sentinode.data.preprocess import prepare
 from sentinode.errors import DivergedError, RunError
 from sentinode.fitting.checkpoint import load_checkpoint, load_weights, save_checkpoint, save_weights
-from sentinode.fitting.epochs import EpochRecord, FitState, fit_epochs, steps_in_epoch
+from sentinode.fitting.epochs import EpochRecord, FitState, fit_epochs, steps_in_epoch, train_step
 from sentinode.models.build import build
 
 CPU = torch.device("cpu")
@@ -135,3 +138,33 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
         load_weights(tmp_path / "w.safetensors", new_state().network)
     with pytest.raises(RunError, match="no checkpoint"):
         load_checkpoint(tmp_path / "w.safetensors", new_state())
+
+
+class Operations(TorchDispatchMode):
+    """The names of PyTorch's operations, in the order they were called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.append(func.__name__.split(".")[0])
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_step_moves_large_activations_in_compiled_loops_alone() -> None:
+    state, batches = new_state(), stream(CONFIG)
+    augment = AugmentConfig(zoom=0.2, cross_centre=True, symmetries=False)
+    state.network.train()
+    for number in range(2):  # the first step of Adam lays out its moments
+        batch = batches.batch(number)
+        with Operations() as called:
+            train_step(state, batch.images, batch.labels, augment, batches.augmentation_generator(number))
+    names = Counter(called.names)
+    assert names["convolution"] == names["convolution_backward"] == 2
+    assert names["_fused_adam_"] == 1
+    assert names["native_batch_norm"] + names["_native_batch_norm_legit"] == 1  # of the dense layer
+    assert not names.keys() & {"grid_sampler_2d", "max_pool2d_with_indices", "max_pool2d_with_indices_backward"}
+    # The dense layer's moving averages, and its input and its gradient in another layout: nothing larger is copied.
+    assert names["clone"] == 4
+    assert len(called.names) - names["detach"] < 110

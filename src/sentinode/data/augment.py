@@ -16,6 +16,8 @@ from torch.nn import functional as F
 
 from sentinode.config import AugmentConfig
 from sentinode.data.symmetry import SYMMETRIES, apply_symmetry
+from sentinode.loops import zoom as zoom_loops
+from sentinode.loops.jit import share_threads
 
 # Optical density of haematoxylin, eosin and the rest in red, green and blue (Ruifrok and Johnston 2001).
 _STAINS: Final = ((0.650, 0.704, 0.286), (0.072, 0.990, 0.105), (0.268, 0.570, 0.776))
@@ -63,7 +65,21 @@ def apply(images: Float[Tensor, "n 3 s s"], draws: Draws) -> Float[Tensor, "n 3 
 
 
 def zoom(images: Float[Tensor, "n 3 s s"], factors: Float[Tensor, "n 2"]) -> Float[Tensor, "n 3 s s"]:
-    """Scale about the centre as Keras's ImageDataGenerator does: bilinear, the border repeated outwards."""
+    """Scale about the centre as Keras's ImageDataGenerator does: bilinear, the border repeated outwards.
+
+    On the CPU in compiled loops, elsewhere by PyTorch's grid sampler: the same to rounding.
+    """
+    if images.device.type != "cpu" or images.dtype != torch.float32:
+        return zoom_by_grid(images, factors)
+    rows = images.permute(0, 2, 3, 1).contiguous()
+    zoomed = torch.empty_like(rows)
+    share_threads()
+    zoom_loops.zoom(rows.numpy(), factors.numpy(), zoomed.numpy())
+    return zoomed.permute(0, 3, 1, 2)
+
+
+def zoom_by_grid(images: Float[Tensor, "n 3 s s"], factors: Float[Tensor, "n 2"]) -> Float[Tensor, "n 3 s s"]:
+    """The same zoom by PyTorch's own operations, on any device."""
     count = len(images)
     theta = images.new_zeros(count, 2, 3)
     theta[:, 0, 0], theta[:, 1, 1] = factors[:, 1], factors[:, 0]

@@ -110,7 +110,8 @@ def train_step(
 ) -> tuple[Tensor, Tensor]:
     """One step of Adam on binary cross-entropy; returns the batch's logits (b,) and loss (b,) before it."""
     inputs = apply(as_input(images), draw(augment, len(images), generator))
-    state.optimizer.zero_grad(set_to_none=True)
+    for parameter in state.network.parameters():
+        parameter.grad = None
     logits = state.network(inputs).squeeze(1)
     losses = F.binary_cross_entropy_with_logits(logits, labels, reduction="none")
     torch.autograd.backward(losses.mean())

@@ -31,10 +31,34 @@ class KerasAdam(torch.optim.Adam):
             settings["keras_epsilon"] = epsilon
 
     def step(self, closure: Callable[[], float] | None = None) -> Any:
-        for group in self.param_groups:
-            done = next((int(self.state[p]["step"]) for p in group["params"] if p in self.state), 0)
-            group["eps"] = group["keras_epsilon"] / (1.0 - group["betas"][1] ** (done + 1)) ** 0.5
-        return super().step(closure)
+        (group,) = self.param_groups
+        done = next((int(self.state[p]["step"]) for p in group["params"] if p in self.state), 0)
+        group["eps"] = group["keras_epsilon"] / (1.0 - group["betas"][1] ** (done + 1)) ** 0.5
+        on_cpu = group["params"][0].device.type == "cpu"
+        # The first step lays out the moments, so it is PyTorch's.
+        return self._step_on_cpu(group) if done and on_cpu and closure is None else super().step(closure)
+
+    @torch.no_grad()
+    def _step_on_cpu(self, group: dict[str, Any]) -> None:
+        """The kernel that PyTorch's own step ends in, without its way there, which costs more than the kernel."""
+        moved = [(p, p.grad, self.state[p]) for p in group["params"] if p.grad is not None]
+        state = [entry for _, _, entry in moved]
+        torch._foreach_add_([entry["step"] for entry in state], 1.0)
+        torch._fused_adam_(
+            [parameter for parameter, _, _ in moved],
+            [gradient for _, gradient, _ in moved],
+            [entry["exp_avg"] for entry in state],
+            [entry["exp_avg_sq"] for entry in state],
+            [],
+            [entry["step"] for entry in state],
+            lr=group["lr"],
+            beta1=group["betas"][0],
+            beta2=group["betas"][1],
+            weight_decay=0.0,
+            eps=group["eps"],
+            amsgrad=False,
+            maximize=False,
+        )
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load moments, laid out in memory as their parameters are.

@@ -1,0 +1,230 @@
+"""The compiled loops behind `fused.py`, on (N, H, W, C) arrays: one pass over a convolution's output each way.
+
+Inner loops run over whole rows of W x C values with what belongs to a channel tiled to that length: 32 channels
+alone are too short a loop to be worth a start.
+"""
+
+# mypy: disable-error-code="no-untyped-call,untyped-decorator"
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import prange
+
+from sentinode.loops.jit import compiled, parallel
+
+Array = np.ndarray[Any, Any]
+
+
+@parallel
+def forward(
+    x: Array,
+    weight: Array,
+    bias: Array,
+    epsilon: float,
+    kernel: int,
+    relu_first: bool,
+    top: Array,
+    at: Array,
+    y: Array,
+    channels: Array,
+) -> None:
+    """Fill top, at and y, each (N, h, w, C), and channels, (4, C): mean, biased variance, 1 / deviation, scale.
+
+    `top` is the value of the normalised largest, at place `at` of its patch (after ReLU, where that comes first).
+    """
+    count, height, width, size = x.shape
+    totals, squares = np.zeros((count, size)), np.zeros((count, size))
+    # Squares of differences from a value of the data, not from zero, so that little cancels.
+    pivot, sign = np.empty(size, x.dtype), np.empty(size, x.dtype)
+    for c in range(size):
+        pivot[c] = 0 if relu_first and x[0, 0, 0, c] < 0 else x[0, 0, 0, c]
+        sign[c] = -1 if weight[c] < 0 else 1
+    pivots, signs = _tiled(pivot, width), _tiled(sign, width)
+    for n in prange(count):
+        patch = x[n].reshape(-1)
+        _sum_up(patch, pivots, relu_first, totals[n], squares[n])
+        _pool(patch, signs, width, kernel, top[n].reshape(-1), at[n].reshape(-1))
+    values = count * height * width
+    mean, variance, inverse, scale = channels
+    for c in range(size):
+        total, square = 0.0, 0.0
+        for n in range(count):
+            total += totals[n, c]
+            square += squares[n, c]
+        offset = total / values
+        mean[c] = pivot[c] + offset
+        variance[c] = max(square / values - offset * offset, 0.0) if square == square else square  # NaN stays
+        inverse[c] = 1 / np.sqrt(variance[c] + epsilon)
+        scale[c] = weight[c] * inverse[c]
+    means, scales, biases = _tiled(mean, y.shape[2]), _tiled(scale, y.shape[2]), _tiled(bias, y.shape[2])
+    for n in prange(count):
+        _normalise(top[n].reshape(-1), y[n].reshape(-1), means, scales, biases, signs, relu_first)
+
+
+@parallel
+def backward(
+    gradient: Array,
+    x: Array,
+    top: Array,
+    at: Array,
+    y: Array,
+    channels: Array,
+    relu_first: bool,
+    of_x: Array,
+    of_weight: Array,
+    of_bias: Array,
+) -> None:
+    """Fill the gradients of x, (N, H, W, C), of weight and of bias, (C,), from that of y, (N, h, w, C)."""
+    count, height, width, size = x.shape
+    mean, inverse, scale = channels[0], channels[2], channels[3]
+    totals, products = np.zeros((count, size)), np.zeros((count, size))
+    passed = np.empty(y.shape, y.dtype)
+    means = _tiled(mean, y.shape[2])
+    for n in prange(count):
+        arrays = (gradient[n].reshape(-1), top[n].reshape(-1), y[n].reshape(-1), passed[n].reshape(-1))
+        _pass_relu(*arrays, means, relu_first, totals[n], products[n])
+    values = count * height * width
+    slope, level = np.empty(size, x.dtype), np.empty(size, x.dtype)
+    for c in range(size):
+        total, product = 0.0, 0.0
+        for n in range(count):
+            total += totals[n, c]
+            product += products[n, c]
+        of_bias[c] = total
+        of_weight[c] = product * inverse[c]
+        # Batch norm's gradient is scale (g - mean of g - xhat mean of g xhat), and g is zero but where it was pooled.
+        slope[c] = -scale[c] * inverse[c] * of_weight[c] / values
+        level[c] = -scale[c] * total / values - slope[c] * mean[c]
+    slopes, levels, scales = _tiled(slope, width), _tiled(level, width), _tiled(scale, y.shape[2])
+    for n in prange(count):
+        patch, result = x[n].reshape(-1), of_x[n].reshape(-1)
+        _slope(patch, slopes, levels, relu_first, result)
+        _give_back(passed[n].reshape(-1), at[n].reshape(-1), scales, result)
+        if relu_first:
+            for e in range(patch.size):
+                result[e] = result[e] if patch[e] > 0 else 0
+
+
+@compiled
+def _tiled(of_channel: Array, width: int) -> Array:
+    tiled = np.empty((width, of_channel.size), of_channel.dtype)
+    for j in range(width):
+        tiled[j] = of_channel
+    return tiled.reshape(-1)
+
+
+@compiled
+def _sum_up(patch: Array, pivots: Array, relu_first: bool, totals: Array, squares: Array) -> None:
+    """Add a patch's differences from the pivots and their squares, channel by channel."""
+    row, size = pivots.size, totals.size
+    sums, sums_of_squares = np.zeros(row, patch.dtype), np.zeros(row, patch.dtype)
+    for start in range(0, patch.size, row):
+        values = patch[start : start + row]
+        for e in range(row):
+            value = values[e]
+            if relu_first and value < 0:
+                value = patch.dtype.type(0)
+            off = value - pivots[e]
+            sums[e] += off
+            sums_of_squares[e] += off * off
+    for start in range(0, row, size):
+        for c in range(size):
+            totals[c] += sums[start + c]
+            squares[c] += sums_of_squares[start + c]
+
+
+@compiled
+def _pool(patch: Array, signs: Array, width: int, kernel: int, top: Array, at: Array) -> None:
+    """The largest value times its sign of each window, and its place: first down the columns, then along the row."""
+    row = signs.size
+    size = row // width
+    column, place = np.empty(row, patch.dtype), np.empty(row, np.int32)
+    for i in range(patch.size // row // kernel):
+        for k in range(kernel):
+            start = (i * kernel + k) * row
+            values = patch[start : start + row]
+            for e in range(row):
+                value = values[e] * signs[e]
+                larger = k == 0 or value > column[e]
+                column[e] = value if larger else column[e]
+                place[e] = start + e if larger else place[e]
+        for j in range(width // kernel):
+            here = (i * (width // kernel) + j) * size
+            tops, places = top[here : here + size], at[here : here + size]
+            for k in range(kernel):
+                start = (j * kernel + k) * size
+                values, froms = column[start : start + size], place[start : start + size]
+                for c in range(size):
+                    larger = k == 0 or values[c] > tops[c]
+                    tops[c] = values[c] if larger else tops[c]
+                    places[c] = froms[c] if larger else places[c]
+
+
+@compiled
+def _normalise(
+    top: Array, y: Array, means: Array, scales: Array, biases: Array, signs: Array, relu_first: bool
+) -> None:
+    row = means.size
+    for start in range(0, top.size, row):
+        tops, ys = top[start : start + row], y[start : start + row]
+        for e in range(row):
+            value = tops[e] * signs[e]
+            if relu_first and value < 0:
+                value = top.dtype.type(0)
+            tops[e] = value
+            value = biases[e] + (value - means[e]) * scales[e]
+            if not relu_first and value < 0:
+                value = top.dtype.type(0)
+            ys[e] = value
+
+
+@compiled
+def _pass_relu(
+    gradient: Array,
+    top: Array,
+    y: Array,
+    passed: Array,
+    means: Array,
+    relu_first: bool,
+    totals: Array,
+    products: Array,
+) -> None:
+    """Write what a ReLU behind the norm lets through, and add it up, alone and times the distance from the mean."""
+    row, size = means.size, totals.size
+    sums, sums_of_products = np.zeros(row, y.dtype), np.zeros(row, y.dtype)
+    for start in range(0, y.size, row):
+        here = slice(start, start + row)
+        gradients, tops, ys, through = gradient[here], top[here], y[here], passed[here]
+        for e in range(row):
+            value = gradients[e] if relu_first or ys[e] > 0 else y.dtype.type(0)
+            through[e] = value
+            sums[e] += value
+            sums_of_products[e] += value * (tops[e] - means[e])
+    for start in range(0, row, size):
+        for c in range(size):
+            totals[c] += sums[start + c]
+            products[c] += sums_of_products[start + c]
+
+
+@compiled
+def _slope(patch: Array, slopes: Array, levels: Array, relu_first: bool, result: Array) -> None:
+    """What batch norm's statistics alone give back to every value."""
+    row = slopes.size
+    for start in range(0, patch.size, row):
+        values, results = patch[start : start + row], result[start : start + row]
+        for e in range(row):
+            value = values[e]
+            if relu_first and value < 0:
+                value = patch.dtype.type(0)
+            results[e] = levels[e] + slopes[e] * value
+
+
+@compiled
+def _give_back(passed: Array, at: Array, scales: Array, result: Array) -> None:
+    """What the pooled values give back to their places."""
+    for start in range(0, at.size, scales.size):
+        for e in range(scales.size):
+            result[at[start + e]] += passed[start + e] * scales[e]
