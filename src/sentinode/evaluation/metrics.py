@@ -15,11 +15,11 @@ _SHARE_TOLERANCE = 1e-9  # 1 - 0.95 is a little more than 0.05: 5 of 100 must co
 def auc(labels: Int[np.ndarray, " n"], scores: Float[np.ndarray, " n"]) -> float:
     """Area under the ROC curve: the chance that a positive scores above a negative, ties counting half.
 
-    From the Mann-Whitney statistic. NaN where one of the classes is absent.
+    From the Mann-Whitney statistic. NaN where one of the classes is absent or a score is NaN.
     """
     positives = int(np.sum(labels == 1))
     negatives = len(labels) - positives
-    if not positives or not negatives:
+    if not positives or not negatives or np.isnan(scores).any():
         return float("nan")
     rank_sum = float(_mean_ranks(scores)[labels == 1].sum())
     return (rank_sum - positives * (positives + 1) / 2) / (positives * negatives)
