@@ -28,7 +28,8 @@ from sentinode.config import RunConfig, load_preset
 from sentinode.data.artefacts import write_json, write_text
 from sentinode.data.phantom import write_phantom
 from sentinode.experiments.environment import describe_environment
-from sentinode.experiments.gather import Session, gather
+from sentinode.experiments.gather import gather
+from sentinode.experiments.session import Session
 from sentinode.experiments.train import train_run
 from sentinode.settings import override, to_toml
 

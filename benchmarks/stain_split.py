@@ -30,10 +30,11 @@ from sentinode.data.split import VALIDATION, unite_groups
 from sentinode.data.tables import read_column_by_id
 from sentinode.evaluation.bootstrap import bootstrap
 from sentinode.evaluation.metrics import auc
-from sentinode.experiments.gather import Gathered, Session, default_cache, gather
+from sentinode.experiments.gather import Gathered, gather
 from sentinode.experiments.material import Material
 from sentinode.experiments.predict import predict
 from sentinode.experiments.run import Run
+from sentinode.experiments.session import Session, default_cache
 from sentinode.experiments.train import train_run
 from sentinode.inference.probabilities import Predictions
 from sentinode.settings import override

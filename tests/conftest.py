@@ -21,8 +21,8 @@ with install_import_hook(_CHECKED, "beartype.beartype"):
 from sentinode.config import RunConfig, load_preset
 from sentinode.data.patches import PatchSet
 from sentinode.data.phantom import write_phantom
-from sentinode.experiments.gather import Session
 from sentinode.experiments.material import Material
+from sentinode.experiments.session import Session
 from sentinode.settings import override
 
 torch.set_num_threads(1)  # tiny networks: more threads only wait for each other

@@ -13,7 +13,7 @@ from sentinode.config import StudyConfig, load_preset
 from sentinode.data.phantom import write_phantom
 from sentinode.errors import DataError, RunError
 from sentinode.experiments import train
-from sentinode.experiments.gather import Session
+from sentinode.experiments.session import Session
 from sentinode.settings import override
 
 TINY = {"fit.epochs": 1, "predict.views": 1, "tune.search": {"model.bn_momentum": [0.99, 0.5]}}

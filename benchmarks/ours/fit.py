@@ -15,7 +15,8 @@ import torch
 
 from blocks import READY, SHORTEST_BLOCK_S, arguments
 from sentinode.config import RunConfig
-from sentinode.experiments.gather import Session, gather
+from sentinode.experiments.gather import gather
+from sentinode.experiments.session import Session
 from sentinode.experiments.train import train_run
 from sentinode.settings import override, parse_toml
 

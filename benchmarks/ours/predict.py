@@ -9,8 +9,8 @@ from tempfile import TemporaryDirectory
 import torch
 
 from blocks import arguments, serve
-from sentinode import api
-from sentinode.experiments.gather import Session
+from sentinode import predict
+from sentinode.experiments.session import Session
 
 
 def main() -> None:
@@ -22,7 +22,7 @@ def main() -> None:
         out = args.data / f"sentinode-{args.views}.csv"
         serve(
             args.wire,
-            lambda: len(api.predict(model, images, out, session)),
+            lambda: len(predict(model, images, out, session)),
             before=lambda: shutil.rmtree(cache, ignore_errors=True),
         )
 

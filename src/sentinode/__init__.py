@@ -14,13 +14,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sentinode.api import check, compare, evaluate, fit, predict, split, study, tune
+    from sentinode.api.data import check, split
+    from sentinode.api.experiments import compare, fit, study, tune
+    from sentinode.api.runs import evaluate, predict
     from sentinode.config import RunConfig, StudyConfig, load_config, load_preset
     from sentinode.data.phantom import write_phantom
     from sentinode.errors import SentinodeError
-    from sentinode.experiments.gather import Session
-    from sentinode.experiments.record import Study
     from sentinode.experiments.run import Run
+    from sentinode.experiments.session import Session
+    from sentinode.experiments.study import Study
     from sentinode.report.page import write_report
     from sentinode.settings import override
 
@@ -49,13 +51,15 @@ __all__ = [
 ]
 
 _HOME_OF = {
-    **dict.fromkeys(["check", "compare", "evaluate", "fit", "predict", "split", "study", "tune"], "api"),
+    **dict.fromkeys(["check", "split"], "api.data"),
+    **dict.fromkeys(["compare", "fit", "study", "tune"], "api.experiments"),
+    **dict.fromkeys(["evaluate", "predict"], "api.runs"),
     **dict.fromkeys(["RunConfig", "StudyConfig", "load_config", "load_preset"], "config"),
     "override": "settings",
     "SentinodeError": "errors",
     "Run": "experiments.run",
-    "Session": "experiments.gather",
-    "Study": "experiments.record",
+    "Session": "experiments.session",
+    "Study": "experiments.study",
     "write_phantom": "data.phantom",
     "write_report": "report.page",
 }

@@ -16,9 +16,10 @@ from sentinode.deploy.submission import make_submission, write_submission
 from sentinode.errors import RunError
 from sentinode.experiments.compare import RunStore, audit_leak, compare, require_auditable, trusted_split
 from sentinode.experiments.comparison import Comparison, Variant
+from sentinode.experiments.decide import decide_together
 from sentinode.experiments.decision import DECISION
 from sentinode.experiments.evidence import weigh
-from sentinode.experiments.gather import Gathered, Session, gather
+from sentinode.experiments.gather import Gathered, gather
 from sentinode.experiments.predict import predict
 from sentinode.experiments.record import (
     STUDY_CONFIG,
@@ -27,10 +28,11 @@ from sentinode.experiments.record import (
     STUDY_IDENTITY,
     ClassCounts,
     Question,
-    Study,
     StudyRecord,
     VariantRecord,
 )
+from sentinode.experiments.session import Session
+from sentinode.experiments.study import Study
 from sentinode.experiments.tune import tune
 from sentinode.explain.attributes import attributes
 from sentinode.explain.galleries import examples, write_pictures
@@ -91,7 +93,7 @@ def study(
     chosen = choose(asked, config.fit.metric)
 
     rows = submit(gathered, chosen, out, session)
-    write_json(out / DECISION, chosen.decision.to_json())
+    write_json(out / DECISION, decide_together(chosen).to_json())
     told = of_step(session.progress, "subgroups")
     known = attributes(material.patches, chosen.predictions.ids, given, on_progress=told)
     reviewed = review(chosen, rival_of(chosen, asked), clusters, known, cluster_kind=kind)

@@ -26,6 +26,8 @@ from sentinode.experiments.run import write_manifest
 TINY = [
     "--set", "fit.epochs=1", "--set", "seeds=[25]", "--set", "tune.search={'model.bn_momentum'=[0.75, 0.5]}",
 ]  # fmt: skip
+FOR_FITTING = ("scipy", "sklearn", "optuna")
+FOR_PAGES = ("matplotlib", "jinja2")
 COMMANDS = ["phantom", "check", "split", "study", "train", "compare", "tune", "predict", "evaluate", "report", "doctor"]
 
 
@@ -54,6 +56,14 @@ def start(*arguments: str | Path, cache: Path) -> subprocess.Popen[str]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "SENTINODE_CACHE": str(cache)}
     command = [sys.executable, "-m", "sentinode.apps.cli", *map(str, arguments)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def loaded_by(*arguments: str | Path, cache: Path) -> set[str]:
+    """The modules that a command, in a process of its own, has imported by its end."""
+    code = "import sys; from sentinode.apps.cli import run; assert not run(sys.argv[1:]); print(*sys.modules)"
+    command = [sys.executable, "-c", code, *map(str, arguments), "--cache", str(cache)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return set(subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout.split())
 
 
 def refused(result: Result, said: str, code: int = 2) -> None:
@@ -241,6 +251,31 @@ def test_predict_says_why_a_run_lacks_a_point(trained: Path, phantom_folder: Pat
     write_manifest(run)
     ask = ["predict", run, phantom_folder / "test", "--out", tmp_path / "p.csv", "--threshold", "cost"]
     refused(sentinode(*ask, cache=cache), "decision.json: holds no operating point 'cost': of one class only")
+
+
+@pytest.mark.parametrize("model", ["study", "run"])
+def test_predict_imports_only_what_predicting_needs(
+    finished: Path, phantom_folder: Path, tmp_path: Path, model: str
+) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    for path in sorted((phantom_folder / "test").iterdir())[:10]:
+        shutil.copy(path, images)
+    folder = finished if model == "study" else min((finished / "runs").iterdir())
+    options = ["--out", tmp_path / "out.csv", "--calibrate", "temperature", "--threshold", "youden"]
+    loaded = loaded_by("predict", folder, images, *options, cache=tmp_path / "cache")
+    assert len(pd.read_csv(tmp_path / "out.csv")) == 10
+    assert "torch" in loaded
+    assert not loaded & {*FOR_FITTING, *FOR_PAGES, "torch._dynamo", "torch._inductor", "sympy"}
+
+
+def test_check_and_evaluate_import_nothing_for_fitting_or_pages(
+    finished: Path, phantom_folder: Path, tmp_path: Path
+) -> None:
+    labels = phantom_folder / "train_labels.csv"
+    run = min((finished / "runs").iterdir())
+    for arguments in (["check", phantom_folder], ["evaluate", run, phantom_folder, "--labels", labels]):
+        assert not loaded_by(*arguments, cache=tmp_path / "cache") & {*FOR_FITTING, *FOR_PAGES}
 
 
 def test_split_train_and_report(phantom_folder: Path, cache: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from sentinode.data.check import Check, check_folder
 from sentinode.data.explore import explore
 from sentinode.data.ingest import pack_folder, read_folder
-from sentinode.experiments.gather import Session
+from sentinode.experiments.session import Session
 
 
 @pytest.fixture(scope="module")

@@ -11,16 +11,9 @@ from sklearn.calibration import calibration_curve
 from sklearn.isotonic import IsotonicRegression
 
 from sentinode.errors import DataError, SplitError
-from sentinode.evaluation import calibration
-from sentinode.evaluation.calibration import (
-    Isotonic,
-    Method,
-    Temperature,
-    calibration_from_json,
-    cross_calibrate,
-    cross_folds,
-    reliability,
-)
+from sentinode.evaluation import calibration_fit
+from sentinode.evaluation.calibration import Method, Temperature, calibration_from_json, reliability
+from sentinode.evaluation.calibration_fit import cross_calibrate, cross_folds, fit_isotonic, fit_temperature
 from sentinode.evaluation.metrics import auc, log_loss
 
 
@@ -40,14 +33,14 @@ def example(count: int, seed: int, temperature: float = 1.0) -> tuple[np.ndarray
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
 def test_a_known_temperature_is_recovered(temperature: float) -> None:
     labels, p = example(40_000, 1, temperature)
-    fitted = Temperature.fit(labels, p)
+    fitted = fit_temperature(labels, p)
     assert fitted.temperature == pytest.approx(temperature, rel=0.03)
     assert fitted.apply(p) == pytest.approx(expit(logit(p) / fitted.temperature))
 
 
 def test_the_temperature_has_the_least_log_loss() -> None:
     labels, p = example(300, 2, 2.5)
-    fitted = Temperature.fit(labels, p)
+    fitted = fit_temperature(labels, p)
     losses = [log_loss(labels, Temperature(t).apply(p)) for t in np.geomspace(0.05, 20, 2000).tolist()]
     assert log_loss(labels, fitted.apply(p)) <= min(losses) + 1e-9
     assert auc(labels, fitted.apply(p)) == auc(labels, p)
@@ -56,7 +49,7 @@ def test_the_temperature_has_the_least_log_loss() -> None:
 
 def test_certain_probabilities_stay_finite() -> None:
     labels, p = np.array([0, 1, 1, 0]), np.array([0.0, 1.0, 0.0, 0.2])
-    fitted = Temperature.fit(labels, p)
+    fitted = fit_temperature(labels, p)
     assert fitted.temperature == pytest.approx(20, rel=0.3)  # one certain mistake: hardly anything is believed
     assert np.isfinite(fitted.apply(p)).all()
 
@@ -66,21 +59,21 @@ def test_isotonic_agrees_with_scikit_learn() -> None:
     p = np.round(p, 2)  # with ties
     reference = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip").fit(p, labels)
     asked = np.linspace(0, 1, 501)
-    ours = Isotonic.fit(labels, p)
+    ours = fit_isotonic(labels, p)
     assert ours.apply(asked) == pytest.approx(reference.predict(asked), abs=1e-12)
     assert (np.diff(ours.apply(asked)) >= 0).all()
 
 
 def test_isotonic_by_hand() -> None:
     labels, p = np.array([0, 1, 0, 1]), np.array([0.1, 0.4, 0.6, 0.9])
-    fitted = Isotonic.fit(labels, p)  # 0.4 and 0.6 are in the wrong order: pooled to a half
+    fitted = fit_isotonic(labels, p)  # 0.4 and 0.6 are in the wrong order: pooled to a half
     assert fitted.apply(np.array([0.0, 0.1, 0.25, 0.5, 0.95])) == pytest.approx([0, 0, 0.25, 0.5, 1])
 
 
 @pytest.mark.parametrize("method", ["temperature", "isotonic"])
-def test_maps_survive_json(method: calibration.Method) -> None:
+def test_maps_survive_json(method: Method) -> None:
     labels, p = example(200, 4)
-    fitted = calibration.fit_calibration(labels, p, method)
+    fitted = calibration_fit.fit_calibration(labels, p, method)
     again = calibration_from_json(json.loads(json.dumps(fitted.to_json())))
     assert type(again) is type(fitted)
     assert (again.apply(p) == fitted.apply(p)).all()
@@ -89,19 +82,19 @@ def test_maps_survive_json(method: calibration.Method) -> None:
 def test_foreign_records_and_single_classes_are_refused() -> None:
     with pytest.raises(DataError, match="'platt' is no calibration"):
         calibration_from_json({"method": "platt"})
-    for fit in (Temperature.fit, Isotonic.fit):
+    for fit in (fit_temperature, fit_isotonic):
         with pytest.raises(DataError, match="only the class 1"):
             fit(np.array([1, 1]), np.array([0.2, 0.4]))
 
 
 @pytest.mark.parametrize("method", ["temperature", "isotonic"])
-def test_no_group_calibrates_itself(method: calibration.Method, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_group_calibrates_itself(method: Method, monkeypatch: pytest.MonkeyPatch) -> None:
     labels, p = example(600, 5)
     groups = np.array([f"s{i % 12}" for i in range(600)])
     group_of = dict(zip(p.tolist(), groups.tolist(), strict=True))
     fitted_on: list[set[str]] = []
     applied_to: list[set[str]] = []
-    genuine = calibration.fit_calibration
+    genuine = calibration_fit.fit_calibration
 
     class Spy:
         def __init__(self, labels: np.ndarray, probabilities: np.ndarray) -> None:
@@ -112,7 +105,7 @@ def test_no_group_calibrates_itself(method: calibration.Method, monkeypatch: pyt
             applied_to.append({group_of[x] for x in probabilities.tolist()})
             return self.map.apply(probabilities)
 
-    monkeypatch.setattr(calibration, "fit_calibration", lambda labels, p, method: Spy(labels, p))
+    monkeypatch.setattr(calibration_fit, "fit_calibration", lambda labels, p, method: Spy(labels, p))
     calibrated = by_groups(labels, p, groups, method, np.random.default_rng(0))
     assert len(fitted_on) == 5
     assert set().union(*applied_to) == set(groups.tolist())
@@ -127,7 +120,7 @@ def test_a_group_that_contradicts_the_others_is_calibrated_by_the_others() -> No
     labels, p = np.r_[labels, 1 - labels], np.r_[p, p]  # the second group's labels are all turned round
     groups = np.repeat(["right", "wrong"], 400)
     calibrated = by_groups(labels, p, groups, "isotonic", np.random.default_rng(0))
-    assert calibrated[400:] == pytest.approx(Isotonic.fit(labels[:400], p[:400]).apply(p[400:]))
+    assert calibrated[400:] == pytest.approx(fit_isotonic(labels[:400], p[:400]).apply(p[400:]))
     assert log_loss(labels[400:], calibrated[400:]) > log_loss(labels[400:], np.full(400, 0.5))
 
 

@@ -24,6 +24,7 @@ def test_auc_by_hand() -> None:
     assert metrics.auc(labels, np.full(4, 0.5)) == 0.5
     assert metrics.auc(labels, -scores) == 0.25
     assert np.isnan(metrics.auc(np.zeros(4, int), scores))
+    assert np.isnan(metrics.auc(labels, np.array([0.1, np.nan, 0.35, 0.8])))
 
 
 @settings(max_examples=60, deadline=None)

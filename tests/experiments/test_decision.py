@@ -15,11 +15,13 @@ from sklearn.metrics import log_loss, roc_curve
 
 from sentinode.config import DecisionConfig, RunConfig
 from sentinode.errors import ConfigError, RunError
-from sentinode.evaluation.calibration import Isotonic, Temperature
+from sentinode.evaluation import metrics
+from sentinode.evaluation.calibration import Temperature
+from sentinode.evaluation.calibration_fit import fit_isotonic
 from sentinode.evaluation.threshold import least_cost
-from sentinode.experiments import decision
 from sentinode.experiments.comparison import Variant
-from sentinode.experiments.decision import Decision, decide, open_decision
+from sentinode.experiments.decide import decide, decide_together
+from sentinode.experiments.decision import Decision, open_decision
 from sentinode.inference.probabilities import Predictions
 from sentinode.settings import override
 
@@ -105,7 +107,7 @@ def test_calibrated_scores_and_rates_come_from_the_other_groups_by_hand() -> Non
     calibrated, called = np.empty(400), np.empty(400, bool)
     for own in (slice(0, 200), slice(200, 400)):
         other = slice(200, 400) if own.start == 0 else slice(0, 200)
-        calibrated[own] = Isotonic.fit(labels[other], raw[other]).apply(raw[own])
+        calibrated[own] = fit_isotonic(labels[other], raw[other]).apply(raw[own])
         false, true, thresholds = roc_curve(labels[other], raw[other], drop_intermediate=False)
         best = thresholds[np.argmax(true - false)]  # called positive from here on: half-way to the next below is ours
         below = raw[other][raw[other] < best].max()
@@ -118,8 +120,8 @@ def test_calibrated_scores_and_rates_come_from_the_other_groups_by_hand() -> Non
 def test_a_groups_own_labels_never_reach_its_calibration(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each group is half positive, so that turning its labels round leaves the folds as they are."""
     seen: list[np.ndarray] = []
-    score = decision.metrics.brier_score
-    monkeypatch.setattr(decision.metrics, "brier_score", lambda y, p: seen.append(p) or score(y, p))
+    score = metrics.brier_score
+    monkeypatch.setattr(metrics, "brier_score", lambda y, p: seen.append(p) or score(y, p))
     given, inside = predictions(), clusters() == "s3"
     turned = Predictions(
         given.ids, np.where(inside, 1 - given.labels, given.labels).astype(np.int8), given.probabilities
@@ -208,7 +210,7 @@ def test_several_runs_decide_on_their_mean() -> None:
     variant = Variant("v", {}, (FakeRun(one, 7, config), FakeRun(two, 8, config)))  # type: ignore[arg-type]
     mean = Predictions(one.ids, one.labels, (one.probabilities + two.probabilities) / 2)
     expected = decide(mean, clusters(), config.decision, seed=7)
-    assert variant.decision.to_json() == expected.to_json()
+    assert decide_together(variant).to_json() == expected.to_json()
 
 
 def test_folds_decide_on_all_their_patches() -> None:
@@ -222,4 +224,4 @@ def test_folds_decide_on_all_their_patches() -> None:
 
     parts = [Predictions(whole.ids[k::2], whole.labels[k::2], whole.probabilities[k::2]) for k in (0, 1)]
     variant = Variant("v", {}, tuple(Fold(part, 25) for part in parts))  # type: ignore[arg-type]
-    assert variant.decision.to_json() == decide(whole, clusters(), DecisionConfig(), seed=25).to_json()
+    assert decide_together(variant).to_json() == decide(whole, clusters(), DecisionConfig(), seed=25).to_json()

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
-from sentinode import api
+from sentinode.api.experiments import compare_runs
 from sentinode.config import StudyConfig, load_preset
 from sentinode.errors import DataError, RunError
 from sentinode.experiments.compare import RunStore, compare
@@ -56,7 +56,7 @@ def test_a_folder_of_runs_stands_for_all_of_them(folders: list[Path], tmp_path: 
 def test_they_are_weighed_as_if_trained_for_it(
     trained: Comparison, folders: list[Path], material: Material, config: StudyConfig, tmp_path: Path
 ) -> None:
-    _, evidence = api.compare_runs(folders, tmp_path / "out", config)
+    _, evidence = compare_runs(folders, tmp_path / "out", config)
     asked = weigh(trained, material.clusters_by_id(config), "slide", config.compare)
     assert evidence.cluster_kind == "slide"
     assert evidence.verdicts[0].difference == pytest.approx(asked.verdicts[0].difference)
@@ -94,4 +94,4 @@ def test_runs_that_do_not_pair_are_refused_with_the_reason(
     with pytest.raises(RunError, match="other patches"):
         pair_given(open_given([folders[0], other.folder]))
     with pytest.raises(RunError, match="is not empty"):
-        api.compare_runs(folders, twin)
+        compare_runs(folders, twin)

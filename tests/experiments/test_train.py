@@ -14,7 +14,7 @@ from conftest import make_patches
 from sentinode.config import FitConfig, RunConfig
 from sentinode.errors import DivergedError, RunError
 from sentinode.evaluation.metrics import scores
-from sentinode.experiments.decision import decide
+from sentinode.experiments.decide import decide
 from sentinode.experiments.material import Material
 from sentinode.experiments.run import CONTENTS, Run, verify
 from sentinode.experiments.train import best_epoch, has_finished, train_run

@@ -19,7 +19,8 @@ from sentinode.data.appearance import QUANTITIES
 from sentinode.data.artefacts import write_json
 from sentinode.evaluation.metrics import scores
 from sentinode.experiments.comparison import Comparison, Variant
-from sentinode.experiments.decision import DECISION, Decision, decide
+from sentinode.experiments.decide import decide
+from sentinode.experiments.decision import DECISION, Decision
 from sentinode.experiments.evidence import weigh
 from sentinode.experiments.record import (
     STUDY_CONFIG,

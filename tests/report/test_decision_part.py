@@ -11,7 +11,8 @@ import pytest
 
 from sentinode.config import DecisionConfig
 from sentinode.evaluation.calibration import Reliability, Temperature
-from sentinode.experiments.decision import Decision, decide
+from sentinode.experiments.decide import decide
+from sentinode.experiments.decision import Decision
 from sentinode.experiments.run import Run
 from sentinode.inference.probabilities import Predictions
 from sentinode.report.decision_figures import Believed, reliability_diagram

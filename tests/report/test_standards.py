@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from sentinode.experiments.record import ClassCounts, Study
+from sentinode.experiments.record import ClassCounts
+from sentinode.experiments.study import Study
 from sentinode.report.model_card import model_card
 from sentinode.report.standards import Checklist, Item, Status, checklists
 from sentinode.settings import override

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from sentinode.experiments.record import Study
+from sentinode.experiments.study import Study
 from sentinode.report import words
 from sentinode.report.claims import claim
 

@@ -50,7 +50,7 @@ def check(
     workers: Workers = 2,
 ) -> None:
     """Look for everything that may be wrong with a data folder; nothing is changed or dropped."""
-    from sentinode import api
+    from sentinode.api import data as api
     from sentinode.apps import console
 
     asked = asked_settings(None, None, None, slides, groups, default="fair")
@@ -77,7 +77,7 @@ def split(
     workers: Workers = 2,
 ) -> None:
     """Draw the training and the validation side and save them as ids."""
-    from sentinode import api
+    from sentinode.api import data as api
     from sentinode.apps import console
 
     asked = asked_settings(preset, config, settings, slides, groups, group_by, default="fair")

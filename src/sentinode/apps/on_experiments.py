@@ -46,7 +46,7 @@ def study(
     workers: Workers = 2,
 ) -> None:
     """Run the whole study: check, explore, split, compare, tune, predict, report."""
-    from sentinode import api
+    from sentinode.api import experiments as api
     from sentinode.apps import console
 
     asked = asked_settings(preset, config, settings, slides, groups, group_by, folds, default="quick")
@@ -78,7 +78,7 @@ def train(
     workers: Workers = 2,
 ) -> None:
     """Train one network and keep everything that is needed to believe and to use it."""
-    from sentinode import api
+    from sentinode.api import experiments as api
     from sentinode.apps import console, results
 
     asked = asked_settings(preset, config, settings, slides, groups, group_by, default="fair")
@@ -124,7 +124,7 @@ def compare(
 
     Folders of finished runs in place of DATA are compared as they are, where they pair.
     """
-    from sentinode import api
+    from sentinode.api import experiments as api
     from sentinode.apps import console, results
     from sentinode.experiments.given import holds_runs
     from sentinode.settings import override
@@ -190,7 +190,7 @@ def tune(
     workers: Workers = 2,
 ) -> None:
     """Search over settings (batch-norm momentum, if you say nothing else); every trial is a run."""
-    from sentinode import api
+    from sentinode.api import experiments as api
     from sentinode.apps import console, results
 
     asked = asked_settings(preset, config, settings, slides, groups, group_by, folds, default="fair")

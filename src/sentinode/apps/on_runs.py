@@ -32,7 +32,7 @@ def predict(
     workers: Workers = 2,
 ) -> None:
     """Predict patches and write a submission whose ids and values have been checked."""
-    from sentinode import api
+    from sentinode.api import runs as api
     from sentinode.apps import console
 
     with console.steps() as progress:
@@ -55,7 +55,7 @@ def evaluate(
     workers: Workers = 2,
 ) -> None:
     """Score a run on patches whose labels you have."""
-    from sentinode import api
+    from sentinode.api import runs as api
     from sentinode.apps import console, results
 
     with console.steps() as progress:

@@ -9,7 +9,7 @@ import typer
 
 if TYPE_CHECKING:
     from sentinode.config import StudyConfig
-    from sentinode.experiments.gather import Session
+    from sentinode.experiments.session import Session
     from sentinode.progress import Progress
 
 Data = Annotated[
@@ -76,13 +76,13 @@ def origin_of(preset: str | None, config: Path | None, default: str) -> str:
 
 def session_of(cache: Path | None, device: str, workers: int, progress: Progress) -> Session:
     from sentinode.apps import console
-    from sentinode.experiments.gather import Session
+    from sentinode.experiments.session import Session
     from sentinode.inference.device import choose_device
 
     return Session(cache_root(cache), choose_device(device), workers, progress, console.notice)
 
 
 def cache_root(given: Path | None) -> Path:
-    from sentinode.experiments.gather import default_cache
+    from sentinode.experiments.session import default_cache
 
     return given or default_cache()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from sentinode.apps import console
-from sentinode.experiments.comparison import Comparison, Variant
-from sentinode.experiments.evidence import Evidence
-from sentinode.experiments.record import Study
-from sentinode.report.verdict_words import inflation
+
+if TYPE_CHECKING:
+    from sentinode.experiments.comparison import Comparison, Variant
+    from sentinode.experiments.evidence import Evidence
+    from sentinode.experiments.study import Study
 
 
 def show_study(study: Study) -> None:
@@ -23,6 +26,8 @@ def show_comparison(comparison: Comparison, evidence: Evidence) -> None:
 
 
 def show_leak(leak: Comparison, evidence: Evidence) -> None:
+    from sentinode.report.verdict_words import inflation  # here: a table of scores does without the evidence
+
     show_variants(leak)
     for sentence in inflation(evidence):
         console.say(sentence)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import h5py
 import numpy as np
 
 from sentinode.data.listing import DataFolder, Listing, PatchArrays
 from sentinode.data.tables import read_table
 from sentinode.errors import DataError
+
+if TYPE_CHECKING:
+    import h5py
 
 _STEM = "camelyonpatch_level_2_split"
 
@@ -55,7 +58,7 @@ def _read_parts(root: Path, parts: list[str]) -> Listing:
 
 def _count_patches(file: Path) -> int:
     try:
-        with h5py.File(file, "r") as h5:
+        with _open(file) as h5:
             x = h5["x"]
             if x.ndim != 4 or x.shape[1:] != (96, 96, 3) or x.dtype != np.uint8:
                 raise DataError(
@@ -70,7 +73,7 @@ def _count_patches(file: Path) -> int:
 
 def _read_labels(file: Path, count: int) -> np.ndarray:
     try:
-        with h5py.File(file, "r") as h5:
+        with _open(file) as h5:
             labels = np.asarray(h5["y"]).reshape(-1)
     except (OSError, KeyError) as error:
         raise _damaged(file, error) from error
@@ -90,6 +93,12 @@ def _read_slides(file: Path, count: int) -> np.ndarray:
             remedy=f"It must have the column wsi and {count} rows, one for each patch.",
         )
     return table["wsi"].to_numpy(dtype=str)
+
+
+def _open(file: Path) -> h5py.File:
+    import h5py  # here, because other data folders hold no such file and need not wait for it
+
+    return h5py.File(file, "r")
 
 
 def _damaged(file: Path, error: Exception) -> DataError:

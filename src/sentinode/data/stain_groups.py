@@ -7,8 +7,6 @@ from typing import Final
 
 import numpy as np
 from jaxtyping import Float32, Int, Shaped, UInt8
-from sklearn.cluster import MiniBatchKMeans
-from threadpoolctl import threadpool_limits
 
 from sentinode.errors import DataError
 
@@ -55,6 +53,10 @@ def stain_clusters(
             f"{len(statistics)} patches cannot be put into {count} stain clusters",
             remedy="Set split.stain_clusters to at least two and at most one for each patch.",
         )
+    # Imported here, because scikit-learn takes long to import, and where slides are known nothing is clustered.
+    from sklearn.cluster import MiniBatchKMeans
+    from threadpoolctl import threadpool_limits
+
     values = _standardised(statistics)
     means = MiniBatchKMeans(
         count,

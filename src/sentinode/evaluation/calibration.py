@@ -1,6 +1,6 @@
-"""Probabilities that mean what they say: calibration maps, fitted on other groups, and the reliability diagram.
+"""Probabilities that mean what they say: calibration maps, and the reliability diagram in numbers.
 
-Labels must be known (0 or 1) throughout.
+`calibration_fit` fits the maps; here they are applied, written and read.
 """
 
 from __future__ import annotations
@@ -10,18 +10,14 @@ from typing import Any, Final, Literal
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped
-from scipy.optimize import minimize_scalar
-from scipy.special import expit, logit
-from sklearn.isotonic import IsotonicRegression
 
-from sentinode.data.parts import assign_units
-from sentinode.errors import DataError, SplitError
+from sentinode.errors import DataError
 from sentinode.evaluation.clusters import cluster_numbers
 
 Method = Literal["temperature", "isotonic"]
 
 _SMALLEST = 1e-12  # a probability of exactly 0 or 1 has no logit
-TEMPERATURES: Final = (0.05, 20.0)  # the range that is searched
+TEMPERATURES: Final = (0.05, 20.0)  # the range in which one is fitted
 _BAND_PERCENT = (2.5, 97.5)
 
 
@@ -34,21 +30,9 @@ class Temperature:
 
     temperature: float
 
-    @classmethod
-    def fit(cls, labels: Int[np.ndarray, " n"], probabilities: Float[np.ndarray, " n"]) -> Temperature:
-        """The temperature between 0.05 and 20 of least log loss; raises DataError where a class is absent."""
-        _need_both_classes(labels)
-        # The logit of the true label: its log loss is log(1 + exp(-x)), which never overflows.
-        true_logits = _logits(probabilities) * np.where(labels == 1, 1.0, -1.0)
-
-        def loss(log_temperature: float) -> float:
-            return float(np.logaddexp(0.0, -true_logits / np.exp(log_temperature)).mean())
-
-        found = minimize_scalar(loss, bounds=tuple(np.log(TEMPERATURES)), method="bounded", options={"xatol": 1e-8})
-        return cls(float(np.exp(found.x)))
-
     def apply(self, probabilities: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-        return np.asarray(expit(_logits(probabilities) / self.temperature))
+        # By hand, for SciPy's logit and expit take long to import; logits end at 28, so nothing overflows.
+        return np.asarray(1 / (1 + np.exp(-logits(probabilities) / self.temperature)))
 
     def to_json(self) -> dict[str, Any]:
         return {"method": "temperature", "temperature": self.temperature}
@@ -69,13 +53,6 @@ class Isotonic:
     probabilities: Float[np.ndarray, " knots"]
     calibrated: Float[np.ndarray, " knots"]
 
-    @classmethod
-    def fit(cls, labels: Int[np.ndarray, " n"], probabilities: Float[np.ndarray, " n"]) -> Isotonic:
-        """Pool adjacent violators; raises DataError where a class is absent."""
-        _need_both_classes(labels)
-        fitted = IsotonicRegression(y_min=0.0, y_max=1.0).fit(probabilities, labels == 1)
-        return cls(np.asarray(fitted.X_thresholds_, np.float64), np.asarray(fitted.y_thresholds_, np.float64))
-
     def apply(self, probabilities: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
         """Probabilities beyond the outermost knots get the value of the nearest."""
         return np.asarray(np.interp(probabilities, self.probabilities, self.calibrated))
@@ -95,16 +72,6 @@ class Isotonic:
 Calibration = Temperature | Isotonic
 
 
-def fit_calibration(
-    labels: Int[np.ndarray, " n"], probabilities: Float[np.ndarray, " n"], method: Method
-) -> Calibration:
-    match method:
-        case "temperature":
-            return Temperature.fit(labels, probabilities)
-        case "isotonic":
-            return Isotonic.fit(labels, probabilities)
-
-
 def calibration_from_json(record: dict[str, Any]) -> Calibration:
     """What `to_json` of either map gave; raises DataError for anything else."""
     match record.get("method"):
@@ -114,42 +81,6 @@ def calibration_from_json(record: dict[str, Any]) -> Calibration:
             return Isotonic.from_json(record)
         case other:
             raise DataError(f"{other!r} is no calibration", remedy="Use 'temperature' or 'isotonic'.")
-
-
-def cross_calibrate(
-    labels: Int[np.ndarray, " n"],
-    probabilities: Float[np.ndarray, " n"],
-    folds: Int[np.ndarray, " n"],
-    method: Method,
-) -> Float[np.ndarray, " n"]:
-    """Calibrate each patch by a map fitted on the other folds only, such as those of `cross_folds`.
-
-    Raises DataError where the rest of a fold has one class only.
-    """
-    calibrated = np.empty(len(labels))
-    for held_out in np.unique(folds):
-        inside = folds == held_out
-        calibration = fit_calibration(labels[~inside], probabilities[~inside], method)
-        calibrated[inside] = calibration.apply(probabilities[inside])
-    return calibrated
-
-
-def cross_folds(
-    labels: Int[np.ndarray, " n"], groups: Shaped[np.ndarray, " n"], *, folds: int, rng: np.random.Generator
-) -> Int[np.ndarray, " n"]:
-    """The fold of each patch: no group is cut, and each fold has about its share of both classes.
-
-    `groups` are slides or clusters by name; a patch with the name "" stands alone. With fewer groups
-    than folds, each group is a fold. Raises SplitError for fewer than two groups.
-    """
-    units = cluster_numbers(groups)
-    parts = min(folds, len(np.unique(units)))
-    if parts < 2:
-        raise SplitError(
-            f"calibration on other groups needs at least two groups and folds, not {parts}",
-            remedy="Score patches of more slides or groups, or ask for more folds.",
-        )
-    return assign_units(labels, units, np.full(parts, 1.0 / parts), rng)
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,7 +122,7 @@ def reliability(
     replicates: int = 1000,
     rng: np.random.Generator,
 ) -> Reliability:
-    """The reliability diagram in numbers; groups as for `cross_calibrate`."""
+    """The reliability diagram in numbers; groups as for `calibration_fit.cross_folds`. Labels must be known."""
     edges = np.linspace(0.0, 1.0, bins + 1)
     units, at = cluster_numbers(groups), np.searchsorted(edges[1:-1], probabilities)
     # Sums by group and bin are all that a replicate needs.
@@ -202,6 +133,12 @@ def reliability(
     return Reliability(
         edges, _share(said, count), _share(positives.sum(axis=0), count), count.astype(np.int64), lower, upper
     )
+
+
+def logits(probabilities: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+    """log(p / (1 - p)); 0 and 1 count as 1e-12 away."""
+    p = np.clip(probabilities, _SMALLEST, 1 - _SMALLEST)
+    return np.asarray(np.log(p) - np.log1p(-p))
 
 
 def _band(
@@ -226,13 +163,3 @@ def _by_group_and_bin(units: np.ndarray, at: np.ndarray, weights: np.ndarray, bi
 
 def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     return np.asarray(np.divide(part, whole, out=np.full(len(whole), np.nan), where=whole > 0))
-
-
-def _logits(probabilities: np.ndarray) -> np.ndarray:
-    return np.asarray(logit(np.clip(probabilities, _SMALLEST, 1 - _SMALLEST)))
-
-
-def _need_both_classes(labels: np.ndarray) -> None:
-    if len(classes := np.unique(labels)) < 2:
-        have = f"only the class {classes[0]}" if len(classes) else "no patch"
-        raise DataError(f"calibration has {have} to fit on", remedy="Fit it on patches of both classes.")

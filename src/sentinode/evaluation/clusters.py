@@ -9,6 +9,9 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 from numpy.typing import NDArray
 
+ClusterKind = Literal["slide", "stain", "group"]
+"""What the clusters are: slides where they are known, or what stands in for them."""
+
 
 def cluster_numbers(names: Shaped[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
     """The cluster of each patch, numbered from 0 without gaps; a patch named "" is a cluster of its own."""

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 _SMALLEST = 1e-7
 _SHARE_TOLERANCE = 1e-9  # 1 - 0.95 is a little more than 0.05: 5 of 100 must count as 5 %
@@ -16,13 +15,13 @@ _SHARE_TOLERANCE = 1e-9  # 1 - 0.95 is a little more than 0.05: 5 of 100 must co
 def auc(labels: Int[np.ndarray, " n"], scores: Float[np.ndarray, " n"]) -> float:
     """Area under the ROC curve: the chance that a positive scores above a negative, ties counting half.
 
-    From the Mann-Whitney statistic. NaN where one of the classes is absent.
+    From the Mann-Whitney statistic. NaN where one of the classes is absent or a score is NaN.
     """
     positives = int(np.sum(labels == 1))
     negatives = len(labels) - positives
-    if not positives or not negatives:
+    if not positives or not negatives or np.isnan(scores).any():
         return float("nan")
-    rank_sum = float(rankdata(scores)[labels == 1].sum())
+    rank_sum = float(_mean_ranks(scores)[labels == 1].sum())
     return (rank_sum - positives * (positives + 1) / 2) / (positives * negatives)
 
 
@@ -162,6 +161,13 @@ def scores(labels: Int[np.ndarray, " n"], probabilities: Float[np.ndarray, " n"]
         "sensitivity_at_95_specificity": sensitivity_at_specificity(labels, probabilities),
         "ece": expected_calibration_error(labels, probabilities),
     }
+
+
+def _mean_ranks(scores: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+    """The rank of each score, from 1; equal scores share the mean of their ranks."""
+    _, at, ties = np.unique(scores, return_inverse=True, return_counts=True)
+    ranks: NDArray[np.float64] = (np.cumsum(ties) - (ties - 1) / 2)[at]
+    return ranks
 
 
 def _ratio(part: int, whole: int) -> float:

@@ -11,11 +11,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
+from statistics import NormalDist
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Float
-from scipy.stats import norm
 
 from sentinode.evaluation.bootstrap import PairedInterval
 
@@ -117,7 +117,7 @@ def seeds_to_tell(effect: float, spread: float, *, level: float = LEVEL, power: 
 
     ((z(1 - alpha/2) + z(power)) * spread / effect)^2, rounded up, at least 2: the normal approximation.
     """
-    z = norm.ppf(1 - (1 - level) / 2) + norm.ppf(power)
+    z = NormalDist().inv_cdf(1 - (1 - level) / 2) + NormalDist().inv_cdf(power)
     return max(2, ceil((z * spread / effect) ** 2))
 
 

@@ -11,7 +11,6 @@ from jaxtyping import Int, Shaped
 
 from sentinode.config import Metric, Scalar
 from sentinode.errors import RunError
-from sentinode.experiments.decision import Decision, decide
 from sentinode.experiments.run import Run
 from sentinode.inference.probabilities import Predictions, average
 
@@ -64,14 +63,6 @@ class Variant:
     def predictions(self) -> Predictions:
         """Of all validation patches, in the order of their ids: the mean over the seeds."""
         return average(repeat.predictions for repeat in self.repeats)
-
-    @cached_property
-    def decision(self) -> Decision:
-        """Calibrations and operating points for the mean of all runs, from `predictions`."""
-        cluster_of = {patch: cluster for run in self.runs for patch, cluster in run.clusters_by_id.items()}
-        clusters = np.array([cluster_of[patch] for patch in self.predictions.ids.tolist()])
-        config = self.runs[0].config
-        return decide(self.predictions, clusters, config.decision, seed=config.fit.seed)
 
     def scores(self, metric: str) -> np.ndarray:
         """The validation score under each seed, of the kept weights, (seeds,)."""

@@ -1,8 +1,8 @@
-"""What the validation side decides: how probabilities are mended, where thresholds lie, and what both are worth.
+"""What the validation side decided, as a record: calibration maps, operating points, and what both are worth.
 
 decision.json stands in a run's folder for that run, in a study's for the mean of its chosen variant's
 runs. The maps and thresholds in it are fitted on all validation patches, for use on new ones. What they
-are worth is measured on patches of other slides or groups than those they were fitted on.
+are worth is measured on patches of other slides or groups than those they were fitted on. `decide` makes it.
 """
 
 from __future__ import annotations
@@ -12,34 +12,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
-import numpy as np
-from jaxtyping import Float, Int, Shaped
-
-from sentinode.config import DecisionConfig
-from sentinode.data.batches import derive_seed
-from sentinode.errors import ConfigError, DataError, RunError, SplitError
-from sentinode.evaluation import metrics
-from sentinode.evaluation.calibration import (
-    Calibration,
-    Method,
-    Reliability,
-    calibration_from_json,
-    cross_calibrate,
-    cross_folds,
-    fit_calibration,
-    reliability,
-)
-from sentinode.evaluation.clusters import cluster_numbers
-from sentinode.evaluation.threshold import OperatingPoint, fixed_sensitivity, least_cost, youden
-from sentinode.inference.probabilities import Predictions
+from sentinode.errors import ConfigError, DataError, RunError
+from sentinode.evaluation.calibration import Calibration, Method, Reliability, calibration_from_json
+from sentinode.evaluation.threshold import OperatingPoint
 
 DECISION: Final = "decision.json"
 Scale = Literal["raw", "temperature", "isotonic"]
 PointName = Literal["youden", "sensitivity", "cost"]
 
-_METHODS: Final[tuple[Method, ...]] = ("temperature", "isotonic")
-_POINTS: Final[tuple[PointName, ...]] = ("youden", "sensitivity", "cost")
-_PURPOSE: Final = 2  # of the numbers drawn here, among those that derive from a run's seed
+METHODS: Final[tuple[Method, ...]] = ("temperature", "isotonic")
+POINTS: Final[tuple[PointName, ...]] = ("youden", "sensitivity", "cost")
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,8 +73,8 @@ class Decision:
 
     def point(self, name: str, *, where: Path | None = None) -> OperatingPoint:
         """The operating point of that name; raises ConfigError for another name or one that could not be chosen."""
-        if name not in _POINTS:
-            known = f"{', '.join(_POINTS[:-1])} or {_POINTS[-1]}"
+        if name not in POINTS:
+            known = f"{', '.join(POINTS[:-1])} or {POINTS[-1]}"
             raise ConfigError(
                 f"there is no operating point {name!r}", remedy=f"Give {known}, or a number between 0 and 1."
             )
@@ -106,8 +88,8 @@ class Decision:
 
     def calibration(self, method: str, *, where: Path | None = None) -> Calibration:
         """The map of that name; raises ConfigError for another name or one that could not be fitted."""
-        if method not in _METHODS:
-            raise ConfigError(f"there is no calibration {method!r}", remedy=f"Give {' or '.join(_METHODS)}.")
+        if method not in METHODS:
+            raise ConfigError(f"there is no calibration {method!r}", remedy=f"Give {' or '.join(METHODS)}.")
         if method not in self.calibrations:
             raise ConfigError(
                 f"holds no calibration {method!r}: {self.not_fitted}",
@@ -142,47 +124,6 @@ class Decision:
         )
 
 
-def decide(
-    predictions: Predictions, clusters: Shaped[np.ndarray, " n"], config: DecisionConfig, *, seed: int
-) -> Decision:
-    """Fit, choose and score on validation patches with known labels.
-
-    `clusters` names the slide or group of each patch, "" for one on its own. What these patches cannot
-    give is absent, and the decision says why.
-    """
-    labels, raw = predictions.labels, predictions.probabilities
-    calibrations: dict[Method, Calibration] = {}
-    points: dict[PointName, OperatingPoint] = {}
-    scales: dict[Scale, np.ndarray] = {"raw": raw}
-    cross_fitted: dict[PointName, Rates] = {}
-    not_fitted = not_cross_fitted = ""
-
-    def rng(purpose: int) -> np.random.Generator:
-        return np.random.default_rng(derive_seed(seed, _PURPOSE, purpose))
-
-    try:
-        calibrations = {method: fit_calibration(labels, raw, method) for method in _METHODS}
-        points = _points(labels, raw, config)
-    except DataError as error:
-        not_fitted = error.what
-    try:
-        folds = cross_folds(labels, clusters, folds=config.calibration_folds, rng=rng(0))
-        scales |= {method: cross_calibrate(labels, raw, folds, method) for method in _METHODS}
-        cross_fitted = _cross_fitted(labels, raw, folds, config)
-    except (DataError, SplitError) as error:
-        not_cross_fitted = error.what
-    return Decision(
-        len(predictions),
-        len(np.unique(cluster_numbers(clusters))),
-        calibrations,
-        points,
-        {scale: _agreement(labels, values, clusters, rng(1)) for scale, values in scales.items()},
-        cross_fitted,
-        not_fitted,
-        not_cross_fitted,
-    )
-
-
 def open_decision(folder: Path) -> Decision:
     """The decision of a finished run or study; raises RunError where its folder holds none, or a damaged one."""
     path = folder / DECISION
@@ -192,44 +133,3 @@ def open_decision(folder: Path) -> Decision:
         raise RunError("is missing", where=path, remedy="Finish the run or study, or begin it anew.") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError, DataError) as error:
         raise RunError(f"is no decision ({error})", where=path, remedy="Restore it, or begin the run anew.") from error
-
-
-def _points(
-    labels: Int[np.ndarray, " n"], probabilities: Float[np.ndarray, " n"], config: DecisionConfig
-) -> dict[PointName, OperatingPoint]:
-    return {
-        "youden": youden(labels, probabilities),
-        "sensitivity": fixed_sensitivity(labels, probabilities, config.sensitivity),
-        "cost": least_cost(labels, probabilities, config.cost_of_miss, 1.0, config.prevalence),
-    }
-
-
-def _cross_fitted(
-    labels: Int[np.ndarray, " n"],
-    probabilities: Float[np.ndarray, " n"],
-    folds: Int[np.ndarray, " n"],
-    config: DecisionConfig,
-) -> dict[PointName, Rates]:
-    called = {name: np.empty(len(labels), bool) for name in _POINTS}
-    for fold in np.unique(folds):
-        inside = folds == fold
-        for name, point in _points(labels[~inside], probabilities[~inside], config).items():
-            called[name][inside] = probabilities[inside] > point.threshold
-    return {
-        name: Rates(float(positive[labels == 1].mean()), float(1 - positive[labels == 0].mean()))
-        for name, positive in called.items()
-    }
-
-
-def _agreement(
-    labels: Int[np.ndarray, " n"],
-    probabilities: Float[np.ndarray, " n"],
-    clusters: Shaped[np.ndarray, " n"],
-    rng: np.random.Generator,
-) -> Agreement:
-    return Agreement(
-        metrics.expected_calibration_error(labels, probabilities),
-        metrics.brier_score(labels, probabilities),
-        metrics.log_loss(labels, probabilities),
-        reliability(labels, probabilities, clusters, rng=rng),
-    )

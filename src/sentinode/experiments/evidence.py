@@ -12,10 +12,10 @@ from sentinode.config import CompareConfig
 from sentinode.data.batches import derive_seed
 from sentinode.evaluation.bands import Bands, curve_bands
 from sentinode.evaluation.bootstrap import METRICS, Interval, Replicates, bootstrap
+from sentinode.evaluation.clusters import ClusterKind
 from sentinode.evaluation.independent import delong, mcnemar
 from sentinode.evaluation.verdict import Question, Verdict, decide
 from sentinode.experiments.comparison import Comparison, Variant
-from sentinode.experiments.material import ClusterKind
 
 METRIC_NAMES: Final = {"auc": "AUC", "accuracy": "accuracy"}
 _THRESHOLD: Final = 0.5

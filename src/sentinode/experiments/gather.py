@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import platformdirs
-import torch
 
 from sentinode.config import DataConfig, RunConfig
 from sentinode.data.check import Check, check_folder
@@ -16,24 +13,7 @@ from sentinode.data.ingest import LeftOut, open_folder, pack_folder, require_rea
 from sentinode.data.patches import PatchSet
 from sentinode.data.split import unite_groups
 from sentinode.experiments.material import Material
-from sentinode.inference.device import choose_device
-from sentinode.progress import Progress, silent
-
-
-def default_cache() -> Path:
-    """The user's cache folder for packed patches."""
-    return Path(platformdirs.user_cache_dir("sentinode", appauthor=False))
-
-
-@dataclass(frozen=True)
-class Session:
-    """Where and with what the work is done; no result depends on it, rounding apart."""
-
-    cache_root: Path = field(default_factory=default_cache)
-    device: torch.device = field(default_factory=choose_device)
-    workers: int = 2
-    progress: Progress = silent
-    notify: Callable[[str], None] = lambda _: None
+from sentinode.experiments.session import Session
 
 
 @dataclass(frozen=True, eq=False)

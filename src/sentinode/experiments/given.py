@@ -9,8 +9,8 @@ from typing import Any, Final
 from sentinode.config import Scalar
 from sentinode.data.tables import SLIDE_COLUMNS, read_column_by_id
 from sentinode.errors import DataError, RunError
+from sentinode.evaluation.clusters import ClusterKind
 from sentinode.experiments.comparison import Comparison, Variant, paired
-from sentinode.experiments.material import ClusterKind
 from sentinode.experiments.run import Run, is_run
 from sentinode.settings import to_flat
 

@@ -6,7 +6,6 @@ import hashlib
 from dataclasses import replace
 from functools import cache, cached_property, lru_cache
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
@@ -15,9 +14,9 @@ from sentinode.data.patches import PatchSet, PatchTable
 from sentinode.data.preprocess import Prepared, prepare
 from sentinode.data.split import Split, make_split
 from sentinode.data.stain_groups import stain_clusters, stain_statistics, uncut_clusters, usual_count
+from sentinode.evaluation.clusters import ClusterKind
 from sentinode.progress import Progress, of_step, silent
 
-ClusterKind = Literal["slide", "stain", "group"]
 _SPLITS_HELD = 1  # of prepared pixels: the budget is that of one split
 
 

@@ -16,7 +16,7 @@ from sentinode.evaluation.metrics import confusion
 from sentinode.evaluation.threshold import OperatingPoint
 from sentinode.experiments.comparison import Variant
 from sentinode.experiments.decision import DECISION, open_decision
-from sentinode.experiments.record import STUDY_CONFIG, Study
+from sentinode.experiments.record import STUDY_CONFIG, open_chosen
 from sentinode.experiments.run import Run
 from sentinode.fitting.memory import keep_freed_memory
 from sentinode.inference.probabilities import Predictions, average, predict_probabilities
@@ -25,7 +25,7 @@ from sentinode.progress import Progress, of_step, silent
 
 def open_runs(folder: Path) -> tuple[Run, ...]:
     """The run in a folder, or, for a study's folder, the runs of the variant that it chose."""
-    return Study.open(folder).chosen.runs if (folder / STUDY_CONFIG).is_file() else (Run.open(folder),)
+    return open_chosen(folder).runs if (folder / STUDY_CONFIG).is_file() else (Run.open(folder),)
 
 
 def operating_point(folder: Path, threshold: str | float) -> OperatingPoint:

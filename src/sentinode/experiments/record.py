@@ -1,4 +1,4 @@
-"""The study folder: what a study wrote down, and how a report reads it back.
+"""The study folder: what lies in it, and the record of what its runs do not hold.
 
 study.toml        every setting
 identity.json     digest of the data, and which questions were asked
@@ -18,18 +18,17 @@ submission.csv, predictions-test.csv, report.html
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
-from sentinode.config import Scalar, StudyConfig
+from sentinode.config import Scalar
 from sentinode.data.artefacts import write_json
 from sentinode.errors import RunError
-from sentinode.experiments.comparison import Comparison, Variant
-from sentinode.experiments.decision import Decision, open_decision
-from sentinode.experiments.evidence import Evidence
+from sentinode.experiments.comparison import Variant
 from sentinode.experiments.run import Run
-from sentinode.settings import parse_toml
 
 STUDY_CONFIG: Final = "study.toml"
 STUDY_RECORD: Final = "study.json"
@@ -85,47 +84,9 @@ class StudyRecord:
     def write(self, folder: Path) -> None:
         write_json(folder / STUDY_RECORD, asdict(self))
 
-
-@dataclass(frozen=True, eq=False)
-class Study:
-    """A finished study, read from its folder."""
-
-    folder: Path
-    config: StudyConfig
-    record: StudyRecord
-    comparisons: dict[Question, Comparison]
-    check: dict[str, Any]
-    explore: dict[str, Any]
-    evidence: dict[Question, Evidence]
-    decision: Decision
-    """Calibration and operating points for the mean of the chosen variant's runs."""
-    errors: dict[str, Any]
-    """The review of the chosen variant's errors, as `explain` wrote it."""
-
-    @property
-    def comparison(self) -> Comparison | None:
-        return self.comparisons.get("compare")
-
-    @property
-    def tuning(self) -> Comparison | None:
-        return self.comparisons.get("tune")
-
-    @property
-    def leak(self) -> Comparison | None:
-        return self.comparisons.get("leak")
-
-    @property
-    def variants(self) -> list[Variant]:
-        """Of all questions; one that was asked about twice stands here twice."""
-        return [variant for asked in self.comparisons.values() for variant in asked.variants]
-
-    @property
-    def chosen(self) -> Variant:
-        return next(variant for variant in self.variants if variant.name == self.record.chosen)
-
     @classmethod
-    def open(cls, folder: Path) -> Study:
-        """Read a study; raises RunError where it is unfinished or one of its runs is not sound."""
+    def read(cls, folder: Path) -> StudyRecord:
+        """The record of a finished study; raises RunError where it is unfinished or its record damaged."""
         if not (folder / STUDY_RECORD).is_file():
             unfinished = (folder / STUDY_CONFIG).is_file()
             raise RunError(
@@ -133,42 +94,28 @@ class Study:
                 where=folder,
                 remedy="Finish it with --resume." if unfinished else "Give a folder that `study` wrote.",
             )
-        try:
+        with record_errors(folder):
             fields = json.loads((folder / STUDY_RECORD).read_text(encoding="utf-8"))
             fields["classes"] = {stage: ClassCounts(**counts) for stage, counts in fields["classes"].items()}
             fields["asked"] = {
                 question: [VariantRecord(**entry) for entry in entries] for question, entries in fields["asked"].items()
             }
-            record = StudyRecord(**fields)
-            check = json.loads((folder / "check.json").read_text(encoding="utf-8"))
-            explore = json.loads((folder / "explore.json").read_text(encoding="utf-8"))
-            weighed = json.loads((folder / STUDY_EVIDENCE).read_text(encoding="utf-8"))
-            evidence = {question: Evidence.from_json(found) for question, found in weighed.items()}
-            errors = json.loads((folder / STUDY_ERRORS).read_text(encoding="utf-8"))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise RunError(f"holds a damaged record ({error})", where=folder, remedy="Run the study again.") from error
-        config = parse_toml(
-            (folder / STUDY_CONFIG).read_text(encoding="utf-8"), StudyConfig, where=folder / STUDY_CONFIG
-        )
-        opened: dict[str, Run] = {}
+            return cls(**fields)
 
-        def variant(entry: VariantRecord) -> Variant:
-            for name in entry.runs:
-                if name not in opened:
-                    opened[name] = Run.open(folder / "runs" / name)
-            return Variant(entry.name, entry.settings, tuple(opened[name] for name in entry.runs))
 
-        return cls(
-            folder=folder,
-            config=config,
-            record=record,
-            comparisons={
-                question: Comparison(tuple(variant(entry) for entry in entries))
-                for question, entries in record.asked.items()
-            },
-            check=check,
-            explore=explore,
-            evidence=evidence,
-            decision=open_decision(folder),
-            errors=errors,
-        )
+@contextmanager
+def record_errors(folder: Path) -> Iterator[None]:
+    """Raise RunError where one of a study's files is missing or is not what was written."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RunError(f"holds a damaged record ({error})", where=folder, remedy="Run the study again.") from error
+
+
+def open_chosen(folder: Path) -> Variant:
+    """The variant that a finished study chose, with its runs; neither the other runs nor the evidence are read."""
+    record = StudyRecord.read(folder)
+    entry = next((each for asked in record.asked.values() for each in asked if each.name == record.chosen), None)
+    if entry is None:
+        raise RunError(f"has no variant {record.chosen!r}", where=folder / STUDY_RECORD, remedy="Run the study again.")
+    return Variant(entry.name, entry.settings, tuple(Run.open(folder / "runs" / name) for name in entry.runs))

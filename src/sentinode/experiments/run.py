@@ -29,8 +29,8 @@ from sentinode.config import RunConfig
 from sentinode.data.artefacts import write_json
 from sentinode.data.tables import read_table
 from sentinode.errors import RunError, storage_errors
+from sentinode.evaluation.clusters import ClusterKind
 from sentinode.experiments.decision import DECISION, Decision, open_decision
-from sentinode.experiments.material import ClusterKind
 from sentinode.fitting.checkpoint import load_weights
 from sentinode.inference.probabilities import Predictions
 from sentinode.models.build import build

@@ -17,7 +17,8 @@ from sentinode.data.artefacts import write_atomically, write_json, write_text
 from sentinode.data.batches import BatchStream, derive_seed
 from sentinode.errors import RunError, storage_errors
 from sentinode.evaluation import metrics
-from sentinode.experiments.decision import DECISION, decide
+from sentinode.experiments.decide import decide
+from sentinode.experiments.decision import DECISION
 from sentinode.experiments.environment import describe_environment
 from sentinode.experiments.material import Material
 from sentinode.experiments.run import Run, is_finished, write_manifest

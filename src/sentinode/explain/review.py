@@ -14,9 +14,9 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Shaped
 
+from sentinode.evaluation.clusters import ClusterKind
 from sentinode.evaluation.subgroups import UNKNOWN, scores_by_subgroup
 from sentinode.experiments.comparison import Variant
-from sentinode.experiments.material import ClusterKind
 from sentinode.explain.attributes import Parts, parts_of
 from sentinode.explain.disagreement import Disagreement, between_models, between_seeds
 from sentinode.explain.galleries import Mistake, worst_mistakes

@@ -8,7 +8,7 @@ from typing import Final
 
 from sentinode.config import RunConfig
 from sentinode.data.images import CENTRE_SIZE_PX, PATCH_SIZE_PX
-from sentinode.experiments.record import Study
+from sentinode.experiments.study import Study
 from sentinode.settings import to_flat
 
 _LAYOUTS: Final = {"competition": "the competition Histopathologic Cancer Detection"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sentinode.experiments.record import Study
+from sentinode.experiments.study import Study
 from sentinode.report.data_statements import DataStatements
 from sentinode.report.model_statements import ModelStatements
 from sentinode.report.words import NO_CLINIC

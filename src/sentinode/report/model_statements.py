@@ -9,8 +9,8 @@ from typing import Any, Final
 from sentinode.config import RunConfig
 from sentinode.evaluation.bootstrap import Interval
 from sentinode.experiments.evidence import Evidence
-from sentinode.experiments.record import Study
 from sentinode.experiments.run import Run
+from sentinode.experiments.study import Study
 from sentinode.explain.review import Review
 from sentinode.report import words
 from sentinode.report.data_statements import many

@@ -15,8 +15,9 @@ from sentinode.data.artefacts import write_text
 from sentinode.errors import RunError
 from sentinode.experiments.comparison import Comparison
 from sentinode.experiments.evidence import Evidence
-from sentinode.experiments.record import STUDY_CONFIG, STUDY_EVIDENCE, STUDY_RECORD, Study
+from sentinode.experiments.record import STUDY_CONFIG, STUDY_EVIDENCE, STUDY_RECORD
 from sentinode.experiments.run import MANIFEST, Run
+from sentinode.experiments.study import Study
 from sentinode.report.check_page import check_context
 from sentinode.report.comparison_page import comparison_context
 from sentinode.report.figures import NEGATIVE, POSITIVE

@@ -10,7 +10,7 @@ from enum import StrEnum
 from importlib import resources
 from typing import Any, Final
 
-from sentinode.experiments.record import Study
+from sentinode.experiments.study import Study
 from sentinode.report.data_statements import DataStatements
 from sentinode.report.model_statements import ModelStatements
 

@@ -6,8 +6,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from sentinode.experiments.record import ClassCounts, Study
+from sentinode.experiments.record import ClassCounts
 from sentinode.experiments.run import Run
+from sentinode.experiments.study import Study
 from sentinode.explain.review import Review
 from sentinode.report import charts, comparison_part, data_figures, parts, verdict_words, words
 from sentinode.report.charts import Chart

@@ -1,0 +1,113 @@
+"""What a user can ask that trains, or weighs what was trained: a study, a run, a comparison, a search.
+
+Paths come in, files are written, records come out. A `Session` says where packed patches are kept, on
+which device the work is done and who hears of progress; without one the defaults hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from sentinode import pipeline
+from sentinode.config import RunConfig, StudyConfig
+from sentinode.data.artefacts import write_json
+from sentinode.data.phantom import write_phantom
+from sentinode.experiments.comparison import Comparison
+from sentinode.experiments.evidence import Evidence, weigh
+from sentinode.experiments.gather import gather
+from sentinode.experiments.given import clusters_of, open_given, pair_given
+from sentinode.experiments.record import STUDY_EVIDENCE, Question
+from sentinode.experiments.run import Run, claim_new_folder
+from sentinode.experiments.session import Session
+from sentinode.experiments.study import Study
+from sentinode.experiments.train import train_run
+from sentinode.experiments.variants import resolve_variants
+from sentinode.explain.galleries import worst_mistakes, write_pictures
+from sentinode.progress import of_step
+from sentinode.report.page import write_comparison_page, write_run_page
+from sentinode.settings import override
+
+study = pipeline.study
+
+
+def fit(data: Path, config: RunConfig, out: Path, session: Session | None = None, *, resume: bool = False) -> Run:
+    """Train one run into the folder `out`, or go on with it, and draw its page."""
+    session = session or Session()
+    material = gather(data, config, session).material
+    run = train_run(material, config, out, device=session.device, resume=resume, progress=session.progress)
+    mistakes = worst_mistakes(run.predictions, pipeline.MISTAKES_A_CLASS)
+    write_pictures(out / "pictures", material.patches, [m.id for of_class in mistakes.values() for m in of_class])
+    write_run_page(out)
+    return run
+
+
+def with_variants(config: StudyConfig, names: Iterable[str]) -> StudyConfig:
+    """The config with other variants to compare, named as on the command line."""
+    return override(config, {"compare.variants": resolve_variants(names, config)})
+
+
+def with_seeds(config: StudyConfig, seeds: int) -> StudyConfig:
+    """The config with so many seeds, from its first on."""
+    first = config.seeds[0]
+    return override(config, {"seeds": list(range(first, first + seeds))})
+
+
+def compare(
+    data: Path,
+    config: StudyConfig,
+    out: Path,
+    session: Session | None = None,
+    *,
+    preset: str = "",
+    resume: bool = False,
+    variants: bool = True,
+    leak: bool = False,
+) -> Study:
+    """The part of a study that compares variants and, with `leak`, ways to split (which takes `split.folds`).
+
+    With `split.folds` the comparison is a cross-validation, and the split, too, varies from seed to seed.
+    """
+    wanted: dict[Question, bool] = {"compare": variants, "leak": leak}
+    questions = [question for question, asked in wanted.items() if asked]
+    return study(data, config, out, session or Session(), preset=preset, resume=resume, questions=questions)
+
+
+def compare_runs(
+    folders: Iterable[Path], out: Path, config: StudyConfig | None = None, *, slides: Path | None = None
+) -> tuple[Comparison, Evidence]:
+    """Compare finished runs as if they had been trained for it, and write evidence.json and report.html.
+
+    Runs that differ in seed or fold only are one variant. Raises RunError with the reason where the runs
+    were not validated on the same patches under the same seeds. `slides` is a table id,slide, for runs
+    that were trained without one; of the config only the section `compare` counts.
+    """
+    claim_new_folder(out)
+    comparison = pair_given(open_given(list(folders)))
+    clusters, kind = clusters_of(comparison, slides)
+    asked = (config or StudyConfig()).compare
+    evidence = weigh(comparison, clusters, kind, asked)
+    write_json(out / STUDY_EVIDENCE, {"compare": evidence.to_json()})
+    write_comparison_page(out, comparison, evidence)
+    return comparison, evidence
+
+
+def tune(
+    data: Path,
+    config: StudyConfig,
+    out: Path,
+    session: Session | None = None,
+    *,
+    preset: str = "",
+    resume: bool = False,
+) -> Study:
+    """The part of a study that searches over settings."""
+    return study(data, config, out, session or Session(), preset=preset, resume=resume, questions=["tune"])
+
+
+def default_phantom(session: Session | None = None) -> Path:
+    """A phantom of 4,000 patches in the cache, painted once."""
+    session = session or Session()
+    root = session.cache_root / "phantom-4000-24-25"
+    write_phantom(root, workers=session.workers, on_progress=of_step(session.progress, "phantom"))
+    return root
