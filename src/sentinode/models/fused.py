@@ -10,15 +10,15 @@ three digits more than PyTorch's do in channels-last memory.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
+from types import ModuleType
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sentinode.loops import norm_relu_pool
-from sentinode.loops.jit import share_threads
 from sentinode.models.batch_norm import KerasBatchNorm
 
 
@@ -67,6 +67,15 @@ def _normalised(x: Tensor, norm: KerasBatchNorm, pool: nn.MaxPool2d, *, relu_fir
     return normalised
 
 
+@cache
+def _loops() -> tuple[ModuleType, Callable[[], None]]:
+    """Imported when a network first trains: Numba takes half a second to start, and predicting needs none of it."""
+    from sentinode.loops import norm_relu_pool
+    from sentinode.loops.jit import share_threads
+
+    return norm_relu_pool, share_threads
+
+
 class _NormReluPool(torch.autograd.Function):
     """(N, C, H, W) -> the normalised, rectified and pooled values; and for each channel what `forward` tells."""
 
@@ -80,6 +89,7 @@ class _NormReluPool(torch.autograd.Function):
         kernel: int,
         relu_first: bool,
     ) -> tuple[Tensor, Tensor]:
+        norm_relu_pool, share_threads = _loops()
         x = x.permute(0, 2, 3, 1).contiguous()
         count, height, width, channels = x.shape
         pooled = (count, height // kernel, width // kernel, channels)
@@ -105,6 +115,7 @@ class _NormReluPool(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        norm_relu_pool, share_threads = _loops()
         x, top, at, y, of_channels = ctx.saved_tensors
         gradient = gradients[0].permute(0, 2, 3, 1).contiguous()
         of_x, of_weight, of_bias = torch.empty_like(x), x.new_empty(x.shape[3]), x.new_empty(x.shape[3])
