@@ -7,6 +7,8 @@ import json
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -175,6 +177,26 @@ def test_few_images_and_plain_tiffs_start_no_process(
     list(pack_chunks(plain, CHUNKS, empty_file(tmp_path), workers=2))
     monkeypatch.setattr(packing, "_PROCESSES_FROM", COUNT + 1)
     pack(pngs, tmp_path / "cache", workers=2)
+
+
+def test_a_script_that_guards_nothing_is_told_so_and_served_all_the_same(
+    pngs: Listing, tmp_path: Path, patches: np.ndarray
+) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from pathlib import Path\n"
+        "from sentinode.data import cache, packing\n"
+        "from sentinode.data.competition import listing_of_files\n"
+        "packing._PROCESSES_FROM, cache._CHUNK = 10, 8\n"
+        f"folder = Path({str(tmp_path / 'images')!r})\n"
+        f"listing = listing_of_files(folder, {{f'p{{n}}': f'{{n}}.png' for n in range({COUNT})}})\n"
+        f"packed, _ = cache.pack(listing, Path({str(tmp_path / 'cache')!r}), workers=2)\n"
+        f"packed.pixels.tofile({str(tmp_path / 'out')!r})\n"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "worker processes could not start" in done.stderr
+    assert np.array_equal(np.fromfile(tmp_path / "out", np.uint8), patches.reshape(-1))
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs a file that blocks whoever opens it")

@@ -17,6 +17,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from multiprocessing import current_process
 from pathlib import Path
 from typing import Any, Final
 
@@ -91,6 +92,9 @@ def _building(folder: Path, on_wait: Callable[[], None] | None) -> Iterator[None
         try:
             lock.acquire(timeout=0)
         except Timeout:
+            if getattr(current_process(), "_inheriting", False):
+                # A script without `if __name__ == "__main__"`, run again by our own worker: both would wait for ever.
+                raise RuntimeError("a worker process was started from a script that it runs again") from None
             if on_wait:
                 on_wait()
             lock.acquire()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import warnings
 import zlib
 from collections.abc import Generator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
@@ -26,7 +27,7 @@ from jaxtyping import UInt8
 
 from sentinode.data.images import PATCH_BYTES, PATCH_SIZE_PX, decode_with_pillow, plain_parts, read_plain_into
 from sentinode.data.listing import PatchArrays, PatchFiles
-from sentinode.errors import DataError, FailureError
+from sentinode.errors import DataError, FailureError, SentinodeWarning
 
 _BLOCK: Final = 32  # patches read before they are written: 0.9 MB, which a core's own cache holds
 _SAMPLE: Final = 64  # files that are looked at to tell how many Pillow must decode
@@ -73,10 +74,10 @@ def pack_chunks(
             yield task.result()
     except BrokenProcessPool as error:
         raise FailureError(
-            "a process that decoded images was ended from outside, or could not start",
+            "a process that decoded images was ended from outside",
             where=path.parent,
             remedy="What was finished is kept: free memory and repeat the command, or decode in one process "
-            "with --workers 1. A script of your own must call sentinode below `if __name__ == '__main__':`.",
+            "with --workers 1.",
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
@@ -88,12 +89,30 @@ def pack_chunks(
 def _pool(pixels: PatchFiles | PatchArrays, chunks: Sequence[tuple[int, range]], workers: int) -> Executor:
     match pixels:
         case PatchFiles() if workers > 1 and _images_for_pillow(pixels, chunks) >= _PROCESSES_FROM:
-            # Fresh processes: a fork of a process that runs PyTorch's threads can hang.
-            return ProcessPoolExecutor(
-                min(workers, len(chunks)), mp_context=get_context("spawn"), initializer=_live_with_parent
-            )
+            return _processes(min(workers, len(chunks))) or ThreadPoolExecutor(workers)
         case _:
             return ThreadPoolExecutor(max(1, workers))
+
+
+def _processes(workers: int) -> Executor | None:
+    """So many processes, ready to work, or None where they cannot start."""
+    # Fresh processes: a fork of a process that runs PyTorch's threads can hang.
+    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_live_with_parent)
+    try:
+        for ready in [pool.submit(os.getpid) for _ in range(workers)]:
+            ready.result()
+    except BrokenProcessPool:
+        warnings.warn(
+            "pack: worker processes could not start, so images are decoded in one process. Is there memory for more? "
+            "A script calls sentinode below `if __name__ == '__main__':`.",
+            SentinodeWarning,
+            stacklevel=2,
+        )
+        return None
+    except BaseException:
+        pool.shutdown(wait=True, cancel_futures=True)
+        raise
+    return pool
 
 
 def _images_for_pillow(files: PatchFiles, chunks: Sequence[tuple[int, range]]) -> int:
