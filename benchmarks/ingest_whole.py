@@ -2,7 +2,7 @@
 
     python benchmarks/ingest_whole.py --scratch FOLDER                   220,025 patches; 12.3 GB for a while
     python benchmarks/ingest_whole.py --scratch FOLDER --patches 20000   the same with fewer
-    sudo python benchmarks/ingest_whole.py --scratch FOLDER --cold       read from the disk, not from memory
+    python benchmarks/ingest_whole.py --scratch FOLDER --cold            read from the disk, not from memory (Linux)
 
 A phantom of a few thousand patches is painted, and its pixels are repeated in so many files of their own: links
 would be one file to the operating system. Memory is that of the process and its workers. Anonymous memory is what
@@ -79,10 +79,12 @@ def lay_out(folder: Path, patches: int) -> None:
             table.write(f"{name},{number % 2}\n")
 
 
-def forget_files() -> None:
-    """Let the operating system drop the files that it keeps in memory; needs root, and Linux."""
-    os.sync()
-    Path("/proc/sys/vm/drop_caches").write_text("3\n", encoding="ascii")
+def forget_pixels(folder: Path) -> None:
+    """Let the operating system drop what it keeps of the files in memory; their names stay there."""
+    for entry in os.scandir(folder / "train"):
+        descriptor = os.open(entry.path, os.O_RDONLY)
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(descriptor)
 
 
 def disk_bytes(folder: Path) -> int:
@@ -128,7 +130,9 @@ def main() -> None:
     )
     parser.add_argument("--patches", type=int, default=COMPETITION_PATCHES)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--cold", action="store_true", help="drop the system's file cache first (root, Linux)")
+    parser.add_argument(
+        "--cold", action="store_true", help="read from the disk: drop the files from memory first (Linux)"
+    )
     options = parser.parse_args()
 
     wanted, free = options.patches * (TIFF_BYTES + 4096 + PATCH_BYTES), shutil.disk_usage(options.scratch).free
@@ -139,7 +143,7 @@ def main() -> None:
         lay_out(folder, options.patches)
         os.sync()  # what was laid out is not to be written while the packing is timed
         if options.cold:
-            forget_files()
+            forget_pixels(folder)
         result = measure(folder, Path(name) / "cache", options.workers)
     facts = {"workers": options.workers, "cold": options.cold, "cpus": os.cpu_count(), "system": platform.platform()}
     print(json.dumps({**facts, **result}, indent=2))

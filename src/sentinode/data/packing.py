@@ -30,6 +30,7 @@ from sentinode.data.listing import PatchArrays, PatchFiles
 from sentinode.errors import DataError, FailureError, SentinodeWarning
 
 _BLOCK: Final = 32  # patches read before they are written: 0.9 MB, which a core's own cache holds
+_READERS_PER_WORKER: Final = 4  # threads: where files are not in memory yet, they wait for the disk, not for a core
 _SAMPLE: Final = 64  # files that are looked at to tell how many Pillow must decode
 _PROCESSES_FROM: Final = 4000  # images for Pillow: fewer are decoded before new processes have started
 _PARTS_OF_SUM: Final = 8  # sums a patch: 3,456 bytes each, less than a page of memory
@@ -90,7 +91,9 @@ def _pool(pixels: PatchFiles | PatchArrays, chunks: Sequence[tuple[int, range]],
     match pixels:
         case PatchFiles() if workers > 1 and _images_for_pillow(pixels, chunks) >= _PROCESSES_FROM:
             return _processes(min(workers, len(chunks))) or ThreadPoolExecutor(workers)
-        case _:
+        case PatchFiles():
+            return ThreadPoolExecutor(max(1, workers) * _READERS_PER_WORKER)
+        case PatchArrays():
             return ThreadPoolExecutor(max(1, workers))
 
 
