@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sentinode.data import cache
+from sentinode.data import cache, packing
 from sentinode.data.cache import cache_key, pack
 from sentinode.data.competition import listing_of_files
 from sentinode.data.images import encode_tiff
@@ -45,7 +45,7 @@ def test_packed_pixels_are_the_files_pixels_in_the_listings_order(
 
 def test_a_second_call_decodes_nothing(listing: Listing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pack(listing, tmp_path / "cache")
-    monkeypatch.setattr(cache, "read_patch_into", lambda *_: pytest.fail("decoded again"))
+    monkeypatch.setattr(packing, "read_plain_into", lambda *_: pytest.fail("read again"))
     pack(listing, tmp_path / "cache")
 
 
@@ -73,8 +73,8 @@ def test_an_interrupted_build_is_resumed_and_its_chunks_are_not_decoded_again(
     (folder,) = (p for p in (tmp_path / "cache").iterdir() if p.is_dir())
     assert not (folder / "manifest.json").exists()
     decoded = []
-    read = cache.read_patch_into
-    monkeypatch.setattr(cache, "read_patch_into", lambda *a: (decoded.append(a[0]), read(*a)))
+    read = packing.read_plain_into
+    monkeypatch.setattr(packing, "read_plain_into", lambda *a: (decoded.append(a[0]), read(*a))[1])
     packed, _ = pack(listing, tmp_path / "cache", workers=1)
     assert np.array_equal(packed.pixels, patches)
     assert 0 < len(decoded) < COUNT
@@ -85,7 +85,7 @@ def test_a_chunk_whose_pixels_were_lost_is_decoded_again(listing: Listing, tmp_p
     pack(listing, tmp_path / "cache")
     (folder,) = (p for p in (tmp_path / "cache").iterdir() if p.is_dir())
     (folder / "manifest.json").unlink()
-    (folder / "journal.jsonl").write_text(json.dumps({"chunk": 1, "crc": 12345, "unreadable": []}) + '\n{"chu')
+    (folder / "journal.jsonl").write_text(json.dumps({"chunk": 1, "sum": 12345, "unreadable": []}) + '\n{"chu')
     with (folder / "pixels.u8").open("r+b") as file:
         file.write(bytes(100_000))
     packed, _ = pack(listing, tmp_path / "cache")
@@ -118,6 +118,46 @@ def test_a_full_disk_is_one_clear_error_before_anything_is_written(
     monkeypatch.setattr(os, "posix_fallocate", full)
     with pytest.raises(StorageError, match="No space left"):
         pack(listing, tmp_path / "cache")
+
+
+def test_a_disk_that_fills_up_meanwhile_is_an_error_and_the_build_is_resumed(
+    listing: Listing, tmp_path: Path, patches: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as context:
+        context.setattr(packing, "_write", full)
+        with pytest.raises(StorageError, match="No space left"):
+            pack(listing, tmp_path / "cache")
+    packed, _ = pack(listing, tmp_path / "cache")
+    assert np.array_equal(packed.pixels, patches)
+
+
+def test_a_chunk_is_on_the_disk_before_the_journal_names_it(
+    listing: Listing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced, named = [], []
+    fsync = os.fsync
+
+    def count(descriptor: int) -> None:
+        (journal,) = (tmp_path / "cache").glob("*/journal.jsonl")
+        named.append(len(journal.read_text().splitlines()))
+        synced.append(fsync(descriptor))
+
+    monkeypatch.setattr(os, "fsync", count)
+    pack(listing, tmp_path / "cache", workers=1)
+    assert named[:5] == [0, 1, 2, 3, 4]
+
+
+def test_a_journal_of_an_older_version_is_not_believed(listing: Listing, tmp_path: Path, patches: np.ndarray) -> None:
+    pack(listing, tmp_path / "cache")
+    (folder,) = (p for p in (tmp_path / "cache").iterdir() if p.is_dir())
+    (folder / "manifest.json").unlink()
+    (folder / "journal.jsonl").write_text(json.dumps({"chunk": 0, "crc": 1, "unreadable": []}) + "\n")
+    (folder / "pixels.u8").write_bytes(bytes(patches.nbytes))
+    packed, _ = pack(listing, tmp_path / "cache")
+    assert np.array_equal(packed.pixels, patches)
 
 
 def test_a_place_that_cannot_be_written_is_an_error(listing: Listing, tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def test_the_direct_path_does_not_call_pillow(
 ) -> None:
     path = tmp_path / "a.tif"
     path.write_bytes(encode_tiff(patch))
-    monkeypatch.setattr(images, "_decode_with_pillow", lambda _: pytest.fail("Pillow was called"))
+    monkeypatch.setattr(images, "decode_with_pillow", lambda _: pytest.fail("Pillow was called"))
     read_patch(path)
 
 
@@ -92,6 +92,32 @@ def test_a_truncated_tiff_is_refused(tmp_path: Path, patch: np.ndarray, kept: in
     path.write_bytes(encode_tiff(patch)[:kept])
     with pytest.raises(DataError):
         read_patch(path)
+
+
+@pytest.mark.parametrize("fill", [images._fill_one_by_one, images._fill])
+def test_either_way_of_reading_gives_the_same_answers(
+    tmp_path: Path, patch: np.ndarray, monkeypatch: pytest.MonkeyPatch, fill: object
+) -> None:
+    monkeypatch.setattr(images, "_fill", fill)
+    path, out = tmp_path / "a.tif", np.zeros_like(patch)
+    path.write_bytes(encode_tiff(patch))
+    assert images.read_plain_into(path, images.plain_parts(out), set())
+    assert np.array_equal(out, patch)
+    for content in (b"", encode_tiff(patch)[:-1], encode_tiff(patch) + b"\0", bytes(8_000_000)):
+        path.write_bytes(content)
+        assert not images.read_plain_into(path, images.plain_parts(out), set())
+    with pytest.raises(DataError, match="cannot be read"):
+        images.read_plain_into(tmp_path, images.plain_parts(out), set())
+
+
+def test_a_known_header_is_not_checked_again(
+    tmp_path: Path, patch: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, known = tmp_path / "a.tif", set[bytes]()
+    path.write_bytes(encode_tiff(patch))
+    assert images.read_plain_into(path, images.plain_parts(patch), known)
+    monkeypatch.setattr(images, "_is_plain", lambda _: pytest.fail("checked again"))
+    assert images.read_plain_into(path, images.plain_parts(patch), known)
 
 
 def _write_png16(path: Path) -> None:

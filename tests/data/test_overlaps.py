@@ -158,9 +158,8 @@ def test_groups_join_chains_and_are_numbered_by_their_first_rows() -> None:
 def test_the_known_overlaps_of_the_real_sample_are_found(real_sample: Path, real_sample_table: pd.DataFrame) -> None:
     table = real_sample_table
     pixels = np.empty((len(table), 96, 96, 3), np.uint8)
-    headers: set[bytes] = set()
     for row, (name, part) in enumerate(zip(table["id"], table["split"], strict=True)):
-        read_patch_into(real_sample / part / f"{name}.tif", pixels[row], headers)
+        read_patch_into(real_sample / part / f"{name}.tif", pixels[row])
 
     overlaps = find_overlaps(pixels)
     groups = overlap_groups(len(pixels), overlaps)

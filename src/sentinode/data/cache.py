@@ -3,7 +3,7 @@
 A cache is a folder named after the content of its listing:
 
     <key>/pixels.u8       N * 27,648 bytes, no header
-    <key>/journal.jsonl   a line for each finished chunk: its number, its CRC-32, what was unreadable
+    <key>/journal.jsonl   a line for each chunk that is on the disk: its number, its sum, what was unreadable
     <key>/manifest.json   written last; without it the cache is unfinished and the next call resumes it
     <key>.lock            held while building, so that a second process waits for the first
 """
@@ -14,26 +14,25 @@ import hashlib
 import json
 import os
 import shutil
-import zlib
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from multiprocessing import current_process
 from pathlib import Path
 from typing import Any, Final
 
-import h5py
 import numpy as np
 from filelock import FileLock, Timeout
 
 from sentinode.data.artefacts import write_json
-from sentinode.data.images import PATCH_BYTES, PATCH_SIZE_PX, read_patch_into
-from sentinode.data.listing import Listing, PatchArrays, PatchFiles
+from sentinode.data.images import PATCH_BYTES, PATCH_SIZE_PX
+from sentinode.data.listing import Listing
+from sentinode.data.packing import pack_chunks, sum_of_pixels
 from sentinode.data.patches import PatchSet
 from sentinode.errors import DataError, storage_errors
 
 Progress = Callable[[int, int], None]
-_CHUNK: Final = 1024  # patches: 28 MB, small enough to resume finely, large enough to cost nothing
+_CHUNK: Final = 512  # patches: 14 MB, small enough to resume finely, large enough to cost nothing
 
 
 @dataclass(frozen=True)
@@ -93,6 +92,9 @@ def _building(folder: Path, on_wait: Callable[[], None] | None) -> Iterator[None
         try:
             lock.acquire(timeout=0)
         except Timeout:
+            if getattr(current_process(), "_inheriting", False):
+                # A script without `if __name__ == "__main__"`, run again by our own worker: both would wait for ever.
+                raise RuntimeError("a worker process was started from a script that it runs again") from None
             if on_wait:
                 on_wait()
             lock.acquire()
@@ -103,96 +105,61 @@ def _building(folder: Path, on_wait: Callable[[], None] | None) -> Iterator[None
 
 
 def _build(listing: Listing, folder: Path, workers: int, on_progress: Progress | None) -> dict[str, Any]:
+    path = folder / "pixels.u8"
     with storage_errors(folder):
-        pixels = _allocate(folder / "pixels.u8", len(listing))
-    done = _verified_journal(folder / "journal.jsonl", pixels)
-    chunks = [
-        (number, range(start, min(start + _CHUNK, len(listing))))
+        _allocate(path, len(listing))
+        done = _verified_journal(folder / "journal.jsonl", path)
+    chunks = {
+        number: range(start, min(start + _CHUNK, len(listing)))
         for number, start in enumerate(range(0, len(listing), _CHUNK))
-    ]
-    packed = sum(len(rows) for number, rows in chunks if number in done)
+    }
+    packed = sum(len(rows) for number, rows in chunks.items() if number in done)
+    missing = [(number, rows) for number, rows in chunks.items() if number not in done]
     if on_progress:
         on_progress(packed, len(listing))
-    known_headers: set[bytes] = set()
     with (
         storage_errors(folder),
+        path.open("r+b") as pixels,
         (folder / "journal.jsonl").open("a", encoding="utf-8") as journal,
-        ThreadPoolExecutor(max(1, workers)) as pool,
+        closing(pack_chunks(listing.pixels, missing, path, workers=workers)) as finished,
     ):
-        tasks = {
-            pool.submit(_pack_chunk, listing, rows, pixels, known_headers): (number, rows)
-            for number, rows in chunks
-            if number not in done
-        }
-        try:
-            for task in as_completed(tasks):
-                number, rows = tasks[task]
-                unreadable = task.result()
-                entry = {
-                    "chunk": number,
-                    "crc": _crc(pixels[rows.start : rows.stop]),
-                    "unreadable": unreadable,
-                }
-                journal.write(json.dumps(entry) + "\n")
-                journal.flush()
-                done[number] = unreadable
-                packed += len(rows)
-                if on_progress:
-                    on_progress(packed, len(listing))
-        except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
-        pixels.flush()
+        for chunk in finished:
+            # The workers read on meanwhile, so the disk is never idle; and what the journal names has arrived.
+            os.fsync(pixels.fileno())
+            unreadable = [{"id": str(listing.ids[row]), "reason": reason} for row, reason in chunk.unreadable]
+            entry = {"chunk": chunk.number, "sum": chunk.sum, "unreadable": unreadable}
+            journal.write(json.dumps(entry) + "\n")
+            journal.flush()
+            done[chunk.number] = unreadable
+            packed += len(chunks[chunk.number])
+            if on_progress:
+                on_progress(packed, len(listing))
     unreadable = [entry for number in sorted(done) for entry in done[number]]
     with storage_errors(folder):
         if unreadable:
-            _close_gaps(folder, pixels, ~np.isin(listing.ids, [entry["id"] for entry in unreadable]))
+            _close_gaps(folder, ~np.isin(listing.ids, [entry["id"] for entry in unreadable]))
         manifest = {"patches": len(listing), "unreadable": unreadable}
         write_json(folder / "manifest.json", manifest)
         (folder / "journal.jsonl").unlink()
     return manifest
 
 
-def _close_gaps(folder: Path, pixels: np.memmap[Any, Any], readable: np.ndarray) -> None:
+def _close_gaps(folder: Path, readable: np.ndarray) -> None:
     """Move the readable rows together and shorten the file, a chunk in memory at a time."""
     # The rows move, so the journal's sums no longer hold: if we are killed here, the next build starts anew.
     (folder / "journal.jsonl").write_text("", encoding="utf-8")
+    pixels = np.memmap(folder / "pixels.u8", np.uint8, "r+", shape=_shape(len(readable)))
     rows = np.flatnonzero(readable)
     for start in range(0, len(rows), _CHUNK):
         chunk = rows[start : start + _CHUNK]
         pixels[start : start + len(chunk)] = pixels[chunk]
     pixels.flush()
+    del pixels  # Windows shortens no file that is mapped
     os.truncate(folder / "pixels.u8", len(rows) * PATCH_BYTES)
 
 
-def _pack_chunk(listing: Listing, rows: range, pixels: np.ndarray, known_headers: set[bytes]) -> list[dict[str, str]]:
-    match listing.pixels:
-        case PatchFiles(folder, names):
-            prefix = f"{folder}{os.sep}"
-            unreadable = []
-            for row in rows:
-                try:
-                    read_patch_into(prefix + names[row], pixels[row], known_headers)
-                except DataError as error:
-                    pixels[row] = 0
-                    unreadable.append({"id": str(listing.ids[row]), "reason": f"{error.where}: {error.what}"})
-            return unreadable
-        case PatchArrays(files, file_of, row_of):
-            for number in np.unique(file_of[rows.start : rows.stop]):
-                here = np.array([row for row in rows if file_of[row] == number])
-                wanted = row_of[here]
-                order = np.argsort(wanted)  # HDF5 reads increasing rows only
-                first, last = int(wanted[order[0]]), int(wanted[order[-1]])
-                with h5py.File(files[number], "r") as h5:
-                    if last - first + 1 == len(wanted):  # a slice is read a hundred times faster than a list
-                        pixels[here[order]] = h5["x"][first : last + 1]
-                    else:
-                        pixels[here[order]] = h5["x"][wanted[order]]
-            return []
-
-
-def _allocate(path: Path, count: int) -> np.memmap[Any, Any]:
-    """A writable map of all pixels whose disk blocks are reserved: a full disk fails here, cleanly."""
+def _allocate(path: Path, count: int) -> None:
+    """Make the file of all pixels, its disk blocks reserved: a full disk fails here, cleanly."""
     size = count * PATCH_BYTES
     free = shutil.disk_usage(path.parent).free + (path.stat().st_size if path.exists() else 0)
     if free < size:
@@ -201,19 +168,19 @@ def _allocate(path: Path, count: int) -> np.memmap[Any, Any]:
         if hasattr(os, "posix_fallocate"):
             os.posix_fallocate(file.fileno(), 0, size)
         file.truncate(size)
-    return np.memmap(path, np.uint8, "r+", shape=_shape(count))
 
 
-def _verified_journal(path: Path, pixels: np.ndarray) -> dict[int, list[dict[str, str]]]:
-    """Finished chunks of an earlier, interrupted build whose pixels still have the CRC noted for them."""
+def _verified_journal(path: Path, pixels_path: Path) -> dict[int, list[dict[str, str]]]:
+    """Finished chunks of an earlier, interrupted build whose pixels still have the sum noted for them."""
     done: dict[int, list[dict[str, str]]] = {}
     if not path.exists():
         return done
+    pixels = np.memmap(pixels_path, np.uint8, "r").reshape(-1, *_shape(1)[1:])
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
             entry = json.loads(line)
             start = entry["chunk"] * _CHUNK
-            if _crc(pixels[start : start + _CHUNK]) == entry["crc"]:
+            if sum_of_pixels(pixels[start : start + _CHUNK]) == entry["sum"]:
                 done[entry["chunk"]] = entry["unreadable"]
         except (ValueError, KeyError):
             continue  # the line that was being written when the process was killed
@@ -234,7 +201,3 @@ def _read_manifest(folder: Path, count: int) -> dict[str, Any] | None:
 
 def _shape(count: int) -> tuple[int, int, int, int]:
     return (count, PATCH_SIZE_PX, PATCH_SIZE_PX, 3)
-
-
-def _crc(pixels: np.ndarray) -> int:
-    return zlib.crc32(pixels.reshape(-1).data)

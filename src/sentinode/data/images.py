@@ -23,6 +23,7 @@ SUFFIXES: Final = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".webp", ".bmp")
 _FORMATS: Final = ("TIFF", "PNG", "JPEG", "WEBP", "BMP")
 
 Patch = UInt8[np.ndarray, "96 96 3"]
+Parts = tuple[bytearray, memoryview, bytearray]
 
 # The tags that make a file's pixels one plain block of 96 x 96 RGB bytes at offset 287.
 _PLAIN_TAGS: Final = {
@@ -53,34 +54,60 @@ def encode_tiff(patch: Patch) -> bytes:
 def read_patch(path: Path) -> Patch:
     """Read one 96 x 96 RGB patch; raises DataError where the file is anything else."""
     patch = np.empty((PATCH_SIZE_PX, PATCH_SIZE_PX, 3), np.uint8)
-    read_patch_into(path, patch, set())
+    read_patch_into(path, patch)
     return patch
 
 
-def read_patch_into(path: Path | str, out: Patch, known_headers: set[bytes]) -> None:
-    """Read one patch straight into `out`, C-contiguous (a row of a memory map, say).
+def read_patch_into(path: Path | str, out: Patch) -> None:
+    """Read one patch straight into `out`, C-contiguous; raises DataError where the file is anything else."""
+    if not read_plain_into(path, plain_parts(out), set()):
+        out[...] = decode_with_pillow(Path(path))
 
-    A file of exactly the competition's size whose header says "plain pixels at offset 287" costs
-    one system call; a header once checked is remembered in `known_headers`. Everything else is
-    decoded by Pillow, after its size and mode have been checked.
+
+def plain_parts(out: Patch) -> Parts:
+    """Where a plain TIFF is read to: its header, its pixels (the memory of `out`), a byte that no such file has."""
+    return bytearray(HEADER_BYTES), out.reshape(-1).data, bytearray(1)
+
+
+def read_plain_into(path: Path | str, parts: Parts, known_headers: set[bytes]) -> bool:
+    """Whether the file is the competition's plain TIFF, whose pixels then lie in `parts`.
+
+    One open, one read, one close: the length of what was read tells the size. A header once checked is
+    remembered in `known_headers`. Where the answer is no, `parts` may hold anything. Raises DataError
+    where the file cannot be read at all.
     """
-    header = bytearray(HEADER_BYTES)
     try:
-        descriptor = os.open(path, os.O_RDONLY)
+        filled = _fill(path, parts)
     except OSError as error:
         raise DataError(
             f"cannot be read ({error.strerror})", where=path, remedy="Restore the file or its permissions."
         ) from error
+    if filled != TIFF_BYTES:
+        return False
+    header = bytes(parts[0])
+    if header in known_headers:
+        return True
+    if _is_plain(header):
+        known_headers.add(header)
+        return True
+    return False
+
+
+def _fill_one_by_one(path: Path | str, parts: Parts) -> int:
+    with open(path, "rb", buffering=0) as file:  # noqa: PTH123  (a Path for each file takes longer than reading it)
+        return sum(file.readinto(part) for part in parts)
+
+
+def _fill_at_once(path: Path | str, parts: Parts) -> int:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        if os.fstat(descriptor).st_size == TIFF_BYTES:
-            filled = os.preadv(descriptor, [header, out.reshape(-1).data], 0)
-            key = bytes(header)
-            if filled == TIFF_BYTES and (key in known_headers or _is_plain(key)):
-                known_headers.add(key)
-                return
+        return os.readv(descriptor, parts)
     finally:
         os.close(descriptor)
-    out[...] = _decode_with_pillow(Path(path))
+
+
+# Windows reads into one buffer at a time.
+_fill: Final = _fill_at_once if hasattr(os, "readv") else _fill_one_by_one
 
 
 def _is_plain(header: bytes) -> bool:
@@ -102,7 +129,8 @@ def _is_plain(header: bytes) -> bool:
     return struct.unpack_from("<HHH", header, offset) == (8, 8, 8) and 338 not in tags
 
 
-def _decode_with_pillow(path: Path) -> Patch:
+def decode_with_pillow(path: Path) -> Patch:
+    """Read a patch of any format but the competition's; raises DataError where it is none."""
     remedy = "Every patch must be a 96 x 96 image with 8-bit RGB; convert or remove it."
     try:
         with Image.open(path, formats=_FORMATS) as image:

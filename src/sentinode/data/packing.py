@@ -1,0 +1,206 @@
+"""Chunks of a listing -> rows of the file of pixels: in threads, or in processes where Pillow has much to decode.
+
+The competition's plain TIFFs need hardly any Python, so threads keep the disk busy, and start at once. Pillow
+decodes in one thread at a time; where that pays for the start of new processes, each gets a core of its own.
+Either way a worker reads a chunk, sums it up, and writes it where it belongs.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import warnings
+import zlib
+from collections.abc import Generator, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from io import FileIO
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from jaxtyping import UInt8
+
+from sentinode.data.images import PATCH_BYTES, PATCH_SIZE_PX, decode_with_pillow, plain_parts, read_plain_into
+from sentinode.data.listing import PatchArrays, PatchFiles
+from sentinode.errors import DataError, FailureError, SentinodeWarning
+
+_BLOCK: Final = 32  # patches read before they are written: 0.9 MB, which a core's own cache holds
+_READERS_PER_WORKER: Final = 4  # threads: where files are not in memory yet, they wait for the disk, not for a core
+_SAMPLE: Final = 64  # files that are looked at to tell how many Pillow must decode
+_PROCESSES_FROM: Final = 4000  # images for Pillow: fewer are decoded before new processes have started
+_PARTS_OF_SUM: Final = 8  # sums a patch: 3,456 bytes each, less than a page of memory
+
+Pixels = UInt8[np.ndarray, "n 96 96 3"]
+
+
+@dataclass(frozen=True)
+class PackedChunk:
+    """A chunk whose pixels were written: their sum, and which rows of the listing could not be read, and why."""
+
+    number: int
+    sum: int
+    unreadable: tuple[tuple[int, str], ...]
+
+
+def sum_of_pixels(pixels: Pixels, before: int = 0) -> int:
+    """A sum that tells whether pixels arrived on the disk; `before` is that of the pixels in front of them.
+
+    The CRC-32 of the plain sums of each 3,456 bytes: it sees a page that is missing, old or misplaced, for a
+    third of the time that a CRC-32 of every byte takes.
+    """
+    words = pixels.reshape(len(pixels) * _PARTS_OF_SUM, -1).view(np.uint64)
+    return zlib.crc32(words.sum(axis=1), before)
+
+
+def pack_chunks(
+    pixels: PatchFiles | PatchArrays, chunks: Sequence[tuple[int, range]], path: Path, *, workers: int
+) -> Generator[PackedChunk, None, None]:
+    """Write the rows of each numbered chunk into the file at `path`; yields them as they are finished, in any order.
+
+    Whoever leaves early waits for the chunks that were begun, and for no others. Raises OSError where the
+    file cannot be written, FailureError where a worker process was killed.
+    """
+    pool = _pool(pixels, chunks, workers)
+    try:
+        tasks = [
+            pool.submit(_pack_chunk, number, rows.start, pixels.take(np.arange(rows.start, rows.stop)), path)
+            for number, rows in chunks
+        ]
+        for task in as_completed(tasks):
+            yield task.result()
+    except BrokenProcessPool as error:
+        raise FailureError(
+            "a process that decoded images was ended from outside",
+            where=path.parent,
+            remedy="What was finished is kept: free memory and repeat the command, or decode in one process "
+            "with --workers 1.",
+        ) from error
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+# --- who works --------------------------------------------------------------------------------------
+
+
+def _pool(pixels: PatchFiles | PatchArrays, chunks: Sequence[tuple[int, range]], workers: int) -> Executor:
+    match pixels:
+        case PatchFiles() if workers > 1 and _images_for_pillow(pixels, chunks) >= _PROCESSES_FROM:
+            return _processes(min(workers, len(chunks))) or ThreadPoolExecutor(workers)
+        case PatchFiles():
+            return ThreadPoolExecutor(max(1, workers) * _READERS_PER_WORKER)
+        case PatchArrays():
+            return ThreadPoolExecutor(max(1, workers))
+
+
+def _processes(workers: int) -> Executor | None:
+    """So many processes, ready to work, or None where they cannot start."""
+    # Fresh processes: a fork of a process that runs PyTorch's threads can hang.
+    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_live_with_parent)
+    try:
+        for ready in [pool.submit(os.getpid) for _ in range(workers)]:
+            ready.result()
+    except BrokenProcessPool:
+        warnings.warn(
+            "pack: worker processes could not start, so images are decoded in one process. Is there memory for more? "
+            "A script calls sentinode below `if __name__ == '__main__':`.",
+            SentinodeWarning,
+            stacklevel=2,
+        )
+        return None
+    except BaseException:
+        pool.shutdown(wait=True, cancel_futures=True)
+        raise
+    return pool
+
+
+def _images_for_pillow(files: PatchFiles, chunks: Sequence[tuple[int, range]]) -> int:
+    """About how many of the files are no plain TIFFs, by a sample of them."""
+    rows = np.concatenate([np.arange(rows.start, rows.stop) for _, rows in chunks] or [np.arange(0)])
+    if len(rows) < _PROCESSES_FROM:
+        return 0
+    sample = rows[np.linspace(0, len(rows) - 1, _SAMPLE).astype(int)]
+    parts = plain_parts(np.empty((PATCH_SIZE_PX, PATCH_SIZE_PX, 3), np.uint8))
+    others = 0
+    for name in files.take(sample).names:
+        try:
+            others += not read_plain_into(_prefix(files) + name, parts, set())
+        except DataError:  # its own chunk will list it
+            continue
+    return others * len(rows) // len(sample)
+
+
+def _live_with_parent() -> None:
+    """Leave Ctrl-C to the parent process, and end with it, even where it was killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+
+
+# --- one chunk --------------------------------------------------------------------------------------
+
+
+def _pack_chunk(number: int, first: int, pixels: PatchFiles | PatchArrays, path: Path) -> PackedChunk:
+    with FileIO(path, "r+") as out:
+        out.seek(first * PATCH_BYTES)
+        match pixels:
+            case PatchFiles():
+                return _pack_files(number, first, pixels, out)
+            case PatchArrays():
+                rows = _read_arrays(pixels)
+                _write(out, rows)
+                return PackedChunk(number, sum_of_pixels(rows), ())
+
+
+def _pack_files(number: int, first: int, files: PatchFiles, out: FileIO) -> PackedChunk:
+    block = np.empty((_BLOCK, PATCH_SIZE_PX, PATCH_SIZE_PX, 3), np.uint8)
+    places = [(plain_parts(patch), patch) for patch in block]
+    prefix, known_headers, total = _prefix(files), set[bytes](), 0
+    unreadable: list[tuple[int, str]] = []
+    for start in range(0, len(files), _BLOCK):
+        names = files.names[start : start + _BLOCK]
+        for row, (name, (parts, patch)) in enumerate(zip(names, places, strict=False), first + start):
+            try:
+                if not read_plain_into(prefix + name, parts, known_headers):
+                    patch[...] = decode_with_pillow(Path(prefix + name))
+            except DataError as error:
+                patch[...] = 0
+                unreadable.append((row, f"{error.where}: {error.what}"))
+        total = sum_of_pixels(block[: len(names)], total)
+        _write(out, block[: len(names)])
+    return PackedChunk(number, total, tuple(unreadable))
+
+
+def _prefix(files: PatchFiles) -> str:
+    return f"{files.folder}{os.sep}"  # a Path for each file takes longer than reading it
+
+
+def _read_arrays(arrays: PatchArrays) -> Pixels:
+    import h5py  # processes that decode images start sooner without it
+
+    pixels = np.empty((len(arrays), PATCH_SIZE_PX, PATCH_SIZE_PX, 3), np.uint8)
+    for number in np.unique(arrays.file_of):
+        here = np.flatnonzero(arrays.file_of == number)
+        here = here[np.argsort(arrays.row_of[here])]  # HDF5 reads increasing rows only
+        wanted = arrays.row_of[here]
+        first, last = int(wanted[0]), int(wanted[-1])
+        with h5py.File(arrays.files[number], "r") as h5:
+            # A slice is read a hundred times faster than a list.
+            pixels[here] = h5["x"][first : last + 1] if last - first + 1 == len(wanted) else h5["x"][wanted]
+    return pixels
+
+
+def _write(out: FileIO, pixels: Pixels) -> None:
+    rest = pixels.reshape(-1).data
+    while rest:  # a nearly full disk takes a part of it first
+        rest = rest[out.write(rest) :]
