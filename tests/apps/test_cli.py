@@ -266,7 +266,7 @@ def test_predict_imports_only_what_predicting_needs(
     loaded = loaded_by("predict", folder, images, *options, cache=tmp_path / "cache")
     assert len(pd.read_csv(tmp_path / "out.csv")) == 10
     assert "torch" in loaded
-    assert not loaded & {*FOR_FITTING, *FOR_PAGES, "numba", "torch._dynamo", "torch._inductor", "sympy"}
+    assert not loaded & {*FOR_FITTING, *FOR_PAGES, "h5py", "numba", "torch._dynamo", "torch._inductor", "sympy"}
 
 
 def test_check_and_evaluate_import_nothing_for_fitting_or_pages(

@@ -16,7 +16,7 @@ import sentinode
 from sentinode.inference.device import choose_device
 
 _LIBRARIES: Final = (
-    "torch", "numpy", "pandas", "scipy", "scikit-learn", "pydantic", "optuna", "safetensors", "pillow", "h5py",
+    "torch", "numpy", "numba", "pandas", "scipy", "scikit-learn", "pydantic", "optuna", "safetensors", "pillow", "h5py",
     "matplotlib", "jinja2",
 )  # fmt: skip
 _EXTRAS: Final = {"zoo": ("torchvision", "timm")}

@@ -16,8 +16,6 @@ from torch.nn import functional as F
 
 from sentinode.config import AugmentConfig
 from sentinode.data.symmetry import SYMMETRIES, apply_symmetry
-from sentinode.loops import zoom as zoom_loops
-from sentinode.loops.jit import share_threads
 
 # Optical density of haematoxylin, eosin and the rest in red, green and blue (Ruifrok and Johnston 2001).
 _STAINS: Final = ((0.650, 0.704, 0.286), (0.072, 0.990, 0.105), (0.268, 0.570, 0.776))
@@ -71,10 +69,14 @@ def zoom(images: Float[Tensor, "n 3 s s"], factors: Float[Tensor, "n 2"]) -> Flo
     """
     if images.device.type != "cpu" or images.dtype != torch.float32:
         return zoom_by_grid(images, factors)
+    # Here, because every prediction would wait for Numba's start, which only training needs.
+    from sentinode.loops import zoom as loops
+    from sentinode.loops.jit import share_threads
+
     rows = images.permute(0, 2, 3, 1).contiguous()
     zoomed = torch.empty_like(rows)
     share_threads()
-    zoom_loops.zoom(rows.numpy(), factors.numpy(), zoomed.numpy())
+    loops.zoom(rows.numpy(), factors.numpy(), zoomed.numpy())
     return zoomed.permute(0, 3, 1, 2)
 
 

@@ -14,7 +14,7 @@ import torch
 
 import sentinode
 
-_LIBRARIES = ("torch", "numpy", "pandas", "scikit-learn", "scipy", "pillow", "h5py", "optuna", "safetensors")
+_LIBRARIES = ("torch", "numpy", "numba", "pandas", "scikit-learn", "scipy", "pillow", "h5py", "optuna", "safetensors")
 
 
 def describe_environment(device: torch.device) -> dict[str, Any]:
