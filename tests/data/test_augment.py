@@ -35,6 +35,12 @@ def test_compiled_zoom_is_the_grid_samplers(size: int) -> None:
     assert off <= of_grid
 
 
+def test_bytes_and_floats_zoom_alike() -> None:
+    images = torch.randint(0, 256, (5, 3, 32, 32), dtype=torch.uint8)
+    factors = torch.full((5, 2), 0.9)
+    torch.testing.assert_close(zoom(images, factors), zoom(images / 255, factors), rtol=0, atol=1e-6)
+
+
 def test_zoom_agrees_with_keras() -> None:
     with np.load(KERAS, allow_pickle=False) as reference:
         image = torch.from_numpy(reference["zoom/image"].astype(np.float32)).permute(2, 0, 1)

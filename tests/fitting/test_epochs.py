@@ -72,9 +72,10 @@ def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path: Path, stop_after: in
     assert len(run(resumed)) == CONFIG.epochs - stop_after
     for name, expected in whole.network.state_dict().items():
         assert torch.equal(resumed.network.state_dict()[name], expected), name
-    for mine, theirs in zip(resumed.network.parameters(), whole.network.parameters(), strict=True):
-        moments = whole.optimizer.state[theirs]
-        assert all(torch.equal(resumed.optimizer.state[mine][key], moments[key]) for key in moments)
+    assert resumed.optimizer.steps_done == whole.optimizer.steps_done == 4 * 5
+    for mine, theirs in zip(resumed.optimizer.moments, whole.optimizer.moments, strict=True):
+        assert torch.equal(mine[0], theirs[0])
+        assert torch.equal(mine[1], theirs[1])
 
 
 def test_a_checkpoint_restores_torchs_own_random_state(tmp_path: Path) -> None:
@@ -162,9 +163,8 @@ def test_a_step_moves_large_activations_in_compiled_loops_alone() -> None:
             train_step(state, batch.images, batch.labels, augment, batches.augmentation_generator(number))
     names = Counter(called.names)
     assert names["convolution"] == names["convolution_backward"] == 2
-    assert names["_fused_adam_"] == 1
-    assert names["native_batch_norm"] + names["_native_batch_norm_legit"] == 1  # of the dense layer
-    assert not names.keys() & {"grid_sampler_2d", "max_pool2d_with_indices", "max_pool2d_with_indices_backward"}
-    # The dense layer's moving averages, and its input and its gradient in another layout: nothing larger is copied.
-    assert names["clone"] == 4
-    assert len(called.names) - names["detach"] < 110
+    assert names["addmm"] == names["mm"] / 2 == 2
+    assert not names.keys() & {"grid_sampler_2d", "max_pool2d_with_indices", "native_batch_norm", "relu", "mul", "add"}
+    # The dense layer's input and its gradient change their layout; no larger activation is copied.
+    assert names["clone"] == 2
+    assert len(called.names) - names["detach"] < 70

@@ -8,11 +8,11 @@ import torch
 
 from conftest import make_patches
 from sentinode.config import ModelConfig, PreprocessConfig
-from sentinode.data.preprocess import Prepared, prepare
+from sentinode.data.preprocess import Prepared, as_input, prepare
 from sentinode.data.symmetry import apply_symmetry
 from sentinode.errors import ConfigError, RunError
 from sentinode.inference.device import choose_device
-from sentinode.inference.probabilities import Predictions, as_input, average, predict_probabilities, unlabelled
+from sentinode.inference.probabilities import Predictions, average, predict_probabilities, unlabelled
 from sentinode.inference.views import views
 from sentinode.models.build import build
 

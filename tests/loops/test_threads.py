@@ -18,7 +18,7 @@ IMAGES = np.random.default_rng(0).random((7, 32, 32, 3), np.float32)
 
 def zoomed() -> np.ndarray:
     result = np.empty_like(IMAGES)
-    zoom.zoom(IMAGES, np.full((7, 2), 0.87, np.float32), result)
+    zoom.zoom(IMAGES, np.full((7, 2), 0.87, np.float32), 1.0, result)
     return result
 
 
@@ -26,13 +26,14 @@ def normalised() -> list[np.ndarray]:
     """What the fused step fills, forwards and backwards."""
     x, shape = IMAGES[:, :30, :30], (7, 10, 10, 3)
     top, y, at = np.empty(shape, np.float32), np.empty(shape, np.float32), np.empty(shape, np.int32)
-    channels, of_x = np.empty((4, 3), np.float32), np.empty(x.shape, np.float32)
+    channels, of_x = np.empty((3, 3), np.float32), np.empty(x.shape, np.float32)
     of_weight, of_bias = np.empty(3, np.float32), np.empty(3, np.float32)
     weight, bias = np.array([1, -2, 0.5], np.float32), np.zeros(3, np.float32)
     x = np.ascontiguousarray(x)
-    norm_relu_pool.forward(x, weight, bias, 1e-3, 3, False, top, at, y, channels)
+    moving = np.zeros(3, np.float32), np.ones(3, np.float32)
+    norm_relu_pool.forward(x, weight, bias, *moving, 0.9, 1e-3, 3, False, top, at, y, channels)
     norm_relu_pool.backward(y, x, top, at, y, channels, False, of_x, of_weight, of_bias)
-    return [top, y, at, channels, of_x, of_weight, of_bias]
+    return [top, y, at, channels, of_x, of_weight, of_bias, *moving]
 
 
 def test_the_number_of_threads_changes_no_bit() -> None:

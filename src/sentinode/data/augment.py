@@ -6,15 +6,16 @@ the labelled centre's border. Zoom does not, and must be asked for twice (see Au
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
 from sentinode.config import AugmentConfig
+from sentinode.data.preprocess import as_input
 from sentinode.data.symmetry import SYMMETRIES, apply_symmetry
 
 # Optical density of haematoxylin, eosin and the rest in red, green and blue (Ruifrok and Johnston 2001).
@@ -38,7 +39,7 @@ def draw(config: AugmentConfig, count: int, generator: torch.Generator) -> Draws
     """Draw for `count` patches; always in the same order, so a generator's state fixes the outcome."""
 
     def around_one(columns: int, spread: float) -> Tensor:
-        return 1 + spread * (2 * torch.rand(count, columns, generator=generator) - 1)
+        return torch.rand(count, columns, generator=generator).mul_(2 * spread).add_(1 - spread)
 
     zoom = around_one(2, config.zoom) if config.zoom > 0 else None
     symmetry: Tensor | None = None
@@ -49,6 +50,13 @@ def draw(config: AugmentConfig, count: int, generator: torch.Generator) -> Draws
         symmetry = flips[torch.randint(4, (count,), generator=generator)]
     stain = around_one(3, config.stain_jitter) if config.stain_jitter > 0 else None
     return Draws(zoom, symmetry, stain)
+
+
+def augmented(images: UInt8[Tensor, "n 3 s s"], draws: Draws) -> Float[Tensor, "n 3 s s"]:
+    """Bytes of RGB as a network takes them, in [0, 1], with the draws applied."""
+    if draws.zoom is None:
+        return apply(as_input(images), draws)
+    return apply(zoom(images, draws.zoom.to(images.device)), replace(draws, zoom=None))
 
 
 def apply(images: Float[Tensor, "n 3 s s"], draws: Draws) -> Float[Tensor, "n 3 s s"]:
@@ -62,21 +70,24 @@ def apply(images: Float[Tensor, "n 3 s s"], draws: Draws) -> Float[Tensor, "n 3 
     return images
 
 
-def zoom(images: Float[Tensor, "n 3 s s"], factors: Float[Tensor, "n 2"]) -> Float[Tensor, "n 3 s s"]:
+def zoom(
+    images: UInt8[Tensor, "n 3 s s"] | Float[Tensor, "n 3 s s"], factors: Float[Tensor, "n 2"]
+) -> Float[Tensor, "n 3 s s"]:
     """Scale about the centre as Keras's ImageDataGenerator does: bilinear, the border repeated outwards.
 
-    On the CPU in compiled loops, elsewhere by PyTorch's grid sampler: the same to rounding.
+    Bytes become floats in [0, 1]. On the CPU in compiled loops, elsewhere by PyTorch's grid sampler: the same to
+    rounding.
     """
-    if images.device.type != "cpu" or images.dtype != torch.float32:
-        return zoom_by_grid(images, factors)
+    if images.device.type != "cpu" or factors.dtype != torch.float32:
+        return zoom_by_grid(as_input(images) if images.dtype == torch.uint8 else images, factors)
     # Here, because every prediction would wait for Numba's start, which only training needs.
     from sentinode.loops import zoom as loops
     from sentinode.loops.jit import share_threads
 
     rows = images.permute(0, 2, 3, 1).contiguous()
-    zoomed = torch.empty_like(rows)
+    zoomed = torch.empty(rows.shape)
     share_threads()
-    loops.zoom(rows.numpy(), factors.numpy(), zoomed.numpy())
+    loops.zoom(rows.numpy(), factors.numpy(), 1 / 255 if rows.dtype == torch.uint8 else 1.0, zoomed.numpy())
     return zoomed.permute(0, 3, 1, 2)
 
 

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
 
 from sentinode.config import PreprocessConfig
 from sentinode.data.patches import PatchSet
@@ -69,3 +70,8 @@ def prepare(
         if on_progress:
             on_progress(min(start + _CHUNK, len(rows)), len(rows))
     return Prepared(patches, rows, config, held)
+
+
+def as_input(images: UInt8[Tensor, "n 3 s s"]) -> Float[Tensor, "n 3 s s"]:
+    """Scale bytes to [0, 1], as networks take them."""
+    return images.float().div_(255.0)

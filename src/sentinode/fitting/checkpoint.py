@@ -15,13 +15,16 @@ from sentinode.data.artefacts import write_bytes
 from sentinode.errors import RunError
 from sentinode.fitting.epochs import FitState
 
-_FORMAT: Final = "sentinode-checkpoint-1"
-_MODEL, _ADAM, _RANDOM = "model.", "adam.", "random"
+_FORMAT: Final = "sentinode-checkpoint-2"
+_MODEL, _FIRST, _SECOND, _RANDOM = "model.", "adam.first.", "adam.second.", "random"
 
 
 def save_weights(path: Path, network: nn.Module) -> None:
     """Write a network's parameters and buffers as safetensors."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    tensors = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in network.state_dict().items()
+    }
     write_bytes(path, safetensors.torch.save(tensors))
 
 
@@ -40,14 +43,16 @@ def load_weights(path: Path, network: nn.Module) -> None:
 def save_checkpoint(path: Path, state: FitState, history: list[dict[str, Any]]) -> None:
     """Write all that resuming needs. The generator's state is torch's own, for networks that draw."""
     tensors = {_MODEL + name: tensor for name, tensor in state.network.state_dict().items()}
-    names = [name for name, _ in state.network.named_parameters()]
-    for index, entry in state.optimizer.state_dict()["state"].items():
-        tensors |= {f"{_ADAM}{key}.{names[index]}": value for key, value in entry.items()}
+    for (name, _), (first, second) in zip(state.network.named_parameters(), state.optimizer.moments, strict=True):
+        tensors |= {_FIRST + name: first, _SECOND + name: second}
     tensors[_RANDOM] = torch.get_rng_state()
-    on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    on_cpu = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
+    }
     metadata = {
         "format": _FORMAT,
         "epochs_done": str(state.epochs_done),
+        "steps_done": str(state.optimizer.steps_done),
         "history": json.dumps(history, allow_nan=False),
     }
     write_bytes(path, safetensors.torch.save(on_cpu, metadata))
@@ -58,17 +63,14 @@ def load_checkpoint(path: Path, state: FitState) -> list[dict[str, Any]]:
     tensors, metadata = _read(path)
     if metadata.get("format") != _FORMAT:
         raise RunError("is no checkpoint of sentinode", where=path, remedy="Remove the file to start anew.")
-    names = [name for name, _ in state.network.named_parameters()]
-    moments: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        if name.startswith(_ADAM):
-            key, parameter = name.removeprefix(_ADAM).split(".", 1)
-            moments.setdefault(names.index(parameter), {})[key] = tensor
     try:
         state.network.load_state_dict(
             {name.removeprefix(_MODEL): t for name, t in tensors.items() if name.startswith(_MODEL)}
         )
-        state.optimizer.load_state_dict(state.optimizer.state_dict() | {"state": moments})
+        for (name, _), (first, second) in zip(state.network.named_parameters(), state.optimizer.moments, strict=True):
+            first.copy_(tensors[_FIRST + name])
+            second.copy_(tensors[_SECOND + name])
+        state.optimizer.steps_done = int(metadata["steps_done"])
         state.epochs_done = int(metadata["epochs_done"])
         history: list[dict[str, Any]] = json.loads(metadata["history"])
     except (RuntimeError, KeyError, ValueError) as error:

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sentinode.config import AugmentConfig, FitConfig
-from sentinode.data.augment import apply, draw
+from sentinode.data.augment import augmented, draw
 from sentinode.data.batches import BatchStream
+from sentinode.data.preprocess import as_input
 from sentinode.errors import DivergedError
 from sentinode.fitting.optimizer import KerasAdam
-from sentinode.inference.probabilities import as_input
+from sentinode.models.chain import Chain
 
 OnBatch = Callable[[int, int, int], None]
 """Called after each training batch with (epoch from 1, batches done, batches in the epoch)."""
@@ -54,12 +55,14 @@ class FitState:
 
     network: nn.Module
     optimizer: KerasAdam
+    chain: Chain | None
+    """The network with its gradients written out, where it can be; autograd finds them otherwise."""
     epochs_done: int = 0
 
     @classmethod
     def start(cls, network: nn.Module, config: FitConfig) -> FitState:
         optimizer = KerasAdam(network.parameters(), learning_rate=config.learning_rate, epsilon=config.adam_epsilon)
-        return cls(network, optimizer)
+        return cls(network, optimizer, Chain.of(network))
 
 
 def steps_in_epoch(stream: BatchStream, asked: int | None) -> int:
@@ -109,12 +112,14 @@ def train_step(
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
     """One step of Adam on binary cross-entropy; returns the batch's logits (b,) and loss (b,) before it."""
-    inputs = apply(as_input(images), draw(augment, len(images), generator))
-    for parameter in state.network.parameters():
-        parameter.grad = None
-    logits = state.network(inputs).squeeze(1)
-    losses = F.binary_cross_entropy_with_logits(logits, labels, reduction="none")
-    torch.autograd.backward(losses.mean())
+    inputs = augmented(images, draw(augment, len(images), generator))
+    if state.chain is not None:
+        logits, losses = state.chain.step(inputs, labels)
+    else:
+        state.optimizer.zero_grad()
+        logits = state.network(inputs).squeeze(1)
+        losses = F.binary_cross_entropy_with_logits(logits, labels, reduction="none")
+        torch.autograd.backward(losses.mean())
     state.optimizer.step()
     return logits.detach(), losses.detach()
 

@@ -1,20 +1,20 @@
-"""Adam with Keras's epsilon."""
+"""Adam with Keras's epsilon, over all parameters as one array."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Iterable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
-class KerasAdam(torch.optim.Adam):
+class KerasAdam:
     """Adam (Kingma and Ba 2015) in the form of the paper's section 2, as Keras and TensorFlow have it.
 
-    Keras adds epsilon to the root of the uncorrected second moment, PyTorch to that of the corrected
-    one. The two are the same when PyTorch's epsilon is epsilon / sqrt(1 - beta2^t), set anew for
-    every step t; PyTorch's fused kernel then does the work.
+    Keras adds epsilon to the root of the uncorrected second moment, PyTorch to that of the corrected one.
+
+    The parameters move into one flat block of memory, of which they become views, each laid out as it was; so do
+    their gradients. A step is then one pass over four arrays. Move a network between devices before this, not after.
     """
 
     def __init__(
@@ -25,48 +25,52 @@ class KerasAdam(torch.optim.Adam):
         betas: tuple[float, float] = (0.9, 0.999),
         epsilon: float = 1e-7,
     ) -> None:
-        super().__init__(parameters, lr=learning_rate, betas=betas, eps=epsilon, fused=True)
-        # In the groups, as "eps" itself is, so that it travels with state dicts and copies.
-        for settings in (self.defaults, *self.param_groups):
-            settings["keras_epsilon"] = epsilon
+        self._parameters = list(parameters)
+        self.learning_rate, self.betas, self.epsilon = learning_rate, betas, epsilon
+        self.steps_done = 0
+        total = sum(parameter.numel() for parameter in self._parameters)
+        self._values, self._gradient, self._first, self._second = (
+            torch.zeros(total, dtype=self._parameters[0].dtype, device=self._parameters[0].device) for _ in range(4)
+        )
+        for parameter, home, gradient in zip(
+            self._parameters, self._views(self._values), self._views(self._gradient), strict=True
+        ):
+            home.copy_(parameter.detach())
+            parameter.data = home
+            parameter.grad = gradient
 
-    def step(self, closure: Callable[[], float] | None = None) -> Any:
-        (group,) = self.param_groups
-        done = next((int(self.state[p]["step"]) for p in group["params"] if p in self.state), 0)
-        group["eps"] = group["keras_epsilon"] / (1.0 - group["betas"][1] ** (done + 1)) ** 0.5
-        on_cpu = group["params"][0].device.type == "cpu"
-        # The first step lays out the moments, so it is PyTorch's.
-        return self._step_on_cpu(group) if done and on_cpu and closure is None else super().step(closure)
+    @property
+    def moments(self) -> list[tuple[Tensor, Tensor]]:
+        """The first and the second moment of each parameter, in its shape: views, to be read or written to."""
+        return list(zip(self._views(self._first), self._views(self._second), strict=True))
+
+    def zero_grad(self) -> None:
+        """Set all gradients to zero; they are added to from then on."""
+        self._gradient.zero_()
 
     @torch.no_grad()
-    def _step_on_cpu(self, group: dict[str, Any]) -> None:
-        """The kernel that PyTorch's own step ends in, without its way there, which costs more than the kernel."""
-        moved = [(p, p.grad, self.state[p]) for p in group["params"] if p.grad is not None]
-        state = [entry for _, _, entry in moved]
-        torch._foreach_add_([entry["step"] for entry in state], 1.0)
-        torch._fused_adam_(
-            [parameter for parameter, _, _ in moved],
-            [gradient for _, gradient, _ in moved],
-            [entry["exp_avg"] for entry in state],
-            [entry["exp_avg_sq"] for entry in state],
-            [],
-            [entry["step"] for entry in state],
-            lr=group["lr"],
-            beta1=group["betas"][0],
-            beta2=group["betas"][1],
-            weight_decay=0.0,
-            eps=group["eps"],
-            amsgrad=False,
-            maximize=False,
-        )
+    def step(self) -> None:
+        """Move every parameter against its gradient."""
+        self.steps_done += 1
+        beta1, beta2 = self.betas
+        step_size = self.learning_rate * (1 - beta2**self.steps_done) ** 0.5 / (1 - beta1**self.steps_done)
+        values, gradient, first, second = self._values, self._gradient, self._first, self._second
+        if values.device.type == "cpu" and values.dtype == torch.float32:
+            from sentinode.loops import adam  # here, because predicting, which reads this module, needs no Numba
+            from sentinode.loops.jit import share_threads
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load moments, laid out in memory as their parameters are.
+            share_threads()
+            arrays = (values.numpy(), gradient.numpy(), first.numpy(), second.numpy())
+            adam.step(*arrays, beta1, beta2, step_size, self.epsilon)
+            return
+        first.lerp_(gradient, 1 - beta1)
+        second.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+        values.addcdiv_(first, second.sqrt().add_(self.epsilon), value=-step_size)
 
-        PyTorch's fused kernel walks parameter and moments in memory order: moments from a file, which
-        are row by row, would be paired with the wrong weights of a channels-last convolution.
-        """
-        super().load_state_dict(state_dict)
-        for parameter, state in self.state.items():
-            for name in ("exp_avg", "exp_avg_sq"):
-                state[name] = torch.empty_like(parameter).copy_(state[name])
+    def _views(self, flat: Tensor) -> list[Tensor]:
+        """A flat array cut up and shaped as the parameters are, in the order of their memory."""
+        views, offset = [], 0
+        for parameter in self._parameters:
+            views.append(flat.as_strided(parameter.shape, parameter.stride(), offset))
+            offset += parameter.numel()
+        return views

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float, Int8, Shaped, UInt8
-from torch import Tensor, nn
+from jaxtyping import Float, Int8, Shaped
+from torch import nn
 
 from sentinode.data.artefacts import write_atomically
 from sentinode.data.patches import UNLABELLED
-from sentinode.data.preprocess import Prepared
+from sentinode.data.preprocess import Prepared, as_input
 from sentinode.data.tables import read_table
 from sentinode.errors import RunError
 from sentinode.inference.views import views
@@ -49,11 +49,6 @@ class Predictions:
             raise RunError(
                 f"is no table of predictions ({error})", where=path, remedy="Evaluate the run again."
             ) from error
-
-
-def as_input(images: UInt8[Tensor, "n 3 s s"]) -> Float[Tensor, "n 3 s s"]:
-    """Scale bytes to [0, 1]."""
-    return images.float().div_(255.0)
 
 
 @torch.no_grad()

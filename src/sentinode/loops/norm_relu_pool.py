@@ -1,4 +1,10 @@
-"""The compiled loops behind `fused.py`, on (N, H, W, C) arrays: one pass over a convolution's output each way.
+"""Batch norm, ReLU and max-pooling in one, on (N, H, W, C) arrays: a pass over a layer's output each way.
+
+Between two convolutions a small network spends more time on moving its activations than on arithmetic. Two facts
+spare most of that. Max-pooling commutes with every rising function, so ReLU and the affine map of batch norm are
+applied to the pooled values alone, a ninth of them (for a falling map, channels with a negative weight, the sign
+is taken out first). And the gradient of batch norm is affine in its input but for the pooled places, so it is
+written in one pass. Sums are formed patch by patch and joined in double precision.
 
 Inner loops run over whole rows of W x C values with what belongs to a channel tiled to that length: 32 channels
 alone are too short a loop to be worth a start.
@@ -23,6 +29,9 @@ def forward(
     x: Array,
     weight: Array,
     bias: Array,
+    moving_mean: Array,
+    moving_variance: Array,
+    momentum: float,
     epsilon: float,
     kernel: int,
     relu_first: bool,
@@ -31,9 +40,11 @@ def forward(
     y: Array,
     channels: Array,
 ) -> None:
-    """Fill top, at and y, each (N, h, w, C), and channels, (4, C): mean, biased variance, 1 / deviation, scale.
+    """Fill top, at and y, each (N, h, w, C), and channels, (3, C): mean, 1 / deviation, scale.
 
-    `top` is the value of the normalised largest, at place `at` of its patch (after ReLU, where that comes first).
+    `y` is the normalised, rectified and pooled x; `top` the value that it came from (after ReLU, where that comes
+    first), and `at` its place within its patch. The moving averages, (C,), keep the share `momentum` of what they
+    were and take the rest from the batch's mean and biased variance.
     """
     count, height, width, size = x.shape
     totals, squares = np.zeros((count, size)), np.zeros((count, size))
@@ -48,7 +59,7 @@ def forward(
         _sum_up(patch, pivots, relu_first, totals[n], squares[n])
         _pool(patch, signs, width, kernel, top[n].reshape(-1), at[n].reshape(-1))
     values = count * height * width
-    mean, variance, inverse, scale = channels
+    mean, inverse, scale = channels
     for c in range(size):
         total, square = 0.0, 0.0
         for n in range(count):
@@ -56,9 +67,12 @@ def forward(
             square += squares[n, c]
         offset = total / values
         mean[c] = pivot[c] + offset
-        variance[c] = max(square / values - offset * offset, 0.0) if square == square else square  # NaN stays
-        inverse[c] = 1 / np.sqrt(variance[c] + epsilon)
+        variance = square / values - offset * offset
+        variance = 0.0 if variance < 0 else variance  # by rounding; NaN stays
+        inverse[c] = 1 / np.sqrt(variance + epsilon)
         scale[c] = weight[c] * inverse[c]
+        moving_mean[c] = momentum * moving_mean[c] + (1 - momentum) * mean[c]
+        moving_variance[c] = momentum * moving_variance[c] + (1 - momentum) * variance
     means, scales, biases = _tiled(mean, y.shape[2]), _tiled(scale, y.shape[2]), _tiled(bias, y.shape[2])
     for n in prange(count):
         _normalise(top[n].reshape(-1), y[n].reshape(-1), means, scales, biases, signs, relu_first)
@@ -79,7 +93,7 @@ def backward(
 ) -> None:
     """Fill the gradients of x, (N, H, W, C), of weight and of bias, (C,), from that of y, (N, h, w, C)."""
     count, height, width, size = x.shape
-    mean, inverse, scale = channels[0], channels[2], channels[3]
+    mean, inverse, scale = channels
     totals, products = np.zeros((count, size)), np.zeros((count, size))
     passed = np.empty(y.shape, y.dtype)
     means = _tiled(mean, y.shape[2])
@@ -143,14 +157,9 @@ def _pool(patch: Array, signs: Array, width: int, kernel: int, top: Array, at: A
     size = row // width
     column, place = np.empty(row, patch.dtype), np.empty(row, np.int32)
     for i in range(patch.size // row // kernel):
-        for k in range(kernel):
-            start = (i * kernel + k) * row
-            values = patch[start : start + row]
-            for e in range(row):
-                value = values[e] * signs[e]
-                larger = k == 0 or value > column[e]
-                column[e] = value if larger else column[e]
-                place[e] = start + e if larger else place[e]
+        _largest_of_rows(
+            patch[i * kernel * row : (i + 1) * kernel * row], signs, kernel, i * kernel * row, column, place
+        )
         for j in range(width // kernel):
             here = (i * (width // kernel) + j) * size
             tops, places = top[here : here + size], at[here : here + size]
@@ -161,6 +170,30 @@ def _pool(patch: Array, signs: Array, width: int, kernel: int, top: Array, at: A
                     larger = k == 0 or values[c] > tops[c]
                     tops[c] = values[c] if larger else tops[c]
                     places[c] = froms[c] if larger else places[c]
+
+
+@compiled
+def _largest_of_rows(rows: Array, signs: Array, kernel: int, first: int, column: Array, place: Array) -> None:
+    row = signs.size
+    if kernel == 3:  # the notebook's: all three in registers
+        above, middle, below = rows[:row], rows[row : 2 * row], rows[2 * row :]
+        for e in range(row):
+            largest, at = above[e] * signs[e], first + e
+            value = middle[e] * signs[e]
+            larger = value > largest
+            largest, at = value if larger else largest, first + row + e if larger else at
+            value = below[e] * signs[e]
+            larger = value > largest
+            column[e] = value if larger else largest
+            place[e] = first + 2 * row + e if larger else at
+        return
+    for k in range(kernel):
+        values = rows[k * row : (k + 1) * row]
+        for e in range(row):
+            value = values[e] * signs[e]
+            larger = k == 0 or value > column[e]
+            column[e] = value if larger else column[e]
+            place[e] = first + k * row + e if larger else place[e]
 
 
 @compiled

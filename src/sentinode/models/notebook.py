@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from sentinode.models.batch_norm import KerasBatchNorm
-from sentinode.models.fused import FusedSequential
 
 
 def notebook_network(
@@ -37,7 +36,7 @@ def notebook_network(
         norm_layer, relu = KerasBatchNorm(channels, momentum=bn_momentum), nn.ReLU()
         return [norm_layer, relu] if norm == "before" else [relu, norm_layer]
 
-    network = FusedSequential(
+    network = nn.Sequential(
         nn.Conv2d(3, 32, 3), *normalised(32), nn.MaxPool2d(3),
         nn.Conv2d(32, 64, 3), *normalised(64), nn.MaxPool2d(3),
         nn.Flatten(),

@@ -1,0 +1,151 @@
+"""The written-out chain against autograd through the layers in turn: outputs, gradients, moving averages."""
+
+from __future__ import annotations
+
+import copy
+from typing import Literal
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sentinode.models.batch_norm import KerasBatchNorm
+from sentinode.models.chain import Chain
+from sentinode.models.notebook import notebook_network
+
+Order = Literal["before", "after"]
+
+
+def network(norm: Order, *, size_px: int = 32, falling: bool = False) -> nn.Sequential:
+    """The notebook's network in training, all its parameters off their first values."""
+    made = notebook_network(
+        norm=norm, bn_momentum=0.9, input_size_px=size_px, generator=torch.Generator().manual_seed(3)
+    )
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter += 0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(4))
+        if falling:
+            made[1 if norm == "before" else 2].weight[::3] *= -1
+    return made.train()
+
+
+def by_autograd(layers: nn.Sequential, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    layers.zero_grad()
+    logits = layers(images).squeeze(1)
+    losses = F.binary_cross_entropy_with_logits(logits, labels, reduction="none")
+    torch.autograd.backward(losses.mean())
+    return logits.detach(), losses.detach()
+
+
+def batch(count: int, size_px: int = 32) -> tuple[Tensor, Tensor]:
+    images = torch.rand(count, 3, size_px, size_px, generator=torch.Generator().manual_seed(count))
+    return images, (torch.arange(count) % 2).float()
+
+
+@pytest.mark.parametrize("norm", ["before", "after"])
+@pytest.mark.parametrize("falling", [False, True])
+@pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format])
+def test_it_is_autograd_through_the_layers_to_rounding(
+    norm: Order, falling: bool, memory_format: torch.memory_format
+) -> None:
+    written_out = network(norm, falling=falling).to(memory_format=memory_format)
+    in_turn = copy.deepcopy(written_out)
+    exact = copy.deepcopy(written_out).double()
+    chain = Chain.of(written_out)
+    assert chain is not None
+    for count in (32, 32, 7):  # the second step meets moving averages that have moved, the third another shape
+        images, labels = batch(count)
+        logits, losses = chain.step(images.contiguous(memory_format=memory_format), labels)
+        expected_logits, expected_losses = by_autograd(exact, images.double(), labels.double())
+        float_logits, _ = by_autograd(in_turn, images, labels)
+        off, off_in_turn = ((told.double() - expected_logits).abs().max() for told in (logits, float_logits))
+        assert off < max(1e-5, off_in_turn)  # PyTorch's statistics of channels-last memory lose three digits
+        torch.testing.assert_close(losses.double(), expected_losses, rtol=1e-5, atol=1e-6)
+        for (name, mine), theirs in zip(written_out.named_parameters(), exact.parameters(), strict=True):
+            assert mine.grad is not None
+            assert theirs.grad is not None
+            # A bias before batch norm has no gradient but rounding.
+            bound = 1e-4 * theirs.grad.abs().max().item() + 5e-6
+            assert (mine.grad.double() - theirs.grad).abs().max() < bound, name
+    for (name, moved), expected in zip(written_out.named_buffers(), exact.buffers(), strict=True):
+        torch.testing.assert_close(moved.double(), expected, rtol=1e-5, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize("size_px", [17, 48, 96])
+def test_other_sizes_of_input(size_px: int) -> None:
+    written_out = network("before", size_px=size_px)
+    exact = copy.deepcopy(written_out).double()
+    chain = Chain.of(written_out)
+    assert chain is not None
+    images, labels = batch(5, size_px)
+    logits, _ = chain.step(images, labels)
+    expected, _ = by_autograd(exact, images.double(), labels.double())
+    torch.testing.assert_close(logits.double(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_equal_values_in_a_window_give_back_to_the_first_as_in_pytorch() -> None:
+    """White background makes them common."""
+    layers = nn.Sequential(
+        nn.Conv2d(3, 4, 1), KerasBatchNorm(4, momentum=0.9), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(16, 1)
+    )
+    exact = copy.deepcopy(layers)
+    chain = Chain.of(layers)
+    assert chain is not None
+    images, labels = torch.ones(4, 3, 4, 4), torch.tensor([0.0, 1.0, 1.0, 0.0])
+    images[1] = 0.5
+    chain.step(images, labels)
+    by_autograd(exact, images, labels)
+    for mine, theirs in zip(layers.parameters(), exact.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_a_patch_alone_is_normalised_to_nothing_as_in_keras() -> None:
+    written_out = network("before")
+    chain = Chain.of(written_out)
+    assert chain is not None
+    logits, _ = chain.step(*batch(1))
+    assert torch.isfinite(logits).all()
+
+
+def test_a_weight_that_is_no_number_shows_in_the_loss() -> None:
+    for norm in ("before", "after"):
+        written_out = network(norm)
+        with torch.no_grad():
+            written_out[0].weight[0, 0, 0, 0] = torch.nan
+        chain = Chain.of(written_out)
+        assert chain is not None
+        _, losses = chain.step(*batch(4))
+        assert not torch.isfinite(losses).any()
+
+
+def test_losses_do_not_overflow() -> None:
+    layers = nn.Sequential(nn.Linear(1, 1))
+    with torch.no_grad():
+        layers[0].weight.fill_(1)
+        layers[0].bias.zero_()
+    chain = Chain.of(layers)
+    assert chain is not None
+    logits = torch.tensor([-200.0, 200.0, 0.0, 3.0]).reshape(4, 1, 1, 1)
+    labels = torch.tensor([0.0, 0.0, 1.0, 1.0])
+    chain = Chain.of(nn.Sequential(nn.Flatten(), *layers))
+    assert chain is not None
+    told, losses = chain.step(logits, labels)
+    torch.testing.assert_close(losses, F.binary_cross_entropy_with_logits(told, labels, reduction="none"))
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        [nn.Conv2d(3, 4, 3, bias=False)],
+        [nn.Conv2d(3, 4, 3, padding_mode="reflect")],
+        [nn.Dropout()],
+        [KerasBatchNorm(3, momentum=0.9), nn.ReLU(), nn.MaxPool2d(3, stride=2)],
+    ],
+)
+def test_what_is_not_written_out_is_left_to_autograd(layers: list[nn.Module]) -> None:
+    if isinstance(layers[-1], nn.MaxPool2d):
+        assert Chain.of(nn.Sequential(*layers[:2])) is not None
+    assert Chain.of(nn.Sequential(*layers)) is None
+    assert Chain.of(layers[0]) is None
+    assert Chain.of(nn.Sequential(nn.Linear(2, 1)).double()) is None
