@@ -14,6 +14,8 @@ from torch import Tensor
 from sentinode.data.preprocess import Prepared
 
 _ORDER, _AUGMENT = 0, 1
+_LARGEST_SEED: Final = 2**63 - 1
+_STRIDE: Final = 0x9E3779B97F4A7C15  # odd, so that no two batches of a run share a seed
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +43,7 @@ class BatchStream:
         self.prepared, self.labels = prepared, torch.from_numpy(labels.astype(np.float32))
         self.batch_size, self.seed, self.shuffle = batch_size, seed, shuffle
         self._order_of_pass = lru_cache(maxsize=2)(self._draw_order)
+        self._augmentation_seed = derive_seed(seed, _AUGMENT)
 
     def __len__(self) -> int:
         """Patches in a pass."""
@@ -59,15 +62,12 @@ class BatchStream:
 
     def augmentation_generator(self, number: int) -> torch.Generator:
         """A generator that belongs to one batch alone."""
-        return torch.Generator().manual_seed(derive_seed(self.seed, _AUGMENT, number))
+        return torch.Generator().manual_seed((self._augmentation_seed + number * _STRIDE) & _LARGEST_SEED)
 
     def _draw_order(self, turn: int) -> np.ndarray:
         if not self.shuffle:
             return np.arange(len(self))
         return np.random.default_rng([self.seed, _ORDER, turn]).permutation(len(self))
-
-
-_LARGEST_SEED: Final = 2**63 - 1
 
 
 def derive_seed(*parts: int) -> int:

@@ -182,7 +182,7 @@ class _Collector:
         """Take a batch in; returns whether its loss is finite."""
         self.labels.append(labels.numpy().astype(np.int8))
         self.logits.append(logits.cpu().numpy())
-        total = float(losses.sum(dtype=torch.float64) if losses.device.type != "mps" else losses.sum())
+        total = float(losses.cpu().numpy().sum(dtype=np.float64))
         self.total_loss += total
         return bool(np.isfinite(total))
 
