@@ -12,7 +12,7 @@ from sentinode.data.preprocess import Prepared, as_input, prepare
 from sentinode.data.symmetry import apply_symmetry
 from sentinode.errors import ConfigError, RunError
 from sentinode.inference.device import choose_device
-from sentinode.inference.probabilities import Predictions, average, predict_probabilities, unlabelled
+from sentinode.inference.probabilities import BatchSize, Predictions, average, predict_probabilities, unlabelled
 from sentinode.inference.views import views
 from sentinode.models.build import build
 
@@ -81,3 +81,21 @@ def test_the_device_is_chosen_or_refused() -> None:
     if not torch.cuda.is_available():
         with pytest.raises(ConfigError, match="not available"):
             choose_device("cuda")
+
+
+def test_the_fastest_of_the_batch_sizes_tried_is_kept() -> None:
+    size = BatchSize(100, search=True)
+    seconds = {16: 3.0, 32: 1.0, 64: 2.0}
+    tried: list[int] = []
+    for _ in range(6):
+        tried.append(size.patches)
+        size.took(9.0 if tried.count(size.patches) == 1 else seconds[size.patches])
+    assert tried == [16, 16, 32, 32, 64, 64]
+    assert size.patches == 32
+    size.took(100.0)
+    assert size.patches == 32
+
+
+def test_nothing_is_searched_for_on_other_devices_or_below_the_smallest() -> None:
+    assert BatchSize(256, search=False).patches == 256
+    assert BatchSize(16, search=True).patches == 16

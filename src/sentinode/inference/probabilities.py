@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import pandas as pd
@@ -18,6 +20,9 @@ from sentinode.data.preprocess import Prepared, as_input
 from sentinode.data.tables import read_table
 from sentinode.errors import RunError
 from sentinode.inference.views import views
+from sentinode.models.folded import folded
+
+_SIZES_TRIED: Final = (16, 32, 64, 128)
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +56,7 @@ class Predictions:
             ) from error
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def predict_probabilities(
     network: nn.Module,
     prepared: Prepared,
@@ -61,20 +66,48 @@ def predict_probabilities(
     device: torch.device,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Float[np.ndarray, " n"]:
-    """The mean probability over 1 or 8 views of each patch, in the order of `prepared`."""
-    network.eval()
+    """The mean probability over 1 or 8 views of each patch, in the order of `prepared`.
+
+    Batches hold `batch_size` patches at most; on the CPU as many as are fastest, found on the first ones.
+    """
+    network = folded(network.eval())
+    size = BatchSize(batch_size, search=device.type == "cpu")
     probabilities = np.empty(len(prepared))
-    for start in range(0, len(prepared), batch_size):
-        stop = min(start + batch_size, len(prepared))
+    start = 0
+    while start < len(prepared):
+        stop = min(start + size.patches, len(prepared))
+        began = time.perf_counter()
         images = torch.from_numpy(prepared[slice(start, stop)]).permute(0, 3, 1, 2).to(device)
-        total = sum(
-            (torch.sigmoid(network(view).squeeze(1)) for view in views(as_input(images), view_count)),
-            start=torch.zeros(stop - start, device=device),
-        )
+        total = torch.zeros(stop - start, device=device)
+        for view in views(images, view_count):
+            total += torch.sigmoid(network(as_input(view.contiguous(memory_format=torch.channels_last))).squeeze(1))
         probabilities[start:stop] = (total / view_count).cpu().numpy()
+        size.took((time.perf_counter() - began) / (stop - start))
+        start = stop
         if on_progress:
             on_progress(stop, len(prepared))
     return probabilities
+
+
+class BatchSize:
+    """How many patches a batch holds: what overflows a processor's cache, or is too little for it, costs up to double.
+
+    With `search`, each size up to the largest is tried twice on the patches at hand, the first time to warm up;
+    from then on the fastest is kept. A patch's probability does not depend on the patches beside it.
+    """
+
+    def __init__(self, largest: int, *, search: bool) -> None:
+        sizes = [size for size in _SIZES_TRIED if size < largest] if search else []
+        self._to_try = [size for size in sizes for _ in range(2)]
+        self._seconds: dict[int, float] = {}
+        self.patches = self._to_try[0] if self._to_try else largest
+
+    def took(self, seconds_per_patch: float) -> None:
+        """Note what the batch took."""
+        if not self._to_try:
+            return
+        self._seconds[self._to_try.pop(0)] = seconds_per_patch
+        self.patches = self._to_try[0] if self._to_try else min(self._seconds, key=lambda size: self._seconds[size])
 
 
 def average(members: Iterable[Predictions]) -> Predictions:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from jaxtyping import Float
+from jaxtyping import Shaped
 from torch import Tensor
 
 from sentinode.data.symmetry import SYMMETRIES, apply_symmetry
 
 
-def views(images: Float[Tensor, "n 3 s s"], count: int) -> Iterator[Float[Tensor, "n 3 s s"]]:
+def views(images: Shaped[Tensor, "n 3 s s"], count: int) -> Iterator[Shaped[Tensor, "n 3 s s"]]:
     """The first `count` (1 or 8) symmetric views of a batch, the unturned one first."""
     if count not in (1, len(SYMMETRIES)):
         raise ValueError(f"there are 1 or 8 views, not {count}")
