@@ -135,19 +135,26 @@ def test_a_disk_that_fills_up_meanwhile_is_an_error_and_the_build_is_resumed(
 
 
 def test_a_chunk_is_on_the_disk_before_the_journal_names_it(
-    listing: Listing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    listing: Listing, tmp_path: Path, patches: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    synced, named = [], []
+    on_disk: list[set[int]] = [set()]  # chunks whose pixels had arrived when the file was synced
     fsync = os.fsync
 
-    def count(descriptor: int) -> None:
+    def look(descriptor: int) -> None:
+        fsync(descriptor)
         (journal,) = (tmp_path / "cache").glob("*/journal.jsonl")
-        named.append(len(journal.read_text().splitlines()))
-        synced.append(fsync(descriptor))
+        assert {json.loads(line)["chunk"] for line in journal.read_text().splitlines()} <= on_disk[-1]
+        pixels = np.fromfile(journal.with_name("pixels.u8"), np.uint8).reshape(patches.shape)
+        starts = range(0, len(patches), cache._CHUNK)
+        here = [slice(start, start + cache._CHUNK) for start in starts]
+        on_disk.append({n for n, rows in enumerate(here) if np.array_equal(pixels[rows], patches[rows])})
 
-    monkeypatch.setattr(os, "fsync", count)
-    pack(listing, tmp_path / "cache", workers=1)
-    assert named[:5] == [0, 1, 2, 3, 4]
+    with monkeypatch.context() as context:
+        context.setattr(os, "fsync", look)
+        context.setattr(cache, "write_json", lambda path, _: path.write_text("{}"))  # it syncs files of its own
+        pack(listing, tmp_path / "cache", workers=1)
+    assert len(on_disk) > 1
+    assert on_disk[-1]
 
 
 def test_a_journal_of_an_older_version_is_not_believed(listing: Listing, tmp_path: Path, patches: np.ndarray) -> None:

@@ -123,15 +123,16 @@ def _build(listing: Listing, folder: Path, workers: int, on_progress: Progress |
         (folder / "journal.jsonl").open("a", encoding="utf-8") as journal,
         closing(pack_chunks(listing.pixels, missing, path, workers=workers)) as finished,
     ):
-        for chunk in finished:
+        for some in finished:
             # The workers read on meanwhile, so the disk is never idle; and what the journal names has arrived.
             os.fsync(pixels.fileno())
-            unreadable = [{"id": str(listing.ids[row]), "reason": reason} for row, reason in chunk.unreadable]
-            entry = {"chunk": chunk.number, "sum": chunk.sum, "unreadable": unreadable}
-            journal.write(json.dumps(entry) + "\n")
+            for chunk in some:
+                unreadable = [{"id": str(listing.ids[row]), "reason": reason} for row, reason in chunk.unreadable]
+                entry = {"chunk": chunk.number, "sum": chunk.sum, "unreadable": unreadable}
+                journal.write(json.dumps(entry) + "\n")
+                done[chunk.number] = unreadable
+                packed += len(chunks[chunk.number])
             journal.flush()
-            done[chunk.number] = unreadable
-            packed += len(chunks[chunk.number])
             if on_progress:
                 on_progress(packed, len(listing))
     unreadable = [entry for number in sorted(done) for entry in done[number]]

@@ -10,10 +10,12 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 import warnings
 import zlib
 from collections.abc import Generator, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import wait as wait_for
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from io import FileIO
@@ -30,8 +32,8 @@ from sentinode.data.listing import PatchArrays, PatchFiles
 from sentinode.errors import DataError, FailureError, SentinodeWarning
 
 _BLOCK: Final = 32  # patches read before they are written: 0.9 MB, which a core's own cache holds
-_READERS_PER_WORKER: Final = 4  # threads: where files are not in memory yet, they wait for the disk, not for a core
-_SAMPLE: Final = 64  # files that are looked at to tell how many Pillow must decode
+_WAITING_READERS_PER_WORKER: Final = 4  # threads, where they wait for the disk; on files in memory they only jostle
+_SAMPLE: Final = 64  # files that are read to tell how many Pillow must decode, and whether they come from the disk
 _PROCESSES_FROM: Final = 4000  # images for Pillow: fewer are decoded before new processes have started
 _PARTS_OF_SUM: Final = 8  # sums a patch: 3,456 bytes each, less than a page of memory
 
@@ -59,20 +61,21 @@ def sum_of_pixels(pixels: Pixels, before: int = 0) -> int:
 
 def pack_chunks(
     pixels: PatchFiles | PatchArrays, chunks: Sequence[tuple[int, range]], path: Path, *, workers: int
-) -> Generator[PackedChunk, None, None]:
-    """Write the rows of each numbered chunk into the file at `path`; yields them as they are finished, in any order.
+) -> Generator[list[PackedChunk], None, None]:
+    """Write the rows of each numbered chunk into the file at `path`; yields all that are finished by now, in any order.
 
     Whoever leaves early waits for the chunks that were begun, and for no others. Raises OSError where the
     file cannot be written, FailureError where a worker process was killed.
     """
     pool = _pool(pixels, chunks, workers)
     try:
-        tasks = [
+        tasks = {
             pool.submit(_pack_chunk, number, rows.start, pixels.take(np.arange(rows.start, rows.stop)), path)
             for number, rows in chunks
-        ]
-        for task in as_completed(tasks):
-            yield task.result()
+        }
+        while tasks:
+            done, tasks = wait_for(tasks, return_when=FIRST_COMPLETED)
+            yield [task.result() for task in done]
     except BrokenProcessPool as error:
         raise FailureError(
             "a process that decoded images was ended from outside",
@@ -89,10 +92,11 @@ def pack_chunks(
 
 def _pool(pixels: PatchFiles | PatchArrays, chunks: Sequence[tuple[int, range]], workers: int) -> Executor:
     match pixels:
-        case PatchFiles() if workers > 1 and _images_for_pillow(pixels, chunks) >= _PROCESSES_FROM:
-            return _processes(min(workers, len(chunks))) or ThreadPoolExecutor(workers)
         case PatchFiles():
-            return ThreadPoolExecutor(max(1, workers) * _READERS_PER_WORKER)
+            images_for_pillow, from_disk = _look_at(pixels, chunks)
+            if workers > 1 and images_for_pillow >= _PROCESSES_FROM:
+                return _processes(min(workers, len(chunks))) or ThreadPoolExecutor(workers)
+            return ThreadPoolExecutor(max(1, workers) * (_WAITING_READERS_PER_WORKER if from_disk else 1))
         case PatchArrays():
             return ThreadPoolExecutor(max(1, workers))
 
@@ -118,20 +122,22 @@ def _processes(workers: int) -> Executor | None:
     return pool
 
 
-def _images_for_pillow(files: PatchFiles, chunks: Sequence[tuple[int, range]]) -> int:
-    """About how many of the files are no plain TIFFs, by a sample of them."""
+def _look_at(files: PatchFiles, chunks: Sequence[tuple[int, range]]) -> tuple[int, bool]:
+    """By a sample of the files: about how many are no plain TIFFs, and whether reading mostly waits for the disk."""
     rows = np.concatenate([np.arange(rows.start, rows.stop) for _, rows in chunks] or [np.arange(0)])
     if len(rows) < _PROCESSES_FROM:
-        return 0
+        return 0, False
     sample = rows[np.linspace(0, len(rows) - 1, _SAMPLE).astype(int)]
     parts = plain_parts(np.empty((PATCH_SIZE_PX, PATCH_SIZE_PX, 3), np.uint8))
     others = 0
+    began, worked = time.perf_counter(), time.thread_time()
     for name in files.take(sample).names:
         try:
             others += not read_plain_into(_prefix(files) + name, parts, set())
         except DataError:  # its own chunk will list it
             continue
-    return others * len(rows) // len(sample)
+    worked, took = time.thread_time() - worked, time.perf_counter() - began
+    return others * len(rows) // len(sample), took > 2 * worked
 
 
 def _live_with_parent() -> None:
