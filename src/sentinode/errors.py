@@ -10,6 +10,7 @@ SentinodeError
 └── FailureError          the work itself failed; the command line exits with 1
     ├── StorageError      the disk is full, the folder cannot be written
     ├── DivergedError     the loss is no longer a number
+    ├── WeightsError      pretrained weights that cannot be had, or do not fit
     └── MissingExtraError an optional dependency is not installed
 
 SentinodeWarning          a notice: the work goes on, differently from what was asked
@@ -70,6 +71,9 @@ class StorageError(FailureError): ...
 
 
 class DivergedError(FailureError): ...
+
+
+class WeightsError(FailureError): ...
 
 
 class MissingExtraError(FailureError): ...

