@@ -23,7 +23,8 @@ import numpy as np
 import psutil
 import torch
 
-from ingest_whole import COMPETITION_PATCHES, PeakMemory, lay_out
+from ingest_whole import COMPETITION_PATCHES, lay_out
+from memory import PeakMemory
 from sentinode.config import load_preset
 from sentinode.data.artefacts import write_json
 from sentinode.data.batches import BatchStream

@@ -19,12 +19,12 @@ import platform
 import shutil
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 
 import psutil
 
+from memory import PeakMemory
 from sentinode.data.cache import pack
 from sentinode.data.competition import read_competition
 from sentinode.data.images import PATCH_BYTES, TIFF_BYTES
@@ -32,36 +32,6 @@ from sentinode.data.phantom import write_phantom
 
 COMPETITION_PATCHES = 220_025
 PAINTED_PATCHES = 4_000
-
-
-class PeakMemory:
-    """The most memory that this process and its workers held within a `with`, looked at every few milliseconds."""
-
-    def __enter__(self) -> PeakMemory:
-        self.resident_bytes, self.anonymous_bytes, self._done = 0, 0, threading.Event()
-        self._thread = threading.Thread(target=self._watch)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._done.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        this = psutil.Process()
-        while True:
-            resident = anonymous = 0
-            for process in [this, *this.children(recursive=True)]:
-                try:
-                    memory = process.memory_info()
-                except psutil.NoSuchProcess:
-                    continue
-                resident += memory.rss
-                anonymous += memory.rss - getattr(memory, "shared", 0)  # elsewhere than on Linux an upper bound
-            self.resident_bytes = max(self.resident_bytes, resident)
-            self.anonymous_bytes = max(self.anonymous_bytes, anonymous)
-            if self._done.wait(0.02):
-                return
 
 
 def lay_out(folder: Path, patches: int) -> None:

@@ -14,14 +14,13 @@ from __future__ import annotations
 import argparse
 import math
 import tempfile
-import threading
 import time
 from pathlib import Path
 
 import numpy as np
-import psutil
 from scipy import ndimage
 
+from memory import PeakMemory
 from sentinode.data.overlaps import MIN_SHARED_PX, find_overlaps
 
 PATCH_PX = 96
@@ -47,26 +46,6 @@ def generate(path: Path, count: int, seed: int = 0) -> tuple[np.ndarray, int]:
         pairs += int((np.triu(distances <= PATCH_PX - MIN_SHARED_PX, 1)).sum())
     pixels.flush()
     return pixels, pairs
-
-
-class PeakMemory:
-    """The most anonymous memory (not the map's pages, which the system may drop) held within a `with`."""
-
-    def __enter__(self) -> PeakMemory:
-        self.peak_mb, self._done = 0.0, threading.Event()
-        self._thread = threading.Thread(target=self._watch)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._done.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        process = psutil.Process()
-        while not self._done.wait(0.05):
-            memory = process.memory_info()
-            self.peak_mb = max(self.peak_mb, (memory.rss - getattr(memory, "shared", 0)) / 1e6)
 
 
 def main() -> None:
@@ -100,7 +79,7 @@ def main() -> None:
         first_rate = first_rate or rate
         print(
             f"{count:>10,}{true:>10}{len(found):>10,}{duration_s:>10.2f}{cpu_s:>10.2f}"
-            f"{duration_s / count * 1e6:>10.0f}{memory.peak_mb:>10.0f}{rate / first_rate:>10.2f}",
+            f"{duration_s / count * 1e6:>10.0f}{memory.anonymous_bytes / 1e6:>10.0f}{rate / first_rate:>10.2f}",
             flush=True,
         )
 

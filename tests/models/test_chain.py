@@ -139,6 +139,8 @@ def test_losses_do_not_overflow() -> None:
     [
         [nn.Conv2d(3, 4, 3, bias=False)],
         [nn.Conv2d(3, 4, 3, padding_mode="reflect")],
+        [nn.Conv2d(3, 4, 3, padding="same")],
+        [nn.Linear(2, 1).requires_grad_(False)],
         [nn.Dropout()],
         [KerasBatchNorm(3, momentum=0.9), nn.ReLU(), nn.MaxPool2d(3, stride=2)],
     ],

@@ -54,6 +54,8 @@ def test_the_notebooks_networks_give_the_same_logits(
         [nn.ReLU(), KerasBatchNorm(3, momentum=0.9), nn.MaxPool2d(2)],
         [nn.Conv2d(3, 3, 1), nn.ReLU(), KerasBatchNorm(3, momentum=0.9)],
         [nn.Conv2d(3, 3, 1), nn.ReLU(), KerasBatchNorm(3, momentum=0.9), nn.Conv2d(3, 3, 3, padding=1)],
+        [nn.Conv2d(3, 3, 1), nn.ReLU(), KerasBatchNorm(3, momentum=0.9), nn.ReLU(), nn.MaxPool2d(2)],
+        [nn.Conv2d(3, 3, 1), nn.ReLU(), KerasBatchNorm(3, momentum=0.9), nn.ReLU(), KerasBatchNorm(3, momentum=0.9)],
         [nn.Conv2d(3, 3, 1), nn.Dropout()],
     ],
 )

@@ -45,7 +45,7 @@ class Chain:
 
     @classmethod
     def of(cls, network: nn.Module) -> Chain | None:
-        """The chain of a network on the CPU in single precision, or None where a layer is of another kind."""
+        """The chain of a network on the CPU in single precision, or None where a layer is of another kind or frozen."""
         links = _links_of(network)
         return None if links is None else cls(links)
 
@@ -67,7 +67,7 @@ class Chain:
 
 def _links_of(network: nn.Module) -> list[Link] | None:
     if not isinstance(network, nn.Sequential) or any(
-        p.device.type != "cpu" or p.dtype != torch.float32 for p in network.parameters()
+        p.device.type != "cpu" or p.dtype != torch.float32 or not p.requires_grad for p in network.parameters()
     ):
         return None
     links: list[Link] = []
@@ -82,7 +82,9 @@ def _links_of(network: nn.Module) -> list[Link] | None:
                 links.append(_NormReluPool(norm, relu_first=False, kernel=1))
             case [nn.ReLU(), KerasBatchNorm() as norm, *layers]:
                 links.append(_NormReluPool(norm, relu_first=True, kernel=1))
-            case [nn.Conv2d(padding_mode="zeros") as convolution, *layers] if convolution.bias is not None:
+            case [nn.Conv2d(padding_mode="zeros", padding=(_, _)) as convolution, *layers] if (
+                convolution.bias is not None
+            ):
                 links.append(_Convolution(convolution, first=not links))
             case [nn.Flatten(start_dim=1, end_dim=-1), *layers]:
                 links.append(_Flatten())

@@ -30,6 +30,8 @@ def folded(network: nn.Module) -> nn.Module:
                 folding.weighted(layer, *_affine(norm))
             case [nn.Conv2d() | nn.Linear() as layer, *layers]:
                 folding.weighted(layer)
+            case [nn.ReLU() | nn.MaxPool2d(), *_] if folding.pending is not None:
+                return network  # the map that waits does not commute with these
             case [nn.ReLU(), nn.MaxPool2d() as pool, *layers]:
                 folding.layers += [pool, nn.ReLU()]
             case [nn.ReLU(), KerasBatchNorm() as norm, nn.MaxPool2d() as pool, *layers] if folding.ends_in_convolution:
@@ -37,9 +39,7 @@ def folded(network: nn.Module) -> nn.Module:
             case [nn.ReLU(), KerasBatchNorm() as norm, *layers]:
                 folding.layers.append(nn.ReLU())
                 folding.pending = _affine(norm)
-            case [nn.ReLU() | nn.MaxPool2d() as layer, *layers] if folding.pending is None:
-                folding.layers.append(layer)
-            case [nn.Flatten(start_dim=1, end_dim=-1) as layer, *layers]:
+            case [nn.ReLU() | nn.MaxPool2d() | nn.Flatten(start_dim=1, end_dim=-1) as layer, *layers]:
                 folding.layers.append(layer)
             case _:
                 return network

@@ -64,13 +64,49 @@ def output_size_px(input_size_px: int, *, kernel_px: int, stride: int = 1, paddi
     return steps + 1
 
 
-class LiftingConv(nn.Module):
-    """Correlate an image with the 8 copies of each filter (eq. 10): (N, C_in, H, W) -> (N, 8 C_out, H', W').
+class _ExpandedConv(nn.Module):
+    """A correlation with the 8 copies of each filter, (C_out, C_in, k, k); `index` says where each value goes.
 
     No bias: a norm follows. Weights are He-normal (He et al. 2015), with variance 2 / (C_in k^2).
     """
 
-    index: Int[Tensor, " gkk"]
+    index: Int[Tensor, " places"]
+
+    def __init__(
+        self,
+        in_maps: int,
+        out_features: int,
+        kernel_px: int,
+        index: Int[Tensor, "..."],
+        *,
+        generator: torch.Generator,
+        stride: int,
+        padding_px: int,
+    ) -> None:
+        super().__init__()
+        self.kernel_px, self.stride, self.padding_px = kernel_px, stride, padding_px
+        self.weight = nn.Parameter(torch.empty(out_features, in_maps, kernel_px, kernel_px))
+        nn.init.kaiming_normal_(self.weight, nonlinearity="relu", generator=generator)
+        self.register_buffer("index", index.flatten(), persistent=False)
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d8 i j"]:
+        return F.conv2d(x, self.expanded(), stride=self.stride, padding=self.padding_px)
+
+    def expanded(self) -> Float[Tensor, "d8 c k k"]:
+        """The filters' 8 copies: copy g is the filter turned by g, its maps, if it has 8, in their new places."""
+        d, c, k, _ = self.weight.shape
+        maps = len(self.index) // (ORDER * k**2)  # of each input feature: 1 of an image, 8 behind it
+        copies = self.weight.reshape(d, c // maps, maps * k**2).index_select(2, self.index)
+        return copies.view(d, c // maps, ORDER, maps, k, k).transpose(1, 2).reshape(ORDER * d, c, k, k)
+
+    def extra_repr(self) -> str:
+        d, c, _, _ = self.weight.shape
+        window = f"kernel_px={self.kernel_px}, stride={self.stride}, padding_px={self.padding_px}"
+        return f"{c} maps -> 8 x {d}, {window}"
+
+
+class LiftingConv(_ExpandedConv):
+    """Correlate an image with the 8 copies of each filter (eq. 10): (N, C_in, H, W) -> (N, 8 C_out, H', W')."""
 
     def __init__(
         self,
@@ -82,34 +118,18 @@ class LiftingConv(nn.Module):
         stride: int = 1,
         padding_px: int = 0,
     ) -> None:
-        super().__init__()
-        self.kernel_px, self.stride, self.padding_px = kernel_px, stride, padding_px
-        self.weight = nn.Parameter(torch.empty(out_features, in_channels, kernel_px, kernel_px))
-        nn.init.kaiming_normal_(self.weight, nonlinearity="relu", generator=generator)
-        self.register_buffer("index", _turned_places(kernel_px).flatten(), persistent=False)
-
-    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d8 i j"]:
-        return F.conv2d(x, self.expanded(), stride=self.stride, padding=self.padding_px)
-
-    def expanded(self) -> Float[Tensor, "d8 c k k"]:
-        """The filters' 8 copies: copy g is the filter turned by g."""
-        d, c, k, _ = self.weight.shape
-        copies = self.weight.flatten(2).index_select(2, self.index)
-        return copies.view(d, c, ORDER, k, k).transpose(1, 2).reshape(ORDER * d, c, k, k)
-
-    def extra_repr(self) -> str:
-        d, c, _, _ = self.weight.shape
-        return f"{c} -> 8 x {d}, kernel_px={self.kernel_px}, stride={self.stride}, padding_px={self.padding_px}"
+        index = _turned_places(kernel_px)
+        super().__init__(
+            in_channels, out_features, kernel_px, index, generator=generator, stride=stride, padding_px=padding_px
+        )
 
 
-class GroupConv(nn.Module):
+class GroupConv(_ExpandedConv):
     """Correlate feature maps over p4m (eq. 11): (N, 8 C_in, H, W) -> (N, 8 C_out, H', W').
 
     A filter has 8 maps for each input feature, too: output map g is the sum over h of input map h, correlated with
-    the filter's map g^-1 h turned by g. No bias: a norm follows. Weights are He-normal, variance 2 / (8 C_in k^2).
+    the filter's map g^-1 h turned by g.
     """
-
-    index: Int[Tensor, " ghkk"]
 
     def __init__(
         self,
@@ -121,27 +141,12 @@ class GroupConv(nn.Module):
         stride: int = 1,
         padding_px: int = 0,
     ) -> None:
-        super().__init__()
-        self.kernel_px, self.stride, self.padding_px = kernel_px, stride, padding_px
-        self.weight = nn.Parameter(torch.empty(out_features, ORDER * in_features, kernel_px, kernel_px))
-        nn.init.kaiming_normal_(self.weight, nonlinearity="relu", generator=generator)
         maps = torch.tensor([[product(inverse(g), h) for h in SYMMETRIES] for g in SYMMETRIES])
         index = maps[:, :, None, None] * kernel_px**2 + _turned_places(kernel_px)[:, None]
-        self.register_buffer("index", index.flatten(), persistent=False)
-
-    def forward(self, x: Float[Tensor, "n c8 h w"]) -> Float[Tensor, "n d8 i j"]:
-        return F.conv2d(x, self.expanded(), stride=self.stride, padding=self.padding_px)
-
-    def expanded(self) -> Float[Tensor, "d8 c8 k k"]:
-        """The filters' 8 copies: copy g is the filter turned by g, its maps in their new places."""
-        d, c8, k, _ = self.weight.shape
-        copies = self.weight.reshape(d, -1, ORDER * k**2).index_select(2, self.index)
-        return copies.view(d, -1, ORDER, ORDER, k, k).transpose(1, 2).reshape(ORDER * d, c8, k, k)
-
-    def extra_repr(self) -> str:
-        d, c8, _, _ = self.weight.shape
-        window = f"kernel_px={self.kernel_px}, stride={self.stride}, padding_px={self.padding_px}"
-        return f"8 x {c8 // ORDER} -> 8 x {d}, {window}"
+        in_maps = ORDER * in_features
+        super().__init__(
+            in_maps, out_features, kernel_px, index, generator=generator, stride=stride, padding_px=padding_px
+        )
 
 
 def _turned_places(kernel_px: int) -> Int[Tensor, "8 k k"]:
