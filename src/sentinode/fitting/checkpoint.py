@@ -62,7 +62,9 @@ def load_checkpoint(path: Path, state: FitState) -> list[dict[str, Any]]:
     """Put a checkpoint into a fresh state of the same network; returns the history so far."""
     tensors, metadata = _read(path)
     if metadata.get("format") != _FORMAT:
-        raise RunError("is no checkpoint of sentinode", where=path, remedy="Remove the file to start anew.")
+        raise RunError(
+            "is no checkpoint of this version of sentinode", where=path, remedy="Remove the file to start anew."
+        )
     try:
         state.network.load_state_dict(
             {name.removeprefix(_MODEL): t for name, t in tensors.items() if name.startswith(_MODEL)}
