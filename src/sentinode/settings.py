@@ -6,7 +6,7 @@ import difflib
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -49,7 +49,7 @@ def override(config: C, settings: Mapping[str, Any], *, where: str | Path | None
             at = at.setdefault(part, {})
         if last not in section.model_fields:
             raise _unknown(key, last, section, where)
-        at[last] = None if value == "none" else value
+        at[last] = None if value == "none" and _is_optional(section, last) else value
     return _validated(type(config), table, where)
 
 
@@ -86,6 +86,10 @@ def _section_at(model: type[BaseModel], part: str, key: str, where: str | Path |
             f"setting {key!r}: {part!r} is a value, not a section", where=where, remedy=f"Set {part} itself."
         )
     return field.annotation
+
+
+def _is_optional(section: type[BaseModel], name: str) -> bool:
+    return type(None) in get_args(section.model_fields[name].annotation)
 
 
 def _unknown(key: str, part: str, model: type[BaseModel], where: str | Path | None) -> ConfigError:

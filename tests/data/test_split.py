@@ -45,7 +45,7 @@ def test_the_notebooks_own_numbers() -> None:
     assert (labels[kept] == 0).sum() == 130_908 - round(130_908 * 0.31)
     assert (labels[kept] == 1).sum() == 89_117
     notices: list[str] = []
-    drawn = sample_classes(labels[kept], SampleConfig(per_class=25_000), notices)
+    drawn = sample_classes(labels[kept], 25_000, 25, notices, "per_class")
     assert np.bincount(labels[kept][drawn]).tolist() == [25_000, 25_000]
     assert notices == []
     units = np.arange(50_000)
@@ -56,7 +56,7 @@ def test_the_notebooks_own_numbers() -> None:
 def test_a_sample_larger_than_a_class_is_clipped_with_a_notice() -> None:
     data, notices = candidates(100), []
     smaller = int(min(np.bincount(data.labels)))
-    drawn = sample_classes(data.labels, SampleConfig(per_class=1000), notices)
+    drawn = sample_classes(data.labels, 1000, 25, notices, "per_class")
     assert np.bincount(data.labels[drawn]).tolist() == [smaller, smaller]
     assert len(notices) == 1
     assert f"clipped to {smaller}" in notices[0]

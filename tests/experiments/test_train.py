@@ -108,7 +108,7 @@ def test_a_finished_run_is_not_trained_again(
     material: Material, run_config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train_run(material, run_config, tmp_path / "run", device=CPU)
-    monkeypatch.setattr(epochs, "train_step", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(epochs, "train_step", lambda *_, **__: pytest.fail("trained again"))
     train_run(material, run_config, tmp_path / "run", device=CPU, resume=True)
 
 
@@ -156,8 +156,8 @@ def test_divergence_keeps_the_last_good_weights(
 ) -> None:
     step = epochs.train_step
 
-    def diverge_in_epoch_two(state, *rest):
-        logits, losses = step(state, *rest)
+    def diverge_in_epoch_two(state, *rest, **options):
+        logits, losses = step(state, *rest, **options)
         return logits, losses * float("nan") if state.epochs_done == 1 else losses
 
     monkeypatch.setattr(epochs, "train_step", diverge_in_epoch_two)

@@ -96,3 +96,38 @@ def test_parameters_keep_their_values_their_layout_and_their_gradients() -> None
     assert torch.equal(layer.bias.grad, torch.full((8,), 4.0))
     optimizer.step()
     torch.testing.assert_close(before - layer.weight, torch.full_like(before, 1e-3), rtol=1e-3, atol=1e-6)
+
+
+def test_decay_and_rates_are_those_of_pytorchs_adamw() -> None:
+    """With gradients far above epsilon both forms of Adam agree, and so must the decay."""
+    rng = np.random.default_rng(1)
+    start = [torch.from_numpy(rng.normal(size=shape)) for shape in ((4, 3), (4,), (2, 4))]
+    ours, theirs = ([nn.Parameter(t.clone()) for t in start] for _ in range(2))
+    optimizer = KerasAdam(ours, learning_rate=0.01, epsilon=1e-12, weight_decay=0.1, rates=[0.5, 0.5, 1.0])
+    reference = torch.optim.AdamW(
+        [
+            {"params": theirs[:1], "lr": 0.005, "weight_decay": 0.1},
+            {"params": theirs[1:2], "lr": 0.005, "weight_decay": 0.0},
+            {"params": theirs[2:], "lr": 0.01, "weight_decay": 0.1},
+        ],
+        eps=1e-12,
+    )
+    assert [tuple(first.shape) for first, _ in optimizer.moments] == [(4, 3), (4,), (2, 4)]
+    for _ in range(10):
+        for mine, other in zip(ours, theirs, strict=True):
+            gradient = torch.from_numpy(rng.normal(size=mine.shape))
+            mine.grad.copy_(gradient)
+            other.grad = gradient.clone()
+        optimizer.step()
+        reference.step()
+    for mine, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-7, atol=1e-9)
+
+
+def test_a_factor_scales_the_step() -> None:
+    whole, half = (nn.Parameter(torch.zeros(3)) for _ in range(2))
+    for weights, factor in ((whole, 1.0), (half, 0.5)):
+        optimizer = KerasAdam([weights])
+        weights.grad.fill_(1.0)
+        optimizer.step(factor)
+    torch.testing.assert_close(half * 2, whole)

@@ -89,7 +89,7 @@ def make_split(candidates: PatchTable, balance: BalanceConfig, sample: SampleCon
     kept = candidates.rows(drop_negatives(candidates.labels, balance))
     if len(kept.ids) < len(candidates.ids):
         left_out["balance: negatives dropped"] = len(candidates.ids) - len(kept.ids)
-    sampled = kept.rows(sample_classes(kept.labels, sample, notices))
+    sampled = kept.rows(sample_classes(kept.labels, sample.per_class, sample.seed, notices, "per_class"))
     if len(sampled.ids) < len(kept.ids):
         left_out["sample: not drawn"] = len(kept.ids) - len(sampled.ids)
     basis = choose_basis(sampled, split)
@@ -116,7 +116,11 @@ def make_split(candidates: PatchTable, balance: BalanceConfig, sample: SampleCon
                 f"the {side} side has {have} (split by {basis})",
                 remedy="Give more patches or slides, or another split.validation_fraction or split.seed.",
             )
-    return Split(sampled.ids[~on_validation], sampled.ids[on_validation], basis, left_out, tuple(notices))
+    training = sampled.rows(~on_validation)
+    labelled = sample_classes(training.labels, sample.training_per_class, sample.seed, notices, "training_per_class")
+    if len(labelled) < len(training):
+        left_out["sample: labels that training may not use"] = len(training) - len(labelled)
+    return Split(training.ids[labelled], sampled.ids[on_validation], basis, left_out, tuple(notices))
 
 
 def _draw_validation(patches: PatchTable, basis: Basis, config: SplitConfig) -> Bool[np.ndarray, " n"]:
@@ -143,19 +147,21 @@ def drop_negatives(labels: Int[np.ndarray, " n"], config: BalanceConfig) -> Int[
     return np.setdiff1d(np.arange(len(labels)), dropped)
 
 
-def sample_classes(labels: Int[np.ndarray, " n"], config: SampleConfig, notices: list[str]) -> Int[np.ndarray, " k"]:
-    """Rows of `per_class` patches of each class, clipped to the smaller class, with a notice."""
-    if config.per_class is None:
+def sample_classes(
+    labels: Int[np.ndarray, " n"], per_class: int | None, seed: int, notices: list[str], setting: str
+) -> Int[np.ndarray, " k"]:
+    """Rows of `per_class` patches of each class (None: all), clipped to the smaller class, with a notice."""
+    if per_class is None:
         return np.arange(len(labels))
     counts = {label: int((labels == label).sum()) for label in (0, 1)}
     smaller = min(counts.values())
-    if smaller < config.per_class:
+    if smaller < per_class:
         notices.append(
-            f"sample.per_class {config.per_class:,} clipped to {smaller:,}: there are {counts[0]:,} negative and "
+            f"sample.{setting} {per_class:,} clipped to {smaller:,}: there are {counts[0]:,} negative and "
             f"{counts[1]:,} positive patches"
         )
-    rng = np.random.default_rng(config.seed)
-    take = min(smaller, config.per_class)
+    rng = np.random.default_rng(seed)
+    take = min(smaller, per_class)
     return np.sort(
         np.concatenate([rng.choice(np.flatnonzero(labels == label), take, replace=False) for label in (0, 1)])
     )

@@ -40,7 +40,14 @@ def gather(root: Path, config: RunConfig, session: Session) -> Gathered:
     for option, rows in dropped.items():
         left_out.append(LeftOut(option, int(rows.sum()), f"{option} patches were left out of training"))
     eligible = ~np.any([np.zeros(len(packed.training), dtype=bool), *dropped.values()], axis=0)
-    material = Material(packed.training, groups, eligible=eligible, note=folder.note, progress=session.progress)
+    material = Material(
+        packed.training,
+        groups,
+        eligible=eligible,
+        note=folder.note,
+        cache_root=session.cache_root,
+        progress=session.progress,
+    )
     return Gathered(check, material, packed.test, folder.sample_ids, tuple(left_out))
 
 

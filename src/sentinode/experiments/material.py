@@ -24,7 +24,8 @@ class Material:
     """Labelled patches with their united groups; splits and prepared pixels are made once and shared.
 
     `groups`: (N,) str, given groups united with found overlaps, "" for a patch that shares no tissue;
-    `eligible`: (N,) bool, the patches that runs may use (default: all that are labelled).
+    `eligible`: (N,) bool, the patches that runs may use (default: all that are labelled); `cache_root`: where
+    features are kept.
     """
 
     def __init__(
@@ -34,9 +35,10 @@ class Material:
         *,
         eligible: np.ndarray | None = None,
         note: str = "",
+        cache_root: Path | None = None,
         progress: Progress = silent,
     ) -> None:
-        self.patches, self.note, self.progress = patches, note, progress
+        self.patches, self.note, self.cache_root, self.progress = patches, note, cache_root, progress
         used = patches.labels >= 0 if eligible is None else (patches.labels >= 0) & eligible
         self.candidates = PatchTable(patches.ids[used], patches.labels[used], patches.slides[used], groups[used])
         self._used = used

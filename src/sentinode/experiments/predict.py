@@ -65,6 +65,7 @@ def _predict_one(run: Run, patches: PatchSet, device: torch.device, progress: Pr
         view_count=run.config.predict.views,
         batch_size=run.config.predict.batch_size,
         device=device,
+        precision=run.config.predict.precision,
         on_progress=of_step(progress, f"predict {run.name}"),
     )
     return Predictions(patches.ids, patches.labels, probabilities)

@@ -107,6 +107,7 @@ class Run:
             self.config.model,
             input_size_px=self.config.preprocess.size_px,
             generator=torch.Generator().manual_seed(0),
+            pretrained=False,
         )
         load_weights(self.folder / "model.safetensors", network)
         return network.to(device).eval()

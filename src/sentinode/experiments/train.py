@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,16 @@ from sentinode.evaluation import metrics
 from sentinode.experiments.decide import decide
 from sentinode.experiments.decision import DECISION
 from sentinode.experiments.environment import describe_environment
+from sentinode.experiments.features import head_sides
 from sentinode.experiments.material import Material
 from sentinode.experiments.run import Run, is_finished, write_manifest
 from sentinode.fitting.checkpoint import load_checkpoint, load_weights, save_checkpoint, save_weights
 from sentinode.fitting.epochs import EpochRecord, FitState, Outputs, fit_epochs, steps_in_epoch
+from sentinode.fitting.head import fit_head
 from sentinode.fitting.memory import keep_freed_memory
 from sentinode.inference.probabilities import Predictions, predict_probabilities
 from sentinode.models.build import build
+from sentinode.models.zoo import Backbone
 from sentinode.progress import Progress, silent
 from sentinode.settings import to_toml
 
@@ -61,45 +64,61 @@ def train_run(
     number.
     """
     keep_freed_memory()
+    # Before the folder is claimed, for weights may be missing; a finished run is not built again.
+    state = None if is_finished(folder) else _new_state(config, device)
     _claim(folder, config, material, device, resume=resume)
-    if is_finished(folder):
+    if state is None:
         return Run.open(folder)
     streams = open_streams(material, config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(config.fit.seed))
-        state = _new_state(config, device)
         history = _restore(folder, state)
         best_path = folder / "checkpoint" / "best.safetensors"
 
-        steps = steps_in_epoch(streams.training, config.fit.steps_per_epoch)
-        patches = min(steps * config.fit.batch_size, len(streams.training))
-
-        def on_batch(epoch: int, done: int, _steps: int) -> None:
-            seen = (epoch - 1) * patches + min(done * config.fit.batch_size, patches)
-            progress(f"train {folder.name}", seen, config.fit.epochs * patches)
-
-        records = fit_epochs(
-            state,
-            streams.training,
-            streams.validation,
-            config.fit,
-            config.augment,
-            device=device,
-            on_batch=on_batch,
-        )
+        records = _records(material, config, state, streams, f"train {folder.name}", device, progress)
         while not has_finished(history, config.fit):
             record = next(records)
             row = history_row(record)
             history.append(row)
             if best_epoch(history, config.fit) == record.epoch:
-                save_weights(best_path, state.network)
+                save_weights(best_path, state.result)
             save_checkpoint(folder / "checkpoint" / "last.safetensors", state, history)
             _write_history(folder, history)
             if on_epoch:
                 on_epoch(row)
         if config.fit.keep == "best":
-            load_weights(best_path, state.network)
+            load_weights(best_path, state.result)
     return _finish(material, config, folder, state, device)
+
+
+def _records(
+    material: Material,
+    config: RunConfig,
+    state: FitState,
+    streams: Streams,
+    step: str,
+    device: torch.device,
+    progress: Progress,
+) -> Iterator[EpochRecord]:
+    """The epochs that are still to come, or the fits of a head."""
+    if config.fit.train == "head":
+        assert isinstance(state.network, Backbone)
+        sides = head_sides(material, config, state.network, device, progress)
+        for record in fit_head(state.network, *sides, config.fit, done=state.epochs_done):
+            state.epochs_done = record.epoch
+            progress(step, record.epoch, config.fit.epochs_planned)
+            yield record
+        return
+    steps = steps_in_epoch(streams.training, config.fit.steps_per_epoch)
+    patches = min(steps * config.fit.batch_size, len(streams.training))
+
+    def on_batch(epoch: int, done: int, _steps: int) -> None:
+        seen = (epoch - 1) * patches + min(done * config.fit.batch_size, patches)
+        progress(step, seen, config.fit.epochs * patches)
+
+    yield from fit_epochs(
+        state, streams.training, streams.validation, config.fit, config.augment, device=device, on_batch=on_batch
+    )
 
 
 def open_streams(material: Material, config: RunConfig) -> Streams:
@@ -157,12 +176,12 @@ def best_epoch(history: History, config: FitConfig) -> int:
 
 
 def has_finished(history: History, config: FitConfig) -> bool:
-    """Whether all epochs are done, or the best one lies `patience` epochs back."""
+    """Whether all epochs, or fits of a head, are done, or the best one lies `patience` epochs back."""
     if not history:
         return False
     done = history[-1]["epoch"]
     waited = done - best_epoch(history, config)
-    return bool(done >= config.epochs or (config.patience is not None and waited >= config.patience))
+    return bool(done >= config.epochs_planned or (config.patience is not None and waited >= config.patience))
 
 
 def _new_state(config: RunConfig, device: torch.device) -> FitState:
@@ -228,11 +247,12 @@ def _write_history(folder: Path, history: History) -> None:
 def _finish(material: Material, config: RunConfig, folder: Path, state: FitState, device: torch.device) -> Run:
     split, (_, validation) = material.split(config), material.prepared(config)
     probabilities = predict_probabilities(
-        state.network,
+        state.result,
         validation,
         view_count=config.predict.views,
         batch_size=config.predict.batch_size,
         device=device,
+        precision=config.predict.precision,
     )
     labels = material.labels_by_id
     known = np.array([labels[i] for i in split.validation.tolist()], dtype=np.int8)
@@ -242,6 +262,6 @@ def _finish(material: Material, config: RunConfig, folder: Path, state: FitState
     cluster_of = material.clusters_by_id(config)
     clusters = np.array([cluster_of[i] for i in split.validation.tolist()])
     write_json(folder / DECISION, decide(predictions, clusters, config.decision, seed=config.fit.seed).to_json())
-    save_weights(folder / "model.safetensors", state.network)
+    save_weights(folder / "model.safetensors", state.result)
     write_manifest(folder)
     return Run.open(folder)

@@ -60,7 +60,9 @@ def tune(config: StudyConfig, store: RunStore, folder: Path, *, progress: Progre
         settings = {key: _suggest(trial, key, space) for key, space in config.tune.search.items()}
         runs: list[Run] = []
         for order, (place, of_place) in enumerate(grid(config)):
-            report = _report_to(trial, base.fit.metric, first_step=order * base.fit.epochs, runs_before=len(runs))
+            report = _report_to(
+                trial, base.fit.metric, first_step=order * base.fit.epochs_planned, runs_before=len(runs)
+            )
             run_config = override(base, {**settings, **of_place})
             runs.append(store.train(_run_name(settings, place), run_config, on_epoch=report))
         value = float(np.mean([run.scores[base.fit.metric] for run in runs]))

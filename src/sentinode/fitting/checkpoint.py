@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from sentinode.data.artefacts import write_bytes
 from sentinode.errors import RunError
-from sentinode.fitting.epochs import FitState
+from sentinode.fitting.epochs import FitState, trainable
 
-_FORMAT: Final = "sentinode-checkpoint-2"
-_MODEL, _FIRST, _SECOND, _RANDOM = "model.", "adam.first.", "adam.second.", "random"
+_FORMAT: Final = "sentinode-checkpoint-3"
+_MODEL, _AVERAGE, _FIRST, _SECOND, _RANDOM = "model.", "average.", "adam.first.", "adam.second.", "random"
 
 
 def save_weights(path: Path, network: nn.Module) -> None:
@@ -43,8 +43,10 @@ def load_weights(path: Path, network: nn.Module) -> None:
 def save_checkpoint(path: Path, state: FitState, history: list[dict[str, Any]]) -> None:
     """Write all that resuming needs. The generator's state is torch's own, for networks that draw."""
     tensors = {_MODEL + name: tensor for name, tensor in state.network.state_dict().items()}
-    for (name, _), (first, second) in zip(state.network.named_parameters(), state.optimizer.moments, strict=True):
+    for name, (first, second) in zip(trainable(state.network), state.optimizer.moments, strict=True):
         tensors |= {_FIRST + name: first, _SECOND + name: second}
+    if state.average is not None:
+        tensors |= {_AVERAGE + name: tensor for name, tensor in state.average.network.state_dict().items()}
     tensors[_RANDOM] = torch.get_rng_state()
     on_cpu = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
@@ -53,6 +55,7 @@ def save_checkpoint(path: Path, state: FitState, history: list[dict[str, Any]]) 
         "format": _FORMAT,
         "epochs_done": str(state.epochs_done),
         "steps_done": str(state.optimizer.steps_done),
+        "averaged": str(state.average.updates if state.average else 0),
         "history": json.dumps(history, allow_nan=False),
     }
     write_bytes(path, safetensors.torch.save(on_cpu, metadata))
@@ -66,10 +69,11 @@ def load_checkpoint(path: Path, state: FitState) -> list[dict[str, Any]]:
             "is no checkpoint of this version of sentinode", where=path, remedy="Remove the file to start anew."
         )
     try:
-        state.network.load_state_dict(
-            {name.removeprefix(_MODEL): t for name, t in tensors.items() if name.startswith(_MODEL)}
-        )
-        for (name, _), (first, second) in zip(state.network.named_parameters(), state.optimizer.moments, strict=True):
+        state.network.load_state_dict(_part(tensors, _MODEL))
+        if state.average is not None:
+            state.average.network.load_state_dict(_part(tensors, _AVERAGE))
+            state.average.updates = int(metadata["averaged"])
+        for name, (first, second) in zip(trainable(state.network), state.optimizer.moments, strict=True):
             first.copy_(tensors[_FIRST + name])
             second.copy_(tensors[_SECOND + name])
         state.optimizer.steps_done = int(metadata["steps_done"])
@@ -82,6 +86,10 @@ def load_checkpoint(path: Path, state: FitState) -> list[dict[str, Any]]:
         ) from error
     torch.set_rng_state(tensors[_RANDOM])
     return history
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

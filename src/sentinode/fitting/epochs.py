@@ -17,8 +17,12 @@ from sentinode.data.augment import augmented, draw
 from sentinode.data.batches import BatchStream
 from sentinode.data.preprocess import as_input
 from sentinode.errors import DivergedError
+from sentinode.fitting.average import WeightAverage
 from sentinode.fitting.optimizer import KerasAdam
+from sentinode.fitting.schedule import rate_factor
+from sentinode.inference.device import Precision, in_precision
 from sentinode.models.chain import Chain
+from sentinode.models.zoo import Backbone
 
 OnBatch = Callable[[int, int, int], None]
 """Called after each training batch with (epoch from 1, batches done, batches in the epoch)."""
@@ -57,12 +61,46 @@ class FitState:
     optimizer: KerasAdam
     chain: Chain | None
     """The network with its gradients written out, where it can be; autograd finds them otherwise."""
+    average: WeightAverage | None
+    forward: Callable[[Tensor], Tensor]
+    """The network itself, or compiled."""
     epochs_done: int = 0
 
     @classmethod
     def start(cls, network: nn.Module, config: FitConfig) -> FitState:
-        optimizer = KerasAdam(network.parameters(), learning_rate=config.learning_rate, epsilon=config.adam_epsilon)
-        return cls(network, optimizer, Chain.of(network))
+        if isinstance(network, Backbone):
+            network.freeze(config.frozen_stages if config.train == "all" else network.body_stages)
+        named = trainable(network)
+        optimizer = KerasAdam(
+            named.values(),
+            learning_rate=config.learning_rate,
+            epsilon=config.adam_epsilon,
+            weight_decay=config.weight_decay,
+            rates=_rates(network, list(named), config.layer_decay),
+        )
+        chain = Chain.of(network) if config.precision == "float32" else None
+        average = WeightAverage(network, config) if config.average != "none" else None
+        forward = torch.compile(network) if config.compile else network
+        return cls(network, optimizer, chain, average, forward)
+
+    @property
+    def result(self) -> nn.Module:
+        """What is validated and kept: the network, or the average of its weights."""
+        return self.network if self.average is None else self.average.network
+
+
+def trainable(network: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that are not frozen, by name."""
+    return {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
+
+
+def _rates(network: nn.Module, names: list[str], layer_decay: float) -> list[float]:
+    """The factor of each parameter's learning rate: `layer_decay` to the power of the stages above it."""
+    if layer_decay == 1.0 or not isinstance(network, Backbone):
+        return [1.0] * len(names)
+    stages = network.stages()
+    below = {name: len(stages) - 1 - number for number, stage in enumerate(stages) for name in stage}
+    return [layer_decay ** below[name] for name in names]
 
 
 def steps_in_epoch(stream: BatchStream, asked: int | None) -> int:
@@ -88,12 +126,12 @@ def fit_epochs(
     validation_steps = steps_in_epoch(validation, config.validation_steps)
     for epoch in range(state.epochs_done, config.epochs):
         started = time.perf_counter()
-        trained = _train(
-            state, training, range(epoch * steps, (epoch + 1) * steps), augment, epoch + 1, device, on_batch
-        )
+        trained = _train(state, training, epoch, steps, config, augment, device, on_batch)
+        if state.average is not None:
+            state.average.after_epoch(state.network, epoch + 1)
         training_s = time.perf_counter() - started
         numbers = range(epoch * validation_steps, (epoch + 1) * validation_steps)
-        validated = _validate(state.network, validation, numbers, device)
+        validated = _validate(state.result, validation, numbers, device, config)
         state.epochs_done = epoch + 1
         yield EpochRecord(
             epoch=epoch + 1,
@@ -110,32 +148,43 @@ def train_step(
     labels: Float[Tensor, " b"],
     augment: AugmentConfig,
     generator: torch.Generator,
+    *,
+    label_smoothing: float = 0.0,
+    precision: Precision = "float32",
+    rate_factor: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
     """One step of Adam on binary cross-entropy; returns the batch's logits (b,) and loss (b,) before it."""
     inputs = augmented(images, draw(augment, len(images), generator))
+    if label_smoothing:
+        labels = labels * (1 - label_smoothing) + label_smoothing / 2
     if state.chain is not None:
         logits, losses = state.chain.step(inputs, labels)
     else:
         state.optimizer.zero_grad()
-        logits = state.network(inputs).squeeze(1)
+        with in_precision(precision, inputs.device):
+            logits = state.forward(inputs).squeeze(1).float()
         losses = F.binary_cross_entropy_with_logits(logits, labels, reduction="none")
         torch.autograd.backward(losses.mean())
-    state.optimizer.step()
+    state.optimizer.step(rate_factor)
+    if state.average is not None:
+        state.average.after_step(state.network)
     return logits.detach(), losses.detach()
 
 
 def _train(
     state: FitState,
     stream: BatchStream,
-    numbers: range,
-    augment: AugmentConfig,
     epoch: int,
+    steps: int,
+    config: FitConfig,
+    augment: AugmentConfig,
     device: torch.device,
     on_batch: OnBatch | None,
 ) -> Outputs:
+    """One epoch, counted from 0, of so many steps."""
     state.network.train()
     seen = _Collector()
-    for done, number in enumerate(numbers, start=1):
+    for done, number in enumerate(range(epoch * steps, (epoch + 1) * steps), start=1):
         batch = stream.batch(number)
         logits, losses = train_step(
             state,
@@ -143,25 +192,31 @@ def _train(
             batch.labels.to(device),
             augment,
             stream.augmentation_generator(number),
+            label_smoothing=config.label_smoothing,
+            precision=config.precision,
+            rate_factor=rate_factor(config, number, steps),
         )
         if not seen.add(batch.labels, logits, losses):
             raise DivergedError(
-                f"the loss is no longer a finite number in epoch {epoch}, step {done}",
+                f"the loss is no longer a finite number in epoch {epoch + 1}, step {done}",
                 remedy="Lower fit.learning_rate; the weights of the last good epoch are kept.",
             )
         if on_batch:
-            on_batch(epoch, done, len(numbers))
+            on_batch(epoch + 1, done, steps)
     return seen.outputs()
 
 
 @torch.no_grad()
-def _validate(network: nn.Module, stream: BatchStream, numbers: range, device: torch.device) -> Outputs:
+def _validate(
+    network: nn.Module, stream: BatchStream, numbers: range, device: torch.device, config: FitConfig
+) -> Outputs:
     network.eval()
     seen = _Collector()
     for number in numbers:
         batch = stream.batch(number)
         labels = batch.labels.to(device)
-        logits = network(as_input(batch.images.to(device))).squeeze(1)
+        with in_precision(config.precision, device):
+            logits = network(as_input(batch.images.to(device))).squeeze(1).float()
         if not seen.add(batch.labels, logits, F.binary_cross_entropy_with_logits(logits, labels, reduction="none")):
             raise DivergedError(
                 "the validation loss is not a finite number",

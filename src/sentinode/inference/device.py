@@ -1,10 +1,15 @@
-"""Where tensors live: the CPU, a CUDA GPU or Apple's MPS."""
+"""Where tensors live, the CPU, a CUDA GPU or Apple's MPS, and in what precision they are computed with."""
 
 from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Literal
 
 import torch
 
 from sentinode.errors import ConfigError
+
+Precision = Literal["float32", "mixed"]
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
@@ -19,3 +24,21 @@ def choose_device(name: str = "auto") -> torch.device:
     if not available[name]:
         raise ConfigError(f"the device {name!r} is not available here", remedy="Choose --device cpu or auto.")
     return torch.device(name)
+
+
+def in_precision(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
+    """A context in which "mixed" networks compute in bfloat16, where the device has the arithmetic; else in float32."""
+    if precision == "float32" or not has_bfloat16(device):
+        return nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16)
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether bfloat16 pays there: on GPUs that compute in it, and on processors with instructions for it."""
+    match device.type:
+        case "cuda":
+            return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+        case "cpu":
+            return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+        case _:
+            return False

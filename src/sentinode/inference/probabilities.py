@@ -19,6 +19,7 @@ from sentinode.data.patches import UNLABELLED
 from sentinode.data.preprocess import Prepared, as_input
 from sentinode.data.tables import read_table
 from sentinode.errors import RunError
+from sentinode.inference.device import Precision, in_precision
 from sentinode.inference.views import views
 from sentinode.models.folded import folded
 
@@ -64,6 +65,7 @@ def predict_probabilities(
     view_count: int,
     batch_size: int,
     device: torch.device,
+    precision: Precision = "float32",
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Float[np.ndarray, " n"]:
     """The mean probability over 1 or 8 views of each patch, in the order of `prepared`.
@@ -80,7 +82,9 @@ def predict_probabilities(
         images = torch.from_numpy(prepared[slice(start, stop)]).permute(0, 3, 1, 2).to(device)
         total = torch.zeros(stop - start, device=device)
         for view in views(images, view_count):
-            total += torch.sigmoid(network(as_input(view.contiguous(memory_format=torch.channels_last))).squeeze(1))
+            with in_precision(precision, device):
+                logits = network(as_input(view.contiguous(memory_format=torch.channels_last)))
+            total += torch.sigmoid(logits.float().squeeze(1))
         probabilities[start:stop] = (total / view_count).cpu().numpy()
         size.took((time.perf_counter() - began) / (stop - start))
         start = stop

@@ -6,11 +6,18 @@ import torch
 from torch import nn
 
 from sentinode.config import ModelConfig
+from sentinode.errors import ConfigError
 from sentinode.models.notebook import notebook_network
+from sentinode.models.p4m import p4m_network
+from sentinode.models.zoo import Weights, backbone
 
 
-def build(config: ModelConfig, *, input_size_px: int, generator: torch.Generator) -> nn.Module:
-    """A new network, (N, 3, s, s) in [0, 1] -> (N, 1) logits, its weights drawn from the generator."""
+def build(config: ModelConfig, *, input_size_px: int, generator: torch.Generator, pretrained: bool = True) -> nn.Module:
+    """A new network, (N, 3, s, s) in [0, 1] -> (N, 1) logits, its weights drawn from the generator.
+
+    pretrained: whether a backbone gets the weights that the config names; not where a run's own are read afterwards.
+    Raises ConfigError where the network does not take inputs of that size.
+    """
     match config.architecture:
         case "notebook":
             return notebook_network(
@@ -19,3 +26,32 @@ def build(config: ModelConfig, *, input_size_px: int, generator: torch.Generator
                 input_size_px=input_size_px,
                 generator=generator,
             )
+        case "p4m":
+            try:
+                return p4m_network(
+                    input_size_px=input_size_px,
+                    bn_momentum=config.bn_momentum,
+                    generator=generator,
+                    design=config.p4m_design,
+                )
+            except ValueError as error:
+                raise ConfigError(str(error), where="preprocess.size_px", remedy="Mend that setting.") from error
+        case "timm":
+            assert config.backbone is not None
+            return backbone(
+                config.backbone,
+                pretrained=_weights(config) if pretrained else False,
+                generator=generator,
+                features=config.features,
+                resize_px=config.resize_px,
+            )
+
+
+def _weights(config: ModelConfig) -> Weights:
+    match config.pretrained:
+        case "auto":
+            return True
+        case "none":
+            return False
+        case place:
+            return place

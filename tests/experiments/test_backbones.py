@@ -1,0 +1,182 @@
+"""Backbones in runs: frozen features, few labels, fine-tuning by stages; and the symmetric network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import sentinode.experiments.features as features
+from conftest import make_patches
+from sentinode.config import RunConfig, SplitConfig, StudyConfig
+from sentinode.data.batches import derive_seed
+from sentinode.data.split import make_split
+from sentinode.errors import ConfigError
+from sentinode.experiments.material import Material
+from sentinode.experiments.run import Run
+from sentinode.experiments.train import train_run
+from sentinode.fitting.epochs import FitState
+from sentinode.models.build import build
+from sentinode.models.zoo import Backbone
+from sentinode.settings import override
+
+CPU = torch.device("cpu")
+TINY = {
+    "model.architecture": "timm",
+    "model.backbone": "test_efficientnet",
+    "model.pretrained": "none",
+    "model.features": "stages",
+    "preprocess.size_px": 96,
+}
+
+
+@pytest.fixture
+def head_config(run_config: RunConfig) -> RunConfig:
+    return override(run_config, {**TINY, "fit.train": "head", "fit.precision": "mixed", "predict.views": 8})
+
+
+def cached_material(folder: Path) -> Material:
+    patches = make_patches()
+    return Material(patches, patches.groups, cache_root=folder)
+
+
+def test_a_head_on_frozen_features_is_a_run_like_any_other(head_config: RunConfig, tmp_path: Path) -> None:
+    run = train_run(cached_material(tmp_path), head_config, tmp_path / "run", device=CPU)
+    assert len(run.history) == len(head_config.fit.head_penalties)
+    assert run.scores["auc"] > 0.9
+    again = Run.open(tmp_path / "run").network(CPU)
+    assert isinstance(again, Backbone)
+    generator = torch.Generator().manual_seed(0)
+    assert again.scale.std() > 0
+    untouched = build(head_config.model, input_size_px=96, generator=generator)
+    assert again.state_dict().keys() == untouched.state_dict().keys()
+
+
+def test_features_are_computed_once_for_all_splits_and_numbers_of_labels(
+    head_config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    material, calls, real = cached_material(tmp_path), [], features.features_of
+
+    def counted(*given, **options):
+        calls.append(1)
+        return real(*given, **options)
+
+    monkeypatch.setattr(features, "features_of", counted)
+    for number, settings in enumerate(
+        [{}, {"fit.seed": 25}, {"split.seed": 3}, {"sample.training_per_class": 5, "fit.head_penalties": [0.1]}]
+    ):
+        train_run(material, override(head_config, settings), tmp_path / f"run{number}", device=CPU)
+    assert len(calls) == 1
+    for number, settings in enumerate([{"model.resize_px": 64}, {"predict.views": 1}]):
+        train_run(material, override(head_config, settings), tmp_path / f"other{number}", device=CPU)
+    assert len(calls) == 3
+
+
+def test_few_labels_leave_the_validation_side_whole(material: Material) -> None:
+    config = override(StudyConfig(), {"sample.training_per_class": 7, "split.seed": 2}).run_config()
+    few, full = material.split(config), material.split(override(config, {"sample.training_per_class": None}))
+    labels = np.array([material.labels_by_id[i] for i in few.training.tolist()])
+    assert np.bincount(labels).tolist() == [7, 7]
+    assert set(few.training) <= set(full.training)
+    assert np.array_equal(few.validation, full.validation)
+    assert few.left_out["sample: labels that training may not use"] == len(full.training) - 14
+    table = material.candidates
+    clipped = make_split(
+        table, config.balance, override(config, {"sample.training_per_class": 900}).sample, SplitConfig()
+    )
+    assert "sample.training_per_class 900 clipped" in clipped.notices[0]
+
+
+def test_fine_tuning_moves_what_is_not_frozen(run_config: RunConfig, material: Material, tmp_path: Path) -> None:
+    settings = {
+        **TINY,
+        "fit.frozen_stages": 2,
+        "fit.layer_decay": 0.5,
+        "fit.epochs": 1,
+        "fit.schedule": "cosine",
+        "fit.warmup_epochs": 0.2,
+        "fit.weight_decay": 0.01,
+        "fit.average": "ema",
+        "fit.label_smoothing": 0.1,
+        "fit.precision": "mixed",
+        "model.resize_px": 48,
+    }
+    config = override(run_config, settings)
+    run = train_run(material, config, tmp_path / "run", device=CPU)
+    assert np.isfinite(run.scores["log_loss"])
+    state, start = run.network(CPU).state_dict(), build(config.model, input_size_px=96, generator=_first(config))
+    assert isinstance(start, Backbone)
+    untouched, *_, head = start.stages()
+    initial = start.state_dict()
+    assert all(torch.equal(state[name], initial[name]) for name in untouched)
+    assert not any(torch.equal(state[name], initial[name]) for name in head)
+
+
+def _first(config: RunConfig) -> torch.Generator:
+    """The generator of a run's first weights."""
+    return torch.Generator().manual_seed(derive_seed(config.fit.seed, 0))
+
+
+def test_frozen_stages_stay_and_the_rest_learns_the_more_the_nearer_the_head() -> None:
+    model = override(StudyConfig(), TINY).model
+    network = build(model, input_size_px=96, generator=torch.Generator().manual_seed(1))
+    assert isinstance(network, Backbone)
+    fit = override(StudyConfig(), {**TINY, "fit.frozen_stages": 2, "fit.layer_decay": 0.5}).fit
+    state = FitState.start(network.to(memory_format=torch.contiguous_format), fit)
+    stages = network.stages()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    network.train()
+    assert not any(module.training for module in network.body.bn1.modules())
+    state.optimizer.zero_grad()
+    network(torch.rand(4, 3, 96, 96)).sum().backward()
+    state.optimizer.step()
+    after = network.state_dict()
+    moved = {name: (after[name] - before[name]).abs().max().item() for name in after if after[name].is_floating_point()}
+    assert all(moved[name] == 0 for stage in stages[:2] for name in stage)
+    assert all(moved[f"body.bn1.{statistic}"] == 0 for statistic in ("running_mean", "running_var"))
+    # Adam's first step is the learning rate itself, wherever there is a gradient.
+    used = [max(moved[name] for name in stage) for stage in stages[2:]]
+    steps = [step for step in used if step > 0]
+    assert steps == pytest.approx(
+        [1e-3 * 0.5 ** (len(stages) - 1 - at) for at in range(2, len(stages)) if used[at - 2]], rel=1e-3
+    )
+    assert len(steps) >= 3
+
+
+def test_more_frozen_stages_than_there_are_is_an_error() -> None:
+    network = build(override(StudyConfig(), TINY).model, input_size_px=96, generator=torch.Generator())
+    with pytest.raises(ConfigError, match=r"fit\.frozen_stages 99: the backbone has \d+ stages"):
+        FitState.start(network, override(StudyConfig(), {**TINY, "fit.frozen_stages": 99}).fit)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"fit.train": "head"}, "fit.train = 'head' is for backbones"),
+        ({"fit.layer_decay": 0.8}, "fit.layer_decay = 0.8 is for backbones"),
+        ({"model.backbone": "resnet18"}, "exactly when model.architecture is 'timm'"),
+        ({"model.architecture": "timm"}, "exactly when model.architecture is 'timm'"),
+    ],
+)
+def test_settings_that_do_not_go_together(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        override(StudyConfig(), settings)
+
+
+def test_a_p4m_run_needs_one_view_only(run_config: RunConfig, material: Material, tmp_path: Path) -> None:
+    settings = {"model.architecture": "p4m", "fit.epochs": 1, "model.bn_momentum": 0.5}
+    run = train_run(material, override(run_config, settings), tmp_path / "run", device=CPU)
+    network, pixels = run.network(CPU), torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(network(pixels), network(pixels.rot90(1, (2, 3))), rtol=0, atol=1e-5)
+
+
+def test_a_p4m_network_for_other_sizes_is_refused_before_a_folder_is_begun(
+    run_config: RunConfig, material: Material, tmp_path: Path
+) -> None:
+    config = override(run_config, {"model.architecture": "p4m", "preprocess.size_px": 24})
+    with pytest.raises(ConfigError, match=r"preprocess\.size_px: a p4m network takes inputs of 32, 48, 64, 96"):
+        train_run(material, config, tmp_path / "run", device=CPU)
+    assert not (tmp_path / "run").exists()
