@@ -74,6 +74,7 @@ class PreprocessConfig(Section):
     crop_px: int = Field(96, ge=18, le=96, description="side of the centre square that is kept")
     size_px: int = Field(32, ge=17, le=96, description="side of the network's input")
     resize: Literal["nearest", "area"] = "area"
+    stain: Literal["none", "macenko"] = Field("none", description="bring each patch's stains to a reference's")
 
     @model_validator(mode="after")
     def _area_needs_whole_blocks(self) -> Self:
