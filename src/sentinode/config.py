@@ -109,9 +109,12 @@ class AugmentConfig(Section):
 
 
 class ModelConfig(Section):
-    architecture: Literal["notebook"] = "notebook"
-    norm: Literal["before", "after"] = Field("before", description="batch norm before or after the ReLU")
+    architecture: Literal["notebook", "residual"] = "notebook"
+    norm: Literal["before", "after"] = Field("before", description="notebook: batch norm before or after the ReLU")
     bn_momentum: Fraction = Field(0.99, description="Keras's batch-norm momentum (PyTorch's is 1 - m)")
+    centre: Literal["weighted", "crop"] = Field(
+        "weighted", description="residual: pooled with weights about the centre, or a stream for the centre alone"
+    )
 
 
 class FitConfig(Section):
@@ -156,6 +159,13 @@ class RunConfig(Section):
     fit: FitConfig = FitConfig()
     predict: PredictConfig = PredictConfig()
     decision: DecisionConfig = DecisionConfig()
+
+    @model_validator(mode="after")
+    def _the_network_takes_the_size(self) -> Self:
+        size_px = self.preprocess.size_px
+        if self.model.architecture == "residual" and (size_px < 48 or size_px % 16):
+            raise ValueError(f"model.architecture 'residual' needs preprocess.size_px 48, 64, 80 or 96, not {size_px}")
+        return self
 
 
 class Range(Section):

@@ -7,6 +7,7 @@ from torch import nn
 
 from sentinode.config import ModelConfig
 from sentinode.models.notebook import notebook_network
+from sentinode.models.residual import residual_network
 
 
 def build(config: ModelConfig, *, input_size_px: int, generator: torch.Generator) -> nn.Module:
@@ -15,6 +16,13 @@ def build(config: ModelConfig, *, input_size_px: int, generator: torch.Generator
         case "notebook":
             return notebook_network(
                 norm=config.norm,
+                bn_momentum=config.bn_momentum,
+                input_size_px=input_size_px,
+                generator=generator,
+            )
+        case "residual":
+            return residual_network(
+                centre=config.centre,
                 bn_momentum=config.bn_momentum,
                 input_size_px=input_size_px,
                 generator=generator,

@@ -20,6 +20,7 @@ from sentinode.settings import to_flat
 _DISCRIMINATION: Final = ("auc", "average_precision", "accuracy", "balanced_accuracy")
 _CLUSTERS: Final = {"slide": "slides", "stain": "clusters of stain", "group": "groups of patches"}
 _CALIBRATION: Final = ("ece", "brier_score", "log_loss")
+_NOT_OF: Final = {"notebook": ("centre",), "residual": ("norm",)}  # settings of the model that a network has no use for
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,9 @@ class ModelStatements:
 
     @property
     def network(self) -> str:
-        settings = ", ".join(f"{name} {value}" for name, value in to_flat(self.config.model).items())
+        unused = _NOT_OF[self.config.model.architecture]
+        told = {name: value for name, value in to_flat(self.config.model).items() if name not in unused}
+        settings = ", ".join(f"{name} {value}" for name, value in told.items())
         summary = summary_of(self.config)
         return (
             f"A convolutional network ({settings}) with {summary.total:,} parameters, {summary.trainable:,} of them "
