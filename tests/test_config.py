@@ -84,6 +84,14 @@ def test_an_override_leaves_the_original() -> None:
     assert config.fit.steps_per_epoch == 546
 
 
+def test_none_is_a_word_where_a_setting_knows_it_and_leaves_an_optional_one_out() -> None:
+    config = override(load_preset("fair"), {"preprocess.stain": "macenko", "tune.pruner": "median", "split.folds": 3})
+    back = override(config, parse_settings(["preprocess.stain=none", "tune.pruner=none", "split.folds=none"]))
+    assert (back.preprocess.stain, back.tune.pruner, back.split.folds) == ("none", "none", None)
+    with pytest.raises(ConfigError, match=r"fit\.epochs.*'none'"):
+        override(config, {"fit.epochs": "none"})
+
+
 def test_a_file_may_leave_everything_out(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text("[fit]\nepochs = 2\n")

@@ -77,6 +77,7 @@ class PreprocessConfig(Section):
     crop_px: int = Field(96, ge=18, le=96, description="side of the centre square that is kept")
     size_px: int = Field(32, ge=17, le=96, description="side of the network's input")
     resize: Literal["nearest", "area"] = "area"
+    stain: Literal["none", "macenko"] = Field("none", description="bring each patch's stains to a reference's")
 
     @model_validator(mode="after")
     def _area_needs_whole_blocks(self) -> Self:
@@ -111,10 +112,13 @@ class AugmentConfig(Section):
 
 
 class ModelConfig(Section):
-    architecture: Literal["notebook", "p4m", "timm"] = "notebook"
+    architecture: Literal["notebook", "residual", "p4m", "timm"] = "notebook"
     norm: Literal["before", "after"] = Field("before", description="notebook: batch norm before or after the ReLU")
     bn_momentum: Fraction = Field(
         0.99, description="Keras's batch-norm momentum (PyTorch's is 1 - m); backbones of timm have their own"
+    )
+    centre: Literal["weighted", "crop"] = Field(
+        "weighted", description="residual: pooled with weights about the centre, or a stream for the centre alone"
     )
     p4m_design: Literal["plain", "dense"] = Field("plain", description="p4m: for a CPU, or after Veeling et al. 2018")
     backbone: str | None = Field(None, description="timm: the network's name in timm")
@@ -216,6 +220,13 @@ class RunConfig(Section):
         ):
             if asked != unused:
                 raise ValueError(f"{name} = {asked!r} is for backbones: set model.architecture = 'timm'")
+        return self
+
+    @model_validator(mode="after")
+    def _the_network_takes_the_size(self) -> Self:
+        size_px = self.preprocess.size_px
+        if self.model.architecture == "residual" and (size_px < 48 or size_px % 16):
+            raise ValueError(f"model.architecture 'residual' needs preprocess.size_px 48, 64, 80 or 96, not {size_px}")
         return self
 
 

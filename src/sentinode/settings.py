@@ -37,7 +37,7 @@ def to_toml(config: Section) -> str:
 def override(config: C, settings: Mapping[str, Any], *, where: str | Path | None = None) -> C:
     """Put settings such as {"model.norm": "after"} over a config; returns a new, checked one.
 
-    The word "none", like None, leaves an optional setting out.
+    The word "none", like None, leaves an optional setting out; to others it is a word like any.
     """
     table = config.model_dump(mode="python", exclude_none=True)
     for key, value in settings.items():
@@ -49,7 +49,8 @@ def override(config: C, settings: Mapping[str, Any], *, where: str | Path | None
             at = at.setdefault(part, {})
         if last not in section.model_fields:
             raise _unknown(key, last, section, where)
-        at[last] = None if value == "none" and _is_optional(section, last) else value
+        optional = type(None) in get_args(section.model_fields[last].annotation)
+        at[last] = None if value == "none" and optional else value
     return _validated(type(config), table, where)
 
 
@@ -86,10 +87,6 @@ def _section_at(model: type[BaseModel], part: str, key: str, where: str | Path |
             f"setting {key!r}: {part!r} is a value, not a section", where=where, remedy=f"Set {part} itself."
         )
     return field.annotation
-
-
-def _is_optional(section: type[BaseModel], name: str) -> bool:
-    return type(None) in get_args(section.model_fields[name].annotation)
 
 
 def _unknown(key: str, part: str, model: type[BaseModel], where: str | Path | None) -> ConfigError:

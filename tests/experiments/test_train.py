@@ -12,11 +12,15 @@ import torch
 
 from conftest import make_patches
 from sentinode.config import FitConfig, RunConfig
-from sentinode.errors import DivergedError, RunError
+from sentinode.data.patches import PatchSet
+from sentinode.errors import ConfigError, DivergedError, RunError, SentinodeWarning
 from sentinode.evaluation.metrics import scores
 from sentinode.experiments.decide import decide
+from sentinode.experiments.gather import gather
 from sentinode.experiments.material import Material
+from sentinode.experiments.predict import predict
 from sentinode.experiments.run import CONTENTS, Run, verify
+from sentinode.experiments.session import Session
 from sentinode.experiments.train import best_epoch, has_finished, train_run
 from sentinode.fitting import epochs
 from sentinode.settings import override
@@ -188,3 +192,54 @@ def test_a_run_that_stopped_early_is_not_trained_further_when_resumed(
     assert count < 30
     (run.folder / "manifest.json").unlink()
     assert len(train_run(material, config, tmp_path / "run", device=CPU, resume=True).history) == count
+
+
+@pytest.fixture(scope="module")
+def with_blanks() -> PatchSet:
+    """Six white patches among noise."""
+    patches = make_patches()
+    pixels = patches.pixels.copy()
+    pixels[::16] = 255
+    return PatchSet(patches.ids, patches.labels, patches.slides, patches.groups, pixels)
+
+
+@pytest.mark.parametrize("budget_mb", [2048, 1])
+def test_patches_whose_stain_cannot_be_normalised_are_noted(
+    with_blanks: PatchSet, run_config: RunConfig, tmp_path: Path, budget_mb: int
+) -> None:
+    """Of both sides together, whether prepared pixels are held or not; and again of what is predicted, once."""
+    settings = {"preprocess.stain": "macenko", "fit.epochs": 1, "data.memory_budget_mb": budget_mb}
+    config = override(run_config, settings)
+    material = Material(with_blanks, with_blanks.groups)
+    assert (material.prepared(config)[0].held is None) == (budget_mb == 1)
+    run = train_run(material, config, tmp_path / "run", device=CPU)
+    told = [notice for notice in run.environment["notices"] if "stain" in notice]
+    assert [notice.split(":")[0] for notice in told] == ["stain normalisation left 6 of 96 patches as they are"]
+    with pytest.warns(SentinodeWarning, match="left 6 of 96 patches") as caught:
+        predictions = predict([run, run], with_blanks, device=CPU)
+    assert len([warning for warning in caught if issubclass(warning.category, SentinodeWarning)]) == 1
+    on_validation = dict(zip(predictions.ids.tolist(), predictions.probabilities.tolist(), strict=True))
+    seen = [on_validation[i] for i in run.predictions.ids.tolist()]
+    assert seen == pytest.approx(run.predictions.probabilities.tolist(), abs=1e-5)
+
+
+@pytest.mark.parametrize("centre", ["weighted", "crop"])
+def test_a_residual_network_is_trained_on_a_phantom_resumed_and_predicts(
+    phantom_folder: Path, run_config: RunConfig, session: Session, tmp_path: Path, centre: str
+) -> None:
+    settings = {"model.architecture": "residual", "model.centre": centre, "preprocess.size_px": 48, "fit.epochs": 2}
+    config = override(run_config, {**settings, "model.bn_momentum": 0.75})
+    gathered = gather(phantom_folder, config, session)
+    whole = train_run(gathered.material, config, tmp_path / "whole", device=CPU)
+    assert whole.history["validation_auc"].max() > 0.6
+    with pytest.raises(KilledError):
+        train_run(gathered.material, config, tmp_path / "broken", device=CPU, on_epoch=kill_after(1))
+    resumed = train_run(gathered.material, config, tmp_path / "broken", device=CPU, resume=True)
+    assert (resumed.folder / "model.safetensors").read_bytes() == (whole.folder / "model.safetensors").read_bytes()
+    assert gathered.test is not None
+    assert len(predict([resumed], gathered.test, device=CPU)) == len(gathered.test)
+
+
+def test_a_size_that_a_residual_network_does_not_take_is_refused_before_a_folder_is_made(run_config: RunConfig) -> None:
+    with pytest.raises(ConfigError, match="48, 64, 80 or 96, not 32"):
+        override(run_config, {"model.architecture": "residual"})

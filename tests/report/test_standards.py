@@ -122,6 +122,7 @@ def test_answers_follow_the_record(study: Study, checklist: str, number: str, fa
         ({"augment.symmetries": False}, "T", "12b", "Augmentation in training: none."),
         ({"augment.stain_jitter": 0.1}, "T", "12b", "symmetries, stain jitter 0.1"),
         ({"preprocess.crop_px": 64, "preprocess.size_px": 32}, "C", "9", "centre 64 × 64 px, resized to 32 × 32 px"),
+        ({"preprocess.stain": "macenko"}, "C", "9", "Stains are normalised first (Macenko et al. 2009)."),
         ({"fit.keep": "last"}, "C", "26", "Each run keeps its last epoch."),
         ({"balance.drop_negative_fraction": 0.25}, "T", "13", "25% of the negatives"),
         ({"predict.views": 1}, "C", "27", "a single view"),

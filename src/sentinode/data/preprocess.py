@@ -1,18 +1,34 @@
-"""Crop to the centre and shrink: the fixed part of preprocessing, done once for each patch."""
+"""Normalise the stain, crop to the centre and shrink: the fixed part of preprocessing, done once for each patch."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, Int8, UInt8
 from torch import Tensor
 
 from sentinode.config import PreprocessConfig
+from sentinode.data.macenko import normalise_stain
 from sentinode.data.patches import PatchSet
 
 _CHUNK = 2048
+_NOT_KNOWN = -1
+
+
+def preprocess(
+    patches: UInt8[np.ndarray, "n 96 96 3"], config: PreprocessConfig
+) -> tuple[UInt8[np.ndarray, "n s s 3"], Bool[np.ndarray, " n"]]:
+    """What a network takes of each patch, in bytes, and whether its stain was to be normalised and could not be.
+
+    Stains are normalised before anything is cut off, so that they do not depend on the crop; a patch of which that
+    cannot be done (`normalise_stain` says when) is cropped and shrunk as it is.
+    """
+    left = np.zeros(len(patches), bool)
+    if config.stain == "macenko":
+        patches, left = normalise_stain(patches)
+    return shrink(patches, config), left
 
 
 def shrink(patches: UInt8[np.ndarray, "n 96 96 3"], config: PreprocessConfig) -> UInt8[np.ndarray, "n s s 3"]:
@@ -36,18 +52,38 @@ def shrink(patches: UInt8[np.ndarray, "n 96 96 3"], config: PreprocessConfig) ->
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """Shrunk pixels of some rows of a PatchSet: held in memory, or made anew at every look."""
+    """Preprocessed pixels of some rows of a PatchSet: held in memory, or made anew at every look."""
 
     patches: PatchSet
     rows: Int[np.ndarray, " n"]
     config: PreprocessConfig
     held: UInt8[np.ndarray, "n s s 3"] | None
+    _left: Int8[np.ndarray, " n"] = field(init=False, repr=False)
+    """Whether a patch's stain could not be normalised, 1 or 0; -1 until its pixels are first made."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_left", np.full(len(self.rows), _NOT_KNOWN, np.int8))
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, at: Int[np.ndarray, " k"] | slice) -> UInt8[np.ndarray, "k s s 3"]:
-        return self.held[at] if self.held is not None else shrink(self.patches.pixels[self.rows[at]], self.config)
+        return self.held[at] if self.held is not None else self.make(at)
+
+    def make(self, at: Int[np.ndarray, " k"] | slice) -> UInt8[np.ndarray, "k s s 3"]:
+        """The pixels, from those of the patches, whether they are held or not."""
+        pixels, self._left[at] = preprocess(self.patches.pixels[self.rows[at]], self.config)
+        return pixels
+
+    @property
+    def unnormalised(self) -> int:
+        """Patches whose stain could not be normalised; pixels that were never made are made to find out."""
+        if self.config.stain == "none":
+            return 0
+        unmade = np.flatnonzero(self._left == _NOT_KNOWN)
+        for start in range(0, len(unmade), _CHUNK):
+            self.make(unmade[start : start + _CHUNK])
+        return int((self._left == 1).sum())
 
 
 def prepare(
@@ -58,18 +94,30 @@ def prepare(
     budget_mb: int,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Prepared:
-    """Shrink the given rows once and hold them, where that fits the budget (in MB); else on demand."""
+    """Preprocess the given rows once and hold them, where that fits the budget (in MB); else on demand."""
     size = len(rows) * config.size_px**2 * 3
     if size > budget_mb * 1e6:
         return Prepared(patches, rows, config, None)
-    held = np.empty((len(rows), config.size_px, config.size_px, 3), np.uint8)
+    prepared = Prepared(patches, rows, config, np.empty((len(rows), config.size_px, config.size_px, 3), np.uint8))
+    assert prepared.held is not None
     order = np.argsort(rows)  # read the memory map from front to back
     for start in range(0, len(rows), _CHUNK):
         chunk = order[start : start + _CHUNK]
-        held[chunk] = shrink(patches.pixels[rows[chunk]], config)
+        prepared.held[chunk] = prepared.make(chunk)
         if on_progress:
             on_progress(min(start + _CHUNK, len(rows)), len(rows))
-    return Prepared(patches, rows, config, held)
+    return prepared
+
+
+def notices(*sides: Prepared) -> list[str]:
+    """What preprocessing did otherwise than asked, in sentences."""
+    left, count = sum(side.unnormalised for side in sides), sum(map(len, sides))
+    if not left:
+        return []
+    return [
+        f"stain normalisation left {left:,} of {count:,} patches as they are: they show too little tissue, or no two "
+        "stains that can be told apart"
+    ]
 
 
 def as_input(images: UInt8[Tensor, "n 3 s s"]) -> Float[Tensor, "n 3 s s"]:

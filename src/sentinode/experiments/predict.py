@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,8 +11,8 @@ import numpy as np
 import torch
 
 from sentinode.data.patches import PatchSet
-from sentinode.data.preprocess import prepare
-from sentinode.errors import ConfigError, RunError
+from sentinode.data.preprocess import notices, prepare
+from sentinode.errors import ConfigError, RunError, SentinodeWarning
 from sentinode.evaluation.metrics import confusion
 from sentinode.evaluation.threshold import OperatingPoint
 from sentinode.experiments.comparison import Variant
@@ -52,10 +53,11 @@ def predict(
     keep_freed_memory()
     if not runs:
         raise RunError("no run was given to predict with", remedy="Give at least one.")
-    return average(_predict_one(run, patches, device, progress) for run in runs)
+    told: set[str] = set()  # a variant's runs have one preprocessing, and the same to say of it
+    return average(_predict_one(run, patches, device, progress, told) for run in runs)
 
 
-def _predict_one(run: Run, patches: PatchSet, device: torch.device, progress: Progress) -> Predictions:
+def _predict_one(run: Run, patches: PatchSet, device: torch.device, progress: Progress, told: set[str]) -> Predictions:
     prepared = prepare(
         patches, np.arange(len(patches)), run.config.preprocess, budget_mb=run.config.data.memory_budget_mb
     )
@@ -68,4 +70,7 @@ def _predict_one(run: Run, patches: PatchSet, device: torch.device, progress: Pr
         precision=run.config.predict.precision,
         on_progress=of_step(progress, f"predict {run.name}"),
     )
+    for notice in set(notices(prepared)) - told:  # by now all pixels were made, and what is to say is known
+        warnings.warn(notice, SentinodeWarning, stacklevel=2)
+        told.add(notice)
     return Predictions(patches.ids, patches.labels, probabilities)

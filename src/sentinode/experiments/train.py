@@ -15,6 +15,7 @@ import torch
 from sentinode.config import FitConfig, RunConfig
 from sentinode.data.artefacts import write_atomically, write_json, write_text
 from sentinode.data.batches import BatchStream, derive_seed
+from sentinode.data.preprocess import notices as preprocessing_notices
 from sentinode.errors import RunError, storage_errors
 from sentinode.evaluation import metrics
 from sentinode.experiments.decide import decide
@@ -145,7 +146,7 @@ def open_streams(material: Material, config: RunConfig) -> Streams:
         )
         if asked is not None and (steps := steps_in_epoch(stream, asked)) < asked
     ]
-    return Streams(training, validation, tuple(notices))
+    return Streams(training, validation, (*notices, *preprocessing_notices(*prepared)))
 
 
 def history_row(record: EpochRecord) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from sentinode.config import ModelConfig
 from sentinode.errors import ConfigError
 from sentinode.models.notebook import notebook_network
 from sentinode.models.p4m import p4m_network
+from sentinode.models.residual import residual_network
 from sentinode.models.zoo import Weights, backbone
 
 
@@ -22,6 +23,13 @@ def build(config: ModelConfig, *, input_size_px: int, generator: torch.Generator
         case "notebook":
             return notebook_network(
                 norm=config.norm,
+                bn_momentum=config.bn_momentum,
+                input_size_px=input_size_px,
+                generator=generator,
+            )
+        case "residual":
+            return residual_network(
+                centre=config.centre,
                 bn_momentum=config.bn_momentum,
                 input_size_px=input_size_px,
                 generator=generator,

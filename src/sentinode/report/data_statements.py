@@ -101,9 +101,10 @@ class DataStatements:
     def inputs(self) -> str:
         prepare = self.config.preprocess
         shrunk = f", resized to {prepare.size_px} × {prepare.size_px} px ({prepare.resize})"
+        stain = "" if prepare.stain == "none" else " Stains are normalised first (Macenko et al. 2009)."
         return (
             f"Red, green and blue of the centre {prepare.crop_px} × {prepare.crop_px} px"
-            f"{shrunk if prepare.size_px < prepare.crop_px else ''}, scaled to 0 to 1."
+            f"{shrunk if prepare.size_px < prepare.crop_px else ''}, scaled to 0 to 1.{stain}"
         )
 
     @property

@@ -20,6 +20,12 @@ from sentinode.settings import to_flat
 _DISCRIMINATION: Final = ("auc", "average_precision", "accuracy", "balanced_accuracy")
 _CLUSTERS: Final = {"slide": "slides", "stain": "clusters of stain", "group": "groups of patches"}
 _CALIBRATION: Final = ("ece", "brier_score", "log_loss")
+_SETTINGS_OF: Final = {  # what each architecture makes of the settings of the model
+    "notebook": ("architecture", "norm", "bn_momentum"),
+    "residual": ("architecture", "bn_momentum", "centre"),
+    "p4m": ("architecture", "bn_momentum", "p4m_design"),
+    "timm": ("backbone", "pretrained", "features", "resize_px"),
+}
 
 
 @dataclass(frozen=True)
@@ -49,7 +55,9 @@ class ModelStatements:
 
     @property
     def network(self) -> str:
-        settings = ", ".join(f"{name} {value}" for name, value in to_flat(self.config.model).items())
+        used = _SETTINGS_OF[self.config.model.architecture]
+        told = {name: value for name, value in to_flat(self.config.model).items() if name in used}
+        settings = ", ".join(f"{name} {value}" for name, value in told.items())
         summary = summary_of(self.config)
         return (
             f"A convolutional network ({settings}) with {summary.total:,} parameters, {summary.trainable:,} of them "
