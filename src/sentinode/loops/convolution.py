@@ -16,13 +16,12 @@ import numpy as np
 from numba import prange
 
 from sentinode.loops.jit import compiled, parallel
+from sentinode.loops.norm import settle, settle_gradients
 from sentinode.loops.norm_relu_pool import (
     give_back,
     normalise,
     pass_relu,
     pool,
-    settle,
-    settle_gradients,
     sum_up,
     tiled,
 )
@@ -114,8 +113,8 @@ def backward(
         of_z = np.empty((height, width, size), x.dtype)
         of_taps[group] = 0
         for n in range(group * TOGETHER, min((group + 1) * TOGETHER, count)):
-            arrays = (passed[n].reshape(-1), z[n].reshape(-1), at[n].reshape(-1))
-            give_back(*arrays, slopes, levels, scales, relu_first, of_z.reshape(-1))
+            of_patch = (passed[n].reshape(-1), z[n].reshape(-1), at[n].reshape(-1))
+            give_back(*of_patch, slopes, levels, scales, relu_first, of_z.reshape(-1))
             if relu_first:
                 _add_places(of_z, sums[group])
             _add_to_filters(x[n], of_z, of_taps[group])

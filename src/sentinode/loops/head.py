@@ -14,7 +14,8 @@ import numpy as np
 
 from sentinode.loops.cross_entropy import cross_entropy
 from sentinode.loops.jit import compiled
-from sentinode.loops.norm_relu_pool import give_back, normalise, pass_relu, settle, settle_gradients, sum_up
+from sentinode.loops.norm import settle, settle_gradients
+from sentinode.loops.norm_relu_pool import give_back, normalise, pass_relu, sum_up
 from sentinode.loops.tile import COLUMNS, ROWS, multiply_add
 
 Array = np.ndarray[Any, Any]

@@ -1,10 +1,10 @@
 """Batch norm, ReLU and max-pooling in one, on (N, H, W, C) arrays: a pass over a layer's output each way.
 
-Between two convolutions a small network spends more time on moving its activations than on arithmetic. Two facts
-spare most of that. Max-pooling commutes with every rising function, so ReLU and the affine map of batch norm are
-applied to the pooled values alone, a ninth of them (for a falling map, channels with a negative weight, the sign
-is taken out first). And the gradient of batch norm is affine in its input but for the pooled places, so it is
-written in one pass. Sums are formed patch by patch and joined in double precision.
+A small network spends more time on moving its activations than on arithmetic. Two facts spare most of that.
+Max-pooling commutes with every rising function, so ReLU and the affine map of batch norm are applied to the pooled
+values alone, a ninth of them (for a falling map, channels with a negative weight, the sign is taken out first). And
+the gradient of batch norm is affine in its input but for the pooled places, so it is written in one pass. Sums are
+formed patch by patch and joined in double precision.
 
 Inner loops run over whole rows of W x C values with what belongs to a channel tiled to that length: 32 channels
 alone are too short a loop to be worth a start.
@@ -20,6 +20,7 @@ import numpy as np
 from numba import prange
 
 from sentinode.loops.jit import compiled, parallel
+from sentinode.loops.norm import settle, settle_gradients
 
 Array = np.ndarray[Any, Any]
 
@@ -94,58 +95,6 @@ def backward(
         give_back(
             gradients, x[n].reshape(-1), at[n].reshape(-1), slopes, levels, scales, relu_first, of_x[n].reshape(-1)
         )
-
-
-@compiled
-def settle(
-    totals: Array,
-    squares: Array,
-    places: int,
-    pivot: Array,
-    weight: Array,
-    moving_mean: Array,
-    moving_variance: Array,
-    momentum: float,
-    epsilon: float,
-    channels: Array,
-) -> None:
-    """A channel's mean, 1 / deviation and scale out of what each patch's places sum up to, both (N, C)."""
-    values = len(totals) * places
-    mean, inverse, scale = channels
-    for c in range(pivot.size):
-        total, square = 0.0, 0.0
-        for n in range(len(totals)):
-            total += totals[n, c]
-            square += squares[n, c]
-        offset = total / values
-        mean[c] = pivot[c] + offset
-        variance = square / values - offset * offset
-        variance = 0.0 if variance < 0 else variance  # by rounding; NaN stays
-        inverse[c] = 1 / np.sqrt(variance + epsilon)
-        scale[c] = weight[c] * inverse[c]
-        moving_mean[c] = momentum * moving_mean[c] + (1 - momentum) * mean[c]
-        moving_variance[c] = momentum * moving_variance[c] + (1 - momentum) * variance
-
-
-@compiled
-def settle_gradients(
-    totals: Array, products: Array, places: int, channels: Array, of_weight: Array, of_bias: Array
-) -> tuple[Array, Array]:
-    """Fill the norm's gradients; slope and level, (C,), are what they give back to a value x: slope x + level."""
-    mean, inverse, scale = channels
-    values = len(totals) * places
-    slope, level = np.empty(mean.size, mean.dtype), np.empty(mean.size, mean.dtype)
-    for c in range(mean.size):
-        total, product = 0.0, 0.0
-        for n in range(len(totals)):
-            total += totals[n, c]
-            product += products[n, c]
-        of_bias[c] = total
-        of_weight[c] = product * inverse[c]
-        # Batch norm's gradient is scale (g - mean of g - xhat mean of g xhat), and g is zero but where it was pooled.
-        slope[c] = -scale[c] * inverse[c] * of_weight[c] / values
-        level[c] = -scale[c] * total / values - slope[c] * mean[c]
-    return slope, level
 
 
 @compiled

@@ -22,8 +22,7 @@ COLUMNS: Final = 2 * _LANES
 _VECTOR: Final = ir.VectorType(ir.FloatType(), _LANES)
 
 
-@intrinsic
-def multiply_add(
+def _multiply_add(
     _typing: Any, rows: Any, result: Any, start: Any, left: Any, right: Any, counts: Any
 ) -> tuple[Any, Any]:
     """result[m, n] = start[m, n] + sum over segments s and steps k of left[s, m, k] * right[s, k, n].
@@ -35,7 +34,6 @@ def multiply_add(
     signature = types.void(rows, result, start, left, right, counts)
 
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        builder.function.attributes.add("noinline")
         parts = [
             _parts(context, builder, kind, value) for kind, value in zip(signature.args[1:], values[1:], strict=True)
         ]
@@ -51,6 +49,9 @@ def multiply_add(
         return context.get_dummy_value()
 
     return signature, generate
+
+
+multiply_add: Any = intrinsic(_multiply_add)
 
 
 def _parts(context: Any, builder: Any, kinds: Any, packed: Any) -> list[Any]:

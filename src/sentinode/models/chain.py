@@ -1,9 +1,10 @@
 """A chain of layers trained on the CPU with its gradients written out: the same mathematics without autograd.
 
 A step of a small network is short: what autograd and each layer's own operations cost beside the arithmetic is a
-good part of it, and the part that a second processor does not speed up. Convolutions and matrix products are
-PyTorch's; batch norm, ReLU and max-pooling are one compiled loop each way, wherever they meet. Outputs, gradients
-and moving averages are those of the layers in turn, to rounding.
+good part of it, and the part that a second processor does not speed up. Layers that meet are one compiled loop each
+way where the loops know them: a convolution with batch norm, ReLU and max-pooling, these three alone, and the dense
+end of the network. What is left is PyTorch's. Outputs, gradients and moving averages are those of the layers in
+turn, to rounding.
 """
 
 from __future__ import annotations

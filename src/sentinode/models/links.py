@@ -23,6 +23,7 @@ class Block:
         self, convolution: nn.Conv2d, norm: KerasBatchNorm, *, relu_first: bool, kernel: int, first: bool
     ) -> None:
         self._norm, self._relu_first, self._kernel, self._first = norm, relu_first, kernel, first
+        assert convolution.bias is not None
         parameters = [convolution.weight.permute(0, 2, 3, 1), convolution.bias, norm.weight, norm.bias]
         self._given = [_array(t) for t in (*parameters, norm.running_mean, norm.running_var)]
         gradients = [gradient_of(p) for p in (convolution.weight, convolution.bias, norm.weight, norm.bias)]
@@ -35,9 +36,9 @@ class Block:
         if x.shape not in self._filled:
             count, height, width, _ = x.shape
             size, tall, wide, _ = self._given[0].shape
-            z = torch.Size((count, height - tall + 1, width - wide + 1, size))
+            shape = torch.Size((count, height - tall + 1, width - wide + 1, size))
             of_x = torch.empty((0, 1, 1, 1) if self._first else x.shape)
-            self._filled[x.shape] = _Filled.empty(z, self._kernel), of_x, np.empty(z, np.float32)
+            self._filled[x.shape] = _Filled.empty(shape, self._kernel), of_x, np.empty(shape, np.float32)
         now, _, z = self._now = self._filled[x.shape]
         settings = (self._norm.momentum, self._norm.epsilon, self._kernel, self._relu_first)
         compiled.share_threads()
@@ -182,7 +183,7 @@ class _Filled:
         return cls(y, torch.empty(shape), kept, np.empty((3, channels), np.float32))
 
 
-def gradient_of(parameter: nn.Parameter) -> Tensor:
+def gradient_of(parameter: Tensor) -> Tensor:
     """Where a parameter's gradient is kept."""
     if parameter.grad is None:
         parameter.grad = torch.zeros_like(parameter)
