@@ -162,9 +162,7 @@ def test_a_step_moves_large_activations_in_compiled_loops_alone() -> None:
         with Operations() as called:
             train_step(state, batch.images, batch.labels, augment, batches.augmentation_generator(number))
     names = Counter(called.names)
-    assert names["convolution"] == names["convolution_backward"] == 2
-    assert names["addmm"] == names["mm"] / 2 == 2
-    assert not names.keys() & {"grid_sampler_2d", "max_pool2d_with_indices", "native_batch_norm", "relu", "mul", "add"}
-    # The dense layer's input and its gradient change their layout; no larger activation is copied.
-    assert names["clone"] == 2
+    # No arithmetic of the network is left to PyTorch, and no activation is copied from one layout to another.
+    theirs = {"convolution", "convolution_backward", "addmm", "mm", "grid_sampler_2d", "max_pool2d_with_indices"}
+    assert not names.keys() & (theirs | {"native_batch_norm", "relu", "mul", "add", "clone"})
     assert len(called.names) - names["detach"] < 70

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numba import prange
 
-from sentinode.loops.jit import parallel
+from sentinode.loops.jit import compiled, parallel
 
 Array = np.ndarray[Any, Any]
 _BLOCK = 4096
@@ -27,13 +27,22 @@ def step(
     epsilon: float,
 ) -> None:
     """Change values and both moments, (P,), in place; `step_size` holds the correction of both moments' bias."""
-    keep1, keep2 = np.float32(beta1), np.float32(beta2)
-    take1, take2 = np.float32(1 - beta1), np.float32(1 - beta2)
+    numbers = (np.float32(beta1), np.float32(beta2), np.float32(1 - beta1), np.float32(1 - beta2))
     size, floor = np.float32(step_size), np.float32(epsilon)
     for block in prange(-(-values.size // _BLOCK)):
-        for p in range(block * _BLOCK, min((block + 1) * _BLOCK, values.size)):
-            slope = gradient[p]
-            m = keep1 * first[p] + take1 * slope
-            v = keep2 * second[p] + take2 * slope * slope
-            first[p], second[p] = m, v
-            values[p] -= size * m / (np.sqrt(v) + floor)
+        here = slice(block * _BLOCK, min((block + 1) * _BLOCK, values.size))
+        _step(values[here], gradient[here], first[here], second[here], numbers, size, floor)
+
+
+@compiled
+def _step(
+    values: Array, gradient: Array, first: Array, second: Array, numbers: tuple[Any, ...], size: Any, floor: Any
+) -> None:
+    """A loop from zero over arrays of its own, which becomes one over vectors."""
+    keep1, keep2, take1, take2 = numbers
+    for p in range(values.size):
+        slope = gradient[p]
+        m = keep1 * first[p] + take1 * slope
+        v = keep2 * second[p] + take2 * slope * slope
+        first[p], second[p] = m, v
+        values[p] -= size * m / (np.sqrt(v) + floor)

@@ -1,10 +1,10 @@
 """Batch norm, ReLU and max-pooling in one, on (N, H, W, C) arrays: a pass over a layer's output each way.
 
-Between two convolutions a small network spends more time on moving its activations than on arithmetic. Two facts
-spare most of that. Max-pooling commutes with every rising function, so ReLU and the affine map of batch norm are
-applied to the pooled values alone, a ninth of them (for a falling map, channels with a negative weight, the sign
-is taken out first). And the gradient of batch norm is affine in its input but for the pooled places, so it is
-written in one pass. Sums are formed patch by patch and joined in double precision.
+A small network spends more time on moving its activations than on arithmetic. Two facts spare most of that.
+Max-pooling commutes with every rising function, so ReLU and the affine map of batch norm are applied to the pooled
+values alone, a ninth of them (for a falling map, channels with a negative weight, the sign is taken out first). And
+the gradient of batch norm is affine in its input but for the pooled places, so it is written in one pass. Sums are
+formed patch by patch and joined in double precision.
 
 Inner loops run over whole rows of W x C values with what belongs to a channel tiled to that length: 32 channels
 alone are too short a loop to be worth a start.
@@ -20,6 +20,7 @@ import numpy as np
 from numba import prange
 
 from sentinode.loops.jit import compiled, parallel
+from sentinode.loops.norm import settle, settle_gradients
 
 Array = np.ndarray[Any, Any]
 
@@ -53,29 +54,16 @@ def forward(
     for c in range(size):
         pivot[c] = 0 if relu_first and x[0, 0, 0, c] < 0 else x[0, 0, 0, c]
         sign[c] = -1 if weight[c] < 0 else 1
-    pivots, signs = _tiled(pivot, width), _tiled(sign, width)
+    pivots, signs = tiled(pivot, width), tiled(sign, width)
     for n in prange(count):
         patch = x[n].reshape(-1)
-        _sum_up(patch, pivots, relu_first, totals[n], squares[n])
-        _pool(patch, signs, width, kernel, top[n].reshape(-1), at[n].reshape(-1))
-    values = count * height * width
-    mean, inverse, scale = channels
-    for c in range(size):
-        total, square = 0.0, 0.0
-        for n in range(count):
-            total += totals[n, c]
-            square += squares[n, c]
-        offset = total / values
-        mean[c] = pivot[c] + offset
-        variance = square / values - offset * offset
-        variance = 0.0 if variance < 0 else variance  # by rounding; NaN stays
-        inverse[c] = 1 / np.sqrt(variance + epsilon)
-        scale[c] = weight[c] * inverse[c]
-        moving_mean[c] = momentum * moving_mean[c] + (1 - momentum) * mean[c]
-        moving_variance[c] = momentum * moving_variance[c] + (1 - momentum) * variance
-    means, scales, biases = _tiled(mean, y.shape[2]), _tiled(scale, y.shape[2]), _tiled(bias, y.shape[2])
+        sum_up(patch, pivots, relu_first, totals[n], squares[n])
+        pool(patch, signs, width, kernel, top[n].reshape(-1), at[n].reshape(-1))
+    settle(totals, squares, height * width, pivot, weight, moving_mean, moving_variance, momentum, epsilon, channels)
+    mean, _, scale = channels
+    means, scales, biases = tiled(mean, y.shape[2]), tiled(scale, y.shape[2]), tiled(bias, y.shape[2])
     for n in prange(count):
-        _normalise(top[n].reshape(-1), y[n].reshape(-1), means, scales, biases, signs, relu_first)
+        normalise(top[n].reshape(-1), y[n].reshape(-1), means, scales, biases, signs, relu_first)
 
 
 @parallel
@@ -93,45 +81,51 @@ def backward(
 ) -> None:
     """Fill the gradients of x, (N, H, W, C), of weight and of bias, (C,), from that of y, (N, h, w, C)."""
     count, height, width, size = x.shape
-    mean, inverse, scale = channels
+    mean, _, scale = channels
     totals, products = np.zeros((count, size)), np.zeros((count, size))
     passed = np.empty(y.shape, y.dtype)
-    means = _tiled(mean, y.shape[2])
+    means = tiled(mean, y.shape[2])
     for n in prange(count):
         arrays = (gradient[n].reshape(-1), top[n].reshape(-1), y[n].reshape(-1), passed[n].reshape(-1))
-        _pass_relu(*arrays, means, relu_first, totals[n], products[n])
-    values = count * height * width
-    slope, level = np.empty(size, x.dtype), np.empty(size, x.dtype)
-    for c in range(size):
-        total, product = 0.0, 0.0
-        for n in range(count):
-            total += totals[n, c]
-            product += products[n, c]
-        of_bias[c] = total
-        of_weight[c] = product * inverse[c]
-        # Batch norm's gradient is scale (g - mean of g - xhat mean of g xhat), and g is zero but where it was pooled.
-        slope[c] = -scale[c] * inverse[c] * of_weight[c] / values
-        level[c] = -scale[c] * total / values - slope[c] * mean[c]
-    slopes, levels, scales = _tiled(slope, width), _tiled(level, width), _tiled(scale, y.shape[2])
+        pass_relu(*arrays, means, relu_first, totals[n], products[n])
+    slope, level = settle_gradients(totals, products, height * width, channels, of_weight, of_bias)
+    slopes, levels, scales = tiled(slope, width), tiled(level, width), tiled(scale, y.shape[2])
     for n in prange(count):
-        patch, result = x[n].reshape(-1), of_x[n].reshape(-1)
-        _slope(patch, slopes, levels, relu_first, result)
-        _give_back(passed[n].reshape(-1), at[n].reshape(-1), scales, result)
-        if relu_first:
-            for e in range(patch.size):
-                result[e] = result[e] if patch[e] > 0 else 0
+        gradients = passed[n].reshape(-1)
+        give_back(
+            gradients, x[n].reshape(-1), at[n].reshape(-1), slopes, levels, scales, relu_first, of_x[n].reshape(-1)
+        )
 
 
 @compiled
-def _tiled(of_channel: Array, width: int) -> Array:
-    tiled = np.empty((width, of_channel.size), of_channel.dtype)
+def give_back(
+    passed: Array,
+    patch: Array,
+    at: Array,
+    slopes: Array,
+    levels: Array,
+    scales: Array,
+    relu_first: bool,
+    result: Array,
+) -> None:
+    """The gradient of a patch's values: of all by the statistics, of the pooled ones by what was passed."""
+    _give_back_to_all(patch, slopes, levels, relu_first, result)
+    _give_back_to_pooled(passed, at, scales, result)
+    if relu_first:
+        for e in range(patch.size):
+            result[e] = result[e] if patch[e] > 0 else 0
+
+
+@compiled
+def tiled(of_channel: Array, width: int) -> Array:
+    row = np.empty((width, of_channel.size), of_channel.dtype)
     for j in range(width):
-        tiled[j] = of_channel
-    return tiled.reshape(-1)
+        row[j] = of_channel
+    return row.reshape(-1)
 
 
 @compiled
-def _sum_up(patch: Array, pivots: Array, relu_first: bool, totals: Array, squares: Array) -> None:
+def sum_up(patch: Array, pivots: Array, relu_first: bool, totals: Array, squares: Array) -> None:
     """Add a patch's differences from the pivots and their squares, channel by channel."""
     row, size = pivots.size, totals.size
     sums, sums_of_squares = np.zeros(row, patch.dtype), np.zeros(row, patch.dtype)
@@ -151,7 +145,7 @@ def _sum_up(patch: Array, pivots: Array, relu_first: bool, totals: Array, square
 
 
 @compiled
-def _pool(patch: Array, signs: Array, width: int, kernel: int, top: Array, at: Array) -> None:
+def pool(patch: Array, signs: Array, width: int, kernel: int, top: Array, at: Array) -> None:
     """The largest value times its sign of each window, and its place: first down the columns, then along the row."""
     row = signs.size
     size = row // width
@@ -197,9 +191,7 @@ def _largest_of_rows(rows: Array, signs: Array, kernel: int, first: int, column:
 
 
 @compiled
-def _normalise(
-    top: Array, y: Array, means: Array, scales: Array, biases: Array, signs: Array, relu_first: bool
-) -> None:
+def normalise(top: Array, y: Array, means: Array, scales: Array, biases: Array, signs: Array, relu_first: bool) -> None:
     row = means.size
     for start in range(0, top.size, row):
         tops, ys = top[start : start + row], y[start : start + row]
@@ -215,7 +207,7 @@ def _normalise(
 
 
 @compiled
-def _pass_relu(
+def pass_relu(
     gradient: Array,
     top: Array,
     y: Array,
@@ -243,7 +235,7 @@ def _pass_relu(
 
 
 @compiled
-def _slope(patch: Array, slopes: Array, levels: Array, relu_first: bool, result: Array) -> None:
+def _give_back_to_all(patch: Array, slopes: Array, levels: Array, relu_first: bool, result: Array) -> None:
     """What batch norm's statistics alone give back to every value."""
     row = slopes.size
     for start in range(0, patch.size, row):
@@ -256,7 +248,7 @@ def _slope(patch: Array, slopes: Array, levels: Array, relu_first: bool, result:
 
 
 @compiled
-def _give_back(passed: Array, at: Array, scales: Array, result: Array) -> None:
+def _give_back_to_pooled(passed: Array, at: Array, scales: Array, result: Array) -> None:
     """What the pooled values give back to their places."""
     for start in range(0, at.size, scales.size):
         for e in range(scales.size):

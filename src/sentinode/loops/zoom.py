@@ -25,20 +25,24 @@ def zoom(images: Array, factors: Array, scale: float, zoomed: Array) -> None:
 def _zoom_one(image: Array, of_height: float, of_width: float, scale: Any, zoomed: Array) -> None:
     """First each row between its two, then each pixel between its two."""
     height, width, channels = image.shape
-    left, right, share = np.empty(width, np.int64), np.empty(width, np.int64), np.empty(width, np.float32)
+    # Where each number of a row comes from; unsigned, for a place that might be negative is looked at twice.
+    size = width * channels
+    left, right, share = np.empty(size, np.uint32), np.empty(size, np.uint32), np.empty(size, np.float32)
     for j in range(width):
-        left[j], right[j], share[j] = _between(j, of_width, width)
-    row = np.empty(width * channels, np.float32)
+        first, second, part = _between(j, of_width, width)
+        for c in range(channels):
+            e = j * channels + c
+            left[e], right[e], share[e] = first * channels + c, second * channels + c, part
+    row = np.empty(size, np.float32)
     for i in range(height):
         above, below, lower = _between(i, of_height, height)
-        first, second = image[above].reshape(-1), image[below].reshape(-1)
-        for e in range(row.size):
-            upper = np.float32(first[e])
-            row[e] = scale * (upper + lower * (np.float32(second[e]) - upper))
-        for j in range(width):
-            for c in range(channels):
-                start = row[left[j] * channels + c]
-                zoomed[i, j, c] = start + share[j] * (row[right[j] * channels + c] - start)
+        upper_row, lower_row, result = image[above].reshape(-1), image[below].reshape(-1), zoomed[i].reshape(-1)
+        for e in range(size):
+            upper = np.float32(upper_row[e])
+            row[e] = scale * (upper + lower * (np.float32(lower_row[e]) - upper))
+        for e in range(size):
+            start = row[left[e]]
+            result[e] = start + share[e] * (row[right[e]] - start)
 
 
 @compiled
