@@ -16,6 +16,8 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Metric = Literal["auc", "accuracy"]
 SplitBy = Literal["auto", "slide", "group", "stain", "random", "file"]
 Omission = Literal["missing", "unlabelled", "unreadable", "blank", "duplicate"]
+Weighting = Literal["fitted", "equal"]
+Scalar = bool | int | float | str
 
 
 class DataConfig(Section):
@@ -142,6 +144,36 @@ class DecisionConfig(Section):
     calibration_folds: int = Field(5, ge=2, description="parts of whole slides or groups, each scored by the others")
 
 
+def is_folder_name(name: str) -> bool:
+    """Whether a name is letters, digits, '.', '_' and '-' only, so that it names a folder and leads nowhere else."""
+    return bool(name) and all(c.isalnum() or c in "._-" for c in name) and not name.startswith(".")
+
+
+class EnsembleConfig(Section):
+    """Networks whose blend is the run's model: each the run's own settings with a few put over them."""
+
+    members: dict[str, dict[str, Scalar | list[Scalar]]] = Field(
+        {}, description="settings of each member by its name, put over the run's own (default: a run of one network)"
+    )
+    weights: Weighting = Field("fitted", description="of the blend: of least log loss on the validation side, or equal")
+
+    @field_validator("members")
+    @classmethod
+    def _names_are_folder_names(
+        cls, members: dict[str, dict[str, Scalar | list[Scalar]]]
+    ) -> dict[str, dict[str, Scalar | list[Scalar]]]:
+        for name, settings in members.items():
+            if not is_folder_name(name):
+                raise ValueError(f"member name {name!r} may hold letters, digits, '.', '_' and '-' only")
+            if any(key.split(".")[0] == "ensemble" for key in settings):
+                raise ValueError(f"the member {name!r} is to be an ensemble itself; members are runs of one network")
+        if len({name.casefold() for name in members}) < len(members):
+            raise ValueError("two names of members differ in upper and lower case only: some disks hold them for one")
+        if len(members) == 1:
+            raise ValueError("one member alone is no ensemble")
+        return members
+
+
 class RunConfig(Section):
     """All that one run depends on, besides the data."""
 
@@ -155,6 +187,17 @@ class RunConfig(Section):
     fit: FitConfig = FitConfig()
     predict: PredictConfig = PredictConfig()
     decision: DecisionConfig = DecisionConfig()
+    ensemble: EnsembleConfig = EnsembleConfig()
+
+    @model_validator(mode="after")
+    def _members_name_settings_of_a_run(self) -> Self:
+        self.members()
+        return self
+
+    def members(self) -> dict[str, RunConfig]:
+        """The settings of each member's own run; none for a run of one network."""
+        shared = {name: getattr(self, name) for name in RunConfig.model_fields if name != "ensemble"}
+        return {name: override(RunConfig(**shared), own) for name, own in self.ensemble.members.items()}
 
 
 class Range(Section):
@@ -171,9 +214,6 @@ class Range(Section):
         if self.log and self.low <= 0:
             raise ValueError(f"a logarithmic range needs low > 0, not {self.low}")
         return self
-
-
-Scalar = bool | int | float | str
 
 
 class CompareConfig(Section):
@@ -193,7 +233,7 @@ class CompareConfig(Section):
     @classmethod
     def _names_are_folder_names(cls, variants: dict[str, dict[str, Scalar]]) -> dict[str, dict[str, Scalar]]:
         for name in variants:
-            if not name or not all(c.isalnum() or c in "._-" for c in name) or name.startswith("."):
+            if not is_folder_name(name):
                 raise ValueError(f"variant name {name!r} may hold letters, digits, '.', '_' and '-' only")
         return variants
 
