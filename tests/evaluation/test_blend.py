@@ -82,7 +82,9 @@ def test_a_patch_is_blended_by_weights_that_never_saw_its_fold() -> None:
     folds = np.arange(len(labels)) % 4
     before, weights = cross_blend(labels, probabilities, folds)
     inside = folds == 2
-    assert before[inside] == pytest.approx(blend(probabilities[inside], fit_weights(labels[~inside], probabilities[~inside])))
+    assert before[inside] == pytest.approx(
+        blend(probabilities[inside], fit_weights(labels[~inside], probabilities[~inside]))
+    )
     turned = np.where(inside, 1 - labels, labels).astype(np.int8)
     after, others = cross_blend(turned, probabilities, folds)
     assert weights.shape == (4, 3)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy.optimize import minimize
+from scipy.optimize import LinearConstraint, minimize
 from scipy.special import expit
 
 from sentinode.errors import DataError
@@ -39,7 +39,7 @@ def fit_weights(
         jac=True,
         method="SLSQP",
         bounds=[(0.0, 1.0)] * members,
-        constraints={"type": "eq", "fun": lambda w: w.sum() - 1, "jac": np.ones_like},
+        constraints=LinearConstraint(np.ones((1, members)), 1.0, 1.0),
         options={"ftol": 1e-12, "maxiter": 1000},
     )
     weights = np.clip(found.x, 0.0, None)

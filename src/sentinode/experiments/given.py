@@ -79,7 +79,11 @@ def clusters_of(comparison: Comparison, slides: Path | None = None) -> tuple[dic
                 remedy="Give a table with the slide of every patch.",
             )
         return {i: table[i] for i in comparison.ids.tolist()}, "slide"
-    runs = [run for variant in comparison.variants for run in variant.runs]
+    return best_known_clusters([run for variant in comparison.variants for run in variant.runs])
+
+
+def best_known_clusters(runs: Sequence[Run]) -> tuple[dict[str, str], ClusterKind]:
+    """The cluster of each patch as the best informed of the runs knows it, and what these clusters are."""
     kind = next(kind for kind in _BEST_FIRST if any(run.cluster_kind == kind for run in runs))
     clusters: dict[str, str] = {}
     for run in runs:
