@@ -102,36 +102,35 @@ def require_blendable(runs: Sequence[Run]) -> None:
     """Raise RunError, with the reason, unless these are different networks that were validated on the same patches."""
     if len(runs) < 2:
         raise RunError("one run alone is no ensemble", remedy="Give two runs or more.")
-    first, weights = runs[0], dict[str, Run]()
+    by_weights: dict[str, Run] = {}
     for run in runs:
         if run.members:
             raise RunError("is an ensemble itself", where=run.folder, remedy="Give its members in its place.")
-        twin = weights.setdefault(sealed(run.folder)[0]["model.safetensors"], run)
-        if twin is not run:
-            raise RunError(f"is the network of {twin.folder} once more", where=run.folder, remedy="Give each run once.")
+        digest = sealed(run.folder)[0]["model.safetensors"]
+        if digest in by_weights:
+            raise RunError(
+                f"is the network of {by_weights[digest].folder} once more",
+                where=run.folder,
+                remedy="Give each run once.",
+            )
+        by_weights[digest] = run
+    _require_same_validation(runs)
+
+
+def _require_same_validation(runs: Sequence[Run]) -> None:
+    first = runs[0]
     validated = set(first.predictions.ids.tolist())
+    split, labels = "Give runs of one split, balance and sample.", "Give runs of the same table of labels."
     for run in runs:
         seen = len(validated & set(_training_ids(run)))
         if seen:
-            raise RunError(
-                f"was trained on {seen:,} of the {len(validated):,} patches that {first.folder} was validated on",
-                where=run.folder,
-                remedy="Give runs of one split, balance and sample.",
-            )
+            told = f"was trained on {seen:,} of the {len(validated):,} patches that {first.folder} was validated on"
+            raise RunError(told, where=run.folder, remedy=split)
         if set(run.predictions.ids.tolist()) != validated:
-            raise RunError(
-                f"was validated on other patches than {first.folder}",
-                where=run.folder,
-                remedy="Give runs of one split, balance and sample.",
-            )
-        if not np.array_equal(
-            run.predictions.labels[_order(first.predictions, run.predictions)], first.predictions.labels
-        ):
-            raise RunError(
-                f"was validated on other labels than {first.folder}",
-                where=run.folder,
-                remedy="Give runs that were trained with the same table of labels.",
-            )
+            raise RunError(f"was validated on other patches than {first.folder}", where=run.folder, remedy=split)
+        order = _order(first.predictions, run.predictions)
+        if not np.array_equal(run.predictions.labels[order], first.predictions.labels):
+            raise RunError(f"was validated on other labels than {first.folder}", where=run.folder, remedy=labels)
 
 
 def require_trainable(material: Material, config: RunConfig) -> None:

@@ -49,6 +49,9 @@ class ModelStatements:
 
     @property
     def network(self) -> str:
+        if self._first.members:
+            counts = ", ".join(f"{summary_of(each.config).total:,}" for each in self._first.members)
+            return f"A blend of {len(self._first.members)} convolutional networks with {counts} parameters."
         settings = ", ".join(f"{name} {value}" for name, value in to_flat(self.config.model).items())
         summary = summary_of(self.config)
         return (
@@ -65,7 +68,7 @@ class ModelStatements:
     @property
     def training(self) -> str:
         fit = self.config.fit
-        epochs = sorted({len(run.history) for run in self.study.chosen.runs})
+        epochs = sorted({len(each.history) for run in self.study.chosen.runs for each in run.networks})
         lasted = f"{epochs[0]}" if len(epochs) == 1 else f"{epochs[0]} to {epochs[-1]}"
         return (
             f"Adam on binary cross-entropy, learning rate {fit.learning_rate:g}, batches of {fit.batch_size}, {lasted} "
