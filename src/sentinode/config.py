@@ -9,7 +9,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from sentinode.errors import ConfigError
-from sentinode.settings import Section, override, parse_toml, suggestion
+from sentinode.settings import Section, is_folder_name, override, parse_toml, suggestion
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
@@ -18,6 +18,7 @@ SplitBy = Literal["auto", "slide", "group", "stain", "random", "file"]
 Omission = Literal["missing", "unlabelled", "unreadable", "blank", "duplicate"]
 Weighting = Literal["fitted", "equal"]
 Scalar = bool | int | float | str
+Members = dict[str, dict[str, Scalar | list[Scalar]]]
 
 
 class DataConfig(Section):
@@ -144,31 +145,24 @@ class DecisionConfig(Section):
     calibration_folds: int = Field(5, ge=2, description="parts of whole slides or groups, each scored by the others")
 
 
-def is_folder_name(name: str) -> bool:
-    """Whether a name is letters, digits, '.', '_' and '-' only, so that it names a folder and leads nowhere else."""
-    return bool(name) and all(c.isalnum() or c in "._-" for c in name) and not name.startswith(".")
-
-
 class EnsembleConfig(Section):
     """Networks whose blend is the run's model: each the run's own settings with a few put over them."""
 
-    members: dict[str, dict[str, Scalar | list[Scalar]]] = Field(
+    members: Members = Field(
         {}, description="settings of each member by its name, put over the run's own (default: a run of one network)"
     )
     weights: Weighting = Field("fitted", description="of the blend: of least log loss on the validation side, or equal")
 
     @field_validator("members")
     @classmethod
-    def _names_are_folder_names(
-        cls, members: dict[str, dict[str, Scalar | list[Scalar]]]
-    ) -> dict[str, dict[str, Scalar | list[Scalar]]]:
+    def _several_runs_in_folders_of_their_own(cls, members: Members) -> Members:
         for name, settings in members.items():
             if not is_folder_name(name):
                 raise ValueError(f"member name {name!r} may hold letters, digits, '.', '_' and '-' only")
             if any(key.split(".")[0] == "ensemble" for key in settings):
                 raise ValueError(f"the member {name!r} is to be an ensemble itself; members are runs of one network")
         if len({name.casefold() for name in members}) < len(members):
-            raise ValueError("two names of members differ in upper and lower case only: some disks hold them for one")
+            raise ValueError("two members' names differ in upper and lower case only: some disks hold them for one")
         if len(members) == 1:
             raise ValueError("one member alone is no ensemble")
         return members

@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 from jaxtyping import Float, Int, Shaped
 
-from sentinode.config import DecisionConfig, PredictConfig, RunConfig, Scalar, Weighting, is_folder_name
+from sentinode.config import DecisionConfig, PredictConfig, RunConfig, Scalar, Weighting
 from sentinode.data.artefacts import write_atomically, write_json, write_text
 from sentinode.data.batches import derive_seed
 from sentinode.data.tables import read_table
@@ -35,7 +35,7 @@ from sentinode.experiments.material import Material
 from sentinode.experiments.run import MANIFEST, MEMBERS, Run, claim_new_folder, contents, sealed, write_manifest
 from sentinode.inference.probabilities import Predictions
 from sentinode.progress import Progress, silent
-from sentinode.settings import override, to_flat, to_toml
+from sentinode.settings import is_folder_name, override, to_flat, to_toml
 
 _PURPOSE: Final = 3  # of the numbers drawn here, among those that derive from a run's seed
 _SIDES: Final = "id,label,side,cluster"

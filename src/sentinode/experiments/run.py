@@ -30,7 +30,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from sentinode.config import RunConfig, is_folder_name
+from sentinode.config import RunConfig
 from sentinode.data.artefacts import write_json
 from sentinode.data.tables import read_table
 from sentinode.errors import RunError, storage_errors
@@ -40,7 +40,7 @@ from sentinode.experiments.decision import DECISION, Decision, open_decision
 from sentinode.fitting.checkpoint import load_weights
 from sentinode.inference.probabilities import Predictions
 from sentinode.models.build import build
-from sentinode.settings import parse_toml
+from sentinode.settings import is_folder_name, parse_toml
 
 CONTENTS: Final = (
     "config.toml",
