@@ -148,9 +148,7 @@ class DecisionConfig(Section):
 class EnsembleConfig(Section):
     """Networks whose blend is the run's model: each the run's own settings with a few put over them."""
 
-    members: Members = Field(
-        {}, description="settings of each member by its name, put over the run's own (default: a run of one network)"
-    )
+    members: Members = Field({}, description="settings of each by its name, put over the run's own (default: none)")
     weights: Weighting = Field("fitted", description="of the blend: of least log loss on the validation side, or equal")
 
     @field_validator("members")
@@ -161,8 +159,6 @@ class EnsembleConfig(Section):
                 raise ValueError(f"member name {name!r} may hold letters, digits, '.', '_' and '-' only")
             if any(key.split(".")[0] == "ensemble" for key in settings):
                 raise ValueError(f"the member {name!r} is to be an ensemble itself; members are runs of one network")
-        if len({name.casefold() for name in members}) < len(members):
-            raise ValueError("two members' names differ in upper and lower case only: some disks hold them for one")
         if len(members) == 1:
             raise ValueError("one member alone is no ensemble")
         return members

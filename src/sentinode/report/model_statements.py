@@ -109,12 +109,16 @@ class ModelStatements:
     def prediction(self) -> str:
         views, runs = self.config.predict.views, len(self.study.chosen.runs)
         seen = f"the mean over {views} views of a patch" if views > 1 else "of a single view"
+        blended = (
+            " An ensemble's members are blended by the weighted mean of their logits." if self._first.members else ""
+        )
         averaged = f" The submission averages {runs} runs." if self.study.record.submission_rows and runs > 1 else ""
-        return f"A probability is {seen}.{averaged}"
+        return f"A probability is {seen}.{blended}{averaged}"
 
     @property
     def ensemble_status(self) -> str:
-        return "reported" if self.config.predict.views > 1 or len(self.study.chosen.runs) > 1 else "not applicable"
+        several = self.config.predict.views > 1 or len(self.study.chosen.runs) > 1 or bool(self._first.members)
+        return "reported" if several else "not applicable"
 
     @property
     def metrics(self) -> str:
