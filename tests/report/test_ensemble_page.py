@@ -42,7 +42,7 @@ def test_a_page_shows_members_in_place_of_curves(runs: list[Run], tmp_path: Path
         row = text[text.index(f'<th scope="row">{member.name}</th>') :].split("</tr>")[0]
         assert all(f">{cell}</td>" in row for cell in cells)
         assert f"{run.name}/{member.name}" in text  # among the runs, with its epochs
-    assert "notebook, norm after, bn_momentum 0.99, input 48 px" in text
+    assert "notebook, norm after, input px 48" in text
     assert ("Weights of least log loss" in text) == (weights == "fitted")
     assert ("Equal weights" in text) == (weights == "equal")
     assert ("The weights were fitted on the validation side" in text) == (weights == "fitted")

@@ -17,6 +17,7 @@ from sentinode.experiments.run import Run, is_run
 from sentinode.settings import to_flat
 
 _OF_A_REPEAT: Final = ("fit.seed", "split.seed", "split.fold")
+_MEMBERS: Final = "ensemble.members"
 _BEST_FIRST: Final[tuple[ClusterKind, ...]] = ("slide", "stain", "group")
 
 
@@ -55,12 +56,17 @@ def pair_given(runs: Sequence[Run]) -> Comparison:
             remedy="Give runs of two variants or more.",
         )
     every = list(settings_of.values())
-    differing = [key for key in dict.fromkeys(chain(*every)) if any(own.get(key) != every[0].get(key) for own in every)]
+    differing = [
+        key
+        for key in dict.fromkeys(chain(*every))
+        if len({repr(own[key]) for own in every if key in own}) > 1
+        or (key == _MEMBERS and not all(key in own for own in every))
+    ]
     variants = []
     for key, own_runs in places.items():
         _refuse_twins(own_runs)
         own = {name: _plain(settings_of[key][name]) for name in differing if name in settings_of[key]}
-        label = ", ".join(f"{name.rsplit('.', 1)[-1]} {value}" for name, value in own.items())
+        label = ", ".join(f"{name.rsplit('.', 1)[-1]} {value}" for name, value in own.items()) or "one network"
         in_order = sorted(own_runs, key=lambda run: (run.seed, run.config.split.fold or 0))
         variants.append(Variant(label, own, tuple(in_order)))
     return paired(variants)
@@ -99,11 +105,10 @@ def _compared_settings(run: Run) -> dict[str, Any]:
     settings = {key: value for key, value in to_flat(run.config).items() if key not in _OF_A_REPEAT}
     overrides = list(run.config.ensemble.members.values())
     if not overrides:
-        del settings["ensemble.weights"]  # weighs nothing
-        return {**settings, "ensemble.members": None}
+        return {key: value for key, value in settings.items() if not key.startswith("ensemble.")}
     of_all = set.intersection(*map(set, overrides))
     kept = {key: value for key, value in settings.items() if key not in of_all}
-    return {**kept, "ensemble.members": _members_in_words(overrides)}
+    return {**kept, _MEMBERS: _members_in_words(overrides)}
 
 
 def _members_in_words(overrides: Sequence[Mapping[str, Any]]) -> str:

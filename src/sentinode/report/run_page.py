@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 import pandas as pd
@@ -82,12 +83,12 @@ def run_context(run: Run) -> dict[str, Any]:
 
 def _members(run: Run, blend: Blend) -> Table:
     """What each member is, weighs and scores alone; and the blend."""
-    rows = []
-    for member, weight in zip(run.members, run.weights, strict=True):
+    rows, networks = [], _architectures([member.config for member in run.members])
+    for member, network, weight in zip(run.members, networks, run.weights, strict=True):
         folds = blend.fold_weights.get(member.name, [])
         between = f"{number(min(folds), 2)}\u00a0to\u00a0{number(max(folds), 2)}" if folds else _NOT_TOLD
         scores = [number(member.scores[metric]) for metric in _OF_MEMBERS]
-        rows.append([member.name, number(weight, 3), between, *scores, _architecture(member.config)])
+        rows.append([member.name, number(weight, 3), between, *scores, network])
     scores = [number(run.scores[metric]) for metric in _OF_MEMBERS]
     rows.append(["the blend", number(1, 3), _NOT_TOLD, *scores, f"all {len(run.members)}"])
     match blend.rule:
@@ -103,10 +104,14 @@ def _members(run: Run, blend: Blend) -> Table:
     return Table(caption, head, rows, frozenset({"network"}))
 
 
-def _architecture(config: RunConfig) -> str:
-    """Such as "notebook, norm before, bn_momentum 0.99, input 32 px"."""
-    settings = [f"{name} {value}" for name, value in to_flat(config.model).items() if name != "architecture"]
-    return ", ".join([config.model.architecture, *settings, f"input {config.preprocess.size_px} px"])
+def _architectures(configs: Sequence[RunConfig]) -> list[str]:
+    """Such as "notebook, norm before": each architecture, and its settings where they are not the same for all."""
+    settings = [to_flat(config.model) | {"input px": config.preprocess.size_px} for config in configs]
+    differing = [key for key in settings[0] if any(own[key] != settings[0][key] for own in settings)]
+    return [
+        ", ".join([own["architecture"], *(f"{key} {own[key]}" for key in differing if key != "architecture")])
+        for own in settings
+    ]
 
 
 def basis_of(run: Run) -> str:
