@@ -201,7 +201,9 @@ def verify(folder: Path) -> None:
     if not is_finished(folder):
         if is_run(folder):
             raise RunError(
-                "is an unfinished run", where=folder, remedy="Give the command that began it again, with --resume."
+                "is an unfinished run",
+                where=folder,
+                remedy="Give the command that began it again, with --resume, or, of `ensemble`, into a new folder.",
             )
         raise RunError(
             "is no run: it has no manifest.json", where=folder, remedy="Give a folder that `train` or `study` wrote."

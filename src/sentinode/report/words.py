@@ -77,8 +77,8 @@ _ONE_SEED: Final = Remark(
 )
 _ONE_BLEND: Final = Remark(
     "One blend only",
-    "Members of other seeds would blend to another score, if a closer one than single runs have. One blend cannot tell "
-    "such luck from a better choice of members.",
+    "Members trained under other seeds would blend to another score. One blend cannot tell such luck from a better "
+    "choice of members.",
 )
 _FITTED_BLEND: Final = Remark(
     "The weights were fitted on the validation side",
