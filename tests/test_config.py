@@ -59,6 +59,12 @@ def test_the_fair_preset_is_fair() -> None:
         ("tune.search={'fit.epochs'={low=5,high=2}}", "not below high"),
         ("tune.search={'fit.epochs'={low=1,high=2}}", "needs a list of values"),
         ("compare.variants={'../x'={}}", "may hold letters"),
+        ("ensemble.members={'../x'={}, y={}}", "may hold letters"),
+        ("ensemble.members={a={}}", "one member alone"),
+        ("ensemble.members={a={}, b={'model.nrom'='after'}}", "Did you mean 'norm'"),
+        ("ensemble.members={a={}, b={'fit.epochs'=0}}", "fit.epochs"),
+        ("ensemble.members={a={}, b={'ensemble.weights'='equal'}}", "'b' is to be an ensemble itself"),
+        ("ensemble.weights=best", "'fitted' or 'equal'"),
         ("nonsense", "no setting"),
     ],
 )
@@ -67,6 +73,18 @@ def test_a_wrong_setting_is_named_in_one_line(setting: str, said: str) -> None:
         override(load_preset("fair"), parse_settings([setting]), where="--set")
     assert "\n" not in str(caught.value)
     assert caught.value.exit_code == 2
+
+
+def test_members_are_the_runs_own_settings_with_theirs_put_over() -> None:
+    base = override(load_preset("fair"), {"fit.epochs": 7})
+    assert base.members() == {}
+    config = override(base, {"ensemble.members": {"a": {"fit.seed": 1}, "b": {"data.leave_out": ["blank"]}}})
+    assert parse_toml(to_toml(config), StudyConfig, where="here") == config
+    alone = base.run_config()
+    assert config.members() == {
+        "a": override(alone, {"fit.seed": 1}),
+        "b": override(alone, {"data.leave_out": ("blank",)}),
+    }
 
 
 def test_settings_are_toml_where_they_can_be() -> None:

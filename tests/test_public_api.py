@@ -11,8 +11,9 @@ import pytest
 import sentinode
 
 PUBLIC = {
-    "Run", "RunConfig", "SentinodeError", "Session", "Study", "StudyConfig", "check", "compare", "evaluate", "fit",
-    "load_config", "load_preset", "override", "predict", "split", "study", "tune", "write_phantom", "write_report",
+    "Run", "RunConfig", "SentinodeError", "Session", "Study", "StudyConfig", "check", "compare", "ensemble", "evaluate",
+    "fit", "load_config", "load_preset", "override", "predict", "split", "study", "tune", "write_phantom",
+    "write_report",
 }  # fmt: skip
 
 

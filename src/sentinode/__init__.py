@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sentinode.api.data import check, split
-    from sentinode.api.experiments import compare, fit, study, tune
+    from sentinode.api.experiments import compare, ensemble, fit, study, tune
     from sentinode.api.runs import evaluate, predict
     from sentinode.config import RunConfig, StudyConfig, load_config, load_preset
     from sentinode.data.phantom import write_phantom
@@ -37,6 +37,7 @@ __all__ = [
     "StudyConfig",
     "check",
     "compare",
+    "ensemble",
     "evaluate",
     "fit",
     "load_config",
@@ -52,7 +53,7 @@ __all__ = [
 
 _HOME_OF = {
     **dict.fromkeys(["check", "split"], "api.data"),
-    **dict.fromkeys(["compare", "fit", "study", "tune"], "api.experiments"),
+    **dict.fromkeys(["compare", "ensemble", "fit", "study", "tune"], "api.experiments"),
     **dict.fromkeys(["evaluate", "predict"], "api.runs"),
     **dict.fromkeys(["RunConfig", "StudyConfig", "load_config", "load_preset"], "config"),
     "override": "settings",

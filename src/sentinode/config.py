@@ -9,13 +9,16 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from sentinode.errors import ConfigError
-from sentinode.settings import Section, override, parse_toml, suggestion
+from sentinode.settings import Section, is_folder_name, override, parse_toml, suggestion
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Metric = Literal["auc", "accuracy"]
 SplitBy = Literal["auto", "slide", "group", "stain", "random", "file"]
 Omission = Literal["missing", "unlabelled", "unreadable", "blank", "duplicate"]
+Weighting = Literal["fitted", "equal"]
+Scalar = bool | int | float | str
+Members = dict[str, dict[str, Scalar | list[Scalar]]]
 
 
 class DataConfig(Section):
@@ -195,6 +198,25 @@ class DecisionConfig(Section):
     calibration_folds: int = Field(5, ge=2, description="parts of whole slides or groups, each scored by the others")
 
 
+class EnsembleConfig(Section):
+    """Networks whose blend is the run's model: each the run's own settings with a few put over them."""
+
+    members: Members = Field({}, description="settings of each by its name, put over the run's own (default: none)")
+    weights: Weighting = Field("fitted", description="of the blend: of least log loss on the validation side, or equal")
+
+    @field_validator("members")
+    @classmethod
+    def _several_runs_in_folders_of_their_own(cls, members: Members) -> Members:
+        for name, settings in members.items():
+            if not is_folder_name(name):
+                raise ValueError(f"member name {name!r} may hold letters, digits, '.', '_' and '-' only")
+            if any(key.split(".")[0] == "ensemble" for key in settings):
+                raise ValueError(f"the member {name!r} is to be an ensemble itself; members are runs of one network")
+        if len(members) == 1:
+            raise ValueError("one member alone is no ensemble")
+        return members
+
+
 class RunConfig(Section):
     """All that one run depends on, besides the data."""
 
@@ -208,6 +230,17 @@ class RunConfig(Section):
     fit: FitConfig = FitConfig()
     predict: PredictConfig = PredictConfig()
     decision: DecisionConfig = DecisionConfig()
+    ensemble: EnsembleConfig = EnsembleConfig()
+
+    @model_validator(mode="after")
+    def _members_name_settings_of_a_run(self) -> Self:
+        self.members()
+        return self
+
+    def members(self) -> dict[str, RunConfig]:
+        """The settings of each member's own run; none for a run of one network."""
+        shared = {name: getattr(self, name) for name in RunConfig.model_fields if name != "ensemble"}
+        return {name: override(RunConfig(**shared), own) for name, own in self.ensemble.members.items()}
 
     @model_validator(mode="after")
     def _what_is_for_backbones_goes_with_timm(self) -> Self:
@@ -246,9 +279,6 @@ class Range(Section):
         return self
 
 
-Scalar = bool | int | float | str
-
-
 class CompareConfig(Section):
     """The variants under comparison, each a few settings put over the run's own."""
 
@@ -266,7 +296,7 @@ class CompareConfig(Section):
     @classmethod
     def _names_are_folder_names(cls, variants: dict[str, dict[str, Scalar]]) -> dict[str, dict[str, Scalar]]:
         for name in variants:
-            if not name or not all(c.isalnum() or c in "._-" for c in name) or name.startswith("."):
+            if not is_folder_name(name):
                 raise ValueError(f"variant name {name!r} may hold letters, digits, '.', '_' and '-' only")
         return variants
 

@@ -1,4 +1,4 @@
-"""Settings in sections: frozen and checked, TOML in and out, changed by their full names."""
+"""Settings in sections: frozen and checked, TOML in and out, changed by their full names; names of folders."""
 
 from __future__ import annotations
 
@@ -76,6 +76,11 @@ def parse_settings(pairs: Iterable[str]) -> dict[str, Any]:
             value = text.strip()
         settings[key.strip()] = value
     return settings
+
+
+def is_folder_name(name: str) -> bool:
+    """Whether a name is letters, digits, '.', '_' and '-' only, so that it names a folder and leads nowhere else."""
+    return bool(name) and all(c.isalnum() or c in "._-" for c in name) and not name.startswith(".")
 
 
 def _section_at(model: type[BaseModel], part: str, key: str, where: str | Path | None) -> type[BaseModel]:

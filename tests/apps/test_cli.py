@@ -28,7 +28,10 @@ TINY = [
 ]  # fmt: skip
 FOR_FITTING = ("scipy", "sklearn", "optuna")
 FOR_PAGES = ("matplotlib", "jinja2")
-COMMANDS = ["phantom", "check", "split", "study", "train", "compare", "tune", "predict", "evaluate", "report", "doctor"]
+COMMANDS = [
+    "phantom", "check", "split", "study", "train", "compare", "tune", "ensemble", "predict", "evaluate", "report",
+    "doctor",
+]  # fmt: skip
 
 
 @dataclass
@@ -43,7 +46,7 @@ def sentinode(*arguments: str | Path, cache: Path | None = None) -> Result:
     from sentinode.apps.cli import run
 
     words = [str(argument) for argument in arguments]
-    if cache and words[0] not in ("phantom", "report") and "--cache" not in words:
+    if cache and words[0] not in ("phantom", "report", "ensemble") and "--cache" not in words:
         words += ["--cache", str(cache)]
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
@@ -276,6 +279,89 @@ def test_check_and_evaluate_import_nothing_for_fitting_or_pages(
     run = min((finished / "runs").iterdir())
     for arguments in (["check", phantom_folder], ["evaluate", run, phantom_folder, "--labels", labels]):
         assert not loaded_by(*arguments, cache=tmp_path / "cache") & {*FOR_FITTING, *FOR_PAGES}
+
+
+@pytest.fixture(scope="module")
+def two_runs(phantom_folder: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Quick runs of two seeds and two input sizes that share a split."""
+    root = tmp_path_factory.mktemp("two")
+    for name, size in (("25", 32), ("26", 48)):
+        asked = ["--preset", "quick", "--set", "fit.epochs=2", "--set", f"fit.seed={name}"]
+        size_px = f"preprocess.size_px={size}"
+        result = sentinode("train", phantom_folder, "--out", root / name, *asked, "--set", size_px, cache=cache)
+        assert result.returncode == 0, result.stderr
+    return [root / "25", root / "26"]
+
+
+def test_an_ensemble_predicts_like_a_run(
+    two_runs: list[Path], phantom_folder: Path, cache: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    result = sentinode("ensemble", *two_runs, "--out", out)
+    assert result.returncode == 0, result.stderr
+    rows = {row[0]: row[1:] for row in (line.split("\t") for line in result.stdout.splitlines())}
+    weights = json.loads((out / "blend.json").read_text())["weights"]
+    assert {name: f"{weight:.3f}" for name, weight in weights.items()} == {name: rows[name][0] for name in ("25", "26")}
+    assert rows["the blend"][0] == "1.000"
+    assert float(rows["auc"][0]) == pytest.approx(json.loads((out / "scores.json").read_text())["auc"], abs=1e-4)
+    assert result.stdout.splitlines()[-1] == str(out / "report.html")
+    tables = []
+    for run in (*two_runs, out):
+        table = tmp_path / f"{run.name}.csv"
+        assert sentinode("predict", run, phantom_folder, "--out", table, cache=cache).returncode == 0
+        tables.append(pd.read_csv(table)["label"].to_numpy())
+    logits = sum(w * np.log(p / (1 - p)) for w, p in zip(weights.values(), tables[:2], strict=True))
+    assert tables[2] == pytest.approx(1 / (1 + np.exp(-logits)), abs=2e-6)  # six digits are written
+    options = ["--threshold", "youden", "--calibrate", "temperature"]
+    called = sentinode("predict", out, phantom_folder, "--out", tmp_path / "called.csv", *options, cache=cache)
+    assert called.returncode == 0, called.stderr
+    labels = phantom_folder / "train_labels.csv"
+    assert sentinode("evaluate", out, phantom_folder, "--labels", labels, cache=cache).returncode == 0
+    assert sentinode("report", out).returncode == 0
+    compared = sentinode("compare", two_runs[0], out, "--out", tmp_path / "compared", cache=cache)
+    assert compared.returncode == 0, compared.stderr
+    page = (tmp_path / "compared" / "report.html").read_text(encoding="utf-8")
+    assert "blend of 2: 25, 26" in page
+
+
+def test_predicting_with_an_ensemble_imports_nothing_for_fitting(
+    two_runs: list[Path], phantom_folder: Path, cache: Path, tmp_path: Path
+) -> None:
+    assert sentinode("ensemble", *two_runs, "--out", tmp_path / "out", "--weights", "equal").returncode == 0
+    loaded = loaded_by("predict", tmp_path / "out", phantom_folder, "--out", tmp_path / "p.csv", cache=cache)
+    assert not loaded & {*FOR_FITTING, *FOR_PAGES}
+
+
+def test_an_ensemble_of_a_study_and_what_is_refused(
+    finished: Path, two_runs: list[Path], cache: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    refused(sentinode("ensemble", finished, "--out", out), "one run alone is no ensemble")
+    refused(sentinode("ensemble", *two_runs, two_runs[0], "--out", out), "once more")
+    refused(sentinode("ensemble", *two_runs, "--out", out, "--weights", "best"), "there is no weighting 'best'")
+    refused(sentinode("ensemble", *two_runs, "--out", finished), "is not empty")
+    refused(sentinode("ensemble", *two_runs, tmp_path, "--out", out), "is no run")
+    assert not out.exists()
+    assert sentinode("ensemble", finished, *two_runs, "--out", out).returncode == 0
+    names = [path.name for path in (out / "members").iterdir()]
+    assert len(names) == 3
+    assert {"25", "26"} < set(names)
+    assert any((out / "pictures").iterdir())
+
+
+def test_an_ensemble_trained_from_settings(phantom_folder: Path, cache: Path, tmp_path: Path) -> None:
+    out, settings = tmp_path / "run", tmp_path / "mine.toml"
+    settings.write_text(
+        "[fit]\nepochs = 1\n[predict]\nviews = 1\n[ensemble]\nweights = 'equal'\n"
+        "[ensemble.members.one]\n'fit.seed' = 1\n[ensemble.members.two]\n'model.norm' = 'after'\n"
+    )
+    asked = ["train", phantom_folder, "--out", out, "--config", settings]
+    result = sentinode(*asked, cache=cache)
+    assert result.returncode == 0, result.stderr
+    assert "the blend\t1.000" in result.stdout
+    assert (out / "report.html").is_file()
+    refused(sentinode(*asked, cache=cache), "holds a run already")
+    assert sentinode(*asked, "--resume", cache=cache).returncode == 0
 
 
 def test_split_train_and_report(phantom_folder: Path, cache: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a user can ask that trains, or weighs what was trained: a study, a run, a comparison, a search.
+"""What a user can ask that trains, or weighs what was trained: a study, a run, a comparison, an ensemble, a search.
 
 Paths come in, files are written, records come out. A `Session` says where packed patches are kept, on
 which device the work is done and who hears of progress; without one the defaults hold.
@@ -10,13 +10,15 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from sentinode import pipeline
-from sentinode.config import RunConfig, StudyConfig
-from sentinode.data.artefacts import write_json
+from sentinode.config import RunConfig, StudyConfig, Weighting
+from sentinode.data.artefacts import write_bytes, write_json
 from sentinode.data.phantom import write_phantom
 from sentinode.experiments.comparison import Comparison
+from sentinode.experiments.ensemble import join_runs
 from sentinode.experiments.evidence import Evidence, weigh
 from sentinode.experiments.gather import gather
 from sentinode.experiments.given import clusters_of, open_given, pair_given
+from sentinode.experiments.predict import open_runs
 from sentinode.experiments.record import STUDY_EVIDENCE, Question
 from sentinode.experiments.run import Run, claim_new_folder
 from sentinode.experiments.session import Session
@@ -32,7 +34,7 @@ study = pipeline.study
 
 
 def fit(data: Path, config: RunConfig, out: Path, session: Session | None = None, *, resume: bool = False) -> Run:
-    """Train one run into the folder `out`, or go on with it, and draw its page."""
+    """Train one run, or one of several members, into the folder `out`, or go on with it, and draw its page."""
     session = session or Session()
     material = gather(data, config, session).material
     run = train_run(material, config, out, device=session.device, resume=resume, progress=session.progress)
@@ -90,6 +92,30 @@ def compare_runs(
     write_json(out / STUDY_EVIDENCE, {"compare": evidence.to_json()})
     write_comparison_page(out, comparison, evidence)
     return comparison, evidence
+
+
+def ensemble(runs: Iterable[Path], out: Path, session: Session | None = None, *, weights: Weighting = "fitted") -> Run:
+    """Blend finished runs, and studies' chosen runs, into one run in the new folder `out`, and draw its page.
+
+    Weights of the members' logits are "fitted", by log loss on the validation side that all must share, or "equal".
+    The members are copied, so the folder stands alone. Raises RunError with the reason where runs do not go together.
+    """
+    session, folders = session or Session(), list(runs)
+    members = [run for folder in folders for run in open_runs(folder)]
+    run = join_runs(members, out, weights, device=session.device, progress=session.progress)
+    _copy_pictures(run, [*folders, *(member.folder for member in members)])
+    write_run_page(out)
+    return run
+
+
+def _copy_pictures(run: Run, sources: Iterable[Path]) -> None:
+    """Of the run's mistakes those pictures that the folders hold, for the run itself holds no pixels."""
+    mistakes = worst_mistakes(run.predictions, pipeline.MISTAKES_A_CLASS)
+    wanted, pictures = {f"{m.id}.png" for of_class in mistakes.values() for m in of_class}, run.folder / "pictures"
+    for source in sources:
+        for path in (source / "pictures").glob("*.png"):
+            if path.name in wanted and not (pictures / path.name).exists():
+                write_bytes(pictures / path.name, path.read_bytes())
 
 
 def tune(

@@ -57,6 +57,7 @@ _COMMANDS = (
     (on_experiments.train, "train DATA --out run/ --preset fair --set model.norm=after --set fit.seed=26"),
     (on_experiments.compare, "compare DATA --variants before after --seeds 5 --folds 3 --out comparison/"),
     (on_experiments.tune, "tune DATA --out tuning/ --set tune.sampler=tpe --set tune.trials=12"),
+    (on_runs.ensemble, "ensemble run-25/ run-26/ run-27/ --out ensemble/"),
     (on_runs.predict, "predict run/ DATA/test --out submission.csv --like DATA/sample_submission.csv"),
     (on_runs.evaluate, "evaluate run/ DATA --labels solution.csv --out scores/"),
     (on_runs.report, "report study/"),

@@ -77,7 +77,7 @@ def train(
     device: Device = "auto",
     workers: Workers = 2,
 ) -> None:
-    """Train one network and keep everything that is needed to believe and to use it."""
+    """Train one network, or the members of an ensemble, and keep all that is needed to believe and to use it."""
     from sentinode.api import experiments as api
     from sentinode.apps import console, results
 
@@ -86,6 +86,7 @@ def train(
         run = api.fit(data, asked.run_config(), out, session_of(cache, device, workers, progress), resume=resume)
     for text in run.environment["notices"]:
         console.notice(text)
+    results.show_members(run)
     results.show_scores(f"{out}: validation", run.scores)
     console.say(f"Split {run.environment['split']}")
 

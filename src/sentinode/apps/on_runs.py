@@ -1,4 +1,4 @@
-"""Commands on finished runs: predict, score, and draw their pages."""
+"""Commands on finished runs: blend them, predict, score, and draw their pages."""
 
 from __future__ import annotations
 
@@ -7,7 +7,32 @@ from typing import Annotated
 
 import typer
 
-from sentinode.apps.options import Cache, Device, Workers, session_of
+from sentinode.apps.options import Cache, Device, Workers, session_of, weighting
+
+
+def ensemble(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN...", help="Folders of finished runs or studies; of a study, its choice's runs."),
+    ],
+    out: Annotated[Path, typer.Option(metavar="RUN", help="Folder of the ensemble, a run like any other.")],
+    weights: Annotated[
+        str, typer.Option(help="fitted (least log loss on the validation side that all runs share) or equal.")
+    ] = "fitted",
+    device: Device = "auto",
+) -> None:
+    """Blend finished runs, of several seeds or architectures, into one that predicts like any other."""
+    from sentinode.api import experiments as api
+    from sentinode.apps import console, results
+
+    with console.steps() as progress:
+        session = session_of(None, device, 1, progress)
+        run = api.ensemble(runs, out, session, weights=weighting(weights))
+    for text in run.environment["notices"]:
+        console.notice(text)
+    results.show_members(run)
+    results.show_scores(f"{out}: validation", run.scores)
+    console.say(f"{out / 'report.html'}")
 
 
 def predict(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from sentinode.config import StudyConfig
+    from sentinode.config import StudyConfig, Weighting
     from sentinode.experiments.session import Session
     from sentinode.progress import Progress
 
@@ -67,6 +67,17 @@ def asked_settings(
     options = {"data.slides": slides, "data.groups": groups, "split.by": group_by, "split.folds": folds}
     given = {key: value for key, value in options.items() if value is not None}
     return override(base, {**given, **parse_settings(settings or [])}, where="the options")
+
+
+def weighting(asked: str) -> Weighting:
+    """How an ensemble is to be weighted; raises ConfigError for another word."""
+    from sentinode.errors import ConfigError
+
+    match asked:
+        case "fitted" | "equal":
+            return asked
+        case _:
+            raise ConfigError(f"there is no weighting {asked!r}", where="--weights", remedy="Give fitted or equal.")
 
 
 def origin_of(preset: str | None, config: Path | None, default: str) -> str:

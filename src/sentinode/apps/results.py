@@ -9,6 +9,7 @@ from sentinode.apps import console
 if TYPE_CHECKING:
     from sentinode.experiments.comparison import Comparison, Variant
     from sentinode.experiments.evidence import Evidence
+    from sentinode.experiments.run import Run
     from sentinode.experiments.study import Study
 
 
@@ -42,6 +43,16 @@ def show_variants(comparison: Comparison) -> None:
 
     rows = [[variant.name, f"{variant.mean(metric):.4f}", spread(variant)] for variant in comparison.variants]
     console.show_table(f"validation {metric}", ["variant", "mean", "standard deviation"], rows)
+
+
+def show_members(run: Run) -> None:
+    """The members of an ensemble, beside it; nothing for a run of one network."""
+    if not run.members:
+        return
+    pairs = zip(run.members, run.weights, strict=True)
+    rows = [[member.name, f"{weight:.3f}", f"{member.scores['auc']:.4f}"] for member, weight in pairs]
+    blend = ["the blend", f"{sum(run.weights):.3f}", f"{run.scores['auc']:.4f}"]
+    console.show_table("members", ["member", "weight", "validation auc"], [*rows, blend])
 
 
 def show_scores(title: str, scores: dict[str, float]) -> None:

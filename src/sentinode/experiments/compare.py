@@ -62,8 +62,16 @@ def grid(config: StudyConfig) -> list[tuple[str, dict[str, Scalar]]]:
     """What a variant's runs are called and set to, one for each seed and, with `split.folds`, each fold.
 
     Over folds every seed draws a split of its own, so the spread over seeds is that of split, initial weights,
-    order of batches and augmentation together; without, all seeds share one split.
+    order of batches and augmentation together; without, all seeds share one split. Raises ConfigError where the
+    members of an ensemble would be the same networks under every seed.
     """
+    fixed = [name for name, own in config.ensemble.members.items() if "fit.seed" in own]
+    if fixed and len(config.seeds) > 1:
+        raise ConfigError(
+            f"the member {fixed[0]!r} has a fit.seed of its own and would be the same network under all seeds",
+            where="ensemble.members",
+            remedy="Leave it out, give a single one of `seeds`, or use `train`.",
+        )
     runs: list[tuple[str, dict[str, Scalar]]] = []
     for seed in config.seeds:
         if config.split.folds is None:

@@ -54,6 +54,11 @@ class Variant:
     settings: Mapping[str, Scalar]
     runs: tuple[Run, ...]
 
+    @property
+    def blends(self) -> bool:
+        """Whether its runs are ensembles, which have no epochs of their own."""
+        return bool(self.runs[0].members)
+
     @cached_property
     def repeats(self) -> tuple[Repeat, ...]:
         seeds = dict.fromkeys(run.seed for run in self.runs)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,6 +17,7 @@ from sentinode.experiments.run import Run, is_run
 from sentinode.settings import to_flat
 
 _OF_A_REPEAT: Final = ("fit.seed", "split.seed", "split.fold")
+_MEMBERS: Final = "ensemble.members"
 _BEST_FIRST: Final[tuple[ClusterKind, ...]] = ("slide", "stain", "group")
 
 
@@ -40,7 +43,7 @@ def pair_given(runs: Sequence[Run]) -> Comparison:
 
     A variant is called after the settings in which it differs, in the order in which the runs were given.
     """
-    settings = [{key: value for key, value in to_flat(run.config).items() if key not in _OF_A_REPEAT} for run in runs]
+    settings = [_compared_settings(run) for run in runs]
     places: dict[str, list[Run]] = {}
     settings_of: dict[str, dict[str, Any]] = {}
     for run, own in zip(runs, settings, strict=True):
@@ -52,13 +55,18 @@ def pair_given(runs: Sequence[Run]) -> Comparison:
             "the runs differ in nothing but their seeds: there is nothing to compare",
             remedy="Give runs of two variants or more.",
         )
-    first, *others = settings_of.values()
-    differing = [key for key in first if any(own[key] != first[key] for own in others)]
+    every = list(settings_of.values())
+    differing = [
+        key
+        for key in dict.fromkeys(chain(*every))
+        if len({repr(own[key]) for own in every if key in own}) > 1
+        or (key == _MEMBERS and not all(key in own for own in every))
+    ]
     variants = []
     for key, own_runs in places.items():
         _refuse_twins(own_runs)
-        own = {name: _plain(settings_of[key][name]) for name in differing}
-        label = ", ".join(f"{name.rsplit('.', 1)[-1]} {value}" for name, value in own.items())
+        own = {name: _plain(settings_of[key][name]) for name in differing if name in settings_of[key]}
+        label = ", ".join(f"{name.rsplit('.', 1)[-1]} {value}" for name, value in own.items()) or "one network"
         in_order = sorted(own_runs, key=lambda run: (run.seed, run.config.split.fold or 0))
         variants.append(Variant(label, own, tuple(in_order)))
     return paired(variants)
@@ -79,13 +87,39 @@ def clusters_of(comparison: Comparison, slides: Path | None = None) -> tuple[dic
                 remedy="Give a table with the slide of every patch.",
             )
         return {i: table[i] for i in comparison.ids.tolist()}, "slide"
-    runs = [run for variant in comparison.variants for run in variant.runs]
+    return best_known_clusters([run for variant in comparison.variants for run in variant.runs])
+
+
+def best_known_clusters(runs: Sequence[Run]) -> tuple[dict[str, str], ClusterKind]:
+    """The cluster of each patch as the best informed of the runs knows it, and what these clusters are."""
     kind = next(kind for kind in _BEST_FIRST if any(run.cluster_kind == kind for run in runs))
     clusters: dict[str, str] = {}
     for run in runs:
         if run.cluster_kind == kind:
             clusters |= run.clusters_by_id
     return clusters, kind
+
+
+def _compared_settings(run: Run) -> dict[str, Any]:
+    """The settings but for seed and fold; what an ensemble's members differ in is told in one word for all of them."""
+    settings = {key: value for key, value in to_flat(run.config).items() if key not in _OF_A_REPEAT}
+    overrides = list(run.config.ensemble.members.values())
+    if not overrides:
+        return {key: value for key, value in settings.items() if not key.startswith("ensemble.")}
+    of_all = set.intersection(*map(set, overrides))
+    kept = {key: value for key, value in settings.items() if key not in of_all}
+    return {**kept, _MEMBERS: _members_in_words(overrides)}
+
+
+def _members_in_words(overrides: Sequence[Mapping[str, Any]]) -> str:
+    """Such as "norm before + 2 × norm after"; "3 seeds" where nothing else differs."""
+    told = Counter(
+        ", ".join(f"{key.rsplit('.', 1)[-1]} {value}" for key, value in sorted(own.items()) if key not in _OF_A_REPEAT)
+        for own in overrides
+    )
+    if set(told) == {""}:
+        return f"{len(overrides)} seeds"
+    return " + ".join(f"{count} × {each}" if count > 1 else each or "as shared" for each, count in sorted(told.items()))
 
 
 def _refuse_twins(runs: Sequence[Run]) -> None:

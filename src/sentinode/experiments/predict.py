@@ -15,6 +15,7 @@ from sentinode.data.preprocess import notices, prepare
 from sentinode.errors import ConfigError, RunError, SentinodeWarning
 from sentinode.evaluation.metrics import confusion
 from sentinode.evaluation.threshold import OperatingPoint
+from sentinode.experiments.blend import blended
 from sentinode.experiments.comparison import Variant
 from sentinode.experiments.decision import DECISION, open_decision
 from sentinode.experiments.record import STUDY_CONFIG, open_chosen
@@ -49,7 +50,10 @@ def operating_point(folder: Path, threshold: str | float) -> OperatingPoint:
 def predict(
     runs: Sequence[Run], patches: PatchSet, *, device: torch.device, progress: Progress = silent
 ) -> Predictions:
-    """The mean probability of the runs for every patch, each run with its own preprocessing and views."""
+    """The mean probability of the runs for every patch, each network with its own preprocessing and views.
+
+    An ensemble's probability is the blend of its members'.
+    """
     keep_freed_memory()
     if not runs:
         raise RunError("no run was given to predict with", remedy="Give at least one.")
@@ -58,6 +62,11 @@ def predict(
 
 
 def _predict_one(run: Run, patches: PatchSet, device: torch.device, progress: Progress, told: set[str]) -> Predictions:
+    if run.members:
+        heard = [(each, weight) for each, weight in zip(run.members, run.weights, strict=True) if weight > 0]
+        return blended(
+            [_predict_one(each, patches, device, progress, told) for each, _ in heard], [weight for _, weight in heard]
+        )
     prepared = prepare(
         patches, np.arange(len(patches)), run.config.preprocess, budget_mb=run.config.data.memory_budget_mb
     )

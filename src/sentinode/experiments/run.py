@@ -10,12 +10,17 @@ scores.json         of those predictions
 decision.json       what they decide: calibration maps, operating points, and what both are worth
 model.safetensors   the kept weights
 manifest.json       SHA-256 of the files above; written last, so a folder without it is unfinished
+
+An ensemble has no network and no history of its own. In their place stand
+blend.json          weights of its members, and what these score alone
+members/NAME/       the members, each a whole run folder; the manifest holds the digests of theirs
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -30,11 +35,12 @@ from sentinode.data.artefacts import write_json
 from sentinode.data.tables import read_table
 from sentinode.errors import RunError, storage_errors
 from sentinode.evaluation.clusters import ClusterKind
+from sentinode.experiments.blend import BLEND, Blend, open_blend
 from sentinode.experiments.decision import DECISION, Decision, open_decision
 from sentinode.fitting.checkpoint import load_weights
 from sentinode.inference.probabilities import Predictions
 from sentinode.models.build import build
-from sentinode.settings import parse_toml
+from sentinode.settings import is_folder_name, parse_toml
 
 CONTENTS: Final = (
     "config.toml",
@@ -47,6 +53,8 @@ CONTENTS: Final = (
     "model.safetensors",
 )
 MANIFEST: Final = "manifest.json"
+MEMBERS: Final = "members"
+_OF_A_NETWORK: Final = ("history.csv", "model.safetensors")
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,8 +65,13 @@ class Run:
     config: RunConfig
     environment: dict[str, Any]
     history: pd.DataFrame
+    """One row an epoch; none for an ensemble, whose members have theirs."""
     predictions: Predictions
+    """Of the validation side; an ensemble's by weights that were fitted on other slides or groups."""
     scores: dict[str, float]
+    members: tuple[Run, ...] = ()
+    """The runs that an ensemble blends; none for a run of one network."""
+    blend: Blend | None = None
 
     @property
     def name(self) -> str:
@@ -67,6 +80,16 @@ class Run:
     @property
     def seed(self) -> int:
         return self.config.fit.seed
+
+    @property
+    def networks(self) -> tuple[Run, ...]:
+        """The runs of single networks that this one predicts with: an ensemble's members, or the run itself."""
+        return self.members or (self,)
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """Of the members in the blend, in their order."""
+        return tuple(self.blend.weights[member.name] for member in self.members) if self.blend else ()
 
     @property
     def cluster_kind(self) -> ClusterKind:
@@ -89,6 +112,7 @@ class Run:
     def open(cls, folder: Path) -> Run:
         """Read a run; raises RunError where it is unfinished or a file is missing, changed or foreign."""
         verify(folder)
+        members, blend = _open_members(folder)
         config = parse_toml(
             (folder / "config.toml").read_text(encoding="utf-8"), RunConfig, where=folder / "config.toml"
         )
@@ -96,13 +120,21 @@ class Run:
             folder=folder,
             config=config,
             environment=json.loads((folder / "environment.json").read_text(encoding="utf-8")),
-            history=pd.read_csv(folder / "history.csv"),
+            history=pd.DataFrame() if members else pd.read_csv(folder / "history.csv"),
             predictions=Predictions.read(folder / "predictions.csv"),
             scores=json.loads((folder / "scores.json").read_text(encoding="utf-8")),
+            members=members,
+            blend=blend,
         )
 
     def network(self, device: torch.device) -> nn.Module:
-        """The trained network, ready to predict."""
+        """The trained network, ready to predict; raises RunError for an ensemble, which has several."""
+        if self.members:
+            raise RunError(
+                "is an ensemble, which has no network of its own",
+                where=self.folder,
+                remedy="Take those of its members.",
+            )
         network = build(
             self.config.model,
             input_size_px=self.config.preprocess.size_px,
@@ -123,38 +155,61 @@ def claim_new_folder(folder: Path) -> None:
 
 def is_run(folder: Path) -> bool:
     """Whether the folder is a run's, finished or not."""
-    return is_finished(folder) or (folder / "checkpoint").is_dir()
+    begun = (folder / "checkpoint").is_dir() or ((folder / MEMBERS).is_dir() and (folder / "config.toml").is_file())
+    return is_finished(folder) or begun
 
 
 def is_finished(folder: Path) -> bool:
     return (folder / MANIFEST).is_file()
 
 
-def write_manifest(folder: Path) -> None:
+def contents(members: Sequence[str] = ()) -> tuple[str, ...]:
+    """The sealed files of a run's folder, or of an ensemble's with these members."""
+    if not members:
+        return CONTENTS
+    shared = (name for name in CONTENTS if name not in _OF_A_NETWORK)
+    return (*shared, BLEND, *(f"{MEMBERS}/{name}/{MANIFEST}" for name in members))
+
+
+def write_manifest(folder: Path, members: Sequence[str] = ()) -> None:
     """Seal a run folder."""
-    write_json(folder / MANIFEST, {"sentinode_run": 1, "sha256": {name: _digest(folder / name) for name in CONTENTS}})
+    digests = {name: _digest(folder / name) for name in contents(members)}
+    named = {"members": list(members)} if members else {}
+    write_json(folder / MANIFEST, {"sentinode_run": 1, **named, "sha256": digests})
+
+
+def sealed(folder: Path) -> tuple[dict[str, str], list[str]]:
+    """What a finished run's manifest says: the SHA-256 of each file, and the names of the members, if any."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        members = [str(name) for name in manifest.get("members", [])]
+        if not all(map(is_folder_name, members)):
+            raise ValueError("a member's name is no folder name")
+        return {name: str(manifest["sha256"][name]) for name in contents(members)}, members
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RunError(
+            "is no manifest of a run of this version", where=folder / MANIFEST, remedy="Train the run again."
+        ) from error
 
 
 def verify(folder: Path) -> None:
-    """Raise RunError unless the folder is a finished run whose files are the ones that it was sealed with."""
+    """Raise RunError unless the folder is a finished run whose files are the ones that it was sealed with.
+
+    Of an ensemble's members only the manifests are looked at; `Run.open` verifies the members, too.
+    """
     if not folder.is_dir():
         raise RunError("is no folder", where=folder, remedy="Give the folder of a finished run.")
     if not is_finished(folder):
-        if (folder / "checkpoint").is_dir():
+        if is_run(folder):
             raise RunError(
-                "is an unfinished run", where=folder, remedy="Give the command that began it again, with --resume."
+                "is an unfinished run",
+                where=folder,
+                remedy="Give the command that began it again, with --resume, or, of `ensemble`, into a new folder.",
             )
         raise RunError(
             "is no run: it has no manifest.json", where=folder, remedy="Give a folder that `train` or `study` wrote."
         )
-    try:
-        digests = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["sha256"]
-        expected = {name: str(digests[name]) for name in CONTENTS}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunError(
-            "is no manifest of a run of this version", where=folder / MANIFEST, remedy="Train the run again."
-        ) from error
-    for name, digest in expected.items():
+    for name, digest in sealed(folder)[0].items():
         if not (folder / name).is_file():
             raise RunError("is missing", where=folder / name, remedy="Restore it, or train the run again.")
         if _digest(folder / name) != digest:
@@ -163,6 +218,22 @@ def verify(folder: Path) -> None:
                 where=folder / name,
                 remedy="Restore it, or train the run again.",
             )
+
+
+def _open_members(folder: Path) -> tuple[tuple[Run, ...], Blend | None]:
+    names = sealed(folder)[1]
+    if not names:
+        return (), None
+    blend = open_blend(folder)
+    if set(blend.weights) != set(names):
+        raise RunError("weighs other members than the manifest names", where=folder / BLEND, remedy="Restore it.")
+    members = tuple(Run.open(folder / MEMBERS / name) for name in names)
+    for member in members:
+        if member.members:
+            raise RunError(
+                "is an ensemble in an ensemble", where=member.folder, remedy="Blend runs of one network each."
+            )
+    return members, blend
 
 
 def _digest(path: Path) -> str:

@@ -20,10 +20,11 @@ from sentinode.errors import RunError, storage_errors
 from sentinode.evaluation import metrics
 from sentinode.experiments.decide import decide
 from sentinode.experiments.decision import DECISION
+from sentinode.experiments.ensemble import require_trainable, seal_blend
 from sentinode.experiments.environment import describe_environment
 from sentinode.experiments.features import head_sides
 from sentinode.experiments.material import Material
-from sentinode.experiments.run import Run, is_finished, write_manifest
+from sentinode.experiments.run import MEMBERS, Run, is_finished, write_manifest
 from sentinode.fitting.checkpoint import load_checkpoint, load_weights, save_checkpoint, save_weights
 from sentinode.fitting.epochs import EpochRecord, FitState, Outputs, fit_epochs, steps_in_epoch
 from sentinode.fitting.head import fit_head
@@ -62,8 +63,10 @@ def train_run(
 
     `on_epoch` is called with each new row of the history; an exception it raises stops the run, which
     can be resumed. Raises RunError for a folder of another run, DivergedError where the loss is no
-    number.
+    number. A config with members trains these and blends them; their epochs are not told.
     """
+    if config.ensemble.members:
+        return _train_members(material, config, folder, device=device, resume=resume, progress=progress)
     keep_freed_memory()
     # Before the folder is claimed, for weights may be missing; a finished run is not built again.
     state = None if is_finished(folder) else _new_state(config, device)
@@ -120,6 +123,21 @@ def _records(
     yield from fit_epochs(
         state, streams.training, streams.validation, config.fit, config.augment, device=device, on_batch=on_batch
     )
+
+
+def _train_members(
+    material: Material, config: RunConfig, folder: Path, *, device: torch.device, resume: bool, progress: Progress
+) -> Run:
+    """Train, or go on with, every member below the folder, then blend them."""
+    require_trainable(material, config)
+    _claim(folder, config, material, device, resume=resume)
+    if is_finished(folder):
+        return Run.open(folder)
+    members = [
+        train_run(material, own, folder / MEMBERS / name, device=device, resume=True, progress=progress)
+        for name, own in config.members().items()
+    ]
+    return seal_blend(folder, config, members, material.clusters_by_id(config))
 
 
 def open_streams(material: Material, config: RunConfig) -> Streams:
@@ -217,6 +235,7 @@ def _claim(folder: Path, config: RunConfig, material: Material, device: torch.de
         raise RunError("is not empty and holds no run", where=folder, remedy="Choose a new or empty folder.")
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
+    clipped = () if config.ensemble.members else open_streams(material, config).notices  # members note their own
     environment = {
         **describe_environment(device),
         "data_sha256": material.data_hash,
@@ -224,7 +243,7 @@ def _claim(folder: Path, config: RunConfig, material: Material, device: torch.de
         "seed": config.fit.seed,
         "split": material.split(config).describe(),
         "clusters": material.cluster_kind,
-        "notices": [*material.split(config).notices, *open_streams(material, config).notices],
+        "notices": [*material.split(config).notices, *clipped],
     }
     write_json(folder / "environment.json", environment)
     material.write_split(config, folder / "split.csv")

@@ -28,7 +28,14 @@ def resolve_variants(names: Iterable[str], base: StudyConfig) -> dict[str, dict[
         elif name in PRESETS:
             label, settings = name, differences(base.run_config(), load_preset(name).run_config())
         elif name.endswith(".toml"):
-            label, settings = Path(name).stem, differences(base.run_config(), load_config(Path(name)).run_config())
+            other = load_config(Path(name)).run_config()
+            if other.ensemble.members != base.ensemble.members:
+                raise ConfigError(
+                    "has other members of an ensemble, which no variant can put over the base",
+                    where=name,
+                    remedy="Train each with `train`, then compare the finished runs.",
+                )
+            label, settings = Path(name).stem, differences(base.run_config(), other)
         elif "=" in name:
             settings = parse_settings(name.split(","))
             override(base.run_config(), settings, where="--variants")

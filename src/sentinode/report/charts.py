@@ -87,12 +87,15 @@ def by_slide(explored: Mapping[str, Any]) -> list[Chart]:
 
 
 def training_and_validation(variants: Sequence[Variant], first_plot: int) -> list[Chart]:
-    """The notebook's plots 1 to 4: accuracy, then loss, for each variant, on common axes."""
+    """The notebook's plots 1 to 4: accuracy, then loss, for each variant that has epochs, on common axes."""
     families = {
         (variant.name, quantity): _both_sides(variant.runs, colour, quantity)
         for variant, colour in zip(variants, colours(variants), strict=True)
         for quantity in ("accuracy", "loss")
+        if not variant.blends
     }
+    if not families:
+        return []
     limits = {
         quantity: curves.common_limits([f for (_, q), pair in families.items() if q == quantity for f in pair])
         for quantity in ("accuracy", "loss")
@@ -127,7 +130,14 @@ def _both_sides(runs: Sequence[Run], colour: str, quantity: str) -> list[Curves]
 
 
 def validation_together(key: str, variants: Sequence[Variant], titles: Mapping[str, str]) -> list[Chart]:
-    """One chart a quantity with all variants' validation curves: the notebook's plots 5 and 6."""
+    """One chart a quantity with all variants' validation curves: the notebook's plots 5 and 6; none of ensembles."""
+    drawn = [
+        (variant, label, colour)
+        for variant, label, colour in zip(variants, _labels(variants), colours(variants), strict=True)
+        if not variant.blends
+    ]
+    if not drawn:
+        return []
     return [
         Chart(
             title,
@@ -136,7 +146,7 @@ def validation_together(key: str, variants: Sequence[Variant], titles: Mapping[s
                 f"validation {METRIC_NAMES.get(quantity, quantity)}",
                 [
                     curves.by_epoch(label, colour, variant.runs, f"validation_{quantity}")
-                    for variant, label, colour in zip(variants, _labels(variants), colours(variants), strict=True)
+                    for variant, label, colour in drawn
                 ],
             ),
         )

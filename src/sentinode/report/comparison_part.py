@@ -78,6 +78,8 @@ def leaked(leak: Comparison, evidence: Evidence, trusted_basis: str) -> dict[str
 def notebook_preference(comparison: Comparison, evidence: Evidence) -> str | None:
     """The notebook's claims about these variants beside our verdicts."""
     models = {variant.name: variant.runs[0].config.model for variant in comparison.variants}
+    if any(variant.blends for variant in comparison.variants):
+        return None  # the notebook had single networks
     return verdict_words.notebook_preference(evidence, models)
 
 

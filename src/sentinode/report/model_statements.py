@@ -55,6 +55,9 @@ class ModelStatements:
 
     @property
     def network(self) -> str:
+        if self._first.members:
+            counts = ", ".join(f"{summary_of(each.config).total:,}" for each in self._first.members)
+            return f"A blend of {len(self._first.members)} convolutional networks with {counts} parameters."
         used = _SETTINGS_OF[self.config.model.architecture]
         told = {name: value for name, value in to_flat(self.config.model).items() if name in used}
         settings = ", ".join(f"{name} {value}" for name, value in told.items())
@@ -73,7 +76,7 @@ class ModelStatements:
     @property
     def training(self) -> str:
         fit = self.config.fit
-        epochs = sorted({len(run.history) for run in self.study.chosen.runs})
+        epochs = sorted({len(each.history) for run in self.study.chosen.runs for each in run.networks})
         lasted = f"{epochs[0]}" if len(epochs) == 1 else f"{epochs[0]} to {epochs[-1]}"
         return (
             f"Adam on binary cross-entropy, learning rate {fit.learning_rate:g}, batches of {fit.batch_size}, {lasted} "
@@ -114,12 +117,16 @@ class ModelStatements:
     def prediction(self) -> str:
         views, runs = self.config.predict.views, len(self.study.chosen.runs)
         seen = f"the mean over {views} views of a patch" if views > 1 else "of a single view"
+        blended = (
+            " An ensemble's members are blended by the weighted mean of their logits." if self._first.members else ""
+        )
         averaged = f" The submission averages {runs} runs." if self.study.record.submission_rows and runs > 1 else ""
-        return f"A probability is {seen}.{averaged}"
+        return f"A probability is {seen}.{blended}{averaged}"
 
     @property
     def ensemble_status(self) -> str:
-        return "reported" if self.config.predict.views > 1 or len(self.study.chosen.runs) > 1 else "not applicable"
+        several = self.config.predict.views > 1 or len(self.study.chosen.runs) > 1 or bool(self._first.members)
+        return "reported" if several else "not applicable"
 
     @property
     def metrics(self) -> str:

@@ -16,7 +16,7 @@ from sentinode.errors import RunError
 from sentinode.experiments.comparison import Comparison
 from sentinode.experiments.evidence import Evidence
 from sentinode.experiments.record import STUDY_CONFIG, STUDY_EVIDENCE, STUDY_RECORD
-from sentinode.experiments.run import MANIFEST, Run
+from sentinode.experiments.run import Run, is_run
 from sentinode.experiments.study import Study
 from sentinode.report.check_page import check_context
 from sentinode.report.comparison_page import comparison_context
@@ -33,7 +33,7 @@ def write_report(folder: Path) -> list[Path]:
     if (folder / STUDY_RECORD).is_file() or (folder / STUDY_CONFIG).is_file():
         page = write_study_page(folder)
         return [page, write_check_page(folder)]
-    if (folder / MANIFEST).is_file() or (folder / "checkpoint").is_dir():
+    if is_run(folder):
         return [write_run_page(folder)]
     if (folder / "check.json").is_file():
         return [write_check_page(folder)]

@@ -2,31 +2,47 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Final
 
 import pandas as pd
 
+from sentinode.config import RunConfig
+from sentinode.experiments.blend import Blend
 from sentinode.experiments.run import Run
 from sentinode.report import charts, parts, words
 from sentinode.report.decision_part import decision_part
-from sentinode.report.tables import METRIC_NAMES, Table, environment, layers, number, runs_table, summary_of
-from sentinode.settings import to_toml
+from sentinode.report.tables import (
+    METRIC_NAMES,
+    Table,
+    environment,
+    layers,
+    networks_of,
+    number,
+    runs_table,
+    summary_of,
+)
+from sentinode.settings import to_flat, to_toml
+
+_OF_MEMBERS: Final = ("auc", "average_precision", "accuracy", "log_loss")
+_NOT_TOLD: Final = "–"
 
 
 def run_context(run: Run) -> dict[str, Any]:
     split_in_words = str(run.environment.get("split", ""))
     basis = basis_of(run)
     sides = sides_of(run)
+    whose = f"blend of {len(run.members)} networks" if run.members else "kept weights, one run"
     return {
         "title": f"Run {run.name}",
         "note": str(run.environment.get("data_note", "")),
         "sections": {
             "scores": "Scores",
-            "curves": "Learning curves",
+            **({"members": "Members of the blend"} if run.members else {"curves": "Learning curves"}),
             "errors": "ROC and errors",
             "decision": "Calibration and operating points",
             "mistakes": "Worst mistakes",
-            "networks": "Network",
+            "networks": "Networks" if run.members else "Network",
             "settings": "Settings",
             "environment": "Environment",
         },
@@ -35,32 +51,67 @@ def run_context(run: Run) -> dict[str, Any]:
         "split_caution": words.split_caution(basis),
         "facts": [
             f"{sides['training']:,} patches to train, {sides['validation']:,} to validate",
-            f"seed {run.seed}",
-            f"{len(run.history)} epochs",
+            *([f"{len(run.members)} networks"] if run.members else [f"seed {run.seed}", f"{len(run.history)} epochs"]),
         ],
         "cards": [
-            ("Validation AUC", number(run.scores["auc"], 3), "kept weights, one run"),
-            ("Accuracy at 0.5", number(run.scores["accuracy"], 3), "kept weights, one run"),
+            ("Validation AUC", number(run.scores["auc"], 3), whose),
+            ("Accuracy at 0.5", number(run.scores["accuracy"], 3), whose),
             ("Split", words.split_name(basis), "slides kept apart" if basis == "slide" else "read with care"),
         ],
         "cautions": words.cautions(run.config, [run], **sides),
         "notices": list(run.environment.get("notices", [])),
         "scores_table": Table(
-            "Validation scores of the kept weights: one run.",
+            f"Validation scores of the {whose}." if run.members else "Validation scores of the kept weights: one run.",
             ["score", "value"],
             [[name, number(run.scores[metric])] for metric, name in METRIC_NAMES.items()],
         ),
-        "curves": charts.of_run(run),
+        "members": _members(run, run.blend) if run.blend else None,
+        "curves": [] if run.members else charts.of_run(run),
         "roc": [charts.roc_of_run(run)],
         "decision": decision_part("run", run.decision),
         "run": run,
         "matrix": parts.matrix(f"Run {run.name}", run.predictions),
         "mistakes": parts.mistakes(run.folder, run),
-        "networks": [layers("Network", summary_of(run.config))],
+        "networks": networks_of((each.name, each.config) for each in run.members)
+        if run.members
+        else [layers("Network", summary_of(run.config))],
         "settings": to_toml(run.config),
         "runs_table": runs_table([run], run.config),
         "environment": environment(run.environment),
     }
+
+
+def _members(run: Run, blend: Blend) -> Table:
+    """What each member is, weighs and scores alone; and the blend."""
+    rows, networks = [], _architectures([member.config for member in run.members])
+    for member, network, weight in zip(run.members, networks, run.weights, strict=True):
+        folds = blend.fold_weights.get(member.name, [])
+        between = f"{number(min(folds), 2)}\u00a0to\u00a0{number(max(folds), 2)}" if folds else _NOT_TOLD
+        scores = [number(member.scores[metric]) for metric in _OF_MEMBERS]
+        rows.append([member.name, number(weight, 3), between, *scores, network])
+    scores = [number(run.scores[metric]) for metric in _OF_MEMBERS]
+    rows.append(["the blend", number(1, 3), _NOT_TOLD, *scores, f"all {len(run.members)}"])
+    match blend.rule:
+        case "fitted":
+            caption = (
+                "Weights of least log loss on the validation side; beside them their range when each part of it is "
+                "left out in turn. The blend's scores are of patches blended by weights that were fitted on other "
+                "slides or groups."
+            )
+        case "equal":
+            caption = "Equal weights, which take nothing from the labels."
+    head = ["member", "weight", "without a part", *(METRIC_NAMES[metric] for metric in _OF_MEMBERS), "network"]
+    return Table(caption, head, rows, frozenset({"network"}))
+
+
+def _architectures(configs: Sequence[RunConfig]) -> list[str]:
+    """Such as "notebook, norm before": each architecture, and its settings where they are not the same for all."""
+    settings = [to_flat(config.model) | {"input px": config.preprocess.size_px} for config in configs]
+    differing = [key for key in settings[0] if any(own[key] != settings[0][key] for own in settings)]
+    return [
+        ", ".join([own["architecture"], *(f"{key} {own[key]}" for key in differing if key != "architecture")])
+        for own in settings
+    ]
 
 
 def basis_of(run: Run) -> str:

@@ -162,7 +162,7 @@ def cards(study: Study, runs: list[Run]) -> list[tuple[str, str, str]]:
         )
         for name in scores
     ]
-    speed = float(np.median([patches_per_s(run) for run in runs]))
+    speed = float(np.median([patches_per_s(network) for run in runs for network in run.networks]))
     return [*shown, ("Training speed", f"{speed:,.0f} / s", "patches, median of the runs")]
 
 

@@ -105,18 +105,18 @@ def _interval(found: Interval) -> str:
 
 
 def last_epochs(variants: Sequence[Variant], colours: Sequence[str], caption: str) -> Table:
-    """The notebook's tables 1 and 2: accuracies of the last epoch, beside what it reported."""
+    """The notebook's tables 1 and 2: accuracies of the last epoch, beside what it reported; ensembles have none."""
     claims = [claim(variant.settings) for variant in variants]
     head = ["variant", "training", "validation", "kept weights, validation"]
     if any(claims):
         head += ["notebook: training", "notebook: validation"]
     rows = []
     for variant, claimed in zip(variants, claims, strict=True):
-        last = [run.history.iloc[-1] for run in variant.runs]
+        last = [] if variant.blends else [run.history.iloc[-1] for run in variant.runs]
         row = [
             variant.name,
-            mean_and_spread(epoch["training_accuracy"] for epoch in last),
-            mean_and_spread(epoch["validation_accuracy"] for epoch in last),
+            mean_and_spread(epoch["training_accuracy"] for epoch in last) if last else _MISSING,
+            mean_and_spread(epoch["validation_accuracy"] for epoch in last) if last else _MISSING,
             mean_and_spread(variant.scores("accuracy")),
         ]
         if claimed:
@@ -158,13 +158,22 @@ def confusions(variant: Variant) -> Table:
 
 
 def networks(variants: Sequence[Variant]) -> list[Table]:
-    """One table for each different network, named after the variants that use it."""
+    """One table for each different network, named after the variants, or members of ensembles, that use it."""
+    return networks_of(
+        (f"{variant.name}: {network.name}" if variant.blends else variant.name, network.config)
+        for variant in variants
+        for network in variant.runs[0].networks
+    )
+
+
+def networks_of(configs: Iterable[tuple[str, RunConfig]]) -> list[Table]:
+    """One table for each different network, named after all that have it."""
     names: dict[tuple[LayerSummary, ...], list[str]] = {}
     summaries: dict[tuple[LayerSummary, ...], Summary] = {}
-    for variant in variants:
-        summary = summary_of(variant.runs[0].config)
+    for name, config in configs:
+        summary = summary_of(config)
         summaries[summary.layers] = summary
-        names.setdefault(summary.layers, []).append(variant.name)
+        names.setdefault(summary.layers, []).append(name)
     return [layers(f"Network of {_enumerate(names[key])}", summary) for key, summary in summaries.items()]
 
 
@@ -174,7 +183,7 @@ def _enumerate(names: Sequence[str]) -> str:
 
 def summary_of(config: RunConfig) -> Summary:
     size_px = config.preprocess.size_px
-    network = build(config.model, input_size_px=size_px, generator=torch.Generator().manual_seed(0))
+    network = build(config.model, input_size_px=size_px, generator=torch.Generator().manual_seed(0), pretrained=False)
     return summarise(network, (3, size_px, size_px))
 
 
@@ -196,28 +205,41 @@ def layers(name: str, summary: Summary) -> Table:
 
 
 def runs_table(runs: Sequence[Run], base: RunConfig) -> Table:
-    """Every run: what it was set to beyond the study's settings, how it went and how long it took."""
+    """Every run: what it was set to beyond the study's settings, how it went and how long it took.
+
+    An ensemble's members follow it, each with its settings beyond the ensemble's.
+    """
     rows = []
     for run in runs:
-        history = run.history
-        rows.append(
-            [
-                run.name,
-                differing(run.config, base) or "as above",
-                str(len(history)),
-                str(_kept_epoch(run)),
-                number(run.scores["auc"]),
-                number(run.scores["accuracy"]),
-                f"{history['duration_s'].sum():,.0f}",
-                f"{patches_per_s(run):,.0f}",
-            ]
-        )
+        if not run.members:
+            rows.append(_run_row(run.name, run, base))
+            continue
+        told = f"blend of {len(run.members)}: {', '.join(member.name for member in run.members)}"
+        settings = ", ".join(filter(None, [told, differing(run.config, base)]))
+        scores = [number(run.scores["auc"]), number(run.scores["accuracy"])]
+        rows.append([run.name, settings, _MISSING, _MISSING, *scores, _MISSING, _MISSING])
+        for member in run.members:
+            shared = run.config.model_copy(update={"ensemble": member.config.ensemble})
+            rows.append(_run_row(f"{run.name}/{member.name}", member, shared))
     head = ["run", "settings", "epochs", "kept epoch", "AUC", "accuracy", "duration, s", "patches / s"]
     return Table("", head, rows, frozenset({"settings"}))
 
 
+def _run_row(name: str, run: Run, base: RunConfig) -> list[str]:
+    return [
+        name,
+        differing(run.config, base) or "as above",
+        str(len(run.history)),
+        str(_kept_epoch(run)),
+        number(run.scores["auc"]),
+        number(run.scores["accuracy"]),
+        f"{run.history['duration_s'].sum():,.0f}",
+        f"{patches_per_s(run):,.0f}",
+    ]
+
+
 def patches_per_s(run: Run) -> float:
-    """Patches trained on in a second, over all epochs of a run, without the time for validation."""
+    """Patches trained on in a second, over all epochs of a run of one network, without the time for validation."""
     patches = run.history["training_patches"]
     return float(patches.sum() / (patches / run.history["patches_per_s"]).sum())
 
@@ -232,7 +254,8 @@ def _kept_epoch(run: Run) -> int:
 def differing(config: RunConfig, base: RunConfig) -> str:
     """Such as "model.norm = after, fit.seed = 26": together with the base, every setting of the run."""
     ours, theirs = to_flat(config), to_flat(base)
-    return ", ".join(f"{key} = {value}" for key, value in ours.items() if value != theirs.get(key))
+    told = [key for key in ours if key != "ensemble.members"]  # which have rows of their own
+    return ", ".join(f"{key} = {ours[key]}" for key in told if ours[key] != theirs.get(key))
 
 
 def environment(facts: Mapping[str, Any]) -> Table:

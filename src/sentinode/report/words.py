@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 import numpy as np
 
@@ -69,11 +70,29 @@ def split_caution(basis: str) -> Remark | None:
             )
 
 
+_ONE_SEED: Final = Remark(
+    "One seed only",
+    "Two runs of the same settings differ by the luck of their seeds, often by more than two variants do. One seed "
+    "cannot tell such luck from a better variant.",
+)
+_ONE_BLEND: Final = Remark(
+    "One blend only",
+    "Members trained under other seeds would blend to another score. One blend cannot tell such luck from a better "
+    "choice of members.",
+)
+_FITTED_BLEND: Final = Remark(
+    "The weights were fitted on the validation side",
+    "Every patch is scored by weights that were fitted on other slides or groups; those in use were fitted on all of "
+    "them. Members that were picked by their scores on these patches flatter the blend all the same.",
+)
+
+
 def cautions(config: RunConfig, runs: Sequence[Run], *, training: int, validation: int) -> list[Remark]:
     """What is doubtful about these settings, said only where it is so; sizes are those of the split's sides."""
     found = []
-    trained = max(int(run.history["training_patches"].max()) for run in runs)
-    validated = max(int(run.history["validation_patches"].max()) for run in runs)
+    histories = [network.history for run in runs for network in run.networks]
+    trained = max(int(history["training_patches"].max()) for history in histories)
+    validated = max(int(history["validation_patches"].max()) for history in histories)
     if trained < training or validated < validation:
         moving = "Each epoch is validated on another part, so some of a curve's wobble is the change of part. "
         found.append(
@@ -95,13 +114,9 @@ def cautions(config: RunConfig, runs: Sequence[Run], *, training: int, validatio
             )
         )
     if len({run.seed for run in runs}) == 1:
-        found.append(
-            Remark(
-                "One seed only",
-                "Two runs of the same settings differ by the luck of their seeds, often by more than two variants "
-                "do. One seed cannot tell such luck from a better variant.",
-            )
-        )
+        found.append(_ONE_BLEND if runs[0].members else _ONE_SEED)
+    if any(run.blend and run.blend.rule == "fitted" for run in runs):
+        found.append(_FITTED_BLEND)
     if config.preprocess.size_px < config.preprocess.crop_px:
         shrunk = CENTRE_SIZE_PX * config.preprocess.size_px / config.preprocess.crop_px
         found.append(
@@ -188,6 +203,8 @@ def spread(comparison: Comparison, metric: str) -> str:
 
 def same_training(comparison: Comparison) -> str | None:
     """Why table 2 shows one training accuracy several times; None where it does not."""
+    if any(variant.blends for variant in comparison.variants):
+        return None
     keys = {key for variant in comparison.variants for key in variant.settings}
     last = {
         tuple(float(run.history["training_accuracy"].iloc[-1]) for run in variant.runs)
@@ -203,7 +220,7 @@ def same_training(comparison: Comparison) -> str | None:
 
 def against_claims(comparison: Comparison) -> str | None:
     """The notebook's own difference between its two variants beside ours; None where it had no such two."""
-    if len(comparison.variants) != 2:
+    if len(comparison.variants) != 2 or any(variant.blends for variant in comparison.variants):
         return None
     first, second = comparison.variants
     claimed, other = claim(first.settings), claim(second.settings)
