@@ -17,11 +17,12 @@ from sentinode.errors import ConfigError, DivergedError, RunError, SentinodeWarn
 from sentinode.evaluation.metrics import scores
 from sentinode.experiments.decide import decide
 from sentinode.experiments.gather import gather
+from sentinode.experiments.history import best_epoch, has_finished
 from sentinode.experiments.material import Material
 from sentinode.experiments.predict import predict
 from sentinode.experiments.run import CONTENTS, Run, verify
 from sentinode.experiments.session import Session
-from sentinode.experiments.train import best_epoch, has_finished, train_run
+from sentinode.experiments.train import train_run
 from sentinode.fitting import epochs
 from sentinode.settings import override
 

@@ -37,7 +37,17 @@ def fit(data: Path, config: RunConfig, out: Path, session: Session | None = None
     """Train one run, or one of several members, into the folder `out`, or go on with it, and draw its page."""
     session = session or Session()
     material = gather(data, config, session).material
-    run = train_run(material, config, out, device=session.device, resume=resume, progress=session.progress)
+    run = train_run(
+        material,
+        config,
+        out,
+        device=session.device,
+        resume=resume,
+        progress=session.progress,
+        processes=session.processes,
+    )
+    if not session.processes.writes:
+        return run
     mistakes = worst_mistakes(run.predictions, pipeline.MISTAKES_A_CLASS)
     write_pictures(out / "pictures", material.patches, [m.id for of_class in mistakes.values() for m in of_class])
     write_run_page(out)

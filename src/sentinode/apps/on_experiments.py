@@ -83,7 +83,10 @@ def train(
 
     asked = asked_settings(preset, config, settings, slides, groups, group_by, default="fair")
     with console.steps() as progress:
-        run = api.fit(data, asked.run_config(), out, session_of(cache, device, workers, progress), resume=resume)
+        session = session_of(cache, device, workers, progress, several_processes=True)
+        run = api.fit(data, asked.run_config(), out, session, resume=resume)
+    if not session.processes.writes:
+        return
     for text in run.environment["notices"]:
         console.notice(text)
     results.show_members(run)

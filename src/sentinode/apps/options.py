@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -85,12 +86,25 @@ def origin_of(preset: str | None, config: Path | None, default: str) -> str:
     return config.name if config else preset or default
 
 
-def session_of(cache: Path | None, device: str, workers: int, progress: Progress) -> Session:
+def session_of(
+    cache: Path | None, device: str, workers: int, progress: Progress, *, several_processes: bool = False
+) -> Session:
+    """A session of the options; raises ConfigError where a launcher began several processes of a command for one."""
     from sentinode.apps import console
+    from sentinode.errors import ConfigError
     from sentinode.experiments.session import Session
+    from sentinode.fitting.processes import ALONE, Processes
     from sentinode.inference.device import choose_device
+    from sentinode.progress import silent
 
-    return Session(cache_root(cache), choose_device(device), workers, progress, console.notice)
+    processes, place = ALONE, choose_device(device)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        if not several_processes:
+            raise ConfigError("several processes were launched, and only `train` is for them", remedy="Run it as one.")
+        processes = Processes.launched(on_cpu=place.type == "cpu")
+        place = processes.device(place)
+    told = progress if processes.writes else silent
+    return Session(cache_root(cache), place, workers, told, console.notice, processes)
 
 
 def cache_root(given: Path | None) -> Path:

@@ -6,6 +6,7 @@ the labelled centre's border. Zoom does not, and must be asked for twice (see Au
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -33,6 +34,11 @@ class Draws:
     zoom: Float[Tensor, "n 2"] | None
     symmetry: Int[Tensor, " n"] | None
     stain: Float[Tensor, "n 3"] | None
+
+    def of(self, part: Callable[[Tensor], Tensor]) -> Draws:
+        """The choices for some of the patches, those that `part` takes of each array."""
+        zoom, symmetry, stain = (None if d is None else part(d) for d in (self.zoom, self.symmetry, self.stain))
+        return Draws(zoom, symmetry, stain)
 
 
 def draw(config: AugmentConfig, count: int, generator: torch.Generator) -> Draws:

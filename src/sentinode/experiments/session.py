@@ -9,6 +9,7 @@ from pathlib import Path
 import platformdirs
 import torch
 
+from sentinode.fitting.processes import ALONE, Processes
 from sentinode.inference.device import choose_device
 from sentinode.progress import Progress, silent
 
@@ -27,3 +28,4 @@ class Session:
     workers: int = 2
     progress: Progress = silent
     notify: Callable[[str], None] = lambda _: None
+    processes: Processes = ALONE

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 
-from sentinode.config import FitConfig, RunConfig
-from sentinode.data.artefacts import write_atomically, write_json, write_text
+from sentinode.config import RunConfig
+from sentinode.data.artefacts import write_json, write_text
 from sentinode.data.batches import BatchStream, derive_seed
 from sentinode.data.preprocess import notices as preprocessing_notices
 from sentinode.errors import RunError, storage_errors
@@ -23,19 +22,20 @@ from sentinode.experiments.decision import DECISION
 from sentinode.experiments.ensemble import require_trainable, seal_blend
 from sentinode.experiments.environment import describe_environment
 from sentinode.experiments.features import head_sides
+from sentinode.experiments.history import History, best_epoch, has_finished, history_row, write_history
 from sentinode.experiments.material import Material
 from sentinode.experiments.run import MEMBERS, Run, is_finished, write_manifest
 from sentinode.fitting.checkpoint import load_checkpoint, load_weights, save_checkpoint, save_weights
-from sentinode.fitting.epochs import EpochRecord, FitState, Outputs, fit_epochs, steps_in_epoch
+from sentinode.fitting.epochs import EpochRecord, FitState, fit_epochs, steps_in_epoch
 from sentinode.fitting.head import fit_head
 from sentinode.fitting.memory import keep_freed_memory
+from sentinode.fitting.processes import ALONE, Processes
 from sentinode.inference.probabilities import Predictions, predict_probabilities
 from sentinode.models.build import build
 from sentinode.models.zoo import Backbone
 from sentinode.progress import Progress, silent
 from sentinode.settings import to_toml
 
-History = list[dict[str, Any]]
 _INITIAL_WEIGHTS = 0
 _VALIDATION_BATCH = 512
 
@@ -58,41 +58,51 @@ def train_run(
     resume: bool = False,
     progress: Progress = silent,
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
+    processes: Processes = ALONE,
 ) -> Run:
     """Train, or with `resume` finish, the run in `folder`; a finished run of the same config is returned as it is.
 
     `on_epoch` is called with each new row of the history; an exception it raises stops the run, which
     can be resumed. Raises RunError for a folder of another run, DivergedError where the loss is no
-    number. A config with members trains these and blends them; their epochs are not told.
+    number. A config with members trains these and blends them; their epochs are not told. Of several processes, which
+    all call this, the first writes.
     """
     if config.ensemble.members:
-        return _train_members(material, config, folder, device=device, resume=resume, progress=progress)
+        return _train_members(
+            material, config, folder, device=device, resume=resume, progress=progress, processes=processes
+        )
     keep_freed_memory()
     # Before the folder is claimed, for weights may be missing; a finished run is not built again.
     state = None if is_finished(folder) else _new_state(config, device)
-    _claim(folder, config, material, device, resume=resume)
+    if processes.writes:
+        _claim(folder, config, material, device, resume=resume)
     if state is None:
         return Run.open(folder)
     streams = open_streams(material, config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(config.fit.seed))
-        history = _restore(folder, state)
+        history = _restore(folder, state, processes)
         best_path = folder / "checkpoint" / "best.safetensors"
 
-        records = _records(material, config, state, streams, f"train {folder.name}", device, progress)
+        records = _records(material, config, state, streams, f"train {folder.name}", device, progress, processes)
         while not has_finished(history, config.fit):
             record = next(records)
             row = history_row(record)
             history.append(row)
+            if not processes.writes:
+                continue
             if best_epoch(history, config.fit) == record.epoch:
                 save_weights(best_path, state.result)
             save_checkpoint(folder / "checkpoint" / "last.safetensors", state, history)
-            _write_history(folder, history)
+            write_history(folder, history)
             if on_epoch:
                 on_epoch(row)
-        if config.fit.keep == "best":
-            load_weights(best_path, state.result)
-    return _finish(material, config, folder, state, device)
+        if processes.writes:
+            if config.fit.keep == "best":
+                load_weights(best_path, state.result)
+            _finish(material, config, folder, state, device)
+        processes.wait()
+    return Run.open(folder)
 
 
 def _records(
@@ -103,6 +113,7 @@ def _records(
     step: str,
     device: torch.device,
     progress: Progress,
+    processes: Processes,
 ) -> Iterator[EpochRecord]:
     """The epochs that are still to come, or the fits of a head."""
     if config.fit.train == "head":
@@ -121,23 +132,49 @@ def _records(
         progress(step, seen, config.fit.epochs * patches)
 
     yield from fit_epochs(
-        state, streams.training, streams.validation, config.fit, config.augment, device=device, on_batch=on_batch
+        state,
+        streams.training,
+        streams.validation,
+        config.fit,
+        config.augment,
+        device=device,
+        on_batch=on_batch,
+        processes=processes,
     )
 
 
 def _train_members(
-    material: Material, config: RunConfig, folder: Path, *, device: torch.device, resume: bool, progress: Progress
+    material: Material,
+    config: RunConfig,
+    folder: Path,
+    *,
+    device: torch.device,
+    resume: bool,
+    progress: Progress,
+    processes: Processes,
 ) -> Run:
     """Train, or go on with, every member below the folder, then blend them."""
     require_trainable(material, config)
-    _claim(folder, config, material, device, resume=resume)
+    if processes.writes:
+        _claim(folder, config, material, device, resume=resume)
     if is_finished(folder):
         return Run.open(folder)
     members = [
-        train_run(material, own, folder / MEMBERS / name, device=device, resume=True, progress=progress)
+        train_run(
+            material,
+            own,
+            folder / MEMBERS / name,
+            device=device,
+            resume=True,
+            progress=progress,
+            processes=processes,
+        )
         for name, own in config.members().items()
     ]
-    return seal_blend(folder, config, members, material.clusters_by_id(config))
+    if processes.writes:
+        seal_blend(folder, config, members, material.clusters_by_id(config))
+    processes.wait()
+    return Run.open(folder)
 
 
 def open_streams(material: Material, config: RunConfig) -> Streams:
@@ -167,54 +204,18 @@ def open_streams(material: Material, config: RunConfig) -> Streams:
     return Streams(training, validation, (*notices, *preprocessing_notices(*prepared)))
 
 
-def history_row(record: EpochRecord) -> dict[str, Any]:
-    """One epoch's scores: loss, accuracy and AUC of both sides."""
-
-    def side(name: str, outputs: Outputs) -> dict[str, float]:
-        probabilities = 1 / (1 + np.exp(-outputs.logits.astype(np.float64)))
-        return {
-            f"{name}_loss": outputs.loss,
-            f"{name}_accuracy": metrics.accuracy(outputs.labels, probabilities),
-            f"{name}_auc": metrics.auc(outputs.labels, outputs.logits),
-            f"{name}_patches": len(outputs.labels),
-        }
-
-    return {
-        "epoch": record.epoch,
-        **side("training", record.training),
-        **side("validation", record.validation),
-        "duration_s": round(record.duration_s, 3),
-        "patches_per_s": round(record.patches_per_s, 1),
-    }
-
-
-def best_epoch(history: History, config: FitConfig) -> int:
-    """The epoch with the highest validation score, the first of equals."""
-    scores = [row[f"validation_{config.metric}"] for row in history]
-    return int(history[int(np.argmax(scores))]["epoch"])
-
-
-def has_finished(history: History, config: FitConfig) -> bool:
-    """Whether all epochs, or fits of a head, are done, or the best one lies `patience` epochs back."""
-    if not history:
-        return False
-    done = history[-1]["epoch"]
-    waited = done - best_epoch(history, config)
-    return bool(done >= config.epochs_planned or (config.patience is not None and waited >= config.patience))
-
-
 def _new_state(config: RunConfig, device: torch.device) -> FitState:
     generator = torch.Generator().manual_seed(derive_seed(config.fit.seed, _INITIAL_WEIGHTS))
     network = build(config.model, input_size_px=config.preprocess.size_px, generator=generator)
     return FitState.start(network.to(device), config.fit)
 
 
-def _restore(folder: Path, state: FitState) -> History:
+def _restore(folder: Path, state: FitState, processes: Processes) -> History:
     checkpoint = folder / "checkpoint" / "last.safetensors"
-    if checkpoint.is_file():
-        return load_checkpoint(checkpoint, state)
-    save_checkpoint(checkpoint, state, [])  # so that there are good weights even if the first epoch diverges
-    return []
+    if processes.writes and not checkpoint.is_file():
+        save_checkpoint(checkpoint, state, [])  # so that there are good weights even if the first epoch diverges
+    processes.wait()
+    return load_checkpoint(checkpoint, state)
 
 
 def _claim(folder: Path, config: RunConfig, material: Material, device: torch.device, *, resume: bool) -> None:
@@ -260,11 +261,7 @@ def _check_same_data(folder: Path, material: Material) -> None:
         )
 
 
-def _write_history(folder: Path, history: History) -> None:
-    write_atomically(folder / "history.csv", lambda file: pd.DataFrame(history).to_csv(file, index=False))
-
-
-def _finish(material: Material, config: RunConfig, folder: Path, state: FitState, device: torch.device) -> Run:
+def _finish(material: Material, config: RunConfig, folder: Path, state: FitState, device: torch.device) -> None:
     split, (_, validation) = material.split(config), material.prepared(config)
     probabilities = predict_probabilities(
         state.result,
@@ -284,4 +281,3 @@ def _finish(material: Material, config: RunConfig, folder: Path, state: FitState
     write_json(folder / DECISION, decide(predictions, clusters, config.decision, seed=config.fit.seed).to_json())
     save_weights(folder / "model.safetensors", state.result)
     write_manifest(folder)
-    return Run.open(folder)

@@ -19,6 +19,7 @@ from sentinode.data.preprocess import as_input
 from sentinode.errors import DivergedError
 from sentinode.fitting.average import WeightAverage
 from sentinode.fitting.optimizer import KerasAdam
+from sentinode.fitting.processes import ALONE, Processes, average_statistics
 from sentinode.fitting.schedule import rate_factor
 from sentinode.inference.device import Precision, in_precision
 from sentinode.models.chain import Chain
@@ -117,6 +118,7 @@ def fit_epochs(
     *,
     device: torch.device,
     on_batch: OnBatch | None = None,
+    processes: Processes = ALONE,
 ) -> Iterator[EpochRecord]:
     """Train from the state's position to `config.epochs`, yielding after every epoch.
 
@@ -126,12 +128,14 @@ def fit_epochs(
     validation_steps = steps_in_epoch(validation, config.validation_steps)
     for epoch in range(state.epochs_done, config.epochs):
         started = time.perf_counter()
-        trained = _train(state, training, epoch, steps, config, augment, device, on_batch)
+        trained = _train(state, training, epoch, steps, config, augment, device, on_batch, processes)
         if state.average is not None:
             state.average.after_epoch(state.network, epoch + 1)
+            average_statistics(state.average.network, processes)
+        average_statistics(state.network, processes)
         training_s = time.perf_counter() - started
         numbers = range(epoch * validation_steps, (epoch + 1) * validation_steps)
-        validated = _validate(state.result, validation, numbers, device, config)
+        validated = _validate(state.result, validation, numbers, device, config, processes)
         state.epochs_done = epoch + 1
         yield EpochRecord(
             epoch=epoch + 1,
@@ -152,9 +156,12 @@ def train_step(
     label_smoothing: float = 0.0,
     precision: Precision = "float32",
     rate_factor: float = 1.0,
+    processes: Processes = ALONE,
 ) -> tuple[Tensor, Tensor]:
-    """One step of Adam on binary cross-entropy; returns the batch's logits (b,) and loss (b,) before it."""
-    inputs = augmented(images, draw(augment, len(images), generator))
+    """One step of Adam on binary cross-entropy; returns logits and losses before it, of this process's patches."""
+    drawn, in_batch = draw(augment, len(images), generator), len(images)
+    images, labels = processes.share(images), processes.share(labels)
+    inputs = augmented(images, drawn.of(processes.share))
     if label_smoothing:
         labels = labels * (1 - label_smoothing) + label_smoothing / 2
     if state.chain is not None:
@@ -165,6 +172,7 @@ def train_step(
             logits = state.forward(inputs).squeeze(1).float()
         losses = F.binary_cross_entropy_with_logits(logits, labels, reduction="none")
         torch.autograd.backward(losses.mean())
+    state.optimizer.average_gradient(processes, weight=len(images) * processes.count / in_batch)
     state.optimizer.step(rate_factor)
     if state.average is not None:
         state.average.after_step(state.network)
@@ -180,6 +188,7 @@ def _train(
     augment: AugmentConfig,
     device: torch.device,
     on_batch: OnBatch | None,
+    processes: Processes,
 ) -> Outputs:
     """One epoch, counted from 0, of so many steps."""
     state.network.train()
@@ -195,34 +204,41 @@ def _train(
             label_smoothing=config.label_smoothing,
             precision=config.precision,
             rate_factor=rate_factor(config, number, steps),
+            processes=processes,
         )
-        if not seen.add(batch.labels, logits, losses):
+        if not seen.add(processes.share(batch.labels), logits, losses):
             raise DivergedError(
                 f"the loss is no longer a finite number in epoch {epoch + 1}, step {done}",
                 remedy="Lower fit.learning_rate; the weights of the last good epoch are kept.",
             )
         if on_batch:
             on_batch(epoch + 1, done, steps)
-    return seen.outputs()
+    return seen.outputs(processes)
 
 
 @torch.no_grad()
 def _validate(
-    network: nn.Module, stream: BatchStream, numbers: range, device: torch.device, config: FitConfig
+    network: nn.Module,
+    stream: BatchStream,
+    numbers: range,
+    device: torch.device,
+    config: FitConfig,
+    processes: Processes,
 ) -> Outputs:
     network.eval()
     seen = _Collector()
     for number in numbers:
         batch = stream.batch(number)
-        labels = batch.labels.to(device)
+        mine = processes.share(batch.labels)
+        labels = mine.to(device)
         with in_precision(config.precision, device):
-            logits = network(as_input(batch.images.to(device))).squeeze(1).float()
-        if not seen.add(batch.labels, logits, F.binary_cross_entropy_with_logits(logits, labels, reduction="none")):
+            logits = network(as_input(processes.share(batch.images).to(device))).squeeze(1).float()
+        if not seen.add(mine, logits, F.binary_cross_entropy_with_logits(logits, labels, reduction="none")):
             raise DivergedError(
                 "the validation loss is not a finite number",
                 remedy="Lower fit.learning_rate; the weights of the last good epoch are kept.",
             )
-    return seen.outputs()
+    return seen.outputs(processes)
 
 
 class _Collector:
@@ -241,6 +257,9 @@ class _Collector:
         self.total_loss += total
         return bool(np.isfinite(total))
 
-    def outputs(self) -> Outputs:
-        labels = np.concatenate(self.labels)
-        return Outputs(self.total_loss / len(labels), labels, np.concatenate(self.logits))
+    def outputs(self, processes: Processes) -> Outputs:
+        """Of all processes."""
+        labels = processes.gathered(np.concatenate(self.labels))
+        logits = processes.gathered(np.concatenate(self.logits))
+        total_loss = float(processes.gathered(np.array([self.total_loss])).sum())
+        return Outputs(total_loss / len(labels), labels, logits)

@@ -15,8 +15,8 @@ from sentinode.evaluation.bootstrap import Interval
 from sentinode.evaluation.metrics import Confusion, confusion
 from sentinode.experiments.comparison import Comparison, Variant
 from sentinode.experiments.evidence import Evidence
+from sentinode.experiments.history import best_epoch
 from sentinode.experiments.run import Run
-from sentinode.experiments.train import best_epoch
 from sentinode.inference.probabilities import Predictions
 from sentinode.models.build import build
 from sentinode.models.summary import LayerSummary, Summary, summarise
