@@ -350,11 +350,11 @@ class StudyConfig(RunConfig):
         return RunConfig(**{name: getattr(self, name) for name in RunConfig.model_fields})
 
 
-PRESETS = ("quick", "seed", "fair")
+PRESETS = ("quick", "seed", "fair", "strong", "strong-gpu")
 
 
 def load_preset(name: str) -> StudyConfig:
-    """Read one of the presets that come with the package: `quick`, `seed` or `fair`."""
+    """Read one of the presets that come with the package, one of `PRESETS`."""
     if name not in PRESETS:
         raise ConfigError(
             f"there is no preset {name!r}",

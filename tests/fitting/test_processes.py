@@ -1,0 +1,80 @@
+"""Several processes train what one would: the same steps on shares of the same batches."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from sentinode.config import AugmentConfig
+from sentinode.data.augment import draw
+from sentinode.fitting.processes import ALONE, Processes
+
+# No batch norm: its statistics are those of a process's own share, and so would differ.
+SETTINGS = [
+    "preprocess.size_px=96",
+    "model.architecture=timm",
+    "model.backbone=test_vit",
+    "model.pretrained=none",
+    "sample.per_class=20",
+    "fit.epochs=2",
+    "fit.batch_size=9",
+    "fit.average=ema",
+    "predict.views=1",
+]
+
+
+def test_a_process_on_its_own_has_everything() -> None:
+    batch = torch.arange(5.0)
+    assert ALONE.writes
+    assert ALONE.share(batch) is batch
+    assert np.array_equal(ALONE.gathered(np.arange(3)), np.arange(3))
+
+
+def test_shares_are_disjoint_and_complete_and_keep_their_draws() -> None:
+    batch = torch.arange(7)
+    shares = [Processes(rank, 3).share(batch) for rank in range(3)]
+    assert sorted(torch.cat(shares).tolist()) == batch.tolist()
+    draws = draw(AugmentConfig(stain_jitter=0.5), 7, torch.Generator().manual_seed(1))
+    second = draws.of(Processes(1, 3).share)
+    assert second.zoom is None
+    assert second.stain is not None
+    assert draws.stain is not None
+    assert torch.equal(second.stain, draws.stain[1::3])
+
+
+def train(folder: Path, data: Path, *, processes: int) -> pd.DataFrame:
+    out = folder / f"run{processes}"
+    command = [sys.executable]
+    if processes > 1:
+        command += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    command += ["-m", "sentinode", "train", str(data), "--out", str(out), "--device", "cpu"]
+    command += ["--cache", str(folder / "cache")]
+    for setting in SETTINGS:
+        command += ["--set", setting]
+    finished = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert finished.returncode == 0, finished.stderr[-2000:]
+    assert finished.stdout.count("average_precision") == 1  # one process tells
+    return pd.read_csv(out / "history.csv")
+
+
+def test_two_processes_train_what_one_does(phantom_folder: Path, tmp_path: Path) -> None:
+    one, two = (train(tmp_path, phantom_folder, processes=count) for count in (1, 2))
+    columns = ["training_loss", "training_auc", "validation_loss", "validation_auc", "training_patches"]
+    np.testing.assert_allclose(two[columns], one[columns], rtol=1e-5)
+
+
+def test_other_commands_refuse_to_run_several_times(
+    phantom_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from sentinode.apps.cli import run
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert run(["study", str(phantom_folder), "--out", str(tmp_path / "study")]) == 2
+    assert "only `train` is for them" in capsys.readouterr().err
