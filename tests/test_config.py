@@ -127,3 +127,19 @@ def test_a_file_may_leave_everything_out(tmp_path: Path) -> None:
 def test_an_unknown_preset_lists_the_known() -> None:
     with pytest.raises(ConfigError, match="quick, seed, fair"):
         load_preset("fast")
+
+
+def test_the_strong_preset_blends_three_networks_that_differ() -> None:
+    members = load_preset("strong").run_config().members()
+    assert {name: (m.model.architecture, m.fit.train) for name, m in members.items()} == {
+        "features": ("timm", "head"),
+        "tuned": ("timm", "all"),
+        "p4m": ("p4m", "all"),
+    }
+    # A network that symmetries do not change needs neither to be shown them nor to be asked eight times.
+    assert (members["p4m"].augment.symmetries, members["p4m"].predict.views) == (False, 1)
+
+
+def test_the_preset_for_gpus_asks_for_what_gpus_are_good_at() -> None:
+    fit = load_preset("strong-gpu").fit
+    assert (fit.precision, fit.compile, fit.schedule, fit.average) == ("mixed", True, "cosine", "ema")

@@ -17,7 +17,10 @@ Data = Annotated[
     Path, typer.Argument(metavar="DATA", help="Competition folder, or folder of PatchCamelyon's HDF5 files.")
 ]
 Preset = Annotated[
-    str | None, typer.Option(help="Settings to start from: quick (default of study), seed (the notebook's) or fair.")
+    str | None,
+    typer.Option(
+        help="Settings to start from: quick (default of study), seed (the notebook's), fair, strong, strong-gpu."
+    ),
 ]
 Config = Annotated[Path | None, typer.Option(metavar="FILE.toml", help="Settings to start from, in place of a preset.")]
 Settings = Annotated[

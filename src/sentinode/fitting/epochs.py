@@ -22,6 +22,7 @@ from sentinode.fitting.optimizer import KerasAdam
 from sentinode.fitting.processes import ALONE, Processes, average_statistics
 from sentinode.fitting.schedule import rate_factor
 from sentinode.inference.device import Precision, in_precision
+from sentinode.models.build import freeze
 from sentinode.models.chain import Chain
 from sentinode.models.zoo import Backbone
 
@@ -69,8 +70,7 @@ class FitState:
 
     @classmethod
     def start(cls, network: nn.Module, config: FitConfig) -> FitState:
-        if isinstance(network, Backbone):
-            network.freeze(config.frozen_stages if config.train == "all" else network.body_stages)
+        freeze(network, config)
         named = trainable(network)
         optimizer = KerasAdam(
             named.values(),
@@ -172,7 +172,7 @@ def train_step(
             logits = state.forward(inputs).squeeze(1).float()
         losses = F.binary_cross_entropy_with_logits(logits, labels, reduction="none")
         torch.autograd.backward(losses.mean())
-    state.optimizer.average_gradient(processes, weight=len(images) * processes.count / in_batch)
+    state.optimizer.average_gradient(processes, weight=processes.holds(in_batch) * processes.count / in_batch)
     state.optimizer.step(rate_factor)
     if state.average is not None:
         state.average.after_step(state.network)
@@ -206,7 +206,8 @@ def _train(
             rate_factor=rate_factor(config, number, steps),
             processes=processes,
         )
-        if not seen.add(processes.share(batch.labels), logits, losses):
+        held = processes.holds(len(batch.labels))
+        if not seen.add(processes.share(batch.labels)[:held], logits[:held], losses[:held]):
             raise DivergedError(
                 f"the loss is no longer a finite number in epoch {epoch + 1}, step {done}",
                 remedy="Lower fit.learning_rate; the weights of the last good epoch are kept.",
@@ -233,7 +234,9 @@ def _validate(
         labels = mine.to(device)
         with in_precision(config.precision, device):
             logits = network(as_input(processes.share(batch.images).to(device))).squeeze(1).float()
-        if not seen.add(mine, logits, F.binary_cross_entropy_with_logits(logits, labels, reduction="none")):
+        held = processes.holds(len(batch.labels))
+        losses = F.binary_cross_entropy_with_logits(logits, labels, reduction="none")
+        if not seen.add(mine[:held], logits[:held], losses[:held]):
             raise DivergedError(
                 "the validation loss is not a finite number",
                 remedy="Lower fit.learning_rate; the weights of the last good epoch are kept.",

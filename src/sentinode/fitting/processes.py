@@ -50,9 +50,18 @@ class Processes:
         own: torch.device = self.accelerator.device
         return own
 
+    def holds(self, patches: int) -> int:
+        """How many patches of a batch of so many are this process's."""
+        return len(range(self.rank, patches, self.count))
+
     def share(self, values: Tensor) -> Tensor:
-        """This process's part of a batch, along the first axis."""
-        return values if self.count == 1 else values[self.rank :: self.count]
+        """This process's part of a batch, along the first axis; where it holds none, one that does not count.
+
+        All processes take every step together, so each needs something to compute with.
+        """
+        if self.count == 1:
+            return values
+        return values[self.rank :: self.count] if self.holds(len(values)) else values[:1]
 
     def average(self, values: Tensor) -> None:
         """Replace values by their mean over the processes."""

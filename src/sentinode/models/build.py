@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from sentinode.config import ModelConfig
+from sentinode.config import FitConfig, ModelConfig
 from sentinode.errors import ConfigError
 from sentinode.models.notebook import notebook_network
 from sentinode.models.p4m import p4m_network
 from sentinode.models.residual import residual_network
-from sentinode.models.zoo import Weights, backbone
+from sentinode.models.zoo import Backbone, Weights, backbone
 
 
 def build(config: ModelConfig, *, input_size_px: int, generator: torch.Generator, pretrained: bool = True) -> nn.Module:
@@ -53,6 +53,12 @@ def build(config: ModelConfig, *, input_size_px: int, generator: torch.Generator
                 features=config.features,
                 resize_px=config.resize_px,
             )
+
+
+def freeze(network: nn.Module, config: FitConfig) -> None:
+    """Fix the stages of a backbone that the settings keep from training; ConfigError where there are not so many."""
+    if isinstance(network, Backbone):
+        network.freeze(config.frozen_stages if config.train == "all" else network.body_stages)
 
 
 def _weights(config: ModelConfig) -> Weights:

@@ -14,18 +14,12 @@ from sentinode.experiments.study import Study
 from sentinode.explain.review import Review
 from sentinode.report import words
 from sentinode.report.data_statements import many
-from sentinode.report.tables import CLUSTER_NAMES, METRIC_NAMES, confusion_of, mean_and_spread, number, summary_of
-from sentinode.settings import to_flat
+from sentinode.report.network_statements import network_statement, training_statement
+from sentinode.report.tables import CLUSTER_NAMES, METRIC_NAMES, confusion_of, mean_and_spread, number
 
 _DISCRIMINATION: Final = ("auc", "average_precision", "accuracy", "balanced_accuracy")
 _CLUSTERS: Final = {"slide": "slides", "stain": "clusters of stain", "group": "groups of patches"}
 _CALIBRATION: Final = ("ece", "brier_score", "log_loss")
-_SETTINGS_OF: Final = {  # what each architecture makes of the settings of the model
-    "notebook": ("architecture", "norm", "bn_momentum"),
-    "residual": ("architecture", "bn_momentum", "centre"),
-    "p4m": ("architecture", "bn_momentum", "p4m_design"),
-    "timm": ("backbone", "pretrained", "features", "resize_px"),
-}
 
 
 @dataclass(frozen=True)
@@ -55,17 +49,7 @@ class ModelStatements:
 
     @property
     def network(self) -> str:
-        if self._first.members:
-            counts = ", ".join(f"{summary_of(each.config).total:,}" for each in self._first.members)
-            return f"A blend of {len(self._first.members)} convolutional networks with {counts} parameters."
-        used = _SETTINGS_OF[self.config.model.architecture]
-        told = {name: value for name, value in to_flat(self.config.model).items() if name in used}
-        settings = ", ".join(f"{name} {value}" for name, value in told.items())
-        summary = summary_of(self.config)
-        return (
-            f"A convolutional network ({settings}) with {summary.total:,} parameters, {summary.trainable:,} of them "
-            "trained."
-        )
+        return network_statement(self._first)
 
     @property
     def seeds(self) -> str:
@@ -75,13 +59,7 @@ class ModelStatements:
 
     @property
     def training(self) -> str:
-        fit = self.config.fit
-        epochs = sorted({len(each.history) for run in self.study.chosen.runs for each in run.networks})
-        lasted = f"{epochs[0]}" if len(epochs) == 1 else f"{epochs[0]} to {epochs[-1]}"
-        return (
-            f"Adam on binary cross-entropy, learning rate {fit.learning_rate:g}, batches of {fit.batch_size}, {lasted} "
-            f"of at most {fit.epochs} epochs."
-        )
+        return training_statement(self.study.chosen.runs)
 
     @property
     def kept(self) -> str:

@@ -32,6 +32,7 @@ def run_context(run: Run) -> dict[str, Any]:
     split_in_words = str(run.environment.get("split", ""))
     basis = basis_of(run)
     sides = sides_of(run)
+    rows = "fits of a head" if run.config.fit.train == "head" else "epochs"
     whose = f"blend of {len(run.members)} networks" if run.members else "kept weights, one run"
     return {
         "title": f"Run {run.name}",
@@ -51,7 +52,7 @@ def run_context(run: Run) -> dict[str, Any]:
         "split_caution": words.split_caution(basis),
         "facts": [
             f"{sides['training']:,} patches to train, {sides['validation']:,} to validate",
-            *([f"{len(run.members)} networks"] if run.members else [f"seed {run.seed}", f"{len(run.history)} epochs"]),
+            *([f"{len(run.members)} networks"] if run.members else [f"seed {run.seed}", f"{len(run.history)} {rows}"]),
         ],
         "cards": [
             ("Validation AUC", number(run.scores["auc"], 3), whose),

@@ -18,7 +18,7 @@ from sentinode.experiments.evidence import Evidence
 from sentinode.experiments.history import best_epoch
 from sentinode.experiments.run import Run
 from sentinode.inference.probabilities import Predictions
-from sentinode.models.build import build
+from sentinode.models.build import build, freeze
 from sentinode.models.summary import LayerSummary, Summary, summarise
 from sentinode.report.claims import claim
 from sentinode.settings import to_flat
@@ -184,6 +184,7 @@ def _enumerate(names: Sequence[str]) -> str:
 def summary_of(config: RunConfig) -> Summary:
     size_px = config.preprocess.size_px
     network = build(config.model, input_size_px=size_px, generator=torch.Generator().manual_seed(0), pretrained=False)
+    freeze(network, config.fit)
     return summarise(network, (3, size_px, size_px))
 
 
