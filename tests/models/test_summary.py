@@ -8,6 +8,7 @@ from torch import nn
 
 from sentinode.models.notebook import notebook_network
 from sentinode.models.summary import LayerSummary, summarise
+from sentinode.models.zoo import backbone
 
 
 def network() -> nn.Sequential:
@@ -85,3 +86,13 @@ def test_a_batch_counter_is_no_parameter_and_an_uncalled_layer_has_no_shape() ->
         LayerSummary("unused", "Linear", None, 6),
     )
     assert str(summary).splitlines()[3].split() == ["unused", "(Linear)", "-", "6"]
+
+
+def test_a_deep_network_is_told_block_by_block_and_nothing_is_lost() -> None:
+    network = backbone("tf_efficientnet_lite0", pretrained=False, generator=torch.Generator().manual_seed(1))
+    summary = summarise(network, (3, 96, 96))
+    assert len(summary.layers) <= 40
+    assert sum(layer.parameters for layer in summary.layers) == summary.total
+    shapes = {layer.name: layer.output_shape for layer in summary.layers}
+    assert shapes["body.blocks.6.0"] == (320, 3, 3)
+    assert not any(layer.kind == "Identity" for layer in summary.layers)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
+
+Shapes = dict[nn.Module, tuple[int, ...]]
+_MOST_ROWS: Final = 40
 
 
 @dataclass(frozen=True)
@@ -22,7 +25,7 @@ class LayerSummary:
 
 @dataclass(frozen=True)
 class Summary:
-    """Every layer with weights or without children, in the order of their definition.
+    """Every layer with weights or without children, in the order of their definition; of very many, their blocks.
 
     Counts are Keras's: moving averages (floating-point buffers) are parameters that are not trainable.
     A weight that several layers share is in each of their rows, but once in the totals.
@@ -63,20 +66,41 @@ def summarise(network: nn.Module, input_shape: tuple[int, int, int]) -> Summary:
     The network's modes, weights and moving averages are left as they were.
     """
     shapes = _output_shapes(network, input_shape)
-    layers = tuple(
-        LayerSummary(name, type(module).__name__, shapes.get(module), sum(t.numel() for t in own))
-        for name, module in network.named_modules()
-        if (own := [*module.parameters(recurse=False), *_averages(module.buffers(recurse=False))])
-        or not any(module.children())
-    )
+    layers = _folded(_layers(network, shapes), network, shapes)
     trainable = sum(p.numel() for p in network.parameters() if p.requires_grad)
     frozen = sum(p.numel() for p in network.parameters() if not p.requires_grad)
     averages = sum(b.numel() for b in _averages(network.buffers()))
     return Summary(layers, trainable, frozen + averages)
 
 
-def _output_shapes(network: nn.Module, input_shape: tuple[int, int, int]) -> dict[nn.Module, tuple[int, ...]]:
-    shapes: dict[nn.Module, tuple[int, ...]] = {}
+def _layers(network: nn.Module, shapes: Shapes) -> list[LayerSummary]:
+    return [
+        LayerSummary(name, type(module).__name__, shapes.get(module), sum(t.numel() for t in own))
+        for name, module in network.named_modules()
+        if (own := [*module.parameters(recurse=False), *_averages(module.buffers(recurse=False))])
+        or not (any(module.children()) or isinstance(module, nn.Identity))
+    ]
+
+
+def _folded(layers: list[LayerSummary], network: nn.Module, shapes: Shapes) -> tuple[LayerSummary, ...]:
+    """The layers, or, where there are very many, the blocks that they are in: as deep as a table can show."""
+    depth = max(layer.name.count(".") + 1 for layer in layers)
+    while len(layers) > _MOST_ROWS and depth > 1:
+        depth -= 1
+        within: dict[str, int] = {}
+        for layer in layers:
+            block = ".".join(layer.name.split(".")[:depth])
+            within[block] = within.get(block, 0) + layer.parameters
+        modules = {name: network.get_submodule(name) for name in within}
+        layers = [
+            LayerSummary(name, type(module).__name__, shapes.get(module), within[name])
+            for name, module in modules.items()
+        ]
+    return tuple(layers)
+
+
+def _output_shapes(network: nn.Module, input_shape: tuple[int, int, int]) -> Shapes:
+    shapes: Shapes = {}
 
     def note_shape(module: nn.Module, _inputs: Any, output: Any) -> None:
         if isinstance(output, Tensor):

@@ -25,6 +25,10 @@ from sentinode.report.tables import (
 from sentinode.settings import to_flat, to_toml
 
 _OF_MEMBERS: Final = ("auc", "average_precision", "accuracy", "log_loss")
+_EPOCHS: Final = "Training curves are measured while the weights still change, on augmented patches."
+_FITS_OF_A_HEAD: Final = (
+    "A head on frozen features has no epochs: each point is a fit with another penalty, the strongest first."
+)
 _NOT_TOLD: Final = "–"
 
 
@@ -32,7 +36,8 @@ def run_context(run: Run) -> dict[str, Any]:
     split_in_words = str(run.environment.get("split", ""))
     basis = basis_of(run)
     sides = sides_of(run)
-    rows = "fits of a head" if run.config.fit.train == "head" else "epochs"
+    is_head = run.config.fit.train == "head"
+    rows = "fits of a head" if is_head else "epochs"
     whose = f"blend of {len(run.members)} networks" if run.members else "kept weights, one run"
     return {
         "title": f"Run {run.name}",
@@ -47,6 +52,7 @@ def run_context(run: Run) -> dict[str, Any]:
             "settings": "Settings",
             "environment": "Environment",
         },
+        "curves_lead": _FITS_OF_A_HEAD if is_head else _EPOCHS,
         "split_basis": basis,
         "split_in_words": split_in_words,
         "split_caution": words.split_caution(basis),

@@ -200,7 +200,7 @@ def layers(name: str, summary: Summary) -> Table:
     ]
     caption = (
         f"{name}: {summary.total:,} parameters, {summary.trainable:,} trainable and {summary.non_trainable:,} not "
-        "(moving averages of batch normalisation)."
+        "(moving averages of batch normalisation, and what is frozen)."
     )
     return Table(caption, ["layer", "output shape", "parameters"], rows)
 
