@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import signal
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -64,16 +65,24 @@ def test_an_interrupted_build_is_resumed_and_its_chunks_are_not_decoded_again(
     class StopError(Exception):
         pass
 
+    read, stopped = packing.read_plain_into, threading.Event()
+
+    def the_last_waits(path, *rest):
+        if f"{COUNT - 1:03d}" in str(path):
+            stopped.wait(timeout=60)  # else a quick reader would be done before anybody can stop it
+        return read(path, *rest)
+
     def stop_half_way(done: int, total: int) -> None:
         if done >= total // 2:
+            stopped.set()
             raise StopError
 
+    monkeypatch.setattr(packing, "read_plain_into", the_last_waits)
     with pytest.raises(StopError):
         pack(listing, tmp_path / "cache", workers=1, on_progress=stop_half_way)
     (folder,) = (p for p in (tmp_path / "cache").iterdir() if p.is_dir())
     assert not (folder / "manifest.json").exists()
     decoded = []
-    read = packing.read_plain_into
     monkeypatch.setattr(packing, "read_plain_into", lambda *a: (decoded.append(a[0]), read(*a))[1])
     packed, _ = pack(listing, tmp_path / "cache", workers=1)
     assert np.array_equal(packed.pixels, patches)
