@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
 from sentinode.errors import ConfigError
 from sentinode.settings import Section, is_folder_name, override, parse_toml, suggestion
@@ -217,6 +217,16 @@ class EnsembleConfig(Section):
         return members
 
 
+class PseudoConfig(Section):
+    """Unlabelled patches of the test part that join training under the labels that a finished run gives them."""
+
+    run: Path | None = Field(None, description="the teacher: a finished run, ensemble or study (default: none)")
+    confidence: float = Field(
+        0.95, gt=0.5, lt=1.0, description="least probability of the label, by the teacher's calibration"
+    )
+    most: int | None = Field(None, ge=1, description="most patches of each class, the surest first (default: all)")
+
+
 class RunConfig(Section):
     """All that one run depends on, besides the data."""
 
@@ -231,6 +241,15 @@ class RunConfig(Section):
     predict: PredictConfig = PredictConfig()
     decision: DecisionConfig = DecisionConfig()
     ensemble: EnsembleConfig = EnsembleConfig()
+    pseudo: PseudoConfig = PseudoConfig()
+
+    @model_serializer(mode="wrap")
+    def _without_a_teacher_as_before(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Settings that ask for no pseudo-labels are written as they were before there were any."""
+        table: dict[str, Any] = serialize(self)
+        if self.pseudo == PseudoConfig():
+            table.pop("pseudo", None)
+        return table
 
     @model_validator(mode="after")
     def _members_name_settings_of_a_run(self) -> Self:

@@ -256,6 +256,23 @@ def test_predict_says_why_a_run_lacks_a_point(trained: Path, phantom_folder: Pat
     refused(sentinode(*ask, cache=cache), "decision.json: holds no operating point 'cost': of one class only")
 
 
+def test_train_with_pseudo_labels(finished: Path, phantom_folder: Path, cache: Path, tmp_path: Path) -> None:
+    ask = ["train", phantom_folder, "--preset", "quick", "--set", "model.bn_momentum=0.5", "--set", "fit.epochs=4"]
+    unsure = sentinode(*ask, "--pseudo-labels", finished, "--out", tmp_path / "none", cache=cache)
+    refused(unsure, "pseudo.confidence: the teacher is sure of no patch at 0.95, of")
+    assert not (tmp_path / "none").exists()
+    assert sentinode(*ask, "--out", tmp_path / "teacher", cache=cache).returncode == 0
+    ask += ["--pseudo-labels", tmp_path / "teacher", "--set", "pseudo.confidence=0.6", "--set", "fit.epochs=1"]
+    result = sentinode(*ask, "--out", tmp_path / "run", cache=cache)
+    assert result.returncode == 0, result.stderr
+    joined = pd.read_csv(tmp_path / "run" / "pseudo.csv")
+    assert set(joined["id"]) <= set(pd.read_csv(phantom_folder / "sample_submission.csv")["id"])
+    assert f"training saw the pixels of {len(joined)} unlabelled test patches" in result.stderr
+    again = sentinode(*ask, "--out", tmp_path / "run", "--resume", cache=cache)
+    assert again.returncode == 0, again.stderr
+    assert "predict" not in again.stderr
+
+
 @pytest.mark.parametrize("model", ["study", "run"])
 def test_predict_imports_only_what_predicting_needs(
     finished: Path, phantom_folder: Path, tmp_path: Path, model: str

@@ -254,3 +254,13 @@ def test_the_macros_write_whole_and_escaped_html(study: Study) -> None:
     assert page.tags.count("tr") == 2 + 52 + 44
     assert page.tags.count("dt") == len(HEADINGS)
     assert "BMJ 2024;385:e078378" in page.text
+
+
+def test_the_model_card_tells_of_pseudo_labels(study: Study) -> None:
+    def training_data() -> str:
+        return " ".join(dict(model_card(study))["Training data"])
+
+    assert "pseudo-labels" not in training_data()
+    study.chosen.runs[0].environment["pseudo_labels"] = {"positive": 400, "negative": 800, "confidence": 0.95}
+    told = "In training alone, 1,200 test patches (400 positive) joined under labels that a network gave them with a"
+    assert f"{told} probability of at least 0.95 (pseudo-labels)." in training_data()

@@ -16,6 +16,7 @@ from sentinode.apps.options import (
     GroupBy,
     Groups,
     Preset,
+    PseudoLabels,
     Resume,
     Settings,
     Slides,
@@ -72,6 +73,7 @@ def train(
     slides: Slides = None,
     groups: Groups = None,
     group_by: GroupBy = None,
+    pseudo_labels: PseudoLabels = None,
     resume: Resume = False,
     cache: Cache = None,
     device: Device = "auto",
@@ -81,7 +83,9 @@ def train(
     from sentinode.api import experiments as api
     from sentinode.apps import console, results
 
-    asked = asked_settings(preset, config, settings, slides, groups, group_by, default="fair")
+    asked = asked_settings(
+        preset, config, settings, slides, groups, group_by, pseudo_labels=pseudo_labels, default="fair"
+    )
     with console.steps() as progress:
         session = session_of(cache, device, workers, progress, several_processes=True)
         run = api.fit(data, asked.run_config(), out, session, resume=resume)

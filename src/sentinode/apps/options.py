@@ -36,6 +36,10 @@ GroupBy = Annotated[
     str | None,
     typer.Option(metavar="BY", help="Split by: auto, slide, group, stain (clusters; no gain was measured) or random."),
 ]
+PseudoLabels = Annotated[
+    Path | None,
+    typer.Option(metavar="RUN", help="Finished run, ensemble or study whose sure labels of DATA's test part join in."),
+]
 Folds = Annotated[
     int | None,
     typer.Option(metavar="K", help="Cross-validate: every seed draws its own split into K folds (default: one split)."),
@@ -58,6 +62,7 @@ def asked_settings(
     group_by: str | None = None,
     folds: int | None = None,
     *,
+    pseudo_labels: Path | None = None,
     default: str,
 ) -> StudyConfig:
     """The settings that a command line asks for: a preset or a file, with single settings put over it."""
@@ -69,6 +74,7 @@ def asked_settings(
         raise ConfigError("--preset and --config exclude each other", remedy="Give one of them; --set goes with both.")
     base = load_config(config) if config else load_preset(preset or default)
     options = {"data.slides": slides, "data.groups": groups, "split.by": group_by, "split.folds": folds}
+    options["pseudo.run"] = pseudo_labels
     given = {key: value for key, value in options.items() if value is not None}
     return override(base, {**given, **parse_settings(settings or [])}, where="the options")
 

@@ -32,7 +32,7 @@ from sentinode.experiments.decision import DECISION
 from sentinode.experiments.environment import describe_environment
 from sentinode.experiments.given import best_known_clusters
 from sentinode.experiments.material import Material
-from sentinode.experiments.run import MANIFEST, MEMBERS, Run, claim_new_folder, contents, sealed, write_manifest
+from sentinode.experiments.run import MANIFEST, MEMBERS, Run, claim_new_folder, sealed, write_manifest
 from sentinode.inference.probabilities import Predictions
 from sentinode.progress import Progress, silent
 from sentinode.settings import is_folder_name, override, to_flat, to_toml
@@ -122,7 +122,7 @@ def _require_same_validation(runs: Sequence[Run]) -> None:
     validated = set(first.predictions.ids.tolist())
     split, labels = "Give runs of one split, balance and sample.", "Give runs of the same table of labels."
     for run in runs:
-        seen = len(validated & set(_training_ids(run)))
+        seen = len(validated & run.training_ids)
         if seen:
             told = f"was trained on {seen:,} of the {len(validated):,} patches that {first.folder} was validated on"
             raise RunError(told, where=run.folder, remedy=split)
@@ -224,7 +224,7 @@ def _copy(source: Path, target: Path) -> None:
     """The sealed files of a run, its manifest last."""
     with storage_errors(target):
         target.mkdir(parents=True)
-        for name in (*contents(), MANIFEST):
+        for name in (*sealed(source)[0], MANIFEST):
             shutil.copyfile(source / name, target / name)
 
 
@@ -240,15 +240,9 @@ def _differences_in_data(runs: Sequence[Run]) -> list[str]:
     told = []
     if len({run.environment.get("data_sha256") for run in runs}) > 1:
         told.append("the members were trained on different patches or labels; only the validation patches are equal")
-    elif len({frozenset(_training_ids(run)) for run in runs}) > 1:
+    elif len({run.training_ids for run in runs}) > 1:
         told.append("the members were trained on different sides of the data; only the validation patches are equal")
     return told
-
-
-def _training_ids(run: Run) -> list[str]:
-    table = read_table(run.folder / "split.csv", purpose=_SIDES)
-    ids: list[str] = table.loc[table["side"] == "training", "id"].tolist()
-    return ids
 
 
 def _order(first: Predictions, other: Predictions) -> Int[np.ndarray, " n"]:

@@ -10,8 +10,10 @@ from jaxtyping import Float
 
 from sentinode.config import RunConfig
 from sentinode.data.artefacts import write_atomically
+from sentinode.data.patches import PatchSet
 from sentinode.data.preprocess import prepare
 from sentinode.experiments.material import Material
+from sentinode.experiments.pseudo import PseudoLabels
 from sentinode.fitting.head import Features
 from sentinode.inference.device import has_bfloat16
 from sentinode.inference.features import features_of
@@ -20,33 +22,51 @@ from sentinode.progress import Progress, of_step, silent
 
 
 def head_sides(
-    material: Material, config: RunConfig, network: Backbone, device: torch.device, progress: Progress = silent
+    material: Material,
+    config: RunConfig,
+    network: Backbone,
+    device: torch.device,
+    progress: Progress = silent,
+    pseudo: PseudoLabels | None = None,
 ) -> tuple[Features, Features]:
-    """Features and labels of the training and of the validation side, in the split's order."""
+    """Features and labels of the training and of the validation side, in the split's order; pseudo-labels come last."""
     features = cached_features(material, config, network, device, progress)
     split = material.split(config)
     sides = [material.patches.rows_of(ids) for ids in (split.training, split.validation)]
     training, validation = (Features(features[rows], material.patches.labels[rows].astype(np.int64)) for rows in sides)
-    return training, validation
+    if pseudo is None:
+        return training, validation
+    assert material.unlabelled is not None
+    patches = material.unlabelled.patches
+    own = cached_features(material, config, network, device, progress, patches)[patches.rows_of(pseudo.joined.ids)]
+    labels = np.append(training.labels, pseudo.joined.labels.astype(np.int64))
+    return Features(np.concatenate([training.values, own]), labels), validation
 
 
 def cached_features(
-    material: Material, config: RunConfig, network: Backbone, device: torch.device, progress: Progress = silent
+    material: Material,
+    config: RunConfig,
+    network: Backbone,
+    device: torch.device,
+    progress: Progress = silent,
+    unlabelled: PatchSet | None = None,
 ) -> Float[np.ndarray, "n d"]:
-    """Features of all patches of the material; every split, seed and number of labels reads the same ones.
+    """Features of all patches of the material, or of its unlabelled ones.
 
-    They are kept in the folder `features` of the material's cache, under a digest of all that they depend on; a
-    material without a cache computes them anew.
+    Every split, seed and number of labels reads the same ones. They are kept in the folder `features` of the
+    material's cache, under a digest of all that they depend on; a material without a cache computes them anew.
     """
+    patches = material.patches if unlabelled is None else unlabelled
+    data_hash = material.data_hash if unlabelled is None else _hash_of(unlabelled)
     folder = None if material.cache_root is None else material.cache_root / "features"
-    path = None if folder is None else folder / f"{_key(material, config, network, device)}.npy"
+    path = None if folder is None else folder / f"{_key(data_hash, config, network, device)}.npy"
     if path is not None and path.is_file():
         found: Float[np.ndarray, "n d"] = np.load(path, mmap_mode="r", allow_pickle=False)
-        if found.shape == (len(material.patches), network.head.in_features):
+        if found.shape == (len(patches), network.head.in_features):
             return found
     everything = prepare(
-        material.patches,
-        np.arange(len(material.patches)),
+        patches,
+        np.arange(len(patches)),
         config.preprocess,
         budget_mb=config.data.memory_budget_mb,
     )
@@ -63,8 +83,12 @@ def cached_features(
     return features
 
 
-def _key(material: Material, config: RunConfig, network: Backbone, device: torch.device) -> str:
-    digest = hashlib.sha256(material.data_hash.encode())
+def _hash_of(unlabelled: PatchSet) -> str:
+    return hashlib.sha256("\n".join(["unlabelled", *unlabelled.ids.tolist()]).encode()).hexdigest()
+
+
+def _key(data_hash: str, config: RunConfig, network: Backbone, device: torch.device) -> str:
+    digest = hashlib.sha256(data_hash.encode())
     arithmetic = "bfloat16" if config.fit.precision == "mixed" and has_bfloat16(device) else "float32"
     for part in (config.model.backbone, config.preprocess, network.extra_repr(), config.predict.views, arithmetic):
         digest.update(f"|{part}".encode())

@@ -12,7 +12,7 @@ from sentinode.data.check import Check, check_folder
 from sentinode.data.ingest import LeftOut, open_folder, pack_folder, require_readable
 from sentinode.data.patches import PatchSet
 from sentinode.data.split import unite_groups
-from sentinode.experiments.material import Material
+from sentinode.experiments.material import Material, Unlabelled
 from sentinode.experiments.session import Session
 
 
@@ -36,14 +36,20 @@ def gather(root: Path, config: RunConfig, session: Session) -> Gathered:
     left_out += require_readable(packed, config.data)
     check = check_folder(folder, packed, workers=session.workers, progress=session.progress)
     groups = unite_groups(packed.training.groups, check.groups())
-    dropped = _rows_to_drop(check, config.data)
+    dropped = _rows_to_drop(check, config.data, packed.training.ids)
     for option, rows in dropped.items():
         left_out.append(LeftOut(option, int(rows.sum()), f"{option} patches were left out of training"))
     eligible = ~np.any([np.zeros(len(packed.training), dtype=bool), *dropped.values()], axis=0)
+    unlabelled = None
+    if packed.test is not None:
+        unwanted = _rows_to_drop(check, config.data, packed.test.ids).values()
+        usable = ~np.any([np.zeros(len(packed.test), dtype=bool), *unwanted], axis=0)
+        unlabelled = Unlabelled(packed.everything, len(packed.training), usable, check.audit.groups)
     material = Material(
         packed.training,
         groups,
         eligible=eligible,
+        unlabelled=unlabelled,
         note=folder.note,
         cache_root=session.cache_root,
         progress=session.progress,
@@ -51,9 +57,9 @@ def gather(root: Path, config: RunConfig, session: Session) -> Gathered:
     return Gathered(check, material, packed.test, folder.sample_ids, tuple(left_out))
 
 
-def _rows_to_drop(check: Check, config: DataConfig) -> dict[str, np.ndarray]:
-    """Rows of the training part that the options leave out, found by the check."""
-    audit, ids = check.audit, check.packed.training.ids
+def _rows_to_drop(check: Check, config: DataConfig, ids: np.ndarray) -> dict[str, np.ndarray]:
+    """Which of a part's patches the options leave out, found by the check."""
+    audit = check.audit
     kinds: dict[str, list[str]] = {}
     if "blank" in config.leave_out:
         kinds["blank"] = [i for members in audit.blanks.values() for i in members]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, lru_cache
 from pathlib import Path
 
@@ -12,20 +13,47 @@ import numpy as np
 from sentinode.config import BalanceConfig, PreprocessConfig, RunConfig, SampleConfig, SplitConfig
 from sentinode.data.patches import PatchSet, PatchTable
 from sentinode.data.preprocess import Prepared, prepare
-from sentinode.data.split import Split, make_split
+from sentinode.data.split import Split, make_split, unite_groups
 from sentinode.data.stain_groups import stain_clusters, stain_statistics, uncut_clusters, usual_count
 from sentinode.evaluation.clusters import ClusterKind
+from sentinode.inference.probabilities import Predictions
 from sentinode.progress import Progress, of_step, silent
 
 _SPLITS_HELD = 1  # of prepared pixels: the budget is that of one split
+
+
+@dataclass(frozen=True, eq=False)
+class Unlabelled:
+    """The test part of a material's data folder, whose labels, if it has any, are not looked at.
+
+    `everything` are the material's patches in their order, then, from row `first` on, the test part's; `usable`: (M,)
+    bool, which of these the options do not leave out; `overlaps` names the group of each id that shares tissue.
+    """
+
+    everything: PatchSet
+    first: int
+    usable: np.ndarray
+    overlaps: Mapping[str, int]
+    said: dict[str, Predictions] = field(default_factory=dict)
+    """What teachers said of the part, by their digests: predicted once for all runs."""
+
+    @cached_property
+    def patches(self) -> PatchSet:
+        return self.everything.part(slice(self.first, None))
+
+    @cached_property
+    def tissue(self) -> np.ndarray:
+        """(N + M,) str: the group of patches of both parts that share tissue, given or found; "" for none."""
+        found = np.array([str(self.overlaps.get(i, "")) for i in self.everything.ids.tolist()], dtype=str)
+        return unite_groups(self.everything.groups, found)
 
 
 class Material:
     """Labelled patches with their united groups; splits and prepared pixels are made once and shared.
 
     `groups`: (N,) str, given groups united with found overlaps, "" for a patch that shares no tissue;
-    `eligible`: (N,) bool, the patches that runs may use (default: all that are labelled); `cache_root`: where
-    features are kept.
+    `eligible`: (N,) bool, the patches that runs may use (default: all that are labelled); `unlabelled`: what
+    pseudo-labels may be given to; `cache_root`: where features are kept.
     """
 
     def __init__(
@@ -34,11 +62,13 @@ class Material:
         groups: np.ndarray,
         *,
         eligible: np.ndarray | None = None,
+        unlabelled: Unlabelled | None = None,
         note: str = "",
         cache_root: Path | None = None,
         progress: Progress = silent,
     ) -> None:
         self.patches, self.note, self.cache_root, self.progress = patches, note, cache_root, progress
+        self.unlabelled = unlabelled
         used = patches.labels >= 0 if eligible is None else (patches.labels >= 0) & eligible
         self.candidates = PatchTable(patches.ids[used], patches.labels[used], patches.slides[used], groups[used])
         self._used = used
@@ -90,10 +120,13 @@ class Material:
         split.write(path, labels=self.labels_by_id, clusters=self.clusters_by_id(config))
         return split
 
-    def prepared(self, config: RunConfig) -> tuple[Prepared, Prepared]:
-        """Pixels of the training and of the validation side, in the split's order."""
+    def prepared(self, config: RunConfig, joined: tuple[str, ...] = ()) -> tuple[Prepared, Prepared]:
+        """Pixels of the training and of the validation side, in the split's order.
+
+        The training side ends with those of the unlabelled patches that `joined` names.
+        """
         return self._prepared(
-            config.balance, config.sample, config.split, config.preprocess, config.data.memory_budget_mb
+            config.balance, config.sample, config.split, config.preprocess, config.data.memory_budget_mb, joined
         )
 
     def _make_split(self, balance: BalanceConfig, sample: SampleConfig, split: SplitConfig) -> Split:
@@ -118,14 +151,19 @@ class Material:
         split: SplitConfig,
         preprocess: PreprocessConfig,
         budget_mb: int,
+        joined: tuple[str, ...],
     ) -> tuple[Prepared, Prepared]:
-        sides = self._split(balance, sample, split)
+        sides, source = self._split(balance, sample, split), self.patches
         rows = [self.patches.rows_of(ids) for ids in (sides.training, sides.validation)]
+        if joined:
+            assert self.unlabelled is not None
+            source = self.unlabelled.everything
+            rows[0] = np.append(rows[0], self.unlabelled.first + self.unlabelled.patches.rows_of(np.array(joined)))
         share = budget_mb // 2
         # Cropping and shrinking are over at once; normalising stains takes about a millisecond a patch.
         training, validation = (
             prepare(
-                self.patches,
+                source,
                 side,
                 preprocess,
                 budget_mb=share,

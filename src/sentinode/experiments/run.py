@@ -9,6 +9,7 @@ predictions.csv     id, label, probability of the validation side
 scores.json         of those predictions
 decision.json       what they decide: calibration maps, operating points, and what both are worth
 model.safetensors   the kept weights
+pseudo.csv          id, label, probability of the unlabelled patches that joined training, where any did
 manifest.json       SHA-256 of the files above; written last, so a folder without it is unfinished
 
 An ensemble has no network and no history of its own. In their place stand
@@ -54,6 +55,7 @@ CONTENTS: Final = (
 )
 MANIFEST: Final = "manifest.json"
 MEMBERS: Final = "members"
+PSEUDO: Final = "pseudo.csv"
 _OF_A_NETWORK: Final = ("history.csv", "model.safetensors")
 
 
@@ -102,6 +104,12 @@ class Run:
         """The slide of each patch, or what stands in for it; "" for a patch on its own."""
         table = read_table(self.folder / "split.csv", purpose="id,label,side,cluster")
         return dict(zip(table["id"].tolist(), table["cluster"].tolist(), strict=True))
+
+    @cached_property
+    def training_ids(self) -> frozenset[str]:
+        """The labelled patches that it, or any of its members, was trained on."""
+        table = read_table(self.folder / "split.csv", purpose="id,label,side,cluster")
+        return frozenset(table.loc[table["side"] == "training", "id"])
 
     @cached_property
     def decision(self) -> Decision:
@@ -163,17 +171,19 @@ def is_finished(folder: Path) -> bool:
     return (folder / MANIFEST).is_file()
 
 
-def contents(members: Sequence[str] = ()) -> tuple[str, ...]:
-    """The sealed files of a run's folder, or of an ensemble's with these members."""
+def contents(members: Sequence[str] = (), *, pseudo: bool = False) -> tuple[str, ...]:
+    """The sealed files of a run's folder, or of an ensemble's with these members; with `pseudo`, of one taught so."""
+    joined = (PSEUDO,) if pseudo else ()
     if not members:
-        return CONTENTS
+        return (*CONTENTS, *joined)
     shared = (name for name in CONTENTS if name not in _OF_A_NETWORK)
-    return (*shared, BLEND, *(f"{MEMBERS}/{name}/{MANIFEST}" for name in members))
+    return (*shared, *joined, BLEND, *(f"{MEMBERS}/{name}/{MANIFEST}" for name in members))
 
 
 def write_manifest(folder: Path, members: Sequence[str] = ()) -> None:
     """Seal a run folder."""
-    digests = {name: _digest(folder / name) for name in contents(members)}
+    pseudo = (folder / PSEUDO).is_file()
+    digests = {name: _digest(folder / name) for name in contents(members, pseudo=pseudo)}
     named = {"members": list(members)} if members else {}
     write_json(folder / MANIFEST, {"sentinode_run": 1, **named, "sha256": digests})
 
@@ -185,7 +195,8 @@ def sealed(folder: Path) -> tuple[dict[str, str], list[str]]:
         members = [str(name) for name in manifest.get("members", [])]
         if not all(map(is_folder_name, members)):
             raise ValueError("a member's name is no folder name")
-        return {name: str(manifest["sha256"][name]) for name in contents(members)}, members
+        digests = manifest["sha256"]
+        return {name: str(digests[name]) for name in contents(members, pseudo=PSEUDO in digests)}, members
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunError(
             "is no manifest of a run of this version", where=folder / MANIFEST, remedy="Train the run again."

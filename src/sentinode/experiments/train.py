@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,7 @@ import torch
 
 from sentinode.config import RunConfig
 from sentinode.data.artefacts import write_json, write_text
-from sentinode.data.batches import BatchStream, derive_seed
-from sentinode.data.preprocess import notices as preprocessing_notices
+from sentinode.data.batches import derive_seed
 from sentinode.errors import RunError, storage_errors
 from sentinode.evaluation import metrics
 from sentinode.experiments.decide import decide
@@ -24,7 +22,10 @@ from sentinode.experiments.environment import describe_environment
 from sentinode.experiments.features import head_sides
 from sentinode.experiments.history import History, best_epoch, has_finished, history_row, write_history
 from sentinode.experiments.material import Material
+from sentinode.experiments.pseudo import RECORD, PseudoLabels
 from sentinode.experiments.run import MEMBERS, Run, is_finished, write_manifest
+from sentinode.experiments.streams import Streams, open_streams
+from sentinode.experiments.teacher import pseudo_labels, pseudo_labels_of
 from sentinode.fitting.checkpoint import load_checkpoint, load_weights, save_checkpoint, save_weights
 from sentinode.fitting.epochs import EpochRecord, FitState, fit_epochs, steps_in_epoch
 from sentinode.fitting.head import fit_head
@@ -37,16 +38,6 @@ from sentinode.progress import Progress, silent
 from sentinode.settings import to_toml
 
 _INITIAL_WEIGHTS = 0
-_VALIDATION_BATCH = 512
-
-
-@dataclass(frozen=True)
-class Streams:
-    """Both sides' batches, as one run sees them."""
-
-    training: BatchStream
-    validation: BatchStream
-    notices: tuple[str, ...]
 
 
 def train_run(
@@ -74,11 +65,10 @@ def train_run(
     keep_freed_memory()
     # Before the folder is claimed, for weights may be missing; a finished run is not built again.
     state = None if is_finished(folder) else _new_state(config, device)
-    if processes.writes:
-        _claim(folder, config, material, device, resume=resume)
+    pseudo = _claim_together(folder, config, material, device, resume=resume, progress=progress, processes=processes)
     if state is None:
         return Run.open(folder)
-    streams = open_streams(material, config)
+    streams = open_streams(material, config, pseudo)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(config.fit.seed))
         history = _restore(folder, state, processes)
@@ -100,7 +90,7 @@ def train_run(
         if processes.writes:
             if config.fit.keep == "best":
                 load_weights(best_path, state.result)
-            _finish(material, config, folder, state, device)
+            _finish(material, config, folder, state, streams, device)
         processes.wait()
     return Run.open(folder)
 
@@ -118,7 +108,7 @@ def _records(
     """The epochs that are still to come, or the fits of a head."""
     if config.fit.train == "head":
         assert isinstance(state.network, Backbone)
-        sides = head_sides(material, config, state.network, device, progress)
+        sides = head_sides(material, config, state.network, device, progress, streams.pseudo)
         for record in fit_head(state.network, *sides, config.fit, done=state.epochs_done):
             state.epochs_done = record.epoch
             progress(step, record.epoch, config.fit.epochs_planned)
@@ -156,7 +146,7 @@ def _train_members(
     """Train, or go on with, every member below the folder, then blend them."""
     require_trainable(material, config)
     if processes.writes:
-        _claim(folder, config, material, device, resume=resume)
+        _claim(folder, config, material, device, resume=resume, progress=progress)
     if is_finished(folder):
         return Run.open(folder)
     members = [
@@ -177,33 +167,6 @@ def _train_members(
     return Run.open(folder)
 
 
-def open_streams(material: Material, config: RunConfig) -> Streams:
-    split = material.split(config)
-    prepared = material.prepared(config)
-    labels = material.labels_by_id
-    sides = [np.array([labels[i] for i in ids.tolist()]) for ids in (split.training, split.validation)]
-    fit = config.fit
-    training = BatchStream(prepared[0], sides[0], batch_size=fit.batch_size, seed=fit.seed, shuffle=True)
-    # Some of the validation side, another part each epoch, as the notebook has it; or all of it, quickly.
-    partial = fit.validation_steps is not None
-    validation = BatchStream(
-        prepared[1],
-        sides[1],
-        batch_size=fit.batch_size if partial else _VALIDATION_BATCH,
-        seed=derive_seed(fit.seed, 1),
-        shuffle=partial,
-    )
-    notices = [
-        f"{name} {asked} clipped to {steps}: one pass over the {len(stream):,} patches of the {side} side"
-        for name, side, stream, asked in (
-            ("fit.steps_per_epoch", "training", training, fit.steps_per_epoch),
-            ("fit.validation_steps", "validation", validation, fit.validation_steps),
-        )
-        if asked is not None and (steps := steps_in_epoch(stream, asked)) < asked
-    ]
-    return Streams(training, validation, (*notices, *preprocessing_notices(*prepared)))
-
-
 def _new_state(config: RunConfig, device: torch.device) -> FitState:
     generator = torch.Generator().manual_seed(derive_seed(config.fit.seed, _INITIAL_WEIGHTS))
     network = build(config.model, input_size_px=config.preprocess.size_px, generator=generator)
@@ -218,8 +181,28 @@ def _restore(folder: Path, state: FitState, processes: Processes) -> History:
     return load_checkpoint(checkpoint, state)
 
 
-def _claim(folder: Path, config: RunConfig, material: Material, device: torch.device, *, resume: bool) -> None:
-    """Make the folder this run's own, or raise RunError where it is another's."""
+def _claim_together(
+    folder: Path,
+    config: RunConfig,
+    material: Material,
+    device: torch.device,
+    *,
+    resume: bool,
+    progress: Progress,
+    processes: Processes,
+) -> PseudoLabels | None:
+    """The first process claims the folder; the others read there what joins training."""
+    pseudo = _claim(folder, config, material, device, resume=resume, progress=progress) if processes.writes else None
+    if config.pseudo.run is None:
+        return None
+    processes.wait()
+    return pseudo if processes.writes else pseudo_labels_of(folder, config)
+
+
+def _claim(
+    folder: Path, config: RunConfig, material: Material, device: torch.device, *, resume: bool, progress: Progress
+) -> PseudoLabels | None:
+    """Make the folder this run's own, or raise RunError where it is another's; returns what joins its training."""
     text, identity = to_toml(config), folder / "config.toml"
     if identity.is_file():
         if not resume:
@@ -231,12 +214,13 @@ def _claim(folder: Path, config: RunConfig, material: Material, device: torch.de
                 remedy="Resume it with its own, or choose another folder.",
             )
         _check_same_data(folder, material)
-        return
+        return pseudo_labels_of(folder, config)
     if folder.is_dir() and any(folder.iterdir()):
         raise RunError("is not empty and holds no run", where=folder, remedy="Choose a new or empty folder.")
+    pseudo = pseudo_labels(material, config, device, progress)
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    clipped = () if config.ensemble.members else open_streams(material, config).notices  # members note their own
+    own = () if config.ensemble.members else open_streams(material, config, pseudo).notices  # members note theirs
     environment = {
         **describe_environment(device),
         "data_sha256": material.data_hash,
@@ -244,28 +228,32 @@ def _claim(folder: Path, config: RunConfig, material: Material, device: torch.de
         "seed": config.fit.seed,
         "split": material.split(config).describe(),
         "clusters": material.cluster_kind,
-        "notices": [*material.split(config).notices, *clipped],
+        "notices": [*material.split(config).notices, *own, *([pseudo.notice] if pseudo else [])],
+        **({RECORD: pseudo.record} if pseudo else {}),
     }
+    if pseudo:
+        pseudo.write(folder)
     write_json(folder / "environment.json", environment)
     material.write_split(config, folder / "split.csv")
     write_text(identity, text)  # last: a folder without it is not yet a run, and is not resumed as one
+    return pseudo
 
 
 def _check_same_data(folder: Path, material: Material) -> None:
     noted = json.loads((folder / "environment.json").read_text(encoding="utf-8"))["data_sha256"]
     if noted != material.data_hash:
         raise RunError(
-            "was begun with other patches or labels",
-            where=folder,
-            remedy="Give the same data, or another folder.",
+            "was begun with other patches or labels", where=folder, remedy="Give the same data, or another folder."
         )
 
 
-def _finish(material: Material, config: RunConfig, folder: Path, state: FitState, device: torch.device) -> None:
-    split, (_, validation) = material.split(config), material.prepared(config)
+def _finish(
+    material: Material, config: RunConfig, folder: Path, state: FitState, streams: Streams, device: torch.device
+) -> None:
+    split = material.split(config)
     probabilities = predict_probabilities(
         state.result,
-        validation,
+        streams.validation.prepared,
         view_count=config.predict.views,
         batch_size=config.predict.batch_size,
         device=device,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Final
 
 from sentinode.config import PRESETS, RunConfig, Scalar, StudyConfig, load_config, load_preset
@@ -39,7 +39,8 @@ def resolve_variants(names: Iterable[str], base: StudyConfig) -> dict[str, dict[
         elif "=" in name:
             settings = parse_settings(name.split(","))
             override(base.run_config(), settings, where="--variants")
-            label = "-".join(f"{key.rsplit('.', 1)[-1]}-{value}" for key, value in settings.items())
+            # Of a path its last part, for a variant's name is a folder's.
+            label = "-".join(f"{k.rsplit('.', 1)[-1]}-{PurePath(str(v)).name or v}" for k, v in settings.items())
         else:
             known = ", ".join([*base.compare.variants, *PRESETS])
             raise ConfigError(

@@ -8,6 +8,7 @@ from typing import Final
 
 from sentinode.config import RunConfig
 from sentinode.data.images import CENTRE_SIZE_PX, PATCH_SIZE_PX
+from sentinode.experiments.pseudo import record_of
 from sentinode.experiments.study import Study
 from sentinode.settings import to_flat
 
@@ -94,7 +95,18 @@ class DataStatements:
     def outcome(self) -> str:
         return (
             f"A patch is positive when its centre square of {CENTRE_SIZE_PX} × {CENTRE_SIZE_PX} px holds tumour, by "
-            "the label that came with it; there is no time horizon."
+            f"the label that came with it; there is no time horizon.{self._pseudo}"
+        )
+
+    @property
+    def _pseudo(self) -> str:
+        found = record_of(self.study.chosen.runs[0])
+        if found is None:
+            return ""
+        count = many(found["positive"] + found["negative"], "test patch", "test patches")
+        return (
+            f" In training alone, {count} ({found['positive']:,} positive) joined under labels that a network gave "
+            f"them with a probability of at least {found['confidence']:g} (pseudo-labels)."
         )
 
     @property

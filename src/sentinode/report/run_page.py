@@ -9,6 +9,7 @@ import pandas as pd
 
 from sentinode.config import RunConfig
 from sentinode.experiments.blend import Blend
+from sentinode.experiments.pseudo import record_of
 from sentinode.experiments.run import Run
 from sentinode.report import charts, parts, words
 from sentinode.report.decision_part import decision_part
@@ -35,7 +36,7 @@ _NOT_TOLD: Final = "–"
 def run_context(run: Run) -> dict[str, Any]:
     split_in_words = str(run.environment.get("split", ""))
     basis = basis_of(run)
-    sides = sides_of(run)
+    sides, pseudo = sides_of(run), record_of(run)
     is_head = run.config.fit.train == "head"
     rows = "fits of a head" if is_head else "epochs"
     whose = f"blend of {len(run.members)} networks" if run.members else "kept weights, one run"
@@ -58,6 +59,7 @@ def run_context(run: Run) -> dict[str, Any]:
         "split_caution": words.split_caution(basis),
         "facts": [
             f"{sides['training']:,} patches to train, {sides['validation']:,} to validate",
+            *([f"{pseudo['positive'] + pseudo['negative']:,} more to train, pseudo-labelled"] if pseudo else []),
             *([f"{len(run.members)} networks"] if run.members else [f"seed {run.seed}", f"{len(run.history)} {rows}"]),
         ],
         "cards": [

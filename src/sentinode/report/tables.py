@@ -267,7 +267,7 @@ def environment(facts: Mapping[str, Any]) -> Table:
             continue
         name = key.replace("_", " ")
         if isinstance(value, Mapping):
-            rows += [[f"{name}: {inner}", _plain(of)] for inner, of in value.items()]
+            rows += [[f"{name}: {inner.replace('_', ' ')}", _plain(of)] for inner, of in value.items()]
         else:
             rows.append([name, _plain(value)])
     return Table("", ["what", "value"], rows, frozenset({"value"}))
@@ -281,5 +281,7 @@ def _plain(value: Any) -> str:
             return "yes"
         case False:
             return "no"
+        case Mapping():
+            return ", ".join(f"{key} {_plain(of)}" for key, of in value.items()) or _MISSING
         case _:
             return str(value)
