@@ -11,7 +11,7 @@ from jaxtyping import Float
 from sentinode.config import RunConfig
 from sentinode.data.artefacts import write_atomically
 from sentinode.data.patches import PatchSet
-from sentinode.data.preprocess import prepare
+from sentinode.data.preprocess import Prepared
 from sentinode.experiments.material import Material
 from sentinode.experiments.pseudo import PseudoLabels
 from sentinode.fitting.head import Features
@@ -64,12 +64,7 @@ def cached_features(
         found: Float[np.ndarray, "n d"] = np.load(path, mmap_mode="r", allow_pickle=False)
         if found.shape == (len(patches), network.head.in_features):
             return found
-    everything = prepare(
-        patches,
-        np.arange(len(patches)),
-        config.preprocess,
-        budget_mb=config.data.memory_budget_mb,
-    )
+    everything = Prepared(patches, np.arange(len(patches)), config.preprocess, None)  # looked at once, so not held
     features = features_of(
         network,
         everything,

@@ -167,6 +167,7 @@ class Material:
                 side,
                 preprocess,
                 budget_mb=share,
+                scratch=self.cache_root,
                 on_progress=of_step(self.progress, f"normalise stains, {name}") if preprocess.stain != "none" else None,
             )
             for name, side in zip(("training", "validation"), rows, strict=True)

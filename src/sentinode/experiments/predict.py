@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from sentinode.data.patches import PatchSet
-from sentinode.data.preprocess import notices, prepare
+from sentinode.data.preprocess import Prepared, notices
 from sentinode.errors import ConfigError, RunError, SentinodeWarning
 from sentinode.evaluation.metrics import confusion
 from sentinode.evaluation.threshold import OperatingPoint
@@ -67,9 +67,7 @@ def _predict_one(run: Run, patches: PatchSet, device: torch.device, progress: Pr
         return blended(
             [_predict_one(each, patches, device, progress, told) for each, _ in heard], [weight for _, weight in heard]
         )
-    prepared = prepare(
-        patches, np.arange(len(patches)), run.config.preprocess, budget_mb=run.config.data.memory_budget_mb
-    )
+    prepared = Prepared(patches, np.arange(len(patches)), run.config.preprocess, None)  # looked at once, so not held
     probabilities = predict_probabilities(
         run.network(device),
         prepared,
