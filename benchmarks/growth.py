@@ -91,7 +91,7 @@ def draw(by_size: list[dict[str, Any]], by_seeds: list[dict[str, Any]], path: Pa
     time_axis.set(xlabel="patches", ylabel="seconds", title="Time")
     time_axis.legend(frameon=False)
     memory_axis.semilogx(sizes, [row["anonymous_mb"] for row in by_size], marker="o")
-    memory_axis.set(xlabel="patches", ylabel="MB", title="Memory asked for", ylim=(0, 1000))
+    memory_axis.set(xlabel="patches", ylabel="MB", title="Memory asked for", ylim=(0, 200))
     seeds_axis.plot(
         [row["seeds"] for row in by_seeds], [row["seconds"]["train"] for row in by_seeds], marker="s", color="C1"
     )
