@@ -17,7 +17,7 @@ from sentinode.data.batches import BatchStream
 from sentinode.data.preprocess import prepare
 from sentinode.errors import DivergedError, RunError
 from sentinode.fitting.checkpoint import load_checkpoint, load_weights, save_checkpoint, save_weights
-from sentinode.fitting.epochs import EpochRecord, FitState, fit_epochs, steps_in_epoch, train_step
+from sentinode.fitting.epochs import EpochRecord, FitState, _Collector, fit_epochs, steps_in_epoch, train_step
 from sentinode.models.build import build
 
 CPU = torch.device("cpu")
@@ -166,3 +166,10 @@ def test_a_step_moves_large_activations_in_compiled_loops_alone() -> None:
     theirs = {"convolution", "convolution_backward", "addmm", "mm", "grid_sampler_2d", "max_pool2d_with_indices"}
     assert not names.keys() & (theirs | {"native_batch_norm", "relu", "mul", "add", "clone"})
     assert len(called.names) - names["detach"] < 70
+
+
+def test_what_an_epoch_keeps_of_a_step_does_not_hold_the_steps_memory() -> None:
+    """A view of 8 logits would: an epoch of the whole competition then took 1.8 GB."""
+    kept, memory = _Collector(), torch.zeros(100_000)
+    assert kept.add(torch.zeros(8), memory[:8], torch.zeros(8))
+    assert all(array.base is None and array.nbytes == 32 for array in kept.logits)
