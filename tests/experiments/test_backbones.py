@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +73,24 @@ def test_features_are_computed_once_for_all_splits_and_numbers_of_labels(
     for number, settings in enumerate([{"model.resize_px": 64}, {"predict.views": 1}]):
         train_run(material, override(head_config, settings), tmp_path / f"other{number}", device=CPU)
     assert len(calls) == 3
+
+
+def test_features_are_those_of_the_pixels_and_not_of_their_ids(
+    head_config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = build(head_config.model, input_size_px=96, generator=torch.Generator().manual_seed(1))
+    assert isinstance(network, Backbone)
+    first = make_patches(4)
+    changed = replace(first, pixels=255 - first.pixels)
+    found = [
+        features.cached_features(Material(p, p.groups, cache_root=tmp_path), head_config, network, CPU)
+        for p in (first, changed, first)
+    ]
+    assert not np.allclose(found[0], found[1])
+    assert np.array_equal(found[0], found[2])
+    monkeypatch.setattr(features, "features_of", lambda *_, **__: pytest.fail("computed again"))
+    relabelled = replace(first, labels=1 - first.labels)
+    features.cached_features(Material(relabelled, first.groups, cache_root=tmp_path), head_config, network, CPU)
 
 
 def test_few_labels_leave_the_validation_side_whole(material: Material) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Final
 
 import numpy as np
 import torch
@@ -19,6 +20,8 @@ from sentinode.inference.device import has_bfloat16
 from sentinode.inference.features import features_of
 from sentinode.models.zoo import Backbone
 from sentinode.progress import Progress, of_step, silent
+
+_CHUNK: Final = 512  # patches hashed at a time
 
 
 def head_sides(
@@ -57,9 +60,8 @@ def cached_features(
     material's cache, under a digest of all that they depend on; a material without a cache computes them anew.
     """
     patches = material.patches if unlabelled is None else unlabelled
-    data_hash = material.data_hash if unlabelled is None else _hash_of(unlabelled)
     folder = None if material.cache_root is None else material.cache_root / "features"
-    path = None if folder is None else folder / f"{_key(data_hash, config, network, device)}.npy"
+    path = None if folder is None else folder / f"{_key(patches, config, network, device)}.npy"
     if path is not None and path.is_file():
         found: Float[np.ndarray, "n d"] = np.load(path, mmap_mode="r", allow_pickle=False)
         if found.shape == (len(patches), network.head.in_features):
@@ -78,12 +80,11 @@ def cached_features(
     return features
 
 
-def _hash_of(unlabelled: PatchSet) -> str:
-    return hashlib.sha256("\n".join(["unlabelled", *unlabelled.ids.tolist()]).encode()).hexdigest()
-
-
-def _key(data_hash: str, config: RunConfig, network: Backbone, device: torch.device) -> str:
-    digest = hashlib.sha256(data_hash.encode())
+def _key(patches: PatchSet, config: RunConfig, network: Backbone, device: torch.device) -> str:
+    """Of the pixels themselves: ids need not change with them."""
+    digest = hashlib.sha256(str(patches.pixels.shape).encode())
+    for start in range(0, len(patches), _CHUNK):
+        digest.update(np.ascontiguousarray(patches.pixels[start : start + _CHUNK]))
     arithmetic = "bfloat16" if config.fit.precision == "mixed" and has_bfloat16(device) else "float32"
     for part in (config.model.backbone, config.preprocess, network.extra_repr(), config.predict.views, arithmetic):
         digest.update(f"|{part}".encode())

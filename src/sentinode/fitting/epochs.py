@@ -255,9 +255,8 @@ class _Collector:
     def add(self, labels: Tensor, logits: Tensor, losses: Tensor) -> bool:
         """Take a batch in; returns whether its loss is finite."""
         self.labels.append(labels.numpy().astype(np.int8))
-        self.logits.append(
-            logits.cpu().numpy().copy()
-        )  # a view would keep the step's whole memory until the epoch ends
+        # Copied, for a view would keep the step's whole memory until the epoch ends.
+        self.logits.append(logits.cpu().numpy().copy())
         total = float(losses.cpu().numpy().sum(dtype=np.float64))
         self.total_loss += total
         return bool(np.isfinite(total))
