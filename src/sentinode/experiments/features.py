@@ -84,7 +84,7 @@ def _key(patches: PatchSet, config: RunConfig, network: Backbone, device: torch.
     """Of the pixels themselves: ids need not change with them."""
     digest = hashlib.sha256(str(patches.pixels.shape).encode())
     for start in range(0, len(patches), _CHUNK):
-        digest.update(np.ascontiguousarray(patches.pixels[start : start + _CHUNK]))
+        digest.update(patches.pixels[start : start + _CHUNK].tobytes())
     arithmetic = "bfloat16" if config.fit.precision == "mixed" and has_bfloat16(device) else "float32"
     for part in (config.model.backbone, config.preprocess, network.extra_repr(), config.predict.views, arithmetic):
         digest.update(f"|{part}".encode())
