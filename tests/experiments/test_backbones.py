@@ -175,6 +175,7 @@ def test_more_frozen_stages_than_there_are_is_an_error() -> None:
     [
         ({"fit.train": "head"}, "fit.train = 'head' is for backbones"),
         ({"fit.layer_decay": 0.8}, "fit.layer_decay = 0.8 is for backbones"),
+        ({"model.skipped_stages": 3}, "model.skipped_stages is for model.features = 'stages'"),
         ({"model.backbone": "resnet18"}, "exactly when model.architecture is 'timm'"),
         ({"model.architecture": "timm"}, "exactly when model.architecture is 'timm'"),
     ],

@@ -224,6 +224,30 @@ class TestNetwork:
             assert features.shape == (2, 1280)
             torch.testing.assert_close(lite0(patches()), lite0.head(features))
 
+    @pytest.mark.parametrize(("skipped", "width"), [(0, 32 + 16 + 24 + 40 + 80 + 112 + 192 + 320), (3, 744)])
+    def test_stages_are_the_stem_and_every_row_of_blocks(self, lite0: Backbone, skipped: int, width: int) -> None:
+        network = backbone(
+            LITE0, pretrained="package", generator=generator(), features="stages", skipped_stages=skipped
+        ).eval()
+        maps: list[Tensor] = []
+        hooks = [
+            stage.register_forward_hook(lambda _module, _inputs, output: maps.append(output))
+            for stage in [lite0.body.bn1, *lite0.body.blocks]
+        ]
+        with torch.no_grad():
+            lite0.features(patches())
+            features = network.features(patches())
+        for hook in hooks:
+            hook.remove()
+        assert features.shape == (2, 2 * width)
+        expected = [f for m in maps[skipped:] for f in (m.mean((2, 3)), m.std((2, 3), correction=0))]
+        torch.testing.assert_close(features, torch.cat(expected, 1), rtol=1e-3, atol=1e-3)
+
+    @pytest.mark.parametrize(("name", "stages"), [(TINY, 6), ("test_mambaout", 4), ("test_vit", 6)])
+    def test_more_stages_skipped_than_there_are(self, name: str, stages: int) -> None:
+        with pytest.raises(ConfigError, match=rf"model.skipped_stages {stages}: '{name}' has {stages} stages"):
+            backbone(name, pretrained=False, generator=generator(), features="stages", skipped_stages=stages)
+
     def test_the_seed_decides_all_weights(self) -> None:
         first, again, other = (backbone(TINY, pretrained=False, generator=generator(seed)) for seed in (1, 1, 2))
         assert same_weights(first, again)

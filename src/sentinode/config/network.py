@@ -29,7 +29,16 @@ class ModelConfig(Section):
     features: Literal["last", "stages"] = Field(
         "last", description="timm: the head sees the last map's mean; or the mean and deviation of every stage's maps"
     )
+    skipped_stages: int = Field(
+        0, ge=0, description="features = stages: so many of the first, which see colour and edges, are not looked at"
+    )
     resize_px: int | None = Field(None, ge=32, le=1024, description="timm: side that patches are enlarged to")
+
+    @model_validator(mode="after")
+    def _stages_are_skipped_among_stages(self) -> Self:
+        if self.skipped_stages and self.features != "stages":
+            raise ValueError("model.skipped_stages is for model.features = 'stages'")
+        return self
 
     @model_validator(mode="after")
     def _a_backbone_goes_with_timm(self) -> Self:

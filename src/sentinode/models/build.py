@@ -51,6 +51,7 @@ def build(config: ModelConfig, *, input_size_px: int, generator: torch.Generator
                 pretrained=_weights(config) if pretrained else False,
                 generator=generator,
                 features=config.features,
+                skipped_stages=config.skipped_stages,
                 resize_px=config.resize_px,
             )
 

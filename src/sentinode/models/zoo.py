@@ -6,6 +6,7 @@ Weights that were asked for and cannot be had are an error: timm's random ones n
 from __future__ import annotations
 
 from collections.abc import Sequence
+from inspect import signature
 from typing import Any, Final, Literal
 
 import torch
@@ -45,11 +46,12 @@ class Backbone(nn.Module):
         mean: Sequence[float],
         std: Sequence[float],
         features: Features,
+        skipped_stages: int,
         resize_px: int | None,
     ) -> None:
         super().__init__()
         self.body, self.head, self.resize_px, self.kind = body, head, resize_px, features
-        self.frozen_stages = 0
+        self.skipped_stages, self.frozen_stages = skipped_stages, 0
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1))
         self.register_buffer("centre", torch.zeros(head.in_features))
@@ -65,8 +67,7 @@ class Backbone(nn.Module):
         if self.kind == "last":
             last: Tensor = self.body(prepared)
             return last
-        maps = self.body.forward_intermediates(prepared, intermediates_only=True)
-        return torch.cat([_statistics(stage) for stage in maps], dim=1)
+        return torch.cat([_statistics(stage) for stage in _stage_maps(self.body, prepared, self.skipped_stages)], dim=1)
 
     def classified(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n 1"]:
         """Features -> logits."""
@@ -119,7 +120,15 @@ class Backbone(nn.Module):
         return self
 
     def extra_repr(self) -> str:
-        return f"features={self.kind!r}, resize_px={self.resize_px}, frozen_stages={self.frozen_stages}"
+        skipped = f", skipped_stages={self.skipped_stages}" if self.kind == "stages" else ""
+        return f"features={self.kind!r}{skipped}, resize_px={self.resize_px}, frozen_stages={self.frozen_stages}"
+
+
+def _stage_maps(body: Any, prepared: Float[Tensor, "n 3 r r"], skipped: int) -> list[Tensor]:
+    """The maps (n, c, h, w) of a body's stages, the first `skipped` left out; of EfficientNets those of all blocks."""
+    every = {"extra_blocks": True} if "extra_blocks" in signature(body.forward_intermediates).parameters else {}
+    maps: list[Tensor] = body.forward_intermediates(prepared, intermediates_only=True, **every)
+    return maps[skipped:]
 
 
 def _statistics(maps: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 2*c"]:
@@ -134,18 +143,20 @@ def backbone(
     pretrained: Weights,
     generator: torch.Generator,
     features: Features = "last",
+    skipped_stages: int = 0,
     resize_px: int | None = None,
 ) -> Backbone:
     """timm's network `name`, with a tag of its weights or without, as a module from (N, 3, s, s) in [0, 1] to logits.
 
     pretrained: False draws all weights from `generator`; "package" takes those that a package brings along,
     "hub" timm's from the hub, True the package's where it has them, else the hub's. The head is always drawn.
-    features: what the head sees, the mean of the last map, or the mean and the deviation of the maps of all stages.
+    features: what the head sees, the mean of the last map, or the mean and the deviation of the maps of all stages but
+    the first `skipped_stages`, the stem among them.
     resize_px: the size that patches are brought to; None leaves them, or takes the network's own size if it is fixed.
 
-    Which network it is depends on `name` and `resize_px` alone: a state dict fits whatever `pretrained` was.
-    Raises MissingExtraError without timm, ConfigError for a name that timm does not know or a size that the network
-    does not take, WeightsError where the weights cannot be had.
+    Which network it is does not depend on `pretrained`: a state dict fits whatever `pretrained` was.
+    Raises MissingExtraError without timm, ConfigError for a name that timm does not know or a size or stages that the
+    network does not have, WeightsError where the weights cannot be had.
     """
     timm = _timm()
     _check_name(timm, name)
@@ -163,10 +174,13 @@ def backbone(
             body = _from_hub(timm, name)
         # Only now: timm loads weights strictly where the classes are as many as in the file.
         body.reset_classifier(0)
-        head = nn.Linear(_feature_count(body, features), 1)
+        size_px = _resize_px(config, name, resize_px)
+        count = _feature_count(body, features, skipped_stages, name, size_px or int(config.input_size[-1]))
+        head = nn.Linear(count, 1)
     initialise_like_keras(head, generator)
-    size = _resize_px(config, name, resize_px)
-    network = Backbone(body, head, mean=mean, std=std, features=features, resize_px=size)
+    network = Backbone(
+        body, head, mean=mean, std=std, features=features, skipped_stages=skipped_stages, resize_px=size_px
+    )
     return network.to(memory_format=torch.channels_last)
 
 
@@ -197,10 +211,23 @@ def _check_name(timm: Any, name: str) -> None:
         )
 
 
-def _feature_count(body: Any, features: Features) -> int:
+def _feature_count(body: Any, features: Features, skipped: int, name: str, size_px: int) -> int:
     if features == "last":
         return int(body.head_hidden_size)
-    return sum(2 * int(stage["num_chs"]) for stage in getattr(body.feature_info, "info", body.feature_info))
+    if not hasattr(body, "forward_intermediates"):
+        raise ConfigError(
+            f"timm does not tell the stages of {name!r}",
+            remedy="Set model.features = 'last', or take another backbone.",
+        )
+    body.eval()  # else the statistics of batch norm would take part
+    with torch.no_grad():
+        widths = [maps.shape[1] for maps in _stage_maps(body, torch.zeros(1, 3, size_px, size_px), skipped=0)]
+    body.train()
+    if skipped >= len(widths):
+        raise ConfigError(
+            f"model.skipped_stages {skipped}: {name!r} has {len(widths)} stages", remedy="Skip fewer of them."
+        )
+    return 2 * sum(widths[skipped:])
 
 
 def _takes_package(name: str, pretrained: Weights) -> bool:
