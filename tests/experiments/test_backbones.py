@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ import sentinode.experiments.features as features
 from conftest import make_patches
 from sentinode.config import RunConfig, SplitConfig, StudyConfig
 from sentinode.data.batches import derive_seed
+from sentinode.data.preprocess import Prepared
 from sentinode.data.split import make_split
 from sentinode.errors import ConfigError
 from sentinode.experiments.material import Material
@@ -55,24 +57,62 @@ def test_a_head_on_frozen_features_is_a_run_like_any_other(head_config: RunConfi
     assert again.state_dict().keys() == untouched.state_dict().keys()
 
 
-def test_features_are_computed_once_for_all_splits_and_numbers_of_labels(
-    head_config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    material, calls, real = cached_material(tmp_path), [], features.features_of
+@pytest.fixture
+def looked_at(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Of each computation of features, how many patches it was of."""
+    counts, real = [], features.features_of
 
-    def counted(*given, **options):
-        calls.append(1)
-        return real(*given, **options)
+    def counted(network: Backbone, prepared: Prepared, *given: Any, **options: Any) -> Any:
+        counts.append(len(prepared))
+        return real(network, prepared, *given, **options)
 
     monkeypatch.setattr(features, "features_of", counted)
-    for number, settings in enumerate(
-        [{}, {"fit.seed": 25}, {"split.seed": 3}, {"sample.training_per_class": 5, "fit.head_penalties": [0.1]}]
-    ):
-        train_run(material, override(head_config, settings), tmp_path / f"run{number}", device=CPU)
-    assert len(calls) == 1
-    for number, settings in enumerate([{"model.resize_px": 64}, {"predict.views": 1}]):
-        train_run(material, override(head_config, settings), tmp_path / f"other{number}", device=CPU)
-    assert len(calls) == 3
+    return counts
+
+
+@pytest.mark.parametrize("copies", [0, 2])
+def test_features_are_computed_once_for_all_splits_and_numbers_of_labels(
+    head_config: RunConfig, tmp_path: Path, looked_at: list[int], copies: int
+) -> None:
+    material = cached_material(tmp_path)
+    config = override(head_config, {"fit.head_copies": copies, "augment.stain_jitter": 0.3})
+    for number, settings in enumerate([{}, {"balance.seed": 3}, {"sample.training_per_class": 5}]):
+        train_run(material, override(config, settings), tmp_path / f"run{number}", device=CPU)
+    split, everything = material.split(config), len(material.patches)
+    assert looked_at == [len(split.validation), *[len(split.training)] * max(1, copies)]
+    # Another split asks for what the first one did not need: the other side's plain features, or copies.
+    train_run(material, override(config, {"split.seed": 3}), tmp_path / "run3", device=CPU)
+    assert sum(looked_at) <= everything * (1 + copies)
+    known = len(looked_at)
+    train_run(material, override(config, {"split.seed": 3, "sample.seed": 2}), tmp_path / "run4", device=CPU)
+    assert len(looked_at) == known
+    for number, settings in enumerate([{"model.resize_px": 64}, {"model.skipped_stages": 2}]):
+        train_run(material, override(config, settings), tmp_path / f"other{number}", device=CPU)
+        assert looked_at[-1] == len(split.training)
+        assert len(looked_at) > known
+
+
+def test_a_patchs_copy_does_not_depend_on_which_others_are_asked_for(head_config: RunConfig, tmp_path: Path) -> None:
+    config = override(head_config, {"fit.head_copies": 2, "augment.stain_jitter": 0.3})
+    network = build(config.model, input_size_px=96, generator=torch.Generator().manual_seed(1))
+    assert isinstance(network, Backbone)
+    patches = make_patches(4)
+
+    def store(cache: Path | None) -> features.FeatureStore:
+        return features.FeatureStore(patches, config, network, CPU, cache)
+
+    every = np.arange(len(patches))
+    whole = store(None).features(every, 1)
+    kept = store(tmp_path)
+    close = {"rtol": 0.02, "atol": 0.02}  # bfloat16, and other batches
+    np.testing.assert_allclose(kept.features(every[5:9], 1), whole[5:9], **close)
+    np.testing.assert_allclose(kept.features(every[::-1], 1), whole[::-1], **close)
+    assert np.array_equal(store(tmp_path).features(every, 1), kept.features(every, 1))
+    others = [store(None).features(every), kept.features(every, 2)]
+    assert min(np.abs(whole - other).max() for other in [*others, others[0][::-1]]) > 0.1
+    copies = kept.copies(every[:3], patches.labels[:3])
+    assert np.array_equal(copies.values, np.concatenate([kept.features(every[:3], number) for number in (1, 2)]))
+    assert copies.labels.tolist() == [*patches.labels[:3]] * 2
 
 
 def test_features_are_those_of_the_pixels_and_not_of_their_ids(
@@ -81,16 +121,17 @@ def test_features_are_those_of_the_pixels_and_not_of_their_ids(
     network = build(head_config.model, input_size_px=96, generator=torch.Generator().manual_seed(1))
     assert isinstance(network, Backbone)
     first = make_patches(4)
+    rows = np.arange(len(first))
     changed = replace(first, pixels=255 - first.pixels)
     found = [
-        features.cached_features(Material(p, p.groups, cache_root=tmp_path), head_config, network, CPU)
-        for p in (first, changed, first)
+        features.FeatureStore(patches, head_config, network, CPU, tmp_path).features(rows)
+        for patches in (first, changed, first)
     ]
     assert not np.allclose(found[0], found[1])
     assert np.array_equal(found[0], found[2])
     monkeypatch.setattr(features, "features_of", lambda *_, **__: pytest.fail("computed again"))
     relabelled = replace(first, labels=1 - first.labels)
-    features.cached_features(Material(relabelled, first.groups, cache_root=tmp_path), head_config, network, CPU)
+    features.FeatureStore(relabelled, head_config, network, CPU, tmp_path).features(rows)
 
 
 def test_few_labels_leave_the_validation_side_whole(material: Material) -> None:

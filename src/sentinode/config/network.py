@@ -56,6 +56,9 @@ class FitConfig(Section):
         min_length=1,
         description="train = head: strengths of the penalty on its weights; each is an epoch in the history",
     )
+    head_copies: int = Field(
+        0, ge=0, description="train = head: so many augmented copies of each patch (default: the patch as it is)"
+    )
     frozen_stages: int = Field(0, ge=0, description="timm: so many stages, the stem first, stay fixed")
     epochs: int = Field(20, ge=1)
     batch_size: int = Field(32, ge=2)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+from operator import itemgetter
+from pathlib import Path
 from typing import Final
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int, Shaped
 
 from sentinode.config import RunConfig
 from sentinode.data.artefacts import write_atomically
+from sentinode.data.augment import draw
+from sentinode.data.batches import derive_seed
 from sentinode.data.patches import PatchSet
 from sentinode.data.preprocess import Prepared
 from sentinode.experiments.material import Material
@@ -22,6 +26,8 @@ from sentinode.models.zoo import Backbone
 from sentinode.progress import Progress, of_step, silent
 
 _CHUNK: Final = 512  # patches hashed at a time
+_PURPOSE: Final = 4  # of the numbers drawn here
+_PLAIN: Final = 0  # the copy that is the patch itself
 
 
 def head_sides(
@@ -32,64 +38,105 @@ def head_sides(
     progress: Progress = silent,
     pseudo: PseudoLabels | None = None,
 ) -> tuple[Features, Features]:
-    """Features and labels of the training and of the validation side, in the split's order; pseudo-labels come last."""
-    features = cached_features(material, config, network, device, progress)
-    split = material.split(config)
-    sides = [material.patches.rows_of(ids) for ids in (split.training, split.validation)]
-    training, validation = (Features(features[rows], material.patches.labels[rows].astype(np.int64)) for rows in sides)
-    if pseudo is None:
-        return training, validation
-    assert material.unlabelled is not None
-    patches = material.unlabelled.patches
-    own = cached_features(material, config, network, device, progress, patches)[patches.rows_of(pseudo.joined.ids)]
-    labels = np.append(training.labels, pseudo.joined.labels.astype(np.int64))
-    return Features(np.concatenate([training.values, own]), labels), validation
+    """Features and labels of the training side, pseudo-labels last, and of the validation side.
 
-
-def cached_features(
-    material: Material,
-    config: RunConfig,
-    network: Backbone,
-    device: torch.device,
-    progress: Progress = silent,
-    unlabelled: PatchSet | None = None,
-) -> Float[np.ndarray, "n d"]:
-    """Features of all patches of the material, or of its unlabelled ones.
-
-    Every split, seed and number of labels reads the same ones. They are kept in the folder `features` of the
-    material's cache, under a digest of all that they depend on; a material without a cache computes them anew.
+    The training side is there once for each of `fit.head_copies` copies, which are draws of the augmentation. Without
+    copies, and to validate, patches are looked at as they are.
     """
-    patches = material.patches if unlabelled is None else unlabelled
-    folder = None if material.cache_root is None else material.cache_root / "features"
-    path = None if folder is None else folder / f"{_key(patches, config, network, device)}.npy"
-    if path is not None and path.is_file():
-        found: Float[np.ndarray, "n d"] = np.load(path, mmap_mode="r", allow_pickle=False)
-        if found.shape == (len(patches), network.head.in_features):
-            return found
-    everything = Prepared(patches, np.arange(len(patches)), config.preprocess, None)  # looked at once, so not held
-    features = features_of(
-        network,
-        everything,
-        view_count=config.predict.views,
-        precision=config.fit.precision,
-        device=device,
-        on_progress=of_step(progress, "features"),
-    )
-    if path is not None:
-        write_atomically(path, lambda file: np.save(file, features, allow_pickle=False))
-    return features
+    split, patches = material.split(config), material.patches
+    store = FeatureStore(patches, config, network, device, material.cache_root, progress)
+    rows = patches.rows_of(split.validation)
+    validation = Features(store.features(rows), patches.labels[rows].astype(np.int64))
+    rows = patches.rows_of(split.training)
+    parts = [store.copies(rows, patches.labels[rows])]
+    if pseudo is not None:
+        assert material.unlabelled is not None
+        store = FeatureStore(material.unlabelled.patches, config, network, device, material.cache_root, progress)
+        parts.append(store.copies(store.patches.rows_of(pseudo.joined.ids), pseudo.joined.labels))
+    values, labels = (np.concatenate(of_parts) for of_parts in zip(*[(p.values, p.labels) for p in parts], strict=True))
+    return Features(values, labels), validation
 
 
-def _key(patches: PatchSet, config: RunConfig, network: Backbone, device: torch.device) -> str:
+class FeatureStore:
+    """Features of patches as a network sees them under a config, each computed when it is first asked for.
+
+    They are kept in the folder `features` of a cache, a file for each copy, under a digest of all that they depend on:
+    every split, seed and number of labels reads the same ones. Without a cache they are computed anew.
+    """
+
+    def __init__(
+        self,
+        patches: PatchSet,
+        config: RunConfig,
+        network: Backbone,
+        device: torch.device,
+        cache_root: Path | None,
+        progress: Progress = silent,
+    ) -> None:
+        self.patches, self._config, self._network, self._device = patches, config, network, device
+        self._folder, self._progress = None if cache_root is None else cache_root / "features", progress
+        self._digest = _digest(patches, config, network, device) if self._folder else hashlib.sha256()
+
+    def copies(self, rows: Int[np.ndarray, " n"], labels: Shaped[np.ndarray, " n"]) -> Features:
+        """Of some rows all copies that the config asks for, one behind the other, with their labels."""
+        numbers = range(1, self._config.fit.head_copies + 1) or [_PLAIN]
+        values = np.concatenate([self.features(rows, number) for number in numbers])
+        return Features(values, np.tile(labels.astype(np.int64), len(numbers)))
+
+    def features(self, rows: Int[np.ndarray, " n"], copy: int = _PLAIN) -> Float[np.ndarray, "n d"]:
+        """Of some rows: of the patches as they are, or of their copy of this number, from 1."""
+        path = self._path(copy)
+        every = self._kept(path)
+        missing = rows[np.isnan(every[rows, 0])]
+        if len(missing):
+            every[missing] = self._computed(missing, copy)
+            if path is not None:
+                write_atomically(path, lambda file: np.save(file, every, allow_pickle=False))
+        found: Float[np.ndarray, "n d"] = every[rows]
+        return found
+
+    def _computed(self, rows: Int[np.ndarray, " n"], copy: int) -> Float[np.ndarray, "n d"]:
+        augment, draws = self._config.augment, None
+        if copy != _PLAIN:  # a patch's draws do not depend on which others are asked for
+            generator = torch.Generator().manual_seed(derive_seed(_PURPOSE, copy))
+            draws = draw(augment, len(self.patches), generator).of(itemgetter(torch.from_numpy(rows)))
+        step = "features" if copy == _PLAIN else f"features, copy {copy}"
+        return features_of(
+            self._network,
+            Prepared(self.patches, rows, self._config.preprocess, None),  # looked at once, so not held
+            draws,
+            precision=self._config.fit.precision,
+            device=self._device,
+            on_progress=of_step(self._progress, step),
+        )
+
+    def _path(self, copy: int) -> Path | None:
+        if self._folder is None:
+            return None
+        digest = self._digest.copy()
+        digest.update(f"|{copy}|{self._config.augment if copy != _PLAIN else None}".encode())
+        return self._folder / f"{digest.hexdigest()[:20]}.npy"
+
+    def _kept(self, path: Path | None) -> Float[np.ndarray, "n d"]:
+        """What the cache has of all patches, and NaN; what is written into it changes no file."""
+        shape = (len(self.patches), self._network.head.in_features)
+        if path is not None and path.is_file():
+            kept: Float[np.ndarray, "n d"] = np.load(path, mmap_mode="c", allow_pickle=False)
+            if kept.shape == shape:
+                return kept
+        return np.full(shape, np.nan, np.float32)
+
+
+def _digest(patches: PatchSet, config: RunConfig, network: Backbone, device: torch.device) -> hashlib._Hash:
     """Of the pixels themselves: ids need not change with them."""
     digest = hashlib.sha256(str(patches.pixels.shape).encode())
     for start in range(0, len(patches), _CHUNK):
         digest.update(patches.pixels[start : start + _CHUNK].tobytes())
     arithmetic = "bfloat16" if config.fit.precision == "mixed" and has_bfloat16(device) else "float32"
-    for part in (config.model.backbone, config.preprocess, network.extra_repr(), config.predict.views, arithmetic):
+    for part in (config.model.backbone, config.preprocess, network.extra_repr(), arithmetic):
         digest.update(f"|{part}".encode())
     for name, tensor in network.state_dict().items():
         if not name.startswith(("head.", "centre", "scale")):
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:20]
+    return digest
