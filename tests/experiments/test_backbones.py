@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import sentinode.experiments.features as features
+import sentinode.experiments.train as train
 from conftest import make_patches
 from sentinode.config import RunConfig, SplitConfig, StudyConfig
 from sentinode.data.batches import derive_seed
@@ -37,7 +38,7 @@ TINY = {
 
 @pytest.fixture
 def head_config(run_config: RunConfig) -> RunConfig:
-    return override(run_config, {**TINY, "fit.train": "head", "fit.precision": "mixed", "predict.views": 8})
+    return override(run_config, {**TINY, "fit.train": "head", "predict.precision": "mixed", "predict.views": 8})
 
 
 def cached_material(folder: Path) -> Material:
@@ -174,6 +175,41 @@ def test_fine_tuning_moves_what_is_not_frozen(run_config: RunConfig, material: M
     assert not any(torch.equal(state[name], initial[name]) for name in head)
 
 
+def test_a_head_fitted_first_is_where_training_starts(
+    run_config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And where it resumes after a stop before the first epoch, without the head being fitted again."""
+    material = cached_material(tmp_path)
+    config = override(
+        run_config,
+        {
+            **TINY,
+            "fit.head_first": True,
+            "fit.average": "ema",
+            "fit.epochs": 1,
+            "fit.learning_rate": 1e-12,
+            "fit.keep": "best",
+        },
+    )
+    as_head = override(config, {"fit.head_first": False, "fit.train": "head"})
+    alone = train_run(material, as_head, tmp_path / "head", device=CPU)
+
+    def stop(*_given: Any, **_options: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(train, "fit_epochs", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train_run(material, config, tmp_path / "run", device=CPU)
+    monkeypatch.setattr(train, "fit_head", lambda *_, **__: pytest.fail("fitted again"))
+    run = train_run(material, config, tmp_path / "run", device=CPU, resume=True)
+    assert len(run.history) == 1
+    fitted, started = (of.network(CPU).state_dict() for of in (alone, run))
+    for name in ("head.weight", "head.bias", "centre", "scale"):
+        torch.testing.assert_close(started[name], fitted[name])
+    assert fitted["scale"].std() > 0
+
+
 def _first(config: RunConfig) -> torch.Generator:
     """The generator of a run's first weights."""
     return torch.Generator().manual_seed(derive_seed(config.fit.seed, 0))
@@ -215,6 +251,7 @@ def test_more_frozen_stages_than_there_are_is_an_error() -> None:
     ("settings", "message"),
     [
         ({"fit.train": "head"}, "fit.train = 'head' is for backbones"),
+        ({"fit.head_first": True}, "fit.head_first = True is for backbones"),
         ({"fit.layer_decay": 0.8}, "fit.layer_decay = 0.8 is for backbones"),
         ({"model.skipped_stages": 3}, "model.skipped_stages is for model.features = 'stages'"),
         ({"model.backbone": "resnet18"}, "exactly when model.architecture is 'timm'"),

@@ -51,13 +51,16 @@ class FitConfig(Section):
     train: Literal["all", "head"] = Field(
         "all", description="head: the backbone stays as it is, and a logistic head is fitted to its cached features"
     )
+    head_first: bool = Field(
+        False, description="timm: before all trains, the head is fitted as with train = head (Kumar et al. 2022)"
+    )
     head_penalties: tuple[Annotated[float, Field(gt=0.0)], ...] = Field(
         (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001),
         min_length=1,
-        description="train = head: strengths of the penalty on its weights; each is an epoch in the history",
+        description="of a fitted head: strengths of the penalty on its weights; with train = head each is an epoch",
     )
     head_copies: int = Field(
-        0, ge=0, description="train = head: so many augmented copies of each patch (default: the patch as it is)"
+        0, ge=0, description="of a fitted head: augmented copies of each patch that it learns from (default: the patch)"
     )
     frozen_stages: int = Field(0, ge=0, description="timm: so many stages, the stem first, stay fixed")
     epochs: int = Field(20, ge=1)
@@ -93,7 +96,9 @@ class FitConfig(Section):
 
 class PredictConfig(Section):
     views: Literal[1, 8] = Field(8, description="8: average over the square's 8 symmetries")
-    precision: Literal["float32", "mixed"] = Field("float32", description="mixed: bfloat16 where the device has it")
+    precision: Literal["float32", "mixed"] = Field(
+        "float32", description="mixed: bfloat16 where the device has it; also of frozen features"
+    )
     batch_size: int = Field(512, ge=1)
 
 

@@ -86,6 +86,7 @@ class RunConfig(Section):
             return self
         for name, asked, unused in (
             ("fit.train", self.fit.train, "all"),
+            ("fit.head_first", self.fit.head_first, False),
             ("fit.frozen_stages", self.fit.frozen_stages, 0),
             ("fit.layer_decay", self.fit.layer_decay, 1.0),
         ):

@@ -105,7 +105,7 @@ class FeatureStore:
             self._network,
             Prepared(self.patches, rows, self._config.preprocess, None),  # looked at once, so not held
             draws,
-            precision=self._config.fit.precision,
+            precision=self._config.predict.precision,
             device=self._device,
             on_progress=of_step(self._progress, step),
         )
@@ -132,8 +132,9 @@ def _digest(patches: PatchSet, config: RunConfig, network: Backbone, device: tor
     digest = hashlib.sha256(str(patches.pixels.shape).encode())
     for start in range(0, len(patches), _CHUNK):
         digest.update(patches.pixels[start : start + _CHUNK].tobytes())
-    arithmetic = "bfloat16" if config.fit.precision == "mixed" and has_bfloat16(device) else "float32"
-    for part in (config.model.backbone, config.preprocess, network.extra_repr(), arithmetic):
+    arithmetic = "bfloat16" if config.predict.precision == "mixed" and has_bfloat16(device) else "float32"
+    looks = (network.kind, network.skipped_stages, network.resize_px)
+    for part in (config.model.backbone, config.preprocess, looks, arithmetic):
         digest.update(f"|{part}".encode())
     for name, tensor in network.state_dict().items():
         if not name.startswith(("head.", "centre", "scale")):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -38,6 +39,7 @@ from sentinode.progress import Progress, silent
 from sentinode.settings import to_toml
 
 _INITIAL_WEIGHTS = 0
+_LAST: Final = Path("checkpoint") / "last.safetensors"
 
 
 def train_run(
@@ -71,6 +73,8 @@ def train_run(
     streams = open_streams(material, config, pseudo)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(config.fit.seed))
+        if config.fit.head_first and processes.writes and not (folder / _LAST).is_file():
+            _fit_head(material, config, state, streams, device, progress)
         history = _restore(folder, state, processes)
         best_path = folder / "checkpoint" / "best.safetensors"
 
@@ -83,7 +87,7 @@ def train_run(
                 continue
             if best_epoch(history, config.fit) == record.epoch:
                 save_weights(best_path, state.result)
-            save_checkpoint(folder / "checkpoint" / "last.safetensors", state, history)
+            save_checkpoint(folder / _LAST, state, history)
             write_history(folder, history)
             if on_epoch:
                 on_epoch(row)
@@ -173,8 +177,23 @@ def _new_state(config: RunConfig, device: torch.device) -> FitState:
     return FitState.start(network.to(device), config.fit)
 
 
+def _fit_head(
+    material: Material, config: RunConfig, state: FitState, streams: Streams, device: torch.device, progress: Progress
+) -> None:
+    """Before the first epoch: the head that fits the backbone's features as they are, of the penalty that does best."""
+    assert isinstance(state.network, Backbone)
+    sides = head_sides(material, config, state.network, device, progress, streams.pseudo)
+    history: History = []
+    for record in fit_head(state.network, *sides, config.fit):
+        history.append(history_row(record))
+        if best_epoch(history, config.fit) == record.epoch:
+            best = copy.deepcopy(state.network.state_dict())
+    state.network.load_state_dict(best)
+    state.begin_average(config.fit)
+
+
 def _restore(folder: Path, state: FitState, processes: Processes) -> History:
-    checkpoint = folder / "checkpoint" / "last.safetensors"
+    checkpoint = folder / _LAST
     if processes.writes and not checkpoint.is_file():
         save_checkpoint(checkpoint, state, [])  # so that there are good weights even if the first epoch diverges
     processes.wait()

@@ -80,9 +80,15 @@ class FitState:
             rates=_rates(network, list(named), config.layer_decay),
         )
         chain = Chain.of(network) if config.precision == "float32" else None
-        average = WeightAverage(network, config) if config.average != "none" else None
         forward = torch.compile(network) if config.compile else network
-        return cls(network, optimizer, chain, average, forward)
+        state = cls(network, optimizer, chain, None, forward)
+        state.begin_average(config)
+        return state
+
+    def begin_average(self, config: FitConfig) -> None:
+        """Let the average of the weights, where there is one, begin at the network as it is; a fitted head has none."""
+        averages = config.train == "all" and config.average != "none"
+        self.average = WeightAverage(self.network, config) if averages else None
 
     @property
     def result(self) -> nn.Module:
