@@ -130,14 +130,14 @@ def test_an_unknown_preset_lists_the_known() -> None:
 
 
 def test_the_strong_preset_blends_three_networks_that_differ() -> None:
-    members = load_preset("strong").run_config().members()
-    assert {name: (m.model.architecture, m.fit.train) for name, m in members.items()} == {
-        "features": ("timm", "head"),
-        "tuned": ("timm", "all"),
-        "p4m": ("p4m", "all"),
+    config = load_preset("strong").run_config()
+    members = config.members()
+    assert {name: (m.model.backbone, m.model.skipped_stages, m.fit.train) for name, m in members.items()} == {
+        "features": ("tf_efficientnet_lite0", 3, "head"),
+        "lite0": ("tf_efficientnet_lite0", 1, "all"),
+        "lite1": ("tf_efficientnet_lite1", 1, "all"),
     }
-    # A network that symmetries do not change needs neither to be shown them nor to be asked eight times.
-    assert (members["p4m"].augment.symmetries, members["p4m"].predict.views) == (False, 1)
+    assert config.ensemble.weights == "equal"
 
 
 def test_the_preset_for_gpus_asks_for_what_gpus_are_good_at() -> None:
