@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.behaviour import require_overfitting, require_weights_of_the_generator
 from sentinode.data.symmetry import SYMMETRIES, apply_symmetry
 from sentinode.models.group_conv import ORDER, GroupNormRelu, act
 from sentinode.models.notebook import notebook_network
@@ -141,18 +142,7 @@ def test_every_parameter_has_a_gradient(design: Design) -> None:
 
 
 def test_overfits_32_patches_with_random_labels() -> None:
-    network, x = network_of("plain", 32).train(), patches(32, 32)
-    labels = torch.randint(0, 2, (32, 1), generator=generator(3)).float()
-    optimizer, losses = torch.optim.Adam(network.parameters(), lr=1e-3), []
-    for _ in range(25):
-        loss = F.binary_cross_entropy_with_logits(network(x), labels)
-        optimizer.zero_grad()
-        torch.autograd.backward(loss)
-        optimizer.step()
-        losses.append(loss.item())
-    assert losses[0] > 0.5
-    assert losses[-1] < 0.05
-    assert ((network.eval()(x) > 0) == labels.bool()).all()
+    require_overfitting(network_of("plain", 32), patches(32, 32), steps=25)
 
 
 def test_a_training_pass_may_end_in_a_batch_of_one() -> None:
@@ -171,15 +161,7 @@ def test_a_wrong_input_size_is_refused(design: Design) -> None:
 
 
 def test_the_generator_alone_decides_the_weights() -> None:
-    def weights(seed: int) -> Tensor:
-        network = p4m_network(input_size_px=48, bn_momentum=0.9, generator=generator(seed))
-        return torch.cat([p.detach().flatten() for p in network.parameters()])
-
-    torch.manual_seed(1)
-    first = weights(25)
-    torch.manual_seed(2)
-    assert torch.equal(weights(25), first)
-    assert not torch.equal(weights(26), first)
+    require_weights_of_the_generator(lambda drawn: p4m_network(input_size_px=48, bn_momentum=0.9, generator=drawn))
 
 
 def test_the_momentum_is_that_of_every_norm() -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.behaviour import require_overfitting, require_weights_of_the_generator
 from sentinode.config import ModelConfig
 from sentinode.models.batch_norm import KerasBatchNorm
 from sentinode.models.build import build
@@ -86,15 +87,9 @@ def test_another_size_is_refused(centre: Centre) -> None:
 
 @pytest.mark.parametrize("centre", CENTRES)
 def test_the_generator_alone_decides_the_weights(centre: Centre) -> None:
-    def weights(seed: int) -> Tensor:
-        network = residual_network(input_size_px=48, centre=centre, bn_momentum=0.9, generator=generator(seed))
-        return torch.cat([p.detach().flatten() for p in network.parameters()])
-
-    torch.manual_seed(1)
-    first = weights(25)
-    torch.manual_seed(2)
-    assert torch.equal(weights(25), first)
-    assert not torch.equal(weights(26), first)
+    require_weights_of_the_generator(
+        lambda generator: residual_network(input_size_px=48, centre=centre, bn_momentum=0.9, generator=generator)
+    )
 
 
 @pytest.mark.parametrize("centre", CENTRES)
@@ -180,18 +175,7 @@ def test_every_parameter_has_a_gradient(centre: Centre) -> None:
 
 @pytest.mark.parametrize("centre", CENTRES)
 def test_overfits_32_patches_with_random_labels(centre: Centre) -> None:
-    network, x = network_of(centre, width=8).train(), patches(32, 48)
-    labels = torch.randint(0, 2, (32, 1), generator=generator(3)).float()
-    optimizer, losses = torch.optim.Adam(network.parameters(), lr=1e-3), []
-    for _ in range(30):
-        loss = F.binary_cross_entropy_with_logits(network(x), labels)
-        optimizer.zero_grad()
-        torch.autograd.backward(loss)
-        optimizer.step()
-        losses.append(loss.item())
-    assert losses[0] > 0.5
-    assert losses[-1] < 0.05
-    assert ((network.eval()(x) > 0) == labels.bool()).all()
+    require_overfitting(network_of(centre, width=8), patches(32, 48), steps=30)
 
 
 @pytest.mark.parametrize("centre", CENTRES)

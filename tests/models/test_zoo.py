@@ -244,9 +244,9 @@ class TestNetwork:
             torch.testing.assert_close(lite0(patches()), lite0.head(features))
 
     @pytest.mark.parametrize(("skipped", "width"), [(0, 32 + 16 + 24 + 40 + 80 + 112 + 192 + 320), (3, 744)])
-    def test_stages_are_the_stem_and_every_row_of_blocks(self, lite0: Backbone, skipped: int, width: int) -> None:
+    def test_blocks_are_the_stem_and_every_row_of_blocks(self, lite0: Backbone, skipped: int, width: int) -> None:
         network = backbone(
-            LITE0, pretrained="package", generator=generator(), features="stages", skipped_stages=skipped
+            LITE0, pretrained="package", generator=generator(), features="blocks", skipped_maps=skipped
         ).eval()
         maps: list[Tensor] = []
         hooks = [
@@ -262,10 +262,21 @@ class TestNetwork:
         expected = [f for m in maps[skipped:] for f in (m.mean((2, 3)), m.std((2, 3), correction=0))]
         torch.testing.assert_close(features, torch.cat(expected, 1), rtol=1e-3, atol=1e-3)
 
-    @pytest.mark.parametrize(("name", "stages"), [(TINY, 6), ("test_mambaout", 4), ("test_vit", 6)])
-    def test_more_stages_skipped_than_there_are(self, name: str, stages: int) -> None:
-        with pytest.raises(ConfigError, match=rf"model.skipped_stages {stages}: '{name}' has {stages} stages"):
-            backbone(name, pretrained=False, generator=generator(), features="stages", skipped_stages=stages)
+    def test_stages_are_the_ends_of_each_resolution(self) -> None:
+        network = backbone(LITE0, pretrained=False, generator=generator(), features="stages", skipped_maps=1).eval()
+        assert network.features(patches()).shape == (2, 2 * (24 + 40 + 112 + 320))
+
+    @pytest.mark.parametrize(
+        ("name", "kind", "count"),
+        [(TINY, "blocks", 6), (TINY, "stages", 5), ("test_mambaout", "stages", 4), ("test_vit", "stages", 6)],
+    )
+    def test_more_maps_skipped_than_there_are(self, name: str, kind: Any, count: int) -> None:
+        with pytest.raises(ConfigError, match=rf"model.skipped_maps {count}: '{name}' has {count} {kind}"):
+            backbone(name, pretrained=False, generator=generator(), features=kind, skipped_maps=count)
+
+    def test_blocks_that_timm_does_not_tell(self) -> None:
+        with pytest.raises(ConfigError, match=r"the blocks of 'test_vit'\. Set model\.features = 'stages'"):
+            backbone("test_vit", pretrained=False, generator=generator(), features="blocks")
 
     def test_the_seed_decides_all_weights(self) -> None:
         first, again, other = (backbone(TINY, pretrained=False, generator=generator(seed)) for seed in (1, 1, 2))

@@ -26,18 +26,20 @@ class ModelConfig(Section):
     pretrained: Literal["auto", "package", "hub", "none"] = Field(
         "auto", description="timm: weights from an installed package where it has them, else from the hub; or none"
     )
-    features: Literal["last", "stages"] = Field(
-        "last", description="timm: the head sees the last map's mean; or the mean and deviation of every stage's maps"
+    features: Literal["last", "stages", "blocks"] = Field(
+        "last",
+        description="timm: the head sees the last map's mean; or the mean and deviation of every stage's maps, or, "
+        "finer, of the stem's and of every row of blocks",
     )
-    skipped_stages: int = Field(
-        0, ge=0, description="features = stages: so many of the first, which see colour and edges, are not looked at"
+    skipped_maps: int = Field(
+        0, ge=0, description="of stages or blocks: so many of the first, which see colour and edges, are not looked at"
     )
     resize_px: int | None = Field(None, ge=32, le=1024, description="timm: side that patches are enlarged to")
 
     @model_validator(mode="after")
-    def _stages_are_skipped_among_stages(self) -> Self:
-        if self.skipped_stages and self.features != "stages":
-            raise ValueError("model.skipped_stages is for model.features = 'stages'")
+    def _maps_are_skipped_among_several(self) -> Self:
+        if self.skipped_maps and self.features == "last":
+            raise ValueError("model.skipped_maps is for model.features = 'stages' or 'blocks'")
         return self
 
     @model_validator(mode="after")

