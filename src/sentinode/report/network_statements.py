@@ -45,7 +45,9 @@ def training_statement(runs: Sequence[Run]) -> str:
 def _trained(fit: FitConfig, rows: Sequence[int]) -> str:
     """How networks were trained whose histories have so many rows."""
     if fit.train == "head":
-        return f"A logistic head on features of a frozen backbone, fitted with {len(fit.head_penalties)} penalties."
+        copies = f" to {fit.head_copies} augmented copies of each patch" if fit.head_copies else ""
+        penalties = f"{len(fit.head_penalties)} penalties"
+        return f"A logistic head on features of a frozen backbone, fitted{copies} with {penalties}."
     least, most = min(rows), max(rows)
     lasted = f"{least}" if least == most else f"{least} to {most}"
     parts = [
@@ -53,6 +55,7 @@ def _trained(fit: FitConfig, rows: Sequence[int]) -> str:
         "falling as a cosine" if fit.schedule == "cosine" else "",
         f"weight decay {fit.weight_decay:g}" if fit.weight_decay else "",
         f"label smoothing {fit.label_smoothing:g}" if fit.label_smoothing else "",
+        "the head fitted before the rest" if fit.head_first else "",
         f"the first {fit.frozen_stages} stages fixed" if fit.frozen_stages else "",
         f"batches of {fit.batch_size}",
         f"{lasted} of at most {fit.epochs} epochs",

@@ -1,0 +1,52 @@
+"""How the report tells of the ways in which networks are trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import pytest
+
+from sentinode.config import FitConfig, RunConfig
+from sentinode.experiments.run import Run
+from sentinode.report.network_statements import training_statement
+
+
+@dataclass
+class Told:
+    """As much of a run as the statement asks for."""
+
+    config: RunConfig
+    history: list[int]
+    networks: list[Told] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.networks = [self]
+
+
+def statement(*runs: tuple[dict[str, Any], int]) -> str:
+    told = [Told(RunConfig.model_construct(fit=FitConfig(**fit)), list(range(rows))) for fit, rows in runs]
+    return training_statement(cast("list[Run]", told))
+
+
+@pytest.mark.parametrize(
+    ("fit", "said"),
+    [
+        ({}, "learning rate 0.001, batches of 32, 4 of at most 20 epochs."),
+        ({"train": "head"}, "frozen backbone, fitted with 7 penalties."),
+        ({"train": "head", "head_copies": 2}, "fitted to 2 augmented copies of each patch with 7 penalties."),
+        ({"head_first": True, "frozen_stages": 3}, ", the head fitted before the rest, the first 3 stages fixed, "),
+        (
+            {"schedule": "cosine", "average": "ema"},
+            "falling as a cosine, batches of 32, 4 of at most 20 epochs, an exp",
+        ),
+    ],
+)
+def test_what_is_said_of_a_training(fit: dict[str, Any], said: str) -> None:
+    assert said in statement((fit, 4))
+
+
+def test_seeds_of_one_way_are_told_once_with_the_epochs_that_they_took() -> None:
+    told = statement(({"seed": 1}, 3), ({"seed": 2}, 9), ({"seed": 3, "batch_size": 64}, 5))
+    assert told.count("Adam") == 2
+    assert "batches of 32, 3 to 9 of at most 20 epochs" in told
