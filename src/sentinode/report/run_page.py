@@ -95,21 +95,23 @@ def _members(run: Run, blend: Blend) -> Table:
     rows, networks = [], _architectures([member.config for member in run.members])
     for member, network, weight in zip(run.members, networks, run.weights, strict=True):
         folds = blend.fold_weights.get(member.name, [])
-        between = f"{number(min(folds), 2)}\u00a0to\u00a0{number(max(folds), 2)}" if folds else _NOT_TOLD
+        between = [f"{number(min(folds), 2)}\u00a0to\u00a0{number(max(folds), 2)}"] if folds else []
         scores = [number(member.scores[metric]) for metric in _OF_MEMBERS]
-        rows.append([member.name, number(weight, 3), between, *scores, network])
+        rows.append([member.name, number(weight, 3), *between, *scores, network])
     scores = [number(run.scores[metric]) for metric in _OF_MEMBERS]
-    rows.append(["the blend", number(1, 3), _NOT_TOLD, *scores, f"all {len(run.members)}"])
     match blend.rule:
         case "fitted":
+            ranges = {"without a part": _NOT_TOLD}
             caption = (
                 "Weights of least log loss on the validation side; beside them their range when each part of it is "
                 "left out in turn. The blend's scores are of patches blended by weights that were fitted on other "
                 "slides or groups."
             )
         case "equal":
+            ranges = {}
             caption = "Equal weights, which take nothing from the labels."
-    head = ["member", "weight", "without a part", *(METRIC_NAMES[metric] for metric in _OF_MEMBERS), "network"]
+    rows.append(["the blend", number(1, 3), *ranges.values(), *scores, f"all {len(run.members)}"])
+    head = ["member", "weight", *ranges, *(METRIC_NAMES[metric] for metric in _OF_MEMBERS), "network"]
     return Table(caption, head, rows, frozenset({"network"}))
 
 
