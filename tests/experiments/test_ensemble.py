@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
+import sentinode.experiments.given as given
 from conftest import make_patches
 from sentinode.config import RunConfig, load_preset
 from sentinode.errors import ConfigError, RunError
@@ -261,12 +262,20 @@ def test_settings_of_any_kind_are_noted_for_members(
 
 
 def test_given_ensembles_are_compared_like_other_runs(
-    material: Material, config: RunConfig, joined: Run, runs: dict[str, Run], tmp_path: Path
+    material: Material,
+    config: RunConfig,
+    joined: Run,
+    runs: dict[str, Run],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     found = pair_given([runs["before"], joined])
     assert [variant.blends for variant in found.variants] == [False, True]
     names = [variant.name for variant in found.variants]
     assert names == ["one network", "members norm after, views 8, size_px 48 + 2 × norm before, views 1, size_px 32"]
+    monkeypatch.setattr(given, "_LONGEST", 30)  # a name heads tables; what does not fit stands in the settings
+    assert [variant.name for variant in pair_given([runs["before"], joined]).variants][1] == "blend of 3 networks"
+    assert pair_given([runs["before"], joined]).variants[1].settings == found.variants[1].settings
     evidence = weigh(found, *best_known_clusters([joined]), load_preset("fair").compare)
     assert np.isfinite(evidence.verdicts[0].difference)
     seeds = [

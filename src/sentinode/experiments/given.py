@@ -18,6 +18,7 @@ from sentinode.settings import to_flat
 
 _OF_A_REPEAT: Final = ("fit.seed", "split.seed", "split.fold")
 _MEMBERS: Final = "ensemble.members"
+_LONGEST: Final = 80  # letters of a variant's name: it heads tables and stands in figures
 _BEST_FIRST: Final[tuple[ClusterKind, ...]] = ("slide", "stain", "group")
 
 
@@ -62,14 +63,27 @@ def pair_given(runs: Sequence[Run]) -> Comparison:
         if len({repr(own[key]) for own in every if key in own}) > 1
         or (key == _MEMBERS and not all(key in own for own in every))
     ]
-    variants = []
+    variants: list[Variant] = []
     for key, own_runs in places.items():
         _refuse_twins(own_runs)
         own = {name: _plain(settings_of[key][name]) for name in differing if name in settings_of[key]}
-        label = ", ".join(f"{name.rsplit('.', 1)[-1]} {value}" for name, value in own.items()) or "one network"
+        label = _label(own, own_runs[0], taken=[variant.name for variant in variants])
         in_order = sorted(own_runs, key=lambda run: (run.seed, run.config.split.fold or 0))
         variants.append(Variant(label, own, tuple(in_order)))
     return paired(variants)
+
+
+def _label(own: Mapping[str, Any], run: Run, taken: Sequence[str]) -> str:
+    """A variant's name: its own settings, or, where these are too many for a name, what can be said in short."""
+    said = [f"{name.rsplit('.', 1)[-1]} {value}" for name, value in own.items()]
+    label = ", ".join(said) or "one network"
+    if len(label) > _LONGEST:
+        label = (
+            f"blend of {len(run.members)} networks" if run.members else f"{said[0]} and {len(said) - 1} more settings"
+        )
+        alike = sum(name.partition(" (")[0] == label for name in taken)
+        label += f" ({alike + 1})" if alike else ""
+    return label
 
 
 def clusters_of(comparison: Comparison, slides: Path | None = None) -> tuple[dict[str, str], ClusterKind]:
