@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -28,6 +29,12 @@ from sentinode.settings import override
 torch.set_num_threads(1)  # tiny networks: more threads only wait for each other
 
 _SAMPLE = Path(os.environ.get("SENTINODE_REAL_SAMPLE", Path(__file__).parents[2] / "shared" / "hcd"))
+
+
+def pytest_configure() -> None:
+    """A shell starts what runs in its background deaf to Ctrl-C, and so are its children; tests press Ctrl-C."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
