@@ -39,7 +39,7 @@ from sentinode.explain.galleries import examples, write_pictures
 from sentinode.explain.review import review
 from sentinode.progress import of_step
 from sentinode.report.page import write_check_page, write_study_page
-from sentinode.settings import override, to_toml
+from sentinode.settings import override, reads_as, to_toml
 
 EXAMPLES_A_CLASS = 12
 MISTAKES_A_CLASS = 12
@@ -117,7 +117,7 @@ def refuse_another_study(out: Path, config: StudyConfig, *, resume: bool) -> Non
             raise RunError("is not empty and holds no study", where=out, remedy="Choose a new or empty --out.")
     elif not resume:
         raise RunError("holds a study already", where=out, remedy="Pass --resume to go on, or another --out.")
-    elif identity.read_text(encoding="utf-8") != to_toml(config):
+    elif not reads_as(identity.read_text(encoding="utf-8"), config, where=identity):
         raise RunError(
             "holds a study with other settings", where=out, remedy="Resume with the same settings, or another --out."
         )

@@ -34,6 +34,11 @@ def to_toml(config: Section) -> str:
     return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))
 
 
+def reads_as(text: str, config: Section, *, where: str | Path) -> bool:
+    """Whether TOML says what a config does; a setting that it does not name has its default, as in older files."""
+    return to_toml(parse_toml(text, type(config), where=where)) == to_toml(config)
+
+
 def override(config: C, settings: Mapping[str, Any], *, where: str | Path | None = None) -> C:
     """Put settings such as {"model.norm": "after"} over a config; returns a new, checked one.
 

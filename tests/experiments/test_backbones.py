@@ -255,6 +255,7 @@ def test_more_frozen_stages_than_there_are_is_an_error() -> None:
     ("settings", "message"),
     [
         ({"fit.train": "head"}, "fit.train = 'head' is for backbones"),
+        ({"fit.head_first": True, "fit.train": "head"}, "fit.head_first is for fit.train = 'all'"),
         ({"fit.head_first": True}, "fit.head_first = True is for backbones"),
         ({"fit.layer_decay": 0.8}, "fit.layer_decay = 0.8 is for backbones"),
         ({"model.skipped_maps": 3}, "model.skipped_maps is for model.features = 'stages' or"),

@@ -117,6 +117,23 @@ def test_a_finished_run_is_not_trained_again(
     train_run(material, run_config, tmp_path / "run", device=CPU, resume=True)
 
 
+def test_a_run_begun_before_there_was_a_setting_goes_on_with_its_default(
+    material: Material, run_config: RunConfig, tmp_path: Path
+) -> None:
+    def stop(_row: dict[str, Any]) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_run(material, run_config, tmp_path / "run", device=CPU, on_epoch=stop)
+    file = tmp_path / "run" / "config.toml"
+    older = [line for line in file.read_text().splitlines() if not line.startswith(("head_first", "skipped_maps"))]
+    assert len(older) == len(file.read_text().splitlines()) - 2
+    file.write_text("\n".join(older))
+    run = train_run(material, run_config, tmp_path / "run", device=CPU, resume=True)
+    assert len(run.history) == run_config.fit.epochs
+    assert run.config == run_config
+
+
 def test_other_settings_or_other_data_are_refused(material: Material, run_config: RunConfig, tmp_path: Path) -> None:
     train_run(material, run_config, tmp_path / "run", device=CPU)
     with pytest.raises(RunError, match="other settings"):

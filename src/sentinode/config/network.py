@@ -90,6 +90,12 @@ class FitConfig(Section):
     metric: Metric = Field("auc", description="validation score that decides 'best' and patience")
     seed: Seed = 25
 
+    @model_validator(mode="after")
+    def _a_head_alone_has_nothing_after_it(self) -> Self:
+        if self.head_first and self.train == "head":
+            raise ValueError("fit.head_first is for fit.train = 'all'; with 'head' nothing is trained after it")
+        return self
+
     @property
     def epochs_planned(self) -> int:
         """Rows that the history has at most: epochs, or fits of a head."""

@@ -36,7 +36,7 @@ from sentinode.inference.probabilities import Predictions, predict_probabilities
 from sentinode.models.build import build
 from sentinode.models.zoo import Backbone
 from sentinode.progress import Progress, silent
-from sentinode.settings import to_toml
+from sentinode.settings import reads_as, to_toml
 
 _INITIAL_WEIGHTS = 0
 _LAST: Final = Path("checkpoint") / "last.safetensors"
@@ -229,11 +229,11 @@ def _claim(
     folder: Path, config: RunConfig, material: Material, device: torch.device, *, resume: bool, progress: Progress
 ) -> PseudoLabels | None:
     """Make the folder this run's own, or raise RunError where it is another's; returns what joins its training."""
-    text, identity = to_toml(config), folder / "config.toml"
+    identity = folder / "config.toml"
     if identity.is_file():
         if not resume:
             raise RunError("holds a run already", where=folder, remedy="Pass --resume, or another folder.")
-        if identity.read_text(encoding="utf-8") != text:
+        if not reads_as(identity.read_text(encoding="utf-8"), config, where=identity):
             raise RunError(
                 "holds a run with other settings",
                 where=folder,
@@ -261,7 +261,7 @@ def _claim(
         pseudo.write(folder)
     write_json(folder / "environment.json", environment)
     material.write_split(config, folder / "split.csv")
-    write_text(identity, text)  # last: a folder without it is not yet a run, and is not resumed as one
+    write_text(identity, to_toml(config))  # last: a folder without it is not yet a run, and is not resumed as one
     return pseudo
 
 
