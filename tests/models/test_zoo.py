@@ -6,10 +6,12 @@ import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import timm
 import torch
+from huggingface_hub.errors import HfHubHTTPError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -68,7 +70,15 @@ def unreachable_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_args: Any, **_kwargs: Any) -> None:
         raise OSError("We couldn't connect to the hub. Check your connection.")
 
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_args, **_kwargs: None)
+    monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", refuse)
     monkeypatch.setattr("timm.models._builder.load_pretrained", refuse)
+
+
+@pytest.fixture
+def answering_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_args, **_kwargs: None)
+    monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", lambda *_args, **_kwargs: None)
 
 
 @pytest.fixture
@@ -185,11 +195,37 @@ class TestSources:
         assert "Connect to the internet once" in str(error.value)
         assert "\n" not in str(error.value)
 
+    def test_an_unreachable_hub_is_asked_once(self, unreachable_hub: None, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("timm.models._builder.load_pretrained", lambda *_args, **_kwargs: pytest.fail("asked"))
+        with pytest.raises(WeightsError, match=r"\(OSError: We couldn't connect to the hub\)\. Connect"):
+            backbone(TINY, pretrained="hub", generator=generator())
+
+    def test_weights_kept_from_before_need_no_hub(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        published = timm.create_model(TINY).state_dict()
+        monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", lambda *_args, **_kwargs: dict(published))
+        monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", lambda *_args, **_kwargs: pytest.fail("asked"))
+        monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_args, **_kwargs: "a path")
+        body = backbone(TINY, pretrained="hub", generator=generator()).body.state_dict()
+        assert all(torch.equal(body[key], published[key]) for key in body)
+
+    def test_a_hub_that_answers_no_leaves_the_finding_to_timm(
+        self, answering_hub: None, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def missing(*_args: Any, **_kwargs: Any) -> None:
+            raise HfHubHTTPError("404", response=Mock())
+
+        published = timm.create_model(TINY).state_dict()
+        monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", lambda *_args, **_kwargs: dict(published))
+        monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", missing)
+        assert isinstance(backbone(TINY, pretrained="hub", generator=generator()), Backbone)
+
     def test_the_hub_is_asked_where_it_is_named(self, unreachable_hub: None) -> None:
         with pytest.raises(WeightsError, match=r"'tf_efficientnet_lite0': the hub gave none"):
             backbone(LITE0, pretrained="hub", generator=generator())
 
-    def test_weights_of_the_hub_are_loaded_strictly_and_whole(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_weights_of_the_hub_are_loaded_strictly_and_whole(
+        self, answering_hub: None, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         published = timm.create_model(TINY).state_dict()
         monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", lambda *_args, **_kwargs: dict(published))
         network = backbone(TINY, pretrained="hub", generator=generator())

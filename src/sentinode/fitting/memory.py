@@ -9,18 +9,18 @@ from typing import Final
 
 # Of glibc's malloc.h. Setting either ends its own guessing, so both are set.
 _TRIM_THRESHOLD: Final = -1
-_MMAP_THRESHOLD: Final = -3
+_MAPPED_BLOCKS: Final = -4
 _KEPT_BYTES: Final = 2**30
-_LARGEST_BLOCK_BYTES: Final = 2**25  # the most that glibc takes; larger blocks are mapped and given back as before
 
 
 @cache
 def keep_freed_memory() -> bool:
     """Ask the C library not to give freed blocks back to the system; returns whether it will, once a process.
 
-    A training step of a small network allocates and frees the same few megabytes over and over. By default
-    glibc returns them each time, and the system hands out and clears every page anew. Nothing else changes:
-    no result, and at most 1 GiB stays with the process. Without glibc nothing is done.
+    A training step allocates and frees the same blocks over and over, from kilobytes to the maps of a batch. By default
+    glibc returns them each time, and the system hands out and clears every page anew. So all blocks come from the
+    heap, none from mappings of their own, and its free end is given back beyond 1 GiB. No result changes. Without glibc
+    nothing is done.
     """
     if not sys.platform.startswith("linux"):
         return False
@@ -28,4 +28,4 @@ def keep_freed_memory() -> bool:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
     except (OSError, AttributeError):
         return False
-    return bool(mallopt(_TRIM_THRESHOLD, _KEPT_BYTES)) and bool(mallopt(_MMAP_THRESHOLD, _LARGEST_BLOCK_BYTES))
+    return bool(mallopt(_TRIM_THRESHOLD, _KEPT_BYTES)) and bool(mallopt(_MAPPED_BLOCKS, 0))
