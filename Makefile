@@ -22,8 +22,9 @@ demo: install
 	@echo "report:     $(CURDIR)/demo/study/report.html"
 	@echo "submission: $(CURDIR)/demo/study/submission.csv"
 
+# Two processes of one thread each are faster than one; a file's tests share what they have prepared.
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 # Sentinode against its peers, which get a venv of their own: make bench BENCH='fit --quick'
 bench: install $(PEERS)/installed

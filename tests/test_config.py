@@ -132,10 +132,10 @@ def test_an_unknown_preset_lists_the_known() -> None:
 def test_the_strong_preset_blends_three_networks_that_differ() -> None:
     config = load_preset("strong").run_config()
     members = config.members()
-    assert {name: (m.model.backbone, m.model.skipped_maps, m.fit.train) for name, m in members.items()} == {
-        "features": ("tf_efficientnet_lite0", 3, "head"),
-        "lite0": ("tf_efficientnet_lite0", 0, "all"),
-        "lite1": ("tf_efficientnet_lite1", 0, "all"),
+    assert {name: (m.model.backbone, m.fit.train, m.fit.frozen_stages) for name, m in members.items()} == {
+        "lite0": ("tf_efficientnet_lite0", "all", 4),
+        "lite1": ("tf_efficientnet_lite1", "all", 4),
+        "lite2": ("tf_efficientnet_lite2", "all", 4),
     }
     assert config.ensemble.weights == "equal"
 
