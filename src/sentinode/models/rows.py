@@ -34,7 +34,7 @@ def frozen_then_trained(
 
     Returns what `tell` makes of the maps behind each row whose number is in `told`, (n, ...) each, and the last maps.
     """
-    parts = [_run(rows[:frozen], 0, part, told, tell) for part in x.split(_PATCHES_AT_ONCE)]
+    parts = [_run(rows[:frozen], 0, part, told, tell) for part in torch.split(x, _PATCHES_AT_ONCE)]
     tellings = [torch.cat(of_row) for of_row in zip(*(of_part for of_part, _ in parts), strict=True)]
     later, maps = _run(rows[frozen:], frozen, torch.cat([maps for _, maps in parts]), told, tell)
     return [*tellings, *later], maps
