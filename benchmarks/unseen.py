@@ -41,6 +41,8 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=default_cache())
     asked = parser.parse_args()
 
+    if not all("=" in network for network in asked.networks):
+        parser.error("name each network: NAME=FOLDER,FOLDER,...")
     named = dict(network.split("=", 1) for network in asked.networks)
     seeds = [[blended(folders) for folders in of.split(",")] for of in named.values()]
     first = seeds[0][0]
