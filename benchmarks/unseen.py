@@ -18,6 +18,7 @@ import numpy as np
 from sentinode.config import DataConfig
 from sentinode.data.ingest import open_folder, pack_folder
 from sentinode.data.stain_groups import stain_clusters, stain_statistics, uncut_clusters, usual_count
+from sentinode.errors import SentinodeError
 from sentinode.evaluation.blend import blend, equal_weights
 from sentinode.evaluation.bootstrap import bootstrap
 from sentinode.evaluation.metrics import scores
@@ -82,4 +83,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except SentinodeError as error:
+        raise SystemExit(f"error: {error}") from None

@@ -84,7 +84,8 @@ class Cutter:
         positives = round(self.plan.positive_share * self.plan.patches - _OVERLAP_POSITIVE_SHARE * defects["overlap"])
         corners = self._free_corners({1: positives, 0: self.plan.patches - copies - positives})
         labels = self._centre_pixels(corners) > 0
-        blanks = iter(["black"] * defects["black"] + ["white"] * defects["white"])
+        of_kinds: tuple[Defect, ...] = ("black",) * defects["black"] + ("white",) * defects["white"]
+        blanks = iter(of_kinds)
         clean: list[tuple[TruthRow, Patch]] = []
         for (y, x), positive in zip(corners.tolist(), labels, strict=True):
             blank = None if positive else next(blanks, None)
@@ -173,7 +174,7 @@ class Cutter:
         return pixels
 
     def _record(
-        self, patch: Patch, y: int, x: int, defect: str, *, of: str = "", name: str | None = None
+        self, patch: Patch, y: int, x: int, defect: Defect, *, of: str = "", name: str | None = None
     ) -> tuple[TruthRow, Patch]:
         pixels = int(self._centre_pixels(np.array([[y, x]]))[0])
         row = TruthRow(
@@ -184,7 +185,7 @@ class Cutter:
             y=y,
             label=int(pixels > 0),
             tumour_fraction=pixels / CENTRE_SIZE_PX**2,
-            defect=defect,  # type: ignore[arg-type]
+            defect=defect,
             of=of,
         )
         self.rows.append(row)
