@@ -25,7 +25,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 def fresh_pages(mode: str, thousands: int) -> int:
-    """In 40 steps with blocks of so many thousand floats, where glibc has not guessed better thresholds than its own."""
+    """In 40 steps with blocks of so many thousand floats, before glibc guesses better thresholds than its own."""
     start = {"MALLOC_TRIM_THRESHOLD_": "131072", "MALLOC_MMAP_THRESHOLD_": "131072"}
     command = [sys.executable, "-c", STEPS, mode, str(thousands)]
     return int(subprocess.run(command, env=os.environ | start, capture_output=True, text=True, check=True).stdout)

@@ -23,6 +23,7 @@ _AXIS_SHARE: Final = 0.70
 
 Defect = Literal["", "duplicate", "overlap", "black", "white"]
 DefectKind = Literal["turned", "copied", "overlap", "black", "white"]
+_BLANKS: Final[tuple[Literal["black", "white"], ...]] = ("black", "white")
 
 
 @dataclass(frozen=True)
@@ -84,8 +85,7 @@ class Cutter:
         positives = round(self.plan.positive_share * self.plan.patches - _OVERLAP_POSITIVE_SHARE * defects["overlap"])
         corners = self._free_corners({1: positives, 0: self.plan.patches - copies - positives})
         labels = self._centre_pixels(corners) > 0
-        of_kinds: tuple[Defect, ...] = ("black",) * defects["black"] + ("white",) * defects["white"]
-        blanks = iter(of_kinds)
+        blanks = iter([kind for kind in _BLANKS for _ in range(defects[kind])])
         clean: list[tuple[TruthRow, Patch]] = []
         for (y, x), positive in zip(corners.tolist(), labels, strict=True):
             blank = None if positive else next(blanks, None)
