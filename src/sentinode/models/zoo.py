@@ -17,7 +17,6 @@ from torch.nn import functional as F
 from sentinode.errors import ConfigError, MissingExtraError
 from sentinode.models import pretrained as packaged
 from sentinode.models.hub import OFFLINE, from_hub
-from sentinode.models.notebook import initialise_like_keras
 from sentinode.models.rows import Row, frozen_then_trained, rows_of
 from sentinode.settings import suggestion
 
@@ -162,8 +161,9 @@ def backbone(
 ) -> Backbone:
     """timm's network `name`, with a tag of its weights or without, as a module from (N, 3, s, s) in [0, 1] to logits.
 
-    pretrained: False draws all weights from `generator`; "package" takes those that a package brings along,
-    "hub" timm's from the hub, True the package's where it has them, else the hub's. The head is always drawn.
+    pretrained: False draws the body's weights from `generator`; "package" takes those that a package brings along,
+    "hub" timm's from the hub, True the package's where it has them, else the hub's. The head begins at zero
+    (Dosovitskiy et al. 2021, 3.2).
     features: what the head sees: the mean of the last map; or the mean and the deviation of the maps of all stages,
     or of the stem and all rows of blocks, but the first `skipped_maps`.
     resize_px: the size that patches are brought to; None leaves them, or takes the network's own size if it is fixed.
@@ -191,7 +191,9 @@ def backbone(
         size_px = _resize_px(config, name, resize_px)
         count = _feature_count(body, features, skipped_maps, name, size_px or int(config.input_size[-1]))
         head = nn.Linear(count, 1)
-    initialise_like_keras(head, generator)
+    # A drawn head outweighs what a few epochs teach it, also where the training patches never go.
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
     network = Backbone(body, head, mean=mean, std=std, features=features, skipped_maps=skipped_maps, resize_px=size_px)
     return network.to(memory_format=torch.channels_last)
 
