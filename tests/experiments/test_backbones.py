@@ -224,7 +224,8 @@ def test_frozen_stages_stay_and_the_rest_learns_the_more_the_nearer_the_head() -
     network = build(model, input_size_px=96, generator=torch.Generator().manual_seed(1))
     assert isinstance(network, Backbone)
     fit = override(StudyConfig(), {**TINY, "fit.frozen_stages": 2, "fit.layer_decay": 0.5}).fit
-    torch.nn.init.normal_(network.head.weight)  # at zero it would pass no gradient on
+    # A head at zero would pass no gradient on.
+    torch.nn.init.normal_(network.head.weight, generator=torch.Generator().manual_seed(2))
     state = FitState.start(network.to(memory_format=torch.contiguous_format), fit)
     stages = network.stages()
     before = {name: value.clone() for name, value in network.state_dict().items()}

@@ -154,7 +154,17 @@ def test_an_interrupted_ensemble_goes_on_where_it_stopped(
         train_run(material, trained.config, folder, device=CPU)
     (folder / "members" / "other" / "manifest.json").unlink()  # of the last member only the checkpoint is left
     kept = (folder / "members" / "before" / "model.safetensors").stat().st_mtime_ns
-    run = train_run(material, trained.config, folder, device=CPU, resume=True)
+    built: list[RunConfig] = []
+    new_state = train._new_state
+
+    def build(own: RunConfig, device: torch.device) -> train.FitState:
+        built.append(own)
+        return new_state(own, device)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "_new_state", build)
+        run = train_run(material, trained.config, folder, device=CPU, resume=True)
+    assert built == [trained.config.members()["other"]] * 2  # finished ones need no weights again
     assert (folder / "members" / "before" / "model.safetensors").stat().st_mtime_ns == kept
     for name in ("predictions.csv", "blend.json", "members/other/model.safetensors"):
         assert (folder / name).read_bytes() == (trained.folder / name).read_bytes()

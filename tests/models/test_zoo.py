@@ -321,7 +321,7 @@ class TestNetwork:
         with pytest.raises(ConfigError, match=r"the blocks of 'test_vit'\. Set model\.features = 'stages'"):
             backbone("test_vit", pretrained=False, generator=generator(), features="blocks")
 
-    def test_the_seed_decides_all_weights(self, lite0: Backbone) -> None:
+    def test_the_seed_decides_the_bodys_weights(self, lite0: Backbone) -> None:
         first, again, other = (backbone(TINY, pretrained=False, generator=generator(seed)) for seed in (1, 1, 2))
         assert same_weights(first, again)
         assert not torch.equal(first.body.conv_stem.weight, other.body.conv_stem.weight)

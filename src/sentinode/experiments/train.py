@@ -149,8 +149,8 @@ def _train_members(
 ) -> Run:
     """Train, or go on with, every member below the folder, then blend them."""
     require_trainable(material, config)
-    if not is_finished(folder):
-        for own in config.members().values():  # before the folder is claimed, as for a run of one network
+    for name, own in config.members().items():  # before the folder is claimed, as for a run of one network
+        if not is_finished(folder / MEMBERS / name):
             _new_state(own, device)
     if processes.writes:
         _claim(folder, config, material, device, resume=resume, progress=progress)
