@@ -6,11 +6,13 @@ which device the work is done and who hears of progress; without one the default
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 from sentinode.config import DataConfig, RunConfig
-from sentinode.data.artefacts import write_json
+from sentinode.data.artefacts import claim, claim_file, write_json
 from sentinode.data.check import Check, check_folder
 from sentinode.data.explore import explore
 from sentinode.data.ingest import pack_folder, read_folder
@@ -19,30 +21,37 @@ from sentinode.experiments.gather import gather
 from sentinode.experiments.session import Session
 from sentinode.explain.galleries import write_pictures
 
+_OF_A_CHECK: Final = ("check.json", "explore.json", "pictures", "check.html")
+
 
 def check(
     data: Path, config: DataConfig | None = None, session: Session | None = None, *, out: Path | None = None
 ) -> Check:
-    """Look for everything that may be wrong with a data folder; with `out`, write check.json and check.html."""
-    session = session or Session()
-    folder = read_folder(data, config)
-    packed = pack_folder(
-        folder, session.cache_root, workers=session.workers, progress=session.progress, notify=session.notify
-    )
-    result = check_folder(folder, packed, workers=session.workers, progress=session.progress)
-    if out is not None:
-        # Imported here, because it brings matplotlib, for which a check that is only printed need not wait.
-        from sentinode.report.page import write_check_page
+    """Look for everything that may be wrong with a data folder; with `out`, write check.json and check.html.
 
-        write_json(out / "check.json", result.to_json())
-        write_json(out / "explore.json", explore(packed.training, seed=0, progress=session.progress))
-        write_pictures(out / "pictures", packed.everything, result.ids_to_show())
-        write_check_page(out)
+    `out` may hold an earlier check, which this one replaces, and nothing else.
+    """
+    session = session or Session()
+    with claim(out, replaces=_OF_A_CHECK) if out else nullcontext():
+        folder = read_folder(data, config)
+        packed = pack_folder(
+            folder, session.cache_root, workers=session.workers, progress=session.progress, notify=session.notify
+        )
+        result = check_folder(folder, packed, workers=session.workers, progress=session.progress)
+        if out is not None:
+            # Imported here, because it brings matplotlib, for which a check that is only printed need not wait.
+            from sentinode.report.page import write_check_page
+
+            write_json(out / "check.json", result.to_json())
+            write_json(out / "explore.json", explore(packed.training, seed=0, progress=session.progress))
+            write_pictures(out / "pictures", packed.everything, result.ids_to_show())
+            write_check_page(out)
     return result
 
 
 def split(data: Path, config: RunConfig, out: Path, session: Session | None = None) -> Split:
     """Balance, sample and split the training part, and save both sides as a table id,label,side,cluster."""
-    gathered = gather(data, config, session or Session())
-    drawn = gathered.material.write_split(config, out)
+    with claim_file(out):
+        gathered = gather(data, config, session or Session())
+        drawn = gathered.material.write_split(config, out)
     return replace(drawn, left_out={entry.option: entry.count for entry in gathered.left_out} | drawn.left_out)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from sentinode import pipeline
 from sentinode.config import RunConfig, StudyConfig, Weighting
-from sentinode.data.artefacts import write_bytes, write_json
+from sentinode.data.artefacts import claim, write_bytes, write_json
 from sentinode.data.phantom import write_phantom
 from sentinode.experiments.comparison import Comparison
 from sentinode.experiments.ensemble import join_runs
@@ -20,7 +20,7 @@ from sentinode.experiments.gather import gather
 from sentinode.experiments.given import clusters_of, open_given, pair_given
 from sentinode.experiments.predict import open_runs
 from sentinode.experiments.record import STUDY_EVIDENCE, Question
-from sentinode.experiments.run import Run, claim_new_folder
+from sentinode.experiments.run import Run
 from sentinode.experiments.session import Session
 from sentinode.experiments.study import Study
 from sentinode.experiments.train import train_run
@@ -94,13 +94,14 @@ def compare_runs(
     were not validated on the same patches under the same seeds. `slides` is a table id,slide, for runs
     that were trained without one; of the config only the section `compare` counts.
     """
-    claim_new_folder(out)
-    comparison = pair_given(open_given(list(folders)))
-    clusters, kind = clusters_of(comparison, slides)
-    asked = (config or StudyConfig()).compare
-    evidence = weigh(comparison, clusters, kind, asked)
-    write_json(out / STUDY_EVIDENCE, {"compare": evidence.to_json()})
-    write_comparison_page(out, comparison, evidence)
+    # An interrupted call may have left the evidence; a finished one has its page, too, and is not written over.
+    with claim(out, replaces=[STUDY_EVIDENCE]):
+        comparison = pair_given(open_given(list(folders)))
+        clusters, kind = clusters_of(comparison, slides)
+        asked = (config or StudyConfig()).compare
+        evidence = weigh(comparison, clusters, kind, asked)
+        write_json(out / STUDY_EVIDENCE, {"compare": evidence.to_json()})
+        write_comparison_page(out, comparison, evidence)
     return comparison, evidence
 
 

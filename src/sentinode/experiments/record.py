@@ -25,13 +25,13 @@ from pathlib import Path
 from typing import Final, Literal
 
 from sentinode.config import Scalar
-from sentinode.data.artefacts import write_json
+from sentinode.data.artefacts import STUDY_BEGUN, STUDY_SEAL, write_json
 from sentinode.errors import RunError
 from sentinode.experiments.comparison import Variant
 from sentinode.experiments.run import Run
 
-STUDY_CONFIG: Final = "study.toml"
-STUDY_RECORD: Final = "study.json"
+STUDY_CONFIG: Final = STUDY_BEGUN
+STUDY_RECORD: Final = STUDY_SEAL
 STUDY_IDENTITY: Final = "identity.json"
 STUDY_EVIDENCE: Final = "evidence.json"
 STUDY_ERRORS: Final = "errors.json"

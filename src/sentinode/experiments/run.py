@@ -32,7 +32,7 @@ import torch
 from torch import nn
 
 from sentinode.config import RunConfig
-from sentinode.data.artefacts import write_json
+from sentinode.data.artefacts import RUN_SEAL, write_json
 from sentinode.data.tables import read_table
 from sentinode.errors import RunError, storage_errors
 from sentinode.evaluation.clusters import ClusterKind
@@ -53,7 +53,7 @@ CONTENTS: Final = (
     DECISION,
     "model.safetensors",
 )
-MANIFEST: Final = "manifest.json"
+MANIFEST: Final = RUN_SEAL
 MEMBERS: Final = "members"
 PSEUDO: Final = "pseudo.csv"
 _OF_A_NETWORK: Final = ("history.csv", "model.safetensors")
