@@ -14,7 +14,15 @@ from sentinode.data.split import drop_negatives
 from sentinode.data.tables import attributes_of_folder
 from sentinode.deploy.submission import make_submission, write_submission
 from sentinode.errors import RunError
-from sentinode.experiments.compare import RunStore, audit_leak, compare, require_auditable, trusted_split
+from sentinode.experiments.compare import (
+    RunStore,
+    audit_leak,
+    audited_splits,
+    compare,
+    grid,
+    require_auditable,
+    trusted_split,
+)
 from sentinode.experiments.comparison import Comparison, Variant
 from sentinode.experiments.decide import decide_together
 from sentinode.experiments.decision import DECISION
@@ -33,11 +41,11 @@ from sentinode.experiments.record import (
 )
 from sentinode.experiments.session import Session
 from sentinode.experiments.study import Study
-from sentinode.experiments.tune import tune
+from sentinode.experiments.tune import trial_count, tune
 from sentinode.explain.attributes import attributes
 from sentinode.explain.galleries import examples, write_pictures
 from sentinode.explain.review import review
-from sentinode.progress import of_step
+from sentinode.progress import ALL_RUNS, of_step
 from sentinode.report.page import write_check_page, write_study_page
 from sentinode.settings import override, reads_as, to_toml
 
@@ -75,15 +83,17 @@ def study(
     material = gathered.material
     material.write_split(shown_split(config, questions), out / "split.csv")
 
-    store = RunStore(material, out / "runs", device=session.device, progress=session.progress)
+    planned = runs_asked_for(config, questions)
+    store = RunStore(material, out / "runs", device=session.device, progress=session.progress, planned=planned)
     asked: dict[Question, Comparison] = {}
     if "compare" in questions:
         asked["compare"] = compare(config, store)
-    tuning = tune(config, store, out / "tune", progress=session.progress) if "tune" in questions else None
+    tuning = tune(config, store, out / "tune") if "tune" in questions else None
     if tuning:
         asked["tune"] = tuning.comparison
     if "leak" in questions:
         asked["leak"] = audit_leak(config, store)
+    session.progress(ALL_RUNS, planned, planned)  # also where trials were pruned
     clusters, kind = material.clusters_by_id(config), material.cluster_kind
     evidence = {
         question: weigh(found, clusters, kind, config.compare, same_split=question != "leak")
@@ -107,6 +117,16 @@ def study(
     write_check_page(out)
     write_study_page(out)
     return Study.open(out)
+
+
+def runs_asked_for(config: StudyConfig, questions: Collection[Question]) -> int:
+    """Runs of all questions, those that two of them share counted twice; a search that prunes takes fewer."""
+    variants = {
+        "compare": len(config.compare.variants),
+        "tune": trial_count(config.tune),
+        "leak": len(audited_splits(config)),
+    }
+    return len(grid(config)) * sum(variants[question] for question in questions)
 
 
 def refuse_another_study(out: Path, config: StudyConfig, *, resume: bool) -> None:

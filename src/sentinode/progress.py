@@ -1,14 +1,25 @@
-"""What a long step tells its caller: the step's name, how much is done, how much there is."""
+"""What a long step tells its caller: the step's name, how much is done, how much there is, and how it goes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final, Protocol, runtime_checkable
 
-Progress = Callable[[str, int, int], None]
-"""Called as progress(step, done, total); a step is over when done equals total."""
+ALL_RUNS: Final = "runs"
+"""The step that all the runs of a study are parts of; it counts runs, and the others go on within it."""
 
 
-def silent(_step: str, _done: int, _total: int) -> None:
+@runtime_checkable
+class Progress(Protocol):
+    """Called as progress(step, done, total, note); a step is over when done equals total.
+
+    `note` is a few words on how it goes, such as an epoch's scores; "" leaves standing what was said before.
+    """
+
+    def __call__(self, step: str, done: int, total: int, note: str = "", /) -> None: ...
+
+
+def silent(_step: str, _done: int, _total: int, _note: str = "", /) -> None:
     """A Progress that tells nobody."""
 
 

@@ -90,7 +90,9 @@ def finished(phantom_folder: Path, cache: Path, tmp_path_factory: pytest.TempPat
     out = tmp_path_factory.mktemp("study") / "out"
     result = sentinode("study", phantom_folder, "--preset", "quick", "--out", out, *TINY, cache=cache)
     assert result.returncode == 0, result.stderr
-    assert result.stdout.split() == [str(out / "report.html"), str(out / "submission.csv")]
+    *told, report, submission = result.stdout.splitlines()
+    assert [report, submission] == [str(out / "report.html"), str(out / "submission.csv")]
+    assert any("too few to tell" in line or "no winner" in line for line in told)  # the verdicts
     return out
 
 

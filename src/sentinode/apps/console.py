@@ -1,75 +1,29 @@
-"""What the command line shows: bars on a terminal, one line a step elsewhere, one line for an error."""
+"""What the command line shows: sentences, tables, one line for an error; how far it has come is `steps.py`'s."""
 
 from __future__ import annotations
 
 import sys
-import time
+import textwrap
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from sentinode.apps.steps import StepBars, StepLines
 from sentinode.errors import FailureError, SentinodeError, SentinodeWarning
+from sentinode.progress import Progress
 
-stdout = Console(highlight=False, soft_wrap=True)
-stderr = Console(stderr=True, highlight=False, soft_wrap=True)
-
-
-class StepBars:
-    """A bar for each step, with rate and time left."""
-
-    def __init__(self) -> None:
-        rate = TextColumn("{task.fields[rate]}")
-        self._bars = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            rate,
-            TimeRemainingColumn(),
-            console=stderr,
-        )
-        self._tasks: dict[str, tuple[TaskID, float, int]] = {}
-
-    def __call__(self, step: str, done: int, total: int) -> None:
-        if step not in self._tasks:
-            self._bars.start()
-            self._tasks[step] = (self._bars.add_task(step, total=total, rate=""), time.perf_counter(), done)
-        task, started, first = self._tasks[step]
-        self._bars.update(task, completed=done, total=total, rate=_rate(done - first, started))
-        if done >= total:
-            self._bars.stop_task(task)
-            del self._tasks[step]
-
-    def close(self) -> None:
-        self._bars.stop()
-
-
-class StepLines:
-    """One line when a step is over."""
-
-    def __init__(self) -> None:
-        self._started: dict[str, tuple[float, int]] = {}
-
-    def __call__(self, step: str, done: int, total: int) -> None:
-        started, first = self._started.setdefault(step, (time.perf_counter(), done))
-        if done >= total:
-            took = time.perf_counter() - started
-            speed = _rate(done - first, started)
-            stderr.print(f"{step}: {total:,} in {took:.1f} s" + (f", {speed}" if speed else ""), markup=False)
-            del self._started[step]
-
-    def close(self) -> None:
-        """Nothing is left open."""
+stdout = Console(highlight=False)
+stderr = Console(stderr=True, highlight=False)
 
 
 @contextmanager
-def steps() -> Iterator[Callable[[str, int, int], None]]:
+def steps() -> Iterator[Progress]:
     """The Progress for one command; notices come out as lines, Ctrl-C as an error that says how to go on."""
-    shown: StepBars | StepLines = StepBars() if stderr.is_terminal else StepLines()
+    shown = StepBars(_tell, stderr) if stderr.is_terminal else StepLines(_tell)
     with warnings.catch_warnings():
         warnings.simplefilter("always", SentinodeWarning)
         show = warnings.showwarning
@@ -88,11 +42,22 @@ def steps() -> Iterator[Callable[[str, int, int], None]]:
 
 
 def notice(text: str) -> None:
-    stderr.print(f"note: {' '.join(text.split())}", markup=False)
+    _print(stderr, f"note: {' '.join(text.split())}")
 
 
 def say(text: str) -> None:
-    stdout.print(text, markup=False)
+    _print(stdout, text)
+
+
+def _print(console: Console, text: str) -> None:
+    """A line; on a terminal it wraps at words, and a word longer than the screen, such as a path, stays whole."""
+    if console.is_terminal:
+        text = textwrap.fill(text, console.width, break_long_words=False, break_on_hyphens=False)
+    console.print(text, markup=False, soft_wrap=True)
+
+
+def _tell(text: str) -> None:
+    _print(stderr, text)
 
 
 def show_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
@@ -141,13 +106,5 @@ def exit_code_of(command: Callable[[], object], *, debug: bool) -> int:
 def _report(line: str, code: int, debug: bool) -> int:
     if debug:
         traceback.print_exc()
-    stderr.print(f"error: {line}", markup=False)
+    _print(stderr, f"error: {line}")
     return code
-
-
-def _rate(count: int, started: float) -> str:
-    elapsed = time.perf_counter() - started
-    if count <= 0 or elapsed <= 0:
-        return ""
-    rate = count / elapsed
-    return f"{rate:,.0f}/s" if rate >= 10 else f"{rate:.1f}/s"

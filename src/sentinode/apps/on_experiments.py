@@ -48,7 +48,7 @@ def study(
 ) -> None:
     """Run the whole study: check, explore, split, compare, tune, predict, report."""
     from sentinode.api import experiments as api
-    from sentinode.apps import console
+    from sentinode.apps import console, results
 
     asked = asked_settings(preset, config, settings, slides, groups, group_by, folds, default="quick")
     with console.steps() as progress:
@@ -59,6 +59,7 @@ def study(
         result = api.study(root, asked, out, session, preset=origin_of(preset, config, "quick"), resume=resume)
     for text in result.record.notices:
         console.notice(text)
+    results.show_study(result)
     console.say(f"{out / 'report.html'}")
     if result.record.submission_rows:
         console.say(f"{out / 'submission.csv'}")

@@ -35,6 +35,8 @@ def show_leak(leak: Comparison, evidence: Evidence) -> None:
 
 
 def show_variants(comparison: Comparison) -> None:
+    from sentinode.experiments.evidence import METRIC_NAMES  # here: a table of scores does without the evidence
+
     metric = comparison.metric
 
     def spread(variant: Variant) -> str:
@@ -42,7 +44,7 @@ def show_variants(comparison: Comparison) -> None:
         return "one seed" if deviation is None else f"{deviation:.4f}"
 
     rows = [[variant.name, f"{variant.mean(metric):.4f}", spread(variant)] for variant in comparison.variants]
-    console.show_table(f"validation {metric}", ["variant", "mean", "standard deviation"], rows)
+    console.show_table(f"validation {METRIC_NAMES[metric]}", ["variant", "mean", "standard deviation"], rows)
 
 
 def show_members(run: Run) -> None:

@@ -14,12 +14,15 @@ from sentinode.experiments.comparison import Comparison, Variant, paired
 from sentinode.experiments.material import Material
 from sentinode.experiments.run import Run, is_finished
 from sentinode.experiments.train import train_run
-from sentinode.progress import Progress, silent
+from sentinode.progress import ALL_RUNS, Progress, silent
 from sentinode.settings import override, to_toml
 
 
 class RunStore:
-    """Trains runs below one folder, and never the same run twice: equal settings share one folder."""
+    """Trains runs below one folder, and never the same run twice: equal settings share one folder.
+
+    `planned`: how many runs will be asked for, of which `progress` is told how many are done.
+    """
 
     def __init__(
         self,
@@ -28,10 +31,12 @@ class RunStore:
         *,
         device: torch.device,
         progress: Progress = silent,
+        planned: int = 0,
     ) -> None:
         self.material, self.folder, self.device = material, folder, device
         self.progress = progress
         self._runs: dict[str, Run] = {}
+        self._planned, self._asked_for = planned, 0
 
     def train(self, name: str, config: RunConfig, *, on_epoch: Callable[[dict[str, Any]], None] | None = None) -> Run:
         """The run of these settings: trained in `<folder>/<name>`, unless it is here under another name.
@@ -39,6 +44,7 @@ class RunStore:
         A run that is here already still reports its epochs to `on_epoch`.
         """
         key, told = to_toml(config), on_epoch
+        self._tell()
         if key not in self._runs:
             if not is_finished(self.folder / name):
                 told = None
@@ -55,7 +61,13 @@ class RunStore:
         if told:
             for row in run.history.to_dict("records"):
                 told({str(column): value for column, value in row.items()})
+        self._asked_for += 1
+        self._tell()
         return run
+
+    def _tell(self) -> None:
+        if self._asked_for < self._planned:
+            self.progress(ALL_RUNS, self._asked_for, self._planned)
 
 
 def grid(config: StudyConfig) -> list[tuple[str, dict[str, Scalar]]]:
@@ -97,10 +109,15 @@ def audit_leak(config: StudyConfig, store: RunStore) -> Comparison:
     differences are paired. Raises ConfigError as `require_auditable` does.
     """
     require_auditable(config)
+    return paired(_train(config, audited_splits(config), store, prefix="leak-"), same_split=False)
+
+
+def audited_splits(config: StudyConfig) -> dict[str, dict[str, Scalar]]:
+    """The settings of each split that an audit compares, the trusted one first."""
     splits: dict[str, dict[str, Scalar]] = {"grouped": trusted_split(config), "random": {"split.by": "random"}}
     if config.split.by == "stain":
         splits["stain"] = {"split.by": "stain"}
-    return paired(_train(config, splits, store, prefix="leak-"), same_split=False)
+    return splits
 
 
 def trusted_split(config: StudyConfig) -> dict[str, Scalar]:

@@ -78,11 +78,15 @@ def train_run(
         history = _restore(folder, state, processes)
         best_path = folder / "checkpoint" / "best.safetensors"
 
-        records = _records(material, config, state, streams, f"train {folder.name}", device, progress, processes)
+        step = f"train {folder.name}"
+        records = _records(material, config, state, streams, step, device, progress, processes)
         while not has_finished(history, config.fit):
             record = next(records)
             row = history_row(record)
             history.append(row)
+            planned = record.epoch if has_finished(history, config.fit) else config.fit.epochs_planned
+            patches = int(row["training_patches"])
+            progress(step, record.epoch * patches, planned * patches, _in_words(row, config.fit.epochs_planned))
             if not processes.writes:
                 continue
             if best_epoch(history, config.fit) == record.epoch:
@@ -115,15 +119,16 @@ def _records(
         sides = head_sides(material, config, state.network, device, progress, streams.pseudo)
         for record in fit_head(state.network, *sides, config.fit, done=state.epochs_done):
             state.epochs_done = record.epoch
-            progress(step, record.epoch, config.fit.epochs_planned)
             yield record
         return
     steps = steps_in_epoch(streams.training, config.fit.steps_per_epoch)
     patches = min(steps * config.fit.batch_size, len(streams.training))
 
+    progress(step, state.epochs_done * patches, config.fit.epochs * patches)  # the first batch may wait for a compiler
+
     def on_batch(epoch: int, done: int, _steps: int) -> None:
-        seen = (epoch - 1) * patches + min(done * config.fit.batch_size, patches)
-        progress(step, seen, config.fit.epochs * patches)
+        if done < steps:  # an epoch is over when it was validated, too
+            progress(step, (epoch - 1) * patches + done * config.fit.batch_size, config.fit.epochs * patches)
 
     yield from fit_epochs(
         state,
@@ -135,6 +140,12 @@ def _records(
         on_batch=on_batch,
         processes=processes,
     )
+
+
+def _in_words(row: dict[str, Any], epochs: int) -> str:
+    auc = row["validation_auc"]
+    told = "undefined" if np.isnan(auc) else f"{auc:.3f}"
+    return f"epoch {row['epoch']} of {epochs}: loss {row['training_loss']:.3f}, AUC {told}"
 
 
 def _train_members(

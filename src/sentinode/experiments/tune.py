@@ -12,14 +12,13 @@ import numpy as np
 import optuna
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from sentinode.config import Range, RunConfig, Scalar, StudyConfig, TuneConfig
 from sentinode.errors import RunError, storage_errors
 from sentinode.experiments.compare import RunStore, grid
 from sentinode.experiments.comparison import Comparison, Variant, paired
 from sentinode.experiments.run import Run
-from sentinode.progress import Progress, silent
 from sentinode.settings import override
 
 _DEFAULT_TRIALS = 20
@@ -33,7 +32,7 @@ class Tuning:
     pruned: int
 
 
-def tune(config: StudyConfig, store: RunStore, folder: Path, *, progress: Progress = silent) -> Tuning:
+def tune(config: StudyConfig, store: RunStore, folder: Path) -> Tuning:
     """Run, or go on with, the search whose journal lies in `folder`."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     base = override(config.run_config(), config.tune.base)
@@ -51,9 +50,8 @@ def tune(config: StudyConfig, store: RunStore, folder: Path, *, progress: Progre
             load_if_exists=True,
         )
     _requeue_unfinished_trials(study)
-    total = _trial_count(config.tune)
+    total = trial_count(config.tune)
     finished = _count(study, TrialState.COMPLETE, TrialState.PRUNED)
-    progress("tune", finished, total)
     variants: dict[int, Variant] = {}
 
     def objective(trial: optuna.Trial) -> float:
@@ -70,11 +68,8 @@ def tune(config: StudyConfig, store: RunStore, folder: Path, *, progress: Progre
         variants[trial.number] = Variant(variant_name(settings), settings, tuple(runs))
         return value
 
-    def told(_study: optuna.Study, _trial: FrozenTrial) -> None:
-        progress("tune", _count(study, TrialState.COMPLETE, TrialState.PRUNED), total)
-
     if finished < total:
-        study.optimize(objective, n_trials=total - finished, callbacks=[told])
+        study.optimize(objective, n_trials=total - finished)
     return Tuning(paired(_in_order(study, variants, config, base, store)), _count(study, TrialState.PRUNED))
 
 
@@ -155,7 +150,8 @@ def _pruner(config: TuneConfig) -> optuna.pruners.BasePruner:
             return optuna.pruners.SuccessiveHalvingPruner()
 
 
-def _trial_count(config: TuneConfig) -> int:
+def trial_count(config: TuneConfig) -> int:
+    """How many trials a search has: those asked for, of a grid its points at most."""
     if config.sampler != "grid":
         return config.trials or _DEFAULT_TRIALS
     size = int(np.prod([len(space) for space in config.search.values() if isinstance(space, list)]))
