@@ -11,8 +11,8 @@ import sentinode
 
 ROOT = Path(sentinode.__file__).parent
 LAYERS = [
-    "errors", "progress", "settings", "config", "loops", "data", "models", "inference", "fitting", "evaluation",
-    "experiments", "explain", "report", "deploy", "pipeline", "api", "apps",
+    "errors", "files", "progress", "settings", "config", "loops", "data", "models", "inference", "fitting",
+    "evaluation", "experiments", "explain", "report", "deploy", "pipeline", "api", "apps",
 ]  # fmt: skip
 MODULES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
 

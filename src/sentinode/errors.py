@@ -22,6 +22,23 @@ import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
+
+_LONGEST_LINE: Final = 2000  # characters: a path of the longest kind may be cut, a sentence never is
+
+
+def one_line(text: str) -> str:
+    """Text from anywhere, fit for a terminal: on one line, of bounded length, control characters written out.
+
+    What a table or a file name holds must neither begin a line of its own nor move the cursor, change colours or
+    turn the direction of writing.
+    """
+    line = " ".join(text.split())
+    if len(line) > _LONGEST_LINE:
+        line = f"{line[: _LONGEST_LINE // 2]} ... {line[-_LONGEST_LINE // 4 :]}"
+    if line.isprintable():
+        return line
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in line)
 
 
 class SentinodeError(Exception):
@@ -32,8 +49,7 @@ class SentinodeError(Exception):
     def __init__(self, what: str, *, remedy: str, where: str | Path | None = None) -> None:
         self.what, self.remedy, self.where = what, remedy, where
         place = f"{where}: " if where is not None else ""
-        line = f"{place}{what.rstrip('.')}. {remedy}"
-        super().__init__(" ".join(line.split()))
+        super().__init__(one_line(f"{place}{what.rstrip('.')}. {remedy}"))
 
     def __reduce__(self) -> tuple[object, ...]:
         # Keyword-only arguments do not survive the default pickling between worker processes.

@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from sentinode.apps.steps import StepBars, StepLines
-from sentinode.errors import FailureError, SentinodeError, SentinodeWarning
+from sentinode.errors import FailureError, SentinodeError, SentinodeWarning, one_line
 from sentinode.progress import Progress
 
 stdout = Console(highlight=False)
@@ -42,7 +43,7 @@ def steps() -> Iterator[Progress]:
 
 
 def notice(text: str) -> None:
-    _print(stderr, f"note: {' '.join(text.split())}")
+    _print(stderr, f"note: {text}")
 
 
 def say(text: str) -> None:
@@ -51,6 +52,7 @@ def say(text: str) -> None:
 
 def _print(console: Console, text: str) -> None:
     """A line; on a terminal it wraps at words, and a word longer than the screen, such as a path, stays whole."""
+    text = one_line(text)
     if console.is_terminal:
         text = textwrap.fill(text, console.width, break_long_words=False, break_on_hyphens=False)
     console.print(text, markup=False, soft_wrap=True)
@@ -62,15 +64,16 @@ def _tell(text: str) -> None:
 
 def show_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     """A table on a terminal; tab-separated lines elsewhere, for other programs."""
+    title, columns, rows = one_line(title), [*map(one_line, columns)], [[*map(one_line, row)] for row in rows]
     if not stdout.is_terminal:
         for row in [columns, *rows]:
             print("\t".join(row))  # noqa: T201  rich would wrap it
         return
-    table = Table(title=title, title_justify="left")
+    table = Table(title=escape(title), title_justify="left")
     for name in columns:
-        table.add_column(name)
+        table.add_column(escape(name))
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(escape, row))
     stdout.print(table)
 
 
@@ -97,7 +100,7 @@ def exit_code_of(command: Callable[[], object], *, debug: bool) -> int:
         reason = error.strerror or str(error)
         return _report(f"{place}{reason}. Mend that and give the same command again.", 1, debug)
     except Exception as error:
-        said = " ".join(str(error).split())[:300]
+        said = one_line(str(error))[:300]
         remedy = "This is a fault of sentinode: please report it with the output of the same command and --debug."
         return _report(f"{type(error).__name__}: {said}. {remedy}", 1, debug)
     return 0

@@ -100,12 +100,14 @@ def session_of(
 ) -> Session:
     """A session of the options; raises ConfigError where a launcher began several processes of a command for one."""
     from sentinode.apps import console
+    from sentinode.data.images import silence_decoders
     from sentinode.errors import ConfigError
     from sentinode.experiments.session import Session
     from sentinode.fitting.processes import ALONE, Processes
     from sentinode.inference.device import choose_device
     from sentinode.progress import silent
 
+    silence_decoders()
     processes, place = ALONE, choose_device(device)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         if not several_processes:

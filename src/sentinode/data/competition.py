@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import unicodedata
 from pathlib import Path
 from typing import Literal
 
@@ -13,7 +14,7 @@ import pandas as pd
 from sentinode.data.images import SUFFIXES
 from sentinode.data.listing import PHANTOM_NOTE, DataFolder, Finding, Listing, PatchFiles
 from sentinode.data.patches import UNLABELLED
-from sentinode.data.tables import read_table
+from sentinode.data.tables import column_of, columns_of, ids_of, read_table, table_at
 from sentinode.errors import DataError
 
 _LABELS, _SAMPLE = "train_labels.csv", "sample_submission.csv"
@@ -75,13 +76,14 @@ def list_images(folder: Path, findings: list[Finding]) -> dict[str, str]:
     extra: list[str] = []
     try:
         with os.scandir(folder) as entries:
-            names = sorted(entry.name for entry in entries if not entry.name.startswith(".") and entry.is_file())
+            # A link is listed, so that it is refused by name when its image is read.
+            names = sorted(e.name for e in entries if not e.name.startswith(".") and (e.is_file() or e.is_symlink()))
     except OSError as error:
         raise DataError(
             f"cannot be listed ({error.strerror})", where=folder, remedy="Give a folder of patches."
         ) from error
     for name in names:
-        stem, suffix = Path(name).stem, Path(name).suffix
+        stem, suffix = _id_and_suffix(name, folder)
         if suffix.lower() not in SUFFIXES or stem in files:
             extra.append(name)
         else:
@@ -96,14 +98,32 @@ def list_images(folder: Path, findings: list[Finding]) -> dict[str, str]:
     return files
 
 
+def _id_and_suffix(name: str, folder: Path) -> tuple[str, str]:
+    """The id that a file's name gives, as tables give it (`ids_of`), and its ending."""
+    stem, dot, ending = name.rpartition(".")
+    if not name.isascii():
+        try:
+            name.encode()
+        except UnicodeEncodeError as error:
+            raise DataError(
+                "has a name that is not UTF-8, as a zip file from another system leaves it",
+                where=folder / name,
+                remedy="Rename it, or all of them with: convmv -f cp1252 -t utf8 --notest -r FOLDER.",
+            ) from error
+        stem = unicodedata.normalize("NFC", stem)
+    return (stem.rpartition("\\")[2], dot + ending) if stem else (name, "")
+
+
 def _read_labels(path: Path, findings: list[Finding]) -> dict[str, int]:
     table = read_table(path, purpose="id,label")
-    if not {"id", "label"} <= set(table.columns):
+    id_column, label_column = column_of(table, ("id",)), column_of(table, ("label",))
+    if id_column is None or label_column is None:
         raise DataError(
-            f"has the columns {', '.join(table.columns)}",
+            f"has the columns {columns_of(table)}",
             where=path,
             remedy="It must have the columns id,label.",
         )
+    table = pd.DataFrame({"id": ids_of(table[id_column]), "label": table[label_column].str.strip()})
     twice = table["id"].duplicated()
     _note(findings, "duplicate row", f"rows of {path.name} that repeat an id", table["id"][twice].tolist())
     conflict = table[~table.duplicated()]["id"].duplicated()
@@ -124,7 +144,7 @@ def _read_labels(path: Path, findings: list[Finding]) -> dict[str, int]:
 def read_test(root: Path, findings: list[Finding]) -> tuple[Listing | None, np.ndarray]:
     """The listing of `test/`, if there is one, and the sample submission's ids."""
     sample_ids = np.array([], dtype=str)
-    if (root / _SAMPLE).is_file():
+    if table_at(root / _SAMPLE):
         sample_ids = read_sample_ids(root / _SAMPLE)
     if not (root / "test").is_dir():
         if len(sample_ids):
@@ -141,13 +161,14 @@ def read_test(root: Path, findings: list[Finding]) -> tuple[Listing | None, np.n
 def read_sample_ids(path: Path) -> np.ndarray:
     """The ids of a sample submission, in its order."""
     table = read_table(path, purpose="id,label")
-    if "id" not in table.columns:
+    id_column = column_of(table, ("id",))
+    if id_column is None:
         raise DataError(
-            f"has the columns {', '.join(table.columns)}",
+            f"has the columns {columns_of(table)}",
             where=path,
             remedy="It must have the columns id,label.",
         )
-    return table["id"].to_numpy(dtype=str)
+    return ids_of(table[id_column]).to_numpy(dtype=str)
 
 
 def _note_of(root: Path) -> str:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import hashlib
+import logging
 import os
 import struct
+import warnings
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError, _imaging
 
 from sentinode.errors import DataError
 
@@ -21,6 +25,8 @@ HEADER_BYTES: Final = 287
 TIFF_BYTES: Final = HEADER_BYTES + PATCH_BYTES
 SUFFIXES: Final = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".webp", ".bmp")
 _FORMATS: Final = ("TIFF", "PNG", "JPEG", "WEBP", "BMP")
+_REFUSES_LINKS: Final = hasattr(os, "O_NOFOLLOW")
+_FLAGS: Final = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
 Patch = UInt8[np.ndarray, "96 96 3"]
 Parts = tuple[bytearray, memoryview, bytearray]
@@ -74,14 +80,12 @@ def read_plain_into(path: Path | str, parts: Parts, known_headers: set[bytes]) -
 
     One open, one read, one close: the length of what was read tells the size. A header once checked is
     remembered in `known_headers`. Where the answer is no, `parts` may hold anything. Raises DataError
-    where the file cannot be read at all.
+    where the file cannot be read at all, or is a link.
     """
     try:
         filled = _fill(path, parts)
     except OSError as error:
-        raise DataError(
-            f"cannot be read ({error.strerror})", where=path, remedy="Restore the file or its permissions."
-        ) from error
+        raise _unopened(path, error) from error
     if filled != TIFF_BYTES:
         return False
     header = bytes(parts[0])
@@ -93,13 +97,34 @@ def read_plain_into(path: Path | str, parts: Parts, known_headers: set[bytes]) -
     return False
 
 
+def _open(path: Path | str) -> int:
+    """A descriptor of an image file, which is not followed where it is a link.
+
+    A link can bring any file of this machine into a page or a prediction. Folders of patches may be links: they are
+    the user's own arrangement, and what lies in them are still patches. A pipe is opened without waiting for a writer.
+    """
+    if not _REFUSES_LINKS and os.path.islink(path):  # noqa: PTH114  (a Path for each file takes longer than reading it)
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+    return os.open(path, _FLAGS)
+
+
+def _unopened(path: Path | str, error: OSError) -> DataError:
+    if error.errno in (errno.ELOOP, errno.EMLINK):  # what Linux and macOS, and what FreeBSD says
+        return DataError(
+            "is a link to another file, and links are not followed",
+            where=path,
+            remedy="Copy the image here, or give the folder that it lies in; folders may be links.",
+        )
+    return DataError(f"cannot be read ({error.strerror})", where=path, remedy="Restore the file or its permissions.")
+
+
 def _fill_one_by_one(path: Path | str, parts: Parts) -> int:
-    with open(path, "rb", buffering=0) as file:  # noqa: PTH123  (a Path for each file takes longer than reading it)
+    with os.fdopen(_open(path), "rb", buffering=0) as file:
         return sum(file.readinto(part) for part in parts)
 
 
 def _fill_at_once(path: Path | str, parts: Parts) -> int:
-    descriptor = os.open(path, os.O_RDONLY)
+    descriptor = _open(path)
     try:
         return os.readv(descriptor, parts)
     finally:
@@ -129,11 +154,28 @@ def _is_plain(header: bytes) -> bool:
     return struct.unpack_from("<HHH", header, offset) == (8, 8, 8) and 338 not in tags
 
 
+def silence_decoders() -> None:
+    """Keep Pillow and libtiff from writing to the terminal, for a process whose errors are told in one line.
+
+    Pillow warns of odd tags, and libtiff writes to the descriptor of stderr itself. What is wrong with a file is in the
+    exception all the same. A build of Pillow that does not name libtiff's functions is left as it is.
+    """
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    logging.getLogger("PIL").addHandler(logging.NullHandler())
+    set_error_handler = getattr(ctypes.CDLL(_imaging.__file__), "TIFFSetErrorHandler", None)
+    if set_error_handler is not None:
+        set_error_handler(None)
+
+
 def decode_with_pillow(path: Path) -> Patch:
     """Read a patch of any format but the competition's; raises DataError where it is none."""
     remedy = "Every patch must be a 96 x 96 image with 8-bit RGB; convert or remove it."
     try:
-        with Image.open(path, formats=_FORMATS) as image:
+        descriptor = _open(path)
+    except OSError as error:
+        raise _unopened(path, error) from error
+    try:
+        with os.fdopen(descriptor, "rb") as file, Image.open(file, formats=_FORMATS) as image:
             # Size and mode are known before a pixel is decoded, so a huge image costs nothing.
             if image.size != (PATCH_SIZE_PX, PATCH_SIZE_PX):
                 width, height = image.size

@@ -21,7 +21,7 @@ from sentinode.data.competition import (
 from sentinode.data.listing import DataFolder, Finding, Listing
 from sentinode.data.patches import UNLABELLED, PatchSet
 from sentinode.data.pcam import is_pcam_folder, read_pcam
-from sentinode.data.tables import GROUP_COLUMNS, SLIDE_COLUMNS, read_column_by_id
+from sentinode.data.tables import GROUP_COLUMNS, SLIDE_COLUMNS, read_column_by_id, table_at
 from sentinode.errors import DataError
 from sentinode.progress import Progress, of_step, silent
 
@@ -51,8 +51,8 @@ def read_folder(root: Path, config: DataConfig | None = None) -> DataFolder:
             where=root,
             remedy="Give the folder that holds them, or none to use a phantom.",
         )
-    slides = _table(config.slides, root / "slides.csv", SLIDE_COLUMNS)
-    groups = _table(config.groups, root / "groups.csv", GROUP_COLUMNS)
+    slides = _table(config.slides or table_at(root / "slides.csv"), SLIDE_COLUMNS)
+    groups = _table(config.groups or table_at(root / "groups.csv"), GROUP_COLUMNS)
     findings = list(folder.findings)
     for table, name in ((slides, "slides"), (groups, "groups")):
         if table is not None and not any(i in table for i in folder.training.ids.tolist()):
@@ -188,7 +188,7 @@ def read_labels(path: Path, ids: np.ndarray) -> np.ndarray:
     wrong = [i for i, label in table.items() if label not in ("0", "1")]
     if wrong:
         raise DataError(
-            f"labels that are not 0 or 1: {len(wrong)} (first: {wrong[0]} has {table[wrong[0]]!r})",
+            f"labels that are not 0 or 1: {len(wrong)} (first: {wrong[0]} has {table[wrong[0]] or 'none'!r})",
             where=path,
             remedy="Mend the table.",
         )
@@ -212,6 +212,5 @@ def _waiting(notify: Callable[[str], None]) -> Callable[[], None]:
     return lambda: notify("another process is packing these patches; waiting for it")
 
 
-def _table(given: Path | None, default: Path, columns: tuple[str, ...]) -> dict[str, str] | None:
-    path = given or (default if default.is_file() else None)
+def _table(path: Path | None, columns: tuple[str, ...]) -> dict[str, str] | None:
     return None if path is None else read_column_by_id(path, columns)

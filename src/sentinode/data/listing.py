@@ -29,7 +29,7 @@ class PatchFiles:
 
     def fingerprint(self) -> str:
         """A digest of every file's name, size and time of change; pixels are not read."""
-        digest = hashlib.sha256(str(self.folder.resolve()).encode())
+        digest = hashlib.sha256(os.fsencode(self.folder.resolve()))
         prefix = f"{self.folder}{os.sep}"
         for name in self.names:
             try:

@@ -27,7 +27,14 @@ from typing import Final
 import numpy as np
 from jaxtyping import UInt8
 
-from sentinode.data.images import PATCH_BYTES, PATCH_SIZE_PX, decode_with_pillow, plain_parts, read_plain_into
+from sentinode.data.images import (
+    PATCH_BYTES,
+    PATCH_SIZE_PX,
+    decode_with_pillow,
+    plain_parts,
+    read_plain_into,
+    silence_decoders,
+)
 from sentinode.data.listing import PatchArrays, PatchFiles
 from sentinode.errors import DataError, FailureError, SentinodeWarning
 
@@ -141,7 +148,8 @@ def _look_at(files: PatchFiles, chunks: Sequence[tuple[int, range]]) -> tuple[in
 
 
 def _live_with_parent() -> None:
-    """Leave Ctrl-C to the parent process, and end with it, even where it was killed."""
+    """Leave Ctrl-C and what there is to say to the parent process, and end with it, even where it was killed."""
+    silence_decoders()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = parent_process()
     assert parent is not None

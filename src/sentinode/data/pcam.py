@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sentinode.data.listing import DataFolder, Listing, PatchArrays
-from sentinode.data.tables import read_table
+from sentinode.data.tables import columns_of, read_table
 from sentinode.errors import DataError
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def _read_slides(file: Path, count: int) -> np.ndarray:
     table = read_table(file, purpose="PatchCamelyon's meta table with the column wsi")
     if "wsi" not in table.columns or len(table) != count:
         raise DataError(
-            f"has {len(table)} rows and the columns {', '.join(table.columns)}",
+            f"has {len(table)} rows and the columns {columns_of(table)}",
             where=file,
             remedy=f"It must have the column wsi and {count} rows, one for each patch.",
         )

@@ -15,7 +15,7 @@ from sentinode.config import BalanceConfig, SampleConfig, SplitConfig
 from sentinode.data.artefacts import write_atomically
 from sentinode.data.parts import assign_units
 from sentinode.data.patches import PatchTable
-from sentinode.data.tables import read_table
+from sentinode.data.tables import columns_of, read_table
 from sentinode.errors import SplitError
 
 Basis = Literal["slide", "group", "stain", "random", "file"]
@@ -216,7 +216,7 @@ def _sides_of_file(path: Path, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     table = read_table(path, purpose="id,side with side training or validation")
     if not {"id", "side"} <= set(table.columns):
         raise SplitError(
-            f"has the columns {', '.join(table.columns)}",
+            f"has the columns {columns_of(table)}",
             where=path,
             remedy="It must have the columns id,side.",
         )
