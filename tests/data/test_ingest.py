@@ -13,7 +13,7 @@ import pytest
 
 from sentinode.config import DataConfig
 from sentinode.data.images import encode_tiff, read_patch
-from sentinode.data.ingest import open_folder, pack_folder, read_folder, read_labels, read_patches, require_readable
+from sentinode.data.ingest import open_folder, pack_folder, read_folder, read_images, read_labels, require_readable
 from sentinode.errors import DataError
 
 
@@ -136,11 +136,35 @@ def test_unreadable_images_are_counted_and_refused_or_left_out(folder: Path, tmp
 
 
 def test_a_plain_folder_of_patches_can_be_predicted(folder: Path) -> None:
-    listing, sample_ids = read_patches(folder / "test", part="test")
-    assert listing.ids.tolist() == [f"test{n:02d}" for n in range(4)]
-    assert len(sample_ids) == 0
-    assert read_patches(folder, part="test")[1].tolist()[0] == "test03"
-    assert len(read_patches(folder, part="all")[0]) == 16
+    found = read_images(folder / "test", part="test")
+    assert found.listing.ids.tolist() == [f"test{n:02d}" for n in range(4)]
+    assert len(found.sample_ids) == 0
+    assert read_images(folder, part="test").sample_ids.tolist()[0] == "test03"
+    assert len(read_images(folder, part="all").listing) == 16
+
+
+@pytest.mark.parametrize("gone", [["train_labels.csv"], ["train", "train_labels.csv"], ["sample_submission.csv"]])
+def test_the_test_part_is_listed_without_what_training_needs(folder: Path, gone: list[str]) -> None:
+    for name in gone:
+        shutil.rmtree(folder / name) if (folder / name).is_dir() else (folder / name).unlink()
+    (folder / "slides.csv").write_text("id,slide\ntest01,w1\n")
+    found = read_images(folder, part="test")
+    assert found.listing.ids.tolist() == [f"test{n:02d}" for n in range(4)]
+    assert found.listing.slides.tolist() == ["", "w1", "", ""]
+    assert len(found.sample_ids) == (0 if "sample_submission.csv" in gone else 4)
+    assert len(read_images(folder, part="all").listing) == (4 if "train" in gone else 16)
+
+
+def test_patches_beside_their_sample_submission_are_answered(folder: Path) -> None:
+    shutil.copy(folder / "sample_submission.csv", folder / "test")
+    assert read_images(folder / "test", part="test").sample_ids.tolist()[0] == "test03"
+
+
+def test_a_training_part_alone_is_not_held_to_the_sample_submission(folder: Path) -> None:
+    shutil.rmtree(folder / "test")
+    found = read_images(folder, part="test")
+    assert len(found.listing) == 12
+    assert len(found.sample_ids) == 0
 
 
 def test_labels_for_evaluation_join_by_id(folder: Path, tmp_path: Path) -> None:
@@ -183,6 +207,30 @@ def test_patchcamelyon_gives_the_same_listing(tmp_path: Path) -> None:
     assert np.array_equal(packed.training.pixels, np.concatenate([train, valid]))
     assert packed.test is not None
     assert np.array_equal(packed.test.pixels, test)
+
+
+@pytest.mark.parametrize("part", ["train", "valid", "test"])
+@pytest.mark.parametrize("labelled", [True, False])
+def test_one_part_of_patchcamelyon_alone_is_listed(tmp_path: Path, part: str, labelled: bool) -> None:
+    write_pcam(tmp_path, part, 6, ["w1", "w2"])
+    if not labelled:
+        (tmp_path / f"camelyonpatch_level_2_split_{part}_y.h5").unlink()
+    for asked in ("test", "all"):
+        listing = read_images(tmp_path, part=asked).listing
+        assert listing.ids.tolist() == [f"{part}-{n:06d}" for n in range(6)]
+        assert listing.labels.tolist() == [n % 2 if labelled else -1 for n in range(6)]
+        assert set(listing.slides) == {"w1", "w2"}
+
+
+def test_patchcamelyons_test_part_alone_is_not_trained_on(tmp_path: Path) -> None:
+    write_pcam(tmp_path, "test", 6, ["w1"])
+    with pytest.raises(DataError, match="test part alone"):
+        open_folder(tmp_path)
+    write_pcam(tmp_path, "valid", 6, ["w2"])
+    (tmp_path / "camelyonpatch_level_2_split_test_y.h5").unlink()
+    folder, _ = open_folder(tmp_path)
+    assert folder.test is not None
+    assert folder.test.labels.tolist() == [-1] * 6
 
 
 def test_a_damaged_patchcamelyon_file_is_refused(tmp_path: Path) -> None:

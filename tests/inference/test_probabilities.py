@@ -54,6 +54,21 @@ def test_eight_views_do_not_care_how_the_patch_lies(network: torch.nn.Module, pr
     np.testing.assert_allclose(probabilities(network, prepared, 8), probabilities(network, turned, 8), atol=1e-6)
 
 
+class Sure(torch.nn.Module):
+    """Logits of 18 to 27, a little higher for brighter patches."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return 18 + 9 * images.mean(dim=(1, 2, 3), keepdim=True)[:, :, 0, 0]
+
+
+@pytest.mark.parametrize("view_count", [1, 8])
+def test_what_a_confident_network_tells_apart_stays_apart(prepared: Prepared, view_count: int) -> None:
+    found = probabilities(Sure(), prepared, view_count)
+    assert len(np.unique(found)) == len(found)
+    assert found.max() < 1
+    assert len(np.unique(found.astype(np.float32))) == 1, "single precision would not do"
+
+
 def test_predicting_does_not_change_the_network(network: torch.nn.Module, prepared: Prepared) -> None:
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     probabilities(network, prepared, 8)

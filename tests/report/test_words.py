@@ -3,8 +3,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
+from sentinode.experiments.run import Run, write_manifest
 from sentinode.experiments.study import Study
 from sentinode.report import words
 from sentinode.report.claims import claim
@@ -40,6 +42,19 @@ def test_cautions_are_said_only_where_they_are_true(write_study: Write) -> None:
 def test_a_fair_study_has_few_cautions(write_study: Write) -> None:
     study = Study.open(write_study(settings={"preprocess.crop_px": 32, "preprocess.size_px": 32}))
     assert titles(study) == ["The kept epoch was chosen on the validation side"]
+
+
+def test_epochs_without_a_score_are_told(write_study: Write) -> None:
+    folder = write_study(settings={"preprocess.crop_px": 32, "preprocess.size_px": 32})
+    run = folder / "runs" / "before-seed25"
+    history = pd.read_csv(run / "history.csv")
+    history.loc[1, "validation_auc"] = float("nan")
+    history.to_csv(run / "history.csv", index=False)
+    write_manifest(run)
+    study = Study.open(folder)
+    assert titles(study) == ["Some epochs could not be judged", "The kept epoch was chosen on the validation side"]
+    remarks = words.cautions(study.config, [Run.open(run)], training=40, validation=20)
+    assert remarks[0].text.startswith("In 1 of 1 trainings")
 
 
 def test_half_epochs_are_told_in_numbers(write_study: Write) -> None:

@@ -13,10 +13,10 @@ import pandas as pd
 
 from sentinode.data.artefacts import write_json
 from sentinode.data.competition import read_sample_ids
-from sentinode.data.ingest import pack_all, read_labels, read_patches
+from sentinode.data.ingest import pack_all, read_images, read_labels
 from sentinode.data.listing import Listing
 from sentinode.data.patches import PatchSet
-from sentinode.deploy.submission import make_submission, write_submission
+from sentinode.deploy.submission import make_submission, require_ids, write_submission
 from sentinode.evaluation.metrics import scores
 from sentinode.experiments import predict as prediction
 from sentinode.experiments.decision import DECISION, open_decision
@@ -47,11 +47,13 @@ def predict(
     runs = prediction.open_runs(model)
     point = None if threshold is None else prediction.operating_point(model, threshold)
     calibration = open_decision(model).calibration(calibrate, where=model / DECISION) if calibrate else None
-    listing, sample_ids = read_patches(images, part="test")
-    patches = _pack(listing, session)
+    found = read_images(images, part="test")
+    asked = read_sample_ids(like) if like else found.sample_ids
+    asked = asked if len(asked) else found.listing.ids
+    require_ids(found.listing.ids, asked)
+    patches = _pack(found.listing, session)
     predictions = prediction.predict(runs, patches, device=session.device, progress=session.progress)
-    asked = read_sample_ids(like) if like else sample_ids
-    raw = make_submission(predictions, asked if len(asked) else predictions.ids)
+    raw = make_submission(predictions, asked)
     table = raw if calibration is None else raw.assign(label=calibration.apply(raw["label"].to_numpy()))
     if point is not None:
         positive = (raw["label"] > point.threshold).astype(int)
@@ -66,7 +68,7 @@ def evaluate(
     """Score a run or a study's choice on the patches below `data` that the table `labels` names."""
     session = session or Session()
     runs = prediction.open_runs(model)
-    listing, _ = read_patches(data, part="all")
+    listing = read_images(data, part="all").listing
     known = read_labels(labels, listing.ids)
     patches = _pack(replace(listing, labels=known).take(known >= 0), session)
     predictions = prediction.predict(runs, patches, device=session.device, progress=session.progress)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from sentinode.apps import console
@@ -52,10 +53,15 @@ def show_members(run: Run) -> None:
     if not run.members:
         return
     pairs = zip(run.members, run.weights, strict=True)
-    rows = [[member.name, f"{weight:.3f}", f"{member.scores['auc']:.4f}"] for member, weight in pairs]
-    blend = ["the blend", f"{sum(run.weights):.3f}", f"{run.scores['auc']:.4f}"]
+    rows = [[member.name, f"{weight:.3f}", _number(member.scores["auc"])] for member, weight in pairs]
+    blend = ["the blend", f"{sum(run.weights):.3f}", _number(run.scores["auc"])]
     console.show_table("members", ["member", "weight", "validation auc"], [*rows, blend])
 
 
 def show_scores(title: str, scores: dict[str, float]) -> None:
-    console.show_table(title, ["score", "value"], [[name, f"{value:.4f}"] for name, value in scores.items()])
+    console.show_table(title, ["score", "value"], [[name, _number(value)] for name, value in scores.items()])
+
+
+def _number(value: float) -> str:
+    """Four digits; patches that lack a class leave some scores undefined."""
+    return f"{value:.4f}" if math.isfinite(value) else "undefined"

@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import glob
 import json
+import math
 import os
 import shlex
 import shutil
@@ -68,7 +69,21 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    """Save plain JSON types; a number that is not finite, for JSON has no word for it, is null."""
+    text = json.dumps(null_for_nan(content), indent=2, ensure_ascii=False, allow_nan=False)
+    write_text(path, text + "\n")
+
+
+def null_for_nan(content: Any) -> Any:
+    match content:
+        case float() if not math.isfinite(content):
+            return None
+        case dict():
+            return {key: null_for_nan(value) for key, value in content.items()}
+        case list() | tuple():
+            return [null_for_nan(value) for value in content]
+        case _:
+            return content
 
 
 @contextmanager

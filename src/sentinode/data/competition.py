@@ -17,7 +17,7 @@ from sentinode.data.patches import UNLABELLED
 from sentinode.data.tables import column_of, columns_of, ids_of, read_table, table_at
 from sentinode.errors import DataError
 
-_LABELS, _SAMPLE = "train_labels.csv", "sample_submission.csv"
+_LABELS, SAMPLE = "train_labels.csv", "sample_submission.csv"
 
 
 def is_competition_folder(root: Path) -> bool:
@@ -35,7 +35,7 @@ def read_competition(root: Path) -> DataFolder:
         raise DataError(
             "is no competition folder: it has no train/ folder",
             where=root,
-            remedy=f"Give the folder that holds train/, {_LABELS} and (for a submission) test/ and {_SAMPLE}.",
+            remedy=f"Give the folder that holds train/, {_LABELS} and (for a submission) test/ and {SAMPLE}.",
         )
     findings: list[Finding] = []
     labels = _read_labels(root / _LABELS, findings)
@@ -53,7 +53,7 @@ def read_competition(root: Path) -> DataFolder:
         )
     training = listing_of_files(root, {i: f"train/{files[i]}" for i in ids}, labels)
     test, sample_ids = read_test(root, findings)
-    return DataFolder(root, "competition", training, test, sample_ids, tuple(findings), _note_of(root))
+    return DataFolder(root, "competition", training, test, sample_ids, tuple(findings), note_of(root))
 
 
 def listing_of_files(folder: Path, files: dict[str, str], labels: dict[str, int] | None = None) -> Listing:
@@ -144,17 +144,17 @@ def _read_labels(path: Path, findings: list[Finding]) -> dict[str, int]:
 def read_test(root: Path, findings: list[Finding]) -> tuple[Listing | None, np.ndarray]:
     """The listing of `test/`, if there is one, and the sample submission's ids."""
     sample_ids = np.array([], dtype=str)
-    if table_at(root / _SAMPLE):
-        sample_ids = read_sample_ids(root / _SAMPLE)
+    if table_at(root / SAMPLE):
+        sample_ids = read_sample_ids(root / SAMPLE)
     if not (root / "test").is_dir():
         if len(sample_ids):
-            _note(findings, "sample", f"ids of {_SAMPLE} without an image (there is no test/)", sample_ids.tolist())
+            _note(findings, "sample", f"ids of {SAMPLE} without an image (there is no test/)", sample_ids.tolist())
         return None, sample_ids
     files = list_images(root / "test", findings)
     if len(sample_ids):
         asked = set(sample_ids.tolist())
-        _note(findings, "sample", f"ids of {_SAMPLE} without an image in test/", sorted(asked - files.keys()))
-        _note(findings, "sample", f"images in test/ that {_SAMPLE} does not name", sorted(files.keys() - asked))
+        _note(findings, "sample", f"ids of {SAMPLE} without an image in test/", sorted(asked - files.keys()))
+        _note(findings, "sample", f"images in test/ that {SAMPLE} does not name", sorted(files.keys() - asked))
     return listing_of_files(root, {i: f"test/{name}" for i, name in files.items()}), sample_ids
 
 
@@ -171,7 +171,8 @@ def read_sample_ids(path: Path) -> np.ndarray:
     return ids_of(table[id_column]).to_numpy(dtype=str)
 
 
-def _note_of(root: Path) -> str:
+def note_of(root: Path) -> str:
+    """What is said on every page made from a folder's data; "" for a folder that is no phantom's."""
     try:
         return str(json.loads((root / "phantom.json").read_text(encoding="utf-8")).get("note", PHANTOM_NOTE))
     except FileNotFoundError:

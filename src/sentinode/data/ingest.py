@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,15 +13,17 @@ import numpy as np
 from sentinode.config import DataConfig, Omission
 from sentinode.data.cache import Unreadable, pack
 from sentinode.data.competition import (
+    SAMPLE,
     is_competition_folder,
     list_images,
     listing_of_files,
+    note_of,
     read_competition,
-    read_test,
+    read_sample_ids,
 )
 from sentinode.data.listing import DataFolder, Finding, Listing
 from sentinode.data.patches import UNLABELLED, PatchSet
-from sentinode.data.pcam import is_pcam_folder, read_pcam
+from sentinode.data.pcam import is_pcam_folder, present_parts, read_parts, read_pcam
 from sentinode.data.tables import GROUP_COLUMNS, SLIDE_COLUMNS, read_column_by_id, table_at
 from sentinode.errors import DataError
 from sentinode.progress import Progress, of_step, silent
@@ -141,24 +144,47 @@ def require_readable(packed: PackedFolder, config: DataConfig) -> list[LeftOut]:
     )
 
 
-def read_patches(images: Path, *, part: Literal["test", "all"]) -> tuple[Listing, np.ndarray]:
-    """The listing of any folder of patches, and the ids that its sample submission asks for, if any.
+@dataclass(frozen=True, eq=False)
+class Images:
+    """Any folder of patches, whatever else is known of them.
 
-    Of a data folder, its test part, or all of it (which is what it is without a test part).
+    `sample_ids`: the ids that its sample submission asks for, in order (empty: none); `note`: as of a DataFolder.
     """
-    if not images.is_dir():
-        raise DataError("is no folder", where=images, remedy="Give a folder of patches.")
-    if not (is_pcam_folder(images) or is_competition_folder(images) or (images / "test").is_dir()):
-        findings: list[Finding] = []
-        return listing_of_files(images, list_images(images, findings)), np.array([], dtype=str)
-    if not is_pcam_folder(images) and not (images / "train").is_dir():
-        test, sample_ids = read_test(images, [])
-        assert test is not None
-        return test, sample_ids
-    folder = read_folder(images)
-    if folder.test is None:
-        return folder.training, np.array([], dtype=str)
-    return (folder.test if part == "test" else folder.training.followed_by(folder.test)), folder.sample_ids
+
+    listing: Listing
+    sample_ids: np.ndarray
+    note: str
+
+
+def read_images(root: Path, *, part: Literal["test", "all"], slides: Path | None = None) -> Images:
+    """List the patches of a data folder's test part, or all of them; of a folder without parts, those in it.
+
+    A data folder without a test part is listed whole. Nothing but images and tables of slides and groups is read; only
+    PatchCamelyon's patches have labels, where the files of these are there.
+    """
+    if not root.is_dir():
+        raise DataError("is no folder", where=root, remedy="Give a folder of patches.")
+    sample_ids, note = np.array([], dtype=str), note_of(root)
+    if is_pcam_folder(root):
+        parts = _of_part(present_parts(root), part)
+        listing = read_parts(root, parts, labels_needed=False)
+    elif parts := _of_part([name for name in ("train", "test") if (root / name).is_dir()], part):
+        found = {name: list_images(root / name, []) for name in parts}
+        listing = functools.reduce(
+            Listing.followed_by,
+            (listing_of_files(root, {i: f"{name}/{file}" for i, file in of.items()}) for name, of in found.items()),
+        )
+    else:
+        listing, note = listing_of_files(root, list_images(root, [])), note or note_of(root.parent)
+    if part == "test" and parts != ["train"] and table_at(root / SAMPLE):
+        sample_ids = read_sample_ids(root / SAMPLE)
+    slide_of = _table(slides or table_at(root / "slides.csv"), SLIDE_COLUMNS)
+    group_of = _table(table_at(root / "groups.csv"), GROUP_COLUMNS)
+    return Images(listing.with_tables(slides=slide_of, groups=group_of), sample_ids, note)
+
+
+def _of_part(present: list[str], part: Literal["test", "all"]) -> list[str]:
+    return ["test"] if part == "test" and "test" in present else present
 
 
 def pack_all(

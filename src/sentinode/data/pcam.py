@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from sentinode.data.listing import DataFolder, Listing, PatchArrays
+from sentinode.data.patches import UNLABELLED
 from sentinode.data.tables import columns_of, read_table
 from sentinode.errors import DataError
 
 if TYPE_CHECKING:
     import h5py
 
-_STEM = "camelyonpatch_level_2_split"
+_STEM: Final = "camelyonpatch_level_2_split"
+_PARTS: Final = ("train", "valid", "test")
 
 
 def is_pcam_folder(root: Path) -> bool:
-    return (root / f"{_STEM}_train_x.h5").is_file()
+    return bool(present_parts(root))
+
+
+def present_parts(root: Path) -> list[str]:
+    """The parts whose pixels are there; one alone can be predicted and scored."""
+    return [part for part in _PARTS if (root / f"{_STEM}_{part}_x.h5").is_file()]
 
 
 def read_pcam(root: Path) -> DataFolder:
@@ -28,21 +36,30 @@ def read_pcam(root: Path) -> DataFolder:
     part's meta table, joined by row because PatchCamelyon knows no other key. The two training
     parts share no slide, so any split by slide may be drawn from their union.
     """
-    training = _read_parts(root, ["train", "valid"])
-    test = _read_parts(root, ["test"]) if (root / f"{_STEM}_test_x.h5").is_file() else None
+    parts = present_parts(root)
+    if parts == ["test"]:
+        raise DataError(
+            "has PatchCamelyon's test part alone, which is not trained on",
+            where=root,
+            remedy=f"Put {_STEM}_train_x.h5 and {_STEM}_train_y.h5 there; `predict` and `evaluate` do without.",
+        )
+    training = read_parts(root, [part for part in parts if part != "test"])
+    test = read_parts(root, ["test"], labels_needed=False) if "test" in parts else None
     sample_ids = np.array([], dtype=str) if test is None else test.ids
     return DataFolder(root, "PatchCamelyon", training, test, sample_ids, findings=())
 
 
-def _read_parts(root: Path, parts: list[str]) -> Listing:
-    present = [part for part in parts if (root / f"{_STEM}_{part}_x.h5").is_file()]
+def read_parts(root: Path, parts: Sequence[str], *, labels_needed: bool = True) -> Listing:
+    """List some of the parts that are there; without their file of labels they are unlabelled, if that will do."""
     files, ids, labels, slides, file_of, row_of = [], [], [], [], [], []
-    for number, part in enumerate(present):
+    for number, part in enumerate(parts):
         file = root / f"{_STEM}_{part}_x.h5"
         count = _count_patches(file)
         files.append(file)
         ids.append(np.array([f"{part}-{row:06d}" for row in range(count)], dtype=str))
-        labels.append(_read_labels(root / f"{_STEM}_{part}_y.h5", count))
+        known = root / f"{_STEM}_{part}_y.h5"
+        unlabelled = not labels_needed and not known.is_file()
+        labels.append(np.full(count, UNLABELLED, np.int8) if unlabelled else _read_labels(known, count))
         slides.append(_read_slides(root / f"{_STEM}_{part}_meta.csv", count))
         file_of.append(np.full(count, number))
         row_of.append(np.arange(count))

@@ -13,26 +13,30 @@ from sentinode.errors import SubmissionError
 from sentinode.inference.probabilities import Predictions
 
 
-def make_submission(predictions: Predictions, sample_ids: Shaped[np.ndarray, " m"]) -> pd.DataFrame:
-    """A table id,label with exactly the sample's ids, in its order, and probabilities as labels.
-
-    Raises SubmissionError where an id is missing, extra or stands twice, or a value is not finite in
-    [0, 1].
-    """
-    _refuse_repeated(predictions.ids, "the predictions")
+def require_ids(ids: Shaped[np.ndarray, " n"], sample_ids: Shaped[np.ndarray, " m"]) -> None:
+    """Raise SubmissionError unless the patches are exactly the sample's, each once: known before any is predicted."""
+    _refuse_repeated(ids, "the patches")
     _refuse_repeated(sample_ids, "the sample submission")
-    predicted, asked = set(predictions.ids.tolist()), set(sample_ids.tolist())
+    predicted, asked = set(ids.tolist()), set(sample_ids.tolist())
     missing, extra = sorted(asked - predicted), sorted(predicted - asked)
     if missing:
         raise SubmissionError(
-            f"{len(missing)} of {len(asked)} ids of the sample submission have no prediction (first: {missing[0]})",
+            f"{len(missing)} of {len(asked)} ids of the sample submission have no patch (first: {missing[0]})",
             remedy="Predict the whole test folder.",
         )
     if extra:
         raise SubmissionError(
-            f"{len(extra)} predicted ids are not in the sample submission (first: {extra[0]})",
+            f"{len(extra)} patches are not in the sample submission (first: {extra[0]})",
             remedy="Predict the folder that the sample submission belongs to.",
         )
+
+
+def make_submission(predictions: Predictions, sample_ids: Shaped[np.ndarray, " m"]) -> pd.DataFrame:
+    """A table id,label with exactly the sample's ids, in its order, and probabilities as labels.
+
+    Raises SubmissionError where `require_ids` does, or a value is not finite in [0, 1].
+    """
+    require_ids(predictions.ids, sample_ids)
     values = predictions.probabilities
     wrong = ~(np.isfinite(values) & (values >= 0) & (values <= 1))
     if wrong.any():
@@ -46,7 +50,8 @@ def make_submission(predictions: Predictions, sample_ids: Shaped[np.ndarray, " m
 
 
 def write_submission(path: Path, submission: pd.DataFrame) -> None:
-    write_atomically(path, lambda file: submission.to_csv(file, index=False, float_format="%.6f"))
+    """Save the table, each probability in the fewest digits that read back as the same float: the ranking is kept."""
+    write_atomically(path, lambda file: submission.to_csv(file, index=False))
 
 
 def _refuse_repeated(ids: np.ndarray, whose: str) -> None:

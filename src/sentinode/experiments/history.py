@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from sentinode.config import FitConfig
 from sentinode.data.artefacts import write_atomically
@@ -17,14 +18,15 @@ History = list[dict[str, Any]]
 
 
 def history_row(record: EpochRecord) -> dict[str, Any]:
-    """One epoch's scores: loss, accuracy and AUC of both sides."""
+    """One epoch's scores: loss, accuracy and AUC of both sides; None for the AUC of patches of one class."""
 
-    def side(name: str, outputs: Outputs) -> dict[str, float]:
+    def side(name: str, outputs: Outputs) -> dict[str, float | None]:
         probabilities = 1 / (1 + np.exp(-outputs.logits.astype(np.float64)))
+        auc = metrics.auc(outputs.labels, outputs.logits)
         return {
             f"{name}_loss": outputs.loss,
             f"{name}_accuracy": metrics.accuracy(outputs.labels, probabilities),
-            f"{name}_auc": metrics.auc(outputs.labels, outputs.logits),
+            f"{name}_auc": None if np.isnan(auc) else auc,
             f"{name}_patches": len(outputs.labels),
         }
 
@@ -38,9 +40,26 @@ def history_row(record: EpochRecord) -> dict[str, Any]:
 
 
 def best_epoch(history: History, config: FitConfig) -> int:
-    """The epoch with the highest validation score, the first of equals."""
-    scores = [row[f"validation_{config.metric}"] for row in history]
-    return int(history[int(np.argmax(scores))]["epoch"])
+    """The epoch with the highest validation score, the first of equals, among those in which it is defined.
+
+    Where it is defined in none, the one of the highest accuracy.
+    """
+    scores = _validation(history, config.metric)
+    if np.isnan(scores).all():
+        scores = _validation(history, "accuracy")
+    return int(history[int(np.nanargmax(scores))]["epoch"])
+
+
+def undefined_epochs(history: History, config: FitConfig) -> str:
+    """How many epochs could not be judged by the metric that chooses the best one, in a sentence; "" for none."""
+    undefined = int(np.isnan(_validation(history, config.metric)).sum())
+    if not undefined:
+        return ""
+    chosen = "accuracy chose the epoch" if undefined == len(history) else "the epoch was chosen among the others"
+    return (
+        f"the validation {config.metric} is undefined in {undefined:,} of {len(history):,} epochs, whose validation "
+        f"patches have one class: {chosen}"
+    )
 
 
 def has_finished(history: History, config: FitConfig) -> bool:
@@ -50,6 +69,10 @@ def has_finished(history: History, config: FitConfig) -> bool:
     done = history[-1]["epoch"]
     waited = done - best_epoch(history, config)
     return bool(done >= config.epochs_planned or (config.patience is not None and waited >= config.patience))
+
+
+def _validation(history: History, metric: str) -> NDArray[np.float64]:
+    return np.array([row[f"validation_{metric}"] for row in history], np.float64)
 
 
 def write_history(folder: Path, history: History) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -14,14 +15,21 @@ import torch
 from sentinode.config import RunConfig
 from sentinode.data.artefacts import write_json, write_text
 from sentinode.data.batches import derive_seed
-from sentinode.errors import RunError, storage_errors
+from sentinode.errors import RunError, SentinodeWarning, storage_errors
 from sentinode.evaluation import metrics
 from sentinode.experiments.decide import decide
 from sentinode.experiments.decision import DECISION
 from sentinode.experiments.ensemble import require_trainable, seal_blend
 from sentinode.experiments.environment import describe_environment
 from sentinode.experiments.features import head_sides
-from sentinode.experiments.history import History, best_epoch, has_finished, history_row, write_history
+from sentinode.experiments.history import (
+    History,
+    best_epoch,
+    has_finished,
+    history_row,
+    undefined_epochs,
+    write_history,
+)
 from sentinode.experiments.material import Material
 from sentinode.experiments.pseudo import RECORD, PseudoLabels
 from sentinode.experiments.run import MEMBERS, Run, is_finished, write_manifest
@@ -98,6 +106,8 @@ def train_run(
         if processes.writes:
             if config.fit.keep == "best":
                 load_weights(best_path, state.result)
+                if notice := undefined_epochs(history, config.fit):
+                    warnings.warn(f"{folder.name}: {notice}", SentinodeWarning, stacklevel=2)
             _finish(material, config, folder, state, streams, device)
         processes.wait()
     return Run.open(folder)

@@ -164,7 +164,9 @@ def _report_to(
     """Tell Optuna each epoch's score; a pruner decides on the trial's first run only, so seeds stay paired."""
 
     def on_epoch(row: dict[str, Any]) -> None:
-        trial.report(row[f"validation_{metric}"], first_step + int(row["epoch"]))
+        score = row[f"validation_{metric}"]
+        if score is not None:  # patches of one class have no AUC
+            trial.report(score, first_step + int(row["epoch"]))
         if runs_before == 0 and trial.should_prune():
             raise optuna.TrialPruned
 

@@ -38,9 +38,9 @@ class Predictions:
         return len(self.ids)
 
     def write(self, path: Path) -> None:
-        """Save as id,label,probability; digits enough to read the same floats back."""
+        """Save as id,label,probability, in the fewest digits that read back as the same floats."""
         table = pd.DataFrame({"id": self.ids, "label": self.labels, "probability": self.probabilities})
-        write_atomically(path, lambda file: table.to_csv(file, index=False, float_format="%.9g"))
+        write_atomically(path, lambda file: table.to_csv(file, index=False))
 
     @classmethod
     def read(cls, path: Path) -> Predictions:
@@ -80,12 +80,12 @@ def predict_probabilities(
         stop = min(start + size.patches, len(prepared))
         began = time.perf_counter()
         images = torch.from_numpy(prepared[slice(start, stop)]).permute(0, 3, 1, 2).to(device)
-        total = torch.zeros(stop - start, device=device)
+        logits = []
         for view in views(images, view_count):
             with in_precision(precision, device):
-                logits = network(as_input(view.contiguous(memory_format=torch.channels_last)))
-            total += torch.sigmoid(logits.float().squeeze(1))
-        probabilities[start:stop] = (total / view_count).cpu().numpy()
+                logits.append(network(as_input(view.contiguous(memory_format=torch.channels_last))).squeeze(1))
+        # In double precision: in single, every logit above 17 would become the same probability, 1.
+        probabilities[start:stop] = torch.sigmoid(torch.stack(logits).cpu().double()).mean(dim=0).numpy()
         size.took((time.perf_counter() - began) / (stop - start))
         start = stop
         if on_progress:

@@ -103,6 +103,15 @@ def cautions(config: RunConfig, runs: Sequence[Run], *, training: int, validatio
                 "the whole validation side.",
             )
         )
+    undefined = sum(_undefined_epochs(network) for run in runs for network in run.networks)
+    if undefined:
+        found.append(
+            Remark(
+                "Some epochs could not be judged",
+                f"In {undefined} of {len(histories)} trainings the validation patches of some epochs have one class, "
+                f"of which there is no {METRIC_NAMES[config.fit.metric]}: the kept epoch was chosen without these.",
+            )
+        )
     constant = sum(_calls_all_the_same(run) for run in runs)
     if constant:
         found.append(
@@ -160,6 +169,10 @@ def cautions(config: RunConfig, runs: Sequence[Run], *, training: int, validatio
             )
         )
     return found
+
+
+def _undefined_epochs(run: Run) -> bool:
+    return bool(run.config.fit.keep == "best" and run.history[f"validation_{run.config.fit.metric}"].isna().any())
 
 
 def _calls_all_the_same(run: Run) -> bool:

@@ -1,0 +1,84 @@
+"""The history of a run: epochs of which a score is undefined, because their validation patches have one class."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from sentinode.config import FitConfig, RunConfig
+from sentinode.data.artefacts import write_json
+from sentinode.errors import SentinodeWarning
+from sentinode.experiments.history import best_epoch, undefined_epochs
+from sentinode.experiments.material import Material
+from sentinode.experiments.train import train_run
+from sentinode.settings import override
+
+CPU = torch.device("cpu")
+
+
+def history(aucs: list[float | None], accuracies: list[float]) -> list[dict[str, Any]]:
+    return [
+        {"epoch": epoch, "validation_auc": auc, "validation_accuracy": accuracy}
+        for epoch, (auc, accuracy) in enumerate(zip(aucs, accuracies, strict=True), 1)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("aucs", "accuracies", "best", "said"),
+    [
+        ([0.7, 0.9, 0.9], [0.5, 0.5, 0.9], 2, ""),
+        ([None, 0.6, None], [0.9, 0.1, 0.9], 2, "undefined in 2 of 3 epochs.*chosen among the others"),
+        ([0.6, None, float("nan")], [0.1, 0.9, 0.9], 1, "undefined in 2 of 3 epochs.*chosen among the others"),
+        ([None, None, None], [0.5, 0.8, 0.8], 2, "undefined in 3 of 3 epochs.*accuracy chose the epoch"),
+    ],
+)
+def test_the_best_epoch_is_chosen_among_the_defined(
+    aucs: list[float | None], accuracies: list[float], best: int, said: str
+) -> None:
+    found = history(aucs, accuracies)
+    assert best_epoch(found, FitConfig()) == best
+    assert re.fullmatch(f".*{said}.*" if said else "", undefined_epochs(found, FitConfig()))
+
+
+def test_training_goes_on_where_an_epochs_auc_is_undefined(
+    material: Material, run_config: RunConfig, tmp_path: Path
+) -> None:
+    """One validation patch an epoch: no AUC is ever defined."""
+    settings = {"fit.batch_size": 1, "fit.steps_per_epoch": 2, "fit.validation_steps": 1}
+    config = override(run_config, settings)
+    with pytest.warns(SentinodeWarning, match="undefined in 3 of 3 epochs"):
+        run = train_run(material, config, tmp_path / "run", device=CPU)
+    assert run.history["validation_auc"].isna().all()
+    assert np.isfinite(run.scores["auc"]), "the whole validation side has both classes"
+    cells = pd.read_csv(tmp_path / "run" / "history.csv", dtype=str, keep_default_na=False)["validation_auc"]
+    assert cells.tolist() == ["", "", ""]
+
+
+@pytest.mark.filterwarnings("ignore::sentinode.errors.SentinodeWarning")
+def test_an_interrupted_run_remembers_undefined_epochs(
+    material: Material, run_config: RunConfig, tmp_path: Path
+) -> None:
+    class StoppedError(Exception):
+        pass
+
+    def stop(row: dict[str, Any]) -> None:
+        raise StoppedError
+
+    config = override(run_config, {"fit.batch_size": 1, "fit.steps_per_epoch": 2, "fit.validation_steps": 1})
+    with pytest.raises(StoppedError):
+        train_run(material, config, tmp_path / "run", device=CPU, on_epoch=stop)
+    with pytest.warns(SentinodeWarning, match="3 of 3"):
+        assert len(train_run(material, config, tmp_path / "run", device=CPU, resume=True).history) == 3
+
+
+@pytest.mark.parametrize("value", [float("nan"), np.float64("nan"), float("inf")])
+def test_numbers_that_are_not_finite_are_null_in_a_record(value: float, tmp_path: Path) -> None:
+    write_json(tmp_path / "r.json", {"a": [value, 1.5], "b": {"c": (value,)}})
+    assert json.loads((tmp_path / "r.json").read_text()) == {"a": [None, 1.5], "b": {"c": [None]}}
