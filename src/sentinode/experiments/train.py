@@ -154,7 +154,7 @@ def _records(
 
 def _in_words(row: dict[str, Any], epochs: int) -> str:
     auc = row["validation_auc"]
-    told = "undefined" if np.isnan(auc) else f"{auc:.3f}"
+    told = "undefined" if auc is None else f"{auc:.3f}"
     return f"epoch {row['epoch']} of {epochs}: loss {row['training_loss']:.3f}, AUC {told}"
 
 
