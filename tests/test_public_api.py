@@ -12,8 +12,8 @@ import sentinode
 
 PUBLIC = {
     "Run", "RunConfig", "SentinodeError", "Session", "Study", "StudyConfig", "check", "compare", "ensemble", "evaluate",
-    "fit", "load_config", "load_preset", "override", "predict", "split", "study", "tune", "write_phantom",
-    "write_report",
+    "fit", "load_config", "load_preset", "override", "predict", "split", "study", "tune", "wait_passively",
+    "write_phantom", "write_report",
 }  # fmt: skip
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from sentinode.experiments.run import Run
     from sentinode.experiments.session import Session
     from sentinode.experiments.study import Study
+    from sentinode.machine import wait_passively
     from sentinode.report.page import write_report
     from sentinode.settings import override
 
@@ -47,6 +48,7 @@ __all__ = [
     "split",
     "study",
     "tune",
+    "wait_passively",
     "write_phantom",
     "write_report",
 ]
@@ -57,6 +59,7 @@ _HOME_OF = {
     **dict.fromkeys(["evaluate", "predict"], "api.runs"),
     **dict.fromkeys(["RunConfig", "StudyConfig", "load_config", "load_preset"], "config"),
     "override": "settings",
+    "wait_passively": "machine",
     "SentinodeError": "errors",
     "Run": "experiments.run",
     "Session": "experiments.session",

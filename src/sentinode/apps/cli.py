@@ -9,6 +9,7 @@ import typer
 
 from sentinode.apps import on_data, on_experiments, on_runs
 from sentinode.apps.options import Cache, cache_root
+from sentinode.apps.start import prepare_process
 
 app = typer.Typer(
     name="sentinode",
@@ -78,6 +79,7 @@ def run(arguments: list[str]) -> int:
 
 def main() -> None:
     """Entry point of the command `sentinode`."""
+    prepare_process()
     sys.exit(run(sys.argv[1:]))
 
 

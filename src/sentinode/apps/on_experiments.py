@@ -20,6 +20,7 @@ from sentinode.apps.options import (
     Resume,
     Settings,
     Slides,
+    Threads,
     Workers,
     asked_settings,
     origin_of,
@@ -45,6 +46,7 @@ def study(
     cache: Cache = None,
     device: Device = "auto",
     workers: Workers = 2,
+    threads: Threads = None,
 ) -> None:
     """Run the whole study: check, explore, split, compare, tune, predict, report."""
     from sentinode.api import experiments as api
@@ -52,7 +54,7 @@ def study(
 
     asked = asked_settings(preset, config, settings, slides, groups, group_by, folds, default="quick")
     with console.steps() as progress:
-        session = session_of(cache, device, workers, progress)
+        session = session_of(cache, device, workers, progress, threads=threads)
         if data is None:
             console.notice("no DATA was given: the study uses a phantom, which is synthetic tissue")
         root = data or api.default_phantom(session)
@@ -79,6 +81,7 @@ def train(
     cache: Cache = None,
     device: Device = "auto",
     workers: Workers = 2,
+    threads: Threads = None,
 ) -> None:
     """Train one network, or the members of an ensemble, and keep all that is needed to believe and to use it."""
     from sentinode.api import experiments as api
@@ -88,7 +91,7 @@ def train(
         preset, config, settings, slides, groups, group_by, pseudo_labels=pseudo_labels, default="fair"
     )
     with console.steps() as progress:
-        session = session_of(cache, device, workers, progress, several_processes=True)
+        session = session_of(cache, device, workers, progress, threads=threads, several_processes=True)
         run = api.fit(data, asked.run_config(), out, session, resume=resume)
     if not session.processes.writes:
         return
@@ -128,6 +131,7 @@ def compare(
     cache: Cache = None,
     device: Device = "auto",
     workers: Workers = 2,
+    threads: Threads = None,
 ) -> None:
     """Train variants on the same patches, splits, seeds and batch order, and weigh the differences.
 
@@ -165,7 +169,7 @@ def compare(
     if leak and asked.split.folds is None:
         asked = override(asked, {"split.folds": _LEAK_FOLDS})
     with console.steps() as progress:
-        session = session_of(cache, device, workers, progress)
+        session = session_of(cache, device, workers, progress, threads=threads)
         origin = origin_of(preset, config, "fair")
         result = api.compare(data, asked, out, session, preset=origin, resume=resume, variants=compares, leak=leak)
     results.show_study(result)
@@ -197,6 +201,7 @@ def tune(
     cache: Cache = None,
     device: Device = "auto",
     workers: Workers = 2,
+    threads: Threads = None,
 ) -> None:
     """Search over settings (batch-norm momentum, if you say nothing else); every trial is a run."""
     from sentinode.api import experiments as api
@@ -204,7 +209,7 @@ def tune(
 
     asked = asked_settings(preset, config, settings, slides, groups, group_by, folds, default="fair")
     with console.steps() as progress:
-        session = session_of(cache, device, workers, progress)
+        session = session_of(cache, device, workers, progress, threads=threads)
         result = api.tune(data, asked, out, session, preset=origin_of(preset, config, "fair"), resume=resume)
     results.show_study(result)
     console.say(f"{out / 'report.html'}")

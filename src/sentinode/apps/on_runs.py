@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from sentinode.apps.options import Cache, Device, Workers, session_of, weighting
+from sentinode.apps.options import Cache, Device, Threads, Workers, session_of, weighting
 
 
 def ensemble(
@@ -20,13 +20,14 @@ def ensemble(
         str, typer.Option(help="fitted (least log loss on the validation side that all runs share) or equal.")
     ] = "fitted",
     device: Device = "auto",
+    threads: Threads = None,
 ) -> None:
     """Blend finished runs, of several seeds or architectures, into one that predicts like any other."""
     from sentinode.api import experiments as api
     from sentinode.apps import console, results
 
     with console.steps() as progress:
-        session = session_of(None, device, 1, progress)
+        session = session_of(None, device, 1, progress, threads=threads)
         run = api.ensemble(runs, out, session, weights=weighting(weights))
     for text in run.environment["notices"]:
         console.notice(text)
@@ -55,13 +56,14 @@ def predict(
     cache: Cache = None,
     device: Device = "auto",
     workers: Workers = 2,
+    threads: Threads = None,
 ) -> None:
     """Predict patches and write a submission whose ids and values have been checked."""
     from sentinode.api import runs as api
     from sentinode.apps import console
 
     with console.steps() as progress:
-        session = session_of(cache, device, workers, progress)
+        session = session_of(cache, device, workers, progress, threads=threads)
         table = api.predict(run, images, out, session, like=like, calibrate=calibrate, threshold=threshold)
     console.say(f"{len(table):,} probabilities in {out}")
     if threshold is not None:
@@ -78,13 +80,14 @@ def evaluate(
     cache: Cache = None,
     device: Device = "auto",
     workers: Workers = 2,
+    threads: Threads = None,
 ) -> None:
     """Score a run on patches whose labels you have."""
     from sentinode.api import runs as api
     from sentinode.apps import console, results
 
     with console.steps() as progress:
-        scores = api.evaluate(run, data, labels, session_of(cache, device, workers, progress), out=out)
+        scores = api.evaluate(run, data, labels, session_of(cache, device, workers, progress, threads=threads), out=out)
     results.show_scores(f"{run} on {labels.name}", scores)
 
 

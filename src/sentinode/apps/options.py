@@ -51,6 +51,10 @@ Cache = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 Workers = Annotated[int, typer.Option(min=1, help="Threads or processes for reading and checking images.")]
+Threads = Annotated[
+    int | None,
+    typer.Option(min=1, metavar="N", help="Threads to compute in (default: as many as there are free processors)."),
+]
 
 
 def asked_settings(
@@ -96,7 +100,13 @@ def origin_of(preset: str | None, config: Path | None, default: str) -> str:
 
 
 def session_of(
-    cache: Path | None, device: str, workers: int, progress: Progress, *, several_processes: bool = False
+    cache: Path | None,
+    device: str,
+    workers: int,
+    progress: Progress,
+    *,
+    threads: int | None = None,
+    several_processes: bool = False,
 ) -> Session:
     """A session of the options; raises ConfigError where a launcher began several processes of a command for one."""
     from sentinode.apps import console
@@ -108,17 +118,48 @@ def session_of(
     from sentinode.progress import silent
 
     silence_decoders()
+    root = cache_root(cache)
+    # Else its compiler leaves a folder in the temporary one, by the user's name, which not every user has.
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(root / "torch-compiler"))
     processes, place = ALONE, choose_device(device)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if _launched_processes() > 1:
         if not several_processes:
             raise ConfigError("several processes were launched, and only `train` is for them", remedy="Run it as one.")
         processes = Processes.launched(on_cpu=place.type == "cpu")
         place = processes.device(place)
     told = progress if processes.writes else silent
-    return Session(cache_root(cache), place, workers, told, console.notice, processes)
+    return Session(root, place, workers, told, console.notice, processes, _threads(threads, processes.count))
 
 
 def cache_root(given: Path | None) -> Path:
-    from sentinode.experiments.session import default_cache
+    from sentinode.machine import default_cache
 
     return given or default_cache()
+
+
+def _launched_processes() -> int:
+    """How many processes accelerate or torchrun say they began; one where their variable is not set, or to nothing."""
+    from sentinode.errors import ConfigError
+
+    said = os.environ.get("WORLD_SIZE", "").strip() or "1"
+    if not said.isdecimal():
+        raise ConfigError(f"{said!r} is no number of processes", where="WORLD_SIZE", remedy="Unset it.")
+    return int(said)
+
+
+def _threads(asked: int | None, processes: int) -> int | None:
+    """As many threads as were asked for, or as there are free processors; None where the environment has said it.
+
+    PyTorch's own number stays the most: it leaves out the second half of processors that are one core.
+    """
+    import torch
+
+    from sentinode.apps import console
+    from sentinode.machine import free_processors
+
+    if asked is not None or processes > 1 or os.environ.get("OMP_NUM_THREADS"):
+        return asked
+    most, free = torch.get_num_threads(), free_processors()
+    if free < most:
+        console.notice(f"computing in {free} of {most} threads, as other programs are busy; --threads {most} takes all")
+    return min(free, most)

@@ -1,4 +1,4 @@
-"""Where and with what the work is done: cache, device, workers, and who hears of progress."""
+"""Where and with what the work is done: cache, device, workers, threads, and who hears of progress."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import platformdirs
 import torch
 
 from sentinode.fitting.processes import ALONE, Processes
-from sentinode.inference.device import choose_device
+from sentinode.inference.device import choose_device, use_threads
+from sentinode.machine import default_cache
 from sentinode.progress import Progress, silent
-
-
-def default_cache() -> Path:
-    """The user's cache folder for packed patches."""
-    return Path(platformdirs.user_cache_dir("sentinode", appauthor=False))
 
 
 @dataclass(frozen=True)
 class Session:
-    """Where and with what the work is done; no result depends on it, rounding apart."""
+    """Where and with what the work is done; no result depends on it, rounding apart.
+
+    `workers` read and check images. `threads` compute: those of PyTorch, of the compiled loops and of NumPy's and
+    scikit-learn's linear algebra. They belong to the whole process, so a session that names a number sets it when it
+    is made; with None they stay as they are. `machine.free_processors()` is what the command line takes.
+    """
 
     cache_root: Path = field(default_factory=default_cache)
     device: torch.device = field(default_factory=choose_device)
@@ -29,3 +29,8 @@ class Session:
     progress: Progress = silent
     notify: Callable[[str], None] = lambda _: None
     processes: Processes = ALONE
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.threads is not None:
+            use_threads(self.threads)

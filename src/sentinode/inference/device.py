@@ -1,4 +1,4 @@
-"""Where tensors live, the CPU, a CUDA GPU or Apple's MPS, and in what precision they are computed with."""
+"""Where tensors live, the CPU, a CUDA GPU or Apple's MPS, in what precision and how many threads they are computed."""
 
 from __future__ import annotations
 
@@ -24,6 +24,19 @@ def choose_device(name: str = "auto") -> torch.device:
     if not available[name]:
         raise ConfigError(f"the device {name!r} is not available here", remedy="Choose --device cpu or auto.")
     return torch.device(name)
+
+
+def use_threads(count: int) -> None:
+    """Let this process compute in so many threads: PyTorch, the compiled loops, which follow it, and linear algebra.
+
+    Raises ConfigError for less than one.
+    """
+    from threadpoolctl import threadpool_limits
+
+    if count < 1:
+        raise ConfigError(f"cannot compute in {count} threads", where="threads", remedy="Give 1 or more.")
+    threadpool_limits(count)  # of the libraries that are loaded, so torch's own count comes after it
+    torch.set_num_threads(count)
 
 
 def in_precision(precision: Precision, device: torch.device) -> AbstractContextManager[object]:

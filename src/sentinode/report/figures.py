@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-import matplotlib as mpl
 from markupsafe import Markup, escape
+from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -78,7 +78,7 @@ class Panel:
 @contextmanager
 def panel(name: str, description: str, *, height_in: float = 2.7, width_in: float = _WIDTH_IN) -> Iterator[Panel]:
     """Axes in the common style. Figures of one page need different names: ids are derived from them."""
-    with mpl.rc_context({**_STYLE, "svg.hashsalt": name}):
+    with style.context(["default", {**_STYLE, "svg.hashsalt": name}]):  # not what a matplotlibrc may say
         figure = Figure(figsize=(width_in, height_in), layout="constrained")
         drawing = Panel(figure, figure.add_subplot())
         yield drawing
