@@ -1,14 +1,12 @@
-"""Compiled loops give the same bits in any number of threads, and run without a folder to keep them in."""
+"""Compiled loops give the same bits in any number of threads."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 
 import numba
 import numpy as np
-import pytest
 import torch
 
 from sentinode.loops import jit, norm_relu_pool, zoom
@@ -63,22 +61,3 @@ def test_threads_are_as_many_as_pytorch_has() -> None:
         assert numba.get_num_threads() == numba.config.NUMBA_NUM_THREADS
     finally:
         torch.set_num_threads(before)
-
-
-def test_without_a_folder_for_compiled_code_it_is_compiled_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
-
-    def njit(*, cache: bool = False, **options: object) -> object:
-        asked.append(cache)
-        if cache:
-            raise RuntimeError("cannot cache function: no locator available")
-        return lambda function: function
-
-    monkeypatch.setattr(numba, "njit", njit)
-    assert jit.compiled(zoomed) is zoomed
-    assert asked == [True, False]
-
-
-def test_compiled_code_lies_beside_its_source_or_in_the_users_cache() -> None:
-    zoomed()
-    assert Path(zoom.zoom.stats.cache_path).is_dir()

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from llvmlite import binding, ir
+from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-_WIDE: Final = bool(binding.get_host_cpu_features().get("avx512f"))
+from sentinode.loops.jit import has_feature
+
+_WIDE: Final = has_feature("avx512f")
 _LANES: Final = 16 if _WIDE else 8
 ROWS: Final = 12 if _WIDE else 6
 """The most rows of a tile that registers hold."""
