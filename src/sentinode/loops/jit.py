@@ -91,13 +91,13 @@ def _compiled(function: Function, **options: Any) -> Function:
         alone: Function = numba.njit(**options)(function)
         return alone
     before = _settings["CACHE_DIR"]
-    numba.config.CACHE_DIR = str(folder)  # where Numba looks first, at this moment
+    _settings["CACHE_DIR"] = str(folder)  # where Numba looks first, at this moment
     try:
         kept: Function = numba.njit(cache=True, **options)(function)
     except RuntimeError:  # it cannot be written after all
         kept = numba.njit(**options)(function)
     finally:
-        numba.config.CACHE_DIR = before
+        _settings["CACHE_DIR"] = before
     return kept
 
 
