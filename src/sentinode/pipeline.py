@@ -221,6 +221,7 @@ def record(
     return StudyRecord(
         note=material.note,
         data_kind=gathered.check.folder.kind,
+        origin=gathered.check.origin,
         preset=preset,
         patches={"training": len(material.patches), "test": 0 if gathered.test is None else len(gathered.test)},
         classes={
@@ -230,7 +231,6 @@ def record(
             "training": count(training),
             "validation": count(validation),
         },
-        slides_known=material.patches.slides_known,
         split_basis=split.basis,
         split_in_words=split.describe(),
         left_out={entry.option: entry.count for entry in gathered.left_out} | split.left_out,

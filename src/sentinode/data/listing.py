@@ -16,6 +16,9 @@ from sentinode.data.patches import PatchTable
 
 PHANTOM_NOTE: Final = "phantom: synthetic tissue"
 
+Origin = Literal["competition", "PatchCamelyon", "phantom", "other"]
+"""Whose patches they are: a folder can have the competition's layout and hold another's patches."""
+
 
 @dataclass(frozen=True, eq=False)
 class PatchFiles:

@@ -51,6 +51,7 @@ def gather(root: Path, config: RunConfig, session: Session) -> Gathered:
         eligible=eligible,
         unlabelled=unlabelled,
         note=folder.note,
+        origin=check.origin,
         cache_root=session.cache_root,
         progress=session.progress,
     )

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from sentinode.config import BalanceConfig, PreprocessConfig, RunConfig, SampleConfig, SplitConfig
+from sentinode.data.listing import Origin
 from sentinode.data.patches import PatchSet, PatchTable
 from sentinode.data.preprocess import Prepared, prepare
 from sentinode.data.split import Split, make_split, unite_groups
@@ -53,7 +54,7 @@ class Material:
 
     `groups`: (N,) str, given groups united with found overlaps, "" for a patch that shares no tissue;
     `eligible`: (N,) bool, the patches that runs may use (default: all that are labelled); `unlabelled`: what
-    pseudo-labels may be given to; `cache_root`: where features are kept.
+    pseudo-labels may be given to; `origin`: whose patches they are; `cache_root`: where features are kept.
     """
 
     def __init__(
@@ -64,10 +65,12 @@ class Material:
         eligible: np.ndarray | None = None,
         unlabelled: Unlabelled | None = None,
         note: str = "",
+        origin: Origin = "other",
         cache_root: Path | None = None,
         progress: Progress = silent,
     ) -> None:
         self.patches, self.note, self.cache_root, self.progress = patches, note, cache_root, progress
+        self.origin: Origin = origin
         self.unlabelled = unlabelled
         used = patches.labels >= 0 if eligible is None else (patches.labels >= 0) & eligible
         self.candidates = PatchTable(patches.ids[used], patches.labels[used], patches.slides[used], groups[used])

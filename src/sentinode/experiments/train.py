@@ -33,6 +33,7 @@ from sentinode.experiments.history import (
 from sentinode.experiments.material import Material
 from sentinode.experiments.pseudo import RECORD, PseudoLabels
 from sentinode.experiments.run import MEMBERS, Run, is_finished, write_manifest
+from sentinode.experiments.run_record import record_of_run
 from sentinode.experiments.streams import Streams, open_streams
 from sentinode.experiments.teacher import pseudo_labels, pseudo_labels_of
 from sentinode.fitting.checkpoint import load_checkpoint, load_weights, save_checkpoint, save_weights
@@ -318,4 +319,6 @@ def _finish(
     clusters = np.array([cluster_of[i] for i in split.validation.tolist()])
     write_json(folder / DECISION, decide(predictions, clusters, config.decision, seed=config.fit.seed).to_json())
     save_weights(folder / "model.safetensors", state.result)
+    unnormalised = streams.training.prepared.unnormalised + streams.validation.prepared.unnormalised
+    record_of_run(material, config, state.network, unnormalised=unnormalised).write(folder)
     write_manifest(folder)

@@ -121,7 +121,7 @@ def inflation(evidence: Evidence) -> list[str]:
 
 
 def _inflation(verdict: Verdict) -> str:
-    split = {"random": "The random split, the notebook's own,", "stain": "The split by clusters of stain"}[verdict.a]
+    split = {"random": "The random split", "stain": "The split by clusters of stain"}[verdict.a]
     told = f"{interval(verdict)}; higher under {verdict.seeds_better} of {verdict.seeds} seeds"
     match verdict.outcome:
         case "better":
