@@ -8,9 +8,10 @@ from typing import Any
 from sentinode.experiments.comparison import Comparison
 from sentinode.experiments.evidence import Evidence
 from sentinode.experiments.run import Run
-from sentinode.report import comparison_part, notebook, verdict_words, words
-from sentinode.report.cautions import Remark, cautions, split_caution
+from sentinode.report import comparison_part, verdict_words, words
+from sentinode.report.run_page import basis_of, sides_of
 from sentinode.report.tables import METRIC_NAMES, environment, mean_and_spread, networks, runs_table
+from sentinode.report.words import Remark
 from sentinode.settings import to_toml
 
 
@@ -18,8 +19,9 @@ def comparison_context(comparison: Comparison, evidence: Evidence) -> dict[str, 
     runs = [run for variant in comparison.variants for run in variant.runs]
     first = runs[0]
     split_in_words = str(first.environment.get("split", ""))
+    basis = basis_of(first)
     metric = first.config.fit.metric
-    preference = notebook.preference(comparison, evidence)
+    preference = comparison_part.notebook_preference(comparison, evidence)
     conclusion = [*verdict_words.verdicts(evidence), *([preference] if preference else [])]
     return {
         "title": "A comparison of finished runs",
@@ -31,9 +33,9 @@ def comparison_context(comparison: Comparison, evidence: Evidence) -> dict[str, 
             "settings": "Settings and runs",
             "environment": "Environment",
         },
-        "split_basis": first.record.split_basis,
+        "split_basis": basis,
         "split_in_words": split_in_words,
-        "split_caution": split_caution(first.record),
+        "split_caution": words.split_caution(basis),
         "facts": [
             f"{len(comparison.variants)} variants",
             f"{len(runs)} runs, seeds {', '.join(map(str, comparison.seeds))}",
@@ -44,7 +46,7 @@ def comparison_context(comparison: Comparison, evidence: Evidence) -> dict[str, 
             for variant in comparison.variants
         ],
         "conclusion": [Remark("Comparison", " ".join(conclusion)), Remark("Use", words.NO_CLINIC)],
-        "cautions": cautions(runs),
+        "cautions": words.cautions(first.config, runs, **sides_of(first)),
         "notices": notices(runs),
         "several_runs": len(comparison.variants[0].runs) > 1,
         "compare": comparison_part.compared(comparison, evidence),

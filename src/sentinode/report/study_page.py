@@ -10,16 +10,15 @@ from sentinode.experiments.record import ClassCounts
 from sentinode.experiments.run import Run
 from sentinode.experiments.study import Study
 from sentinode.explain.review import Review
-from sentinode.report import charts, comparison_part, data_figures, notebook, parts, verdict_words, words
-from sentinode.report.cautions import Remark, cautions, split_caution, split_name
+from sentinode.report import charts, comparison_part, data_figures, parts, verdict_words, words
 from sentinode.report.charts import Chart
 from sentinode.report.check_page import findings
-from sentinode.report.data_statements import centre_square, label_rule
 from sentinode.report.decision_part import decision_part
 from sentinode.report.model_card import model_card
 from sentinode.report.parts import Gallery
 from sentinode.report.pictures import pictures
 from sentinode.report.review_part import review_part
+from sentinode.report.run_page import basis_of
 from sentinode.report.standards import checklists
 from sentinode.report.tables import (
     METRIC_NAMES,
@@ -31,6 +30,7 @@ from sentinode.report.tables import (
     patches_per_s,
     runs_table,
 )
+from sentinode.report.words import Remark
 from sentinode.settings import to_toml
 
 _STAGES: Final = {
@@ -66,14 +66,17 @@ def study_context(study: Study) -> dict[str, Any]:
         "sections": sections,
         "split_basis": record.split_basis,
         "split_in_words": record.split_in_words,
-        "split_caution": split_caution(study.chosen.runs[0].record),
+        "split_caution": words.split_caution(record.split_basis),
         "facts": facts(study, len(runs)),
         "cards": cards(study, runs),
         "conclusion": conclusion(study),
-        "cautions": cautions(runs),
+        "cautions": words.cautions(
+            study.config,
+            runs,
+            training=_total(record.classes["training"]),
+            validation=_total(record.classes["validation"]),
+        ),
         "notices": record.notices,
-        "label_rule": label_rule(record.origin),
-        "centre_square": centre_square(record.origin),
         "class_table": class_table(study),
         "left_out": parts.left_out(record.left_out),
         "findings": findings(study.check),
@@ -83,7 +86,7 @@ def study_context(study: Study) -> dict[str, Any]:
                 f"{kind.capitalize()} patches",
                 kind,
                 pictures(study.folder, record.examples.get(kind, [])),
-                "Labelled none." if kind == "negative" else "Labelled tumour.",
+                "No tumour in the centre square." if kind == "negative" else "Tumour in the centre square.",
             )
             for kind in ("negative", "positive")
         ],
@@ -94,7 +97,9 @@ def study_context(study: Study) -> dict[str, Any]:
         "several_runs": len(study.chosen.runs) > 1,
         "compare": comparison_part.compared(study.comparison, study.evidence["compare"]) if study.comparison else None,
         "tune": _tuned(study) if study.tuning else None,
-        "leak": comparison_part.leaked(study.leak, study.evidence["leak"]) if study.leak else None,
+        "leak": comparison_part.leaked(study.leak, study.evidence["leak"], basis_of(study.leak.variants[0].runs[0]))
+        if study.leak
+        else None,
         "chosen": study.chosen,
         "matrix": parts.matrix(f"Seed {first.seed} of “{study.chosen.name}”", first.predictions),
         "confusions": confusions(study.chosen),
@@ -144,8 +149,8 @@ def cards(study: Study, runs: list[Run]) -> list[tuple[str, str, str]]:
         ),
         (
             "Split",
-            split_name(record.split_basis),
-            "slides kept apart" if record.split_basis == "slide" else "read with care",
+            words.split_name(record.split_basis),
+            words.kept_apart(record.split_basis),
         ),
         ("Runs", f"{len(runs)}", _a_variant(study)),
     ]
@@ -166,13 +171,13 @@ def conclusion(study: Study) -> list[Remark]:
     said = []
     if study.comparison:
         claims = [
-            notebook.difference(study.comparison),
-            notebook.preference(study.comparison, study.evidence["compare"]),
+            words.against_claims(study.comparison),
+            comparison_part.notebook_preference(study.comparison, study.evidence["compare"]),
         ]
         sentences = [*verdict_words.verdicts(study.evidence["compare"]), *(claim for claim in claims if claim)]
         said.append(Remark("Comparison", " ".join(sentences)))
     if study.tuning:
-        preference = notebook.preference(study.tuning, study.evidence["tune"])
+        preference = comparison_part.notebook_preference(study.tuning, study.evidence["tune"])
         sentences = [*verdict_words.verdicts(study.evidence["tune"]), *([preference] if preference else [])]
         said.append(Remark("Tuning", " ".join([words.spread(study.tuning, "auc"), *sentences])))
     if study.leak:
