@@ -15,13 +15,15 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from PIL import Image
 
+from sentinode.data import cache, hdf5
 from sentinode.data.competition import list_images
 from sentinode.data.images import encode_tiff, read_patch
-from sentinode.data.ingest import read_folder
+from sentinode.data.ingest import pack_folder, read_folder
 from sentinode.data.tables import SLIDE_COLUMNS, read_column_by_id, read_table
 from sentinode.errors import DataError, SentinodeError, one_line
 
@@ -297,6 +299,275 @@ def test_what_is_no_file_is_no_patch(make: Callable[[Path], None], tmp_path: Pat
     with pytest.raises(DataError) as caught:
         read_patch(tmp_path / "a.tif")
     assert_one_line(caught.value, tmp_path / "a.tif")
+
+
+# --- HDF5 -------------------------------------------------------------------------------------------
+
+PIXELS = np.random.default_rng(1).integers(0, 256, (12, 96, 96, 3), dtype=np.uint8)
+STEM = "camelyonpatch_level_2_split"
+
+
+def write_pcam(root: Path, part: str = "train", **how: object) -> Path:
+    """One part of PatchCamelyon's, 12 patches; returns the file of its pixels."""
+    root.mkdir(exist_ok=True)
+    with h5py.File(root / f"{STEM}_{part}_x.h5", "w") as h5:
+        h5.create_dataset("x", data=PIXELS, **how)
+    with h5py.File(root / f"{STEM}_{part}_y.h5", "w") as h5:
+        h5["y"] = (np.arange(12) % 2).astype(np.uint8).reshape(-1, 1, 1, 1)
+    return root / f"{STEM}_{part}_x.h5"
+
+
+def _replace_x(h5: h5py.File, make: Callable[[h5py.File], object]) -> None:
+    del h5["x"]
+    make(h5)
+
+
+def _elsewhere(h5: h5py.File) -> Path:
+    """A file with the secret: as raw bytes, and as HDF5."""
+    path = Path(h5.filename).parent.parent / "secret"
+    path.write_bytes(PIXELS.tobytes())
+    with h5py.File(path.with_suffix(".h5"), "w") as other:
+        other["x"] = PIXELS
+    return path
+
+
+def _virtual(h5: h5py.File, source: str) -> None:
+    layout = h5py.VirtualLayout(PIXELS.shape, np.uint8)
+    layout[:] = h5py.VirtualSource(source, "x", PIXELS.shape)
+    h5.create_virtual_dataset("x", layout, fillvalue=7)
+
+
+def _external(h5: h5py.File) -> None:
+    h5.create_dataset("x", PIXELS.shape, np.uint8, external=[(str(_elsewhere(h5)), 0, PIXELS.nbytes)])
+
+
+def _claim(h5: h5py.File, rows: int, **how: object) -> None:
+    h5.create_dataset("x", (rows, 96, 96, 3), np.uint8, **how)
+
+
+NO_PIXELS: dict[str, tuple[Callable[[h5py.File], object], str]] = {
+    "external storage": (_external, "lies in other files"),
+    "virtual": (lambda h5: _virtual(h5, f"{_elsewhere(h5)}.h5"), "lies in other files"),
+    "virtual without its source": (lambda h5: _virtual(h5, "nowhere.h5"), "lies in other files"),
+    "an external link": (
+        lambda h5: h5.__setitem__("x", h5py.ExternalLink(f"{_elsewhere(h5)}.h5", "x")),
+        "links are not followed",
+    ),
+    "an external link to nothing": (lambda h5: h5.__setitem__("x", h5py.ExternalLink("no.h5", "x")), "is a link"),
+    "a soft link": (
+        lambda h5: (h5.create_dataset("z", data=PIXELS), h5.__setitem__("x", h5py.SoftLink("/z"))),
+        "is a link",
+    ),
+    "a soft link to itself": (lambda h5: h5.__setitem__("x", h5py.SoftLink("/x")), "is a link"),
+    "a group": (lambda h5: h5.create_group("x"), "is no dataset"),
+    "a type": (lambda h5: h5.__setitem__("x", np.dtype("u1")), "is no dataset"),
+    "nothing": (lambda h5: None, "has no dataset 'x'"),
+    "2^40 rows": (lambda h5: _claim(h5, 2**40, chunks=(1, 96, 96, 3)), "claims 1,099,511,627,776 rows"),
+    "rows never written": (lambda h5: _claim(h5, 12), "is incomplete"),
+    "chunks never written": (lambda h5: _claim(h5, 12, chunks=(4, 96, 96, 3), fillvalue=7), "is incomplete"),
+    "some chunks never written": (
+        lambda h5: (_claim(h5, 12, chunks=(4, 96, 96, 3)), h5["x"].__setitem__(slice(0, 4), PIXELS[:4])),
+        "is incomplete",
+    ),
+    "no rows": (lambda h5: _claim(h5, 0), "of 0 rows none"),
+    "huge chunks": (lambda h5: _claim(h5, 100_000, chunks=(10_000, 96, 96, 3)), "has chunks of 276 MB"),
+    "other sizes": (lambda h5: h5.__setitem__("x", np.zeros((4, 32, 32, 3), np.uint8)), "not N x 96 x 96 x 3"),
+    "other type": (lambda h5: h5.__setitem__("x", np.zeros((4, 96, 96, 3), np.float32)), "float32, not N x 96"),
+    "a number": (lambda h5: h5.__setitem__("x", 5), "() int64, not N x 96"),
+    "a text": (lambda h5: h5.__setitem__("x", "hello"), "not N x 96"),
+    "an empty dataset": (lambda h5: h5.__setitem__("x", h5py.Empty("u1")), "not N x 96"),
+}
+
+
+@pytest.mark.parametrize(("make", "said"), NO_PIXELS.values(), ids=NO_PIXELS)
+def test_pixels_that_are_not_in_the_file_are_refused(
+    make: Callable[[h5py.File], object], said: str, tmp_path: Path
+) -> None:
+    path = write_pcam(tmp_path / "pcam")
+    with h5py.File(path, "r+") as h5:
+        _replace_x(h5, make)
+    with pytest.raises(DataError) as caught:
+        read_folder(tmp_path / "pcam")
+    assert said in str(caught.value), str(caught.value)
+    assert_one_line(caught.value, path)
+
+
+NO_LABELS: dict[str, object] = {
+    "too few": np.zeros(3, np.uint8),
+    "too many": np.zeros(2**20, np.uint8),
+    "another number": np.full(12, 2),
+    "fractions": np.full(12, 0.5),
+    "words": ["0"] * 12,
+    "a number": 1,
+}
+
+
+@pytest.mark.parametrize("labels", NO_LABELS.values(), ids=NO_LABELS)
+def test_labels_of_other_patches_are_refused(labels: object, tmp_path: Path) -> None:
+    write_pcam(tmp_path / "pcam")
+    path = tmp_path / "pcam" / f"{STEM}_train_y.h5"
+    with h5py.File(path, "w") as h5:
+        h5["y"] = labels
+    with pytest.raises(DataError, match="'y' must hold 12 labels, each 0 or 1") as caught:
+        read_folder(tmp_path / "pcam")
+    assert_one_line(caught.value, path)
+
+
+@pytest.mark.parametrize("how", range(24))
+@pytest.mark.parametrize("chunks", [None, (4, 96, 96, 3)], ids=["contiguous", "gzipped"])
+def test_a_damaged_hdf5_file_is_read_in_part_or_refused_by_its_own_name(
+    chunks: tuple[int, ...] | None, how: int, tmp_path: Path
+) -> None:
+    path = write_pcam(tmp_path / "pcam", chunks=chunks, compression="gzip" if chunks else None)
+    path.write_bytes(damaged(path.read_bytes(), how))
+    try:
+        folder = read_folder(tmp_path / "pcam")
+        packed = pack_folder(folder, tmp_path / "cache")
+    except DataError as error:
+        assert_one_line(error, None if "none of the 12" in str(error) else path)
+    else:
+        assert len(packed.training) + len(packed.unreadable) == 12
+        assert all(entry.reason.startswith(f"{path}: row ") for entry in packed.unreadable)
+
+
+def test_a_damaged_chunk_costs_its_own_rows_only(tmp_path: Path) -> None:
+    path = write_pcam(tmp_path / "pcam", chunks=(4, 96, 96, 3), compression="gzip")
+    with h5py.File(path) as h5:
+        at = h5["x"].id.get_chunk_info(1).byte_offset
+    content = bytearray(path.read_bytes())
+    content[at + 10 : at + 50] = bytes(40)
+    path.write_bytes(content)
+    packed = pack_folder(read_folder(tmp_path / "pcam"), tmp_path / "cache")
+    assert [entry.id for entry in packed.unreadable] == [f"train-{row:06d}" for row in range(4, 8)]
+    assert np.array_equal(packed.training.pixels, np.delete(PIXELS, range(4, 8), axis=0))
+
+
+@pytest.mark.parametrize("rows", [1, 5, 12], ids="chunks of {}".format)
+def test_every_chunk_is_unpacked_once(rows: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However large: what HDF5 reads from the disk is the file, and not the file many times over."""
+    monkeypatch.setattr(cache, "_CHUNK", 2)
+    path = write_pcam(tmp_path / "pcam", chunks=(rows, 96, 96, 3), compression="gzip")
+    opened = []
+    monkeypatch.setattr(hdf5, "open_h5", lambda *a, was=hdf5.open_h5, **k: (opened.append(k), was(*a, **k))[1])
+    packed = pack_folder(read_folder(tmp_path / "pcam"), tmp_path / "cache")
+    assert np.array_equal(packed.training.pixels, PIXELS)
+    assert opened == [{"cache_bytes": hdf5._LARGEST_CHUNK_BYTES}]  # once, with room for the largest chunk
+    with h5py.File(path) as h5:
+        assert np.prod(h5["x"].chunks) <= hdf5._LARGEST_CHUNK_BYTES
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows locks what is open itself")
+@pytest.mark.parametrize("version", ["earliest", "latest"])
+def test_a_file_that_is_open_elsewhere_is_read_or_said_to_be_open(version: str, tmp_path: Path) -> None:
+    path = write_pcam(tmp_path / "pcam")
+    if version == "latest":  # such a file is marked while it is open for writing
+        with h5py.File(path, "w", libver="latest") as h5:
+            h5["x"] = PIXELS
+    holder = subprocess.Popen(
+        [sys.executable, "-c", "import h5py, sys; h5 = h5py.File(sys.argv[1], 'r+'); print(flush=True); input()", path],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    try:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        if version == "earliest":
+            assert len(read_folder(tmp_path / "pcam").training) == 12
+        else:
+            with pytest.raises(DataError, match="is open for writing elsewhere") as caught:
+                read_folder(tmp_path / "pcam")
+            assert "Download" not in str(caught.value)
+            assert_one_line(caught.value, path)
+    finally:
+        holder.communicate(b"\n")
+
+
+# --- layouts ----------------------------------------------------------------------------------------
+
+
+def put(root: Path, *folders: str) -> None:
+    """An image in each of these folders."""
+    for number, name in enumerate(folders):
+        (root / name).mkdir(parents=True, exist_ok=True)
+        (root / name / f"{number}.tif").write_bytes(encode_tiff(noise(number)))
+
+
+LAYOUTS: dict[str, tuple[tuple[str, ...], str, str]] = {
+    "DATA in DATA": (("data/train", "data/test"), "holds one: data/", "Give {}/data"),
+    "train in train": (("train/train", "test/test"), "a folder deeper, in train/", "mv {}/train/train/* {}/train/"),
+    "class folders": (("0", "1"), "2 folders of images (0/, 1/), as of one for each class", "id,label"),
+    "class folders in words": (("normal", "tumour"), "2 folders of images (normal/, tumour/)", "id,label"),
+    "class folders in train": (("train/0", "train/1", "test/0"), "2 folders of images (0/, 1/)", "train_labels.csv"),
+    "class folders in parts": (("valid/0", "valid/1"), "a folder deeper, in valid/", "Move them up"),
+    "a folder for each slide": (("p1", "p2", "p3", "p4", "p5"), "5 folders of images (p1/, p2/, p3/, p4/, ...)", ""),
+    "slides and classes": (("8863/0", "8863/1", "8864/0"), "2 folders of images (8863/, 8864/)", "id,label"),
+    "slides in train": (("train/s1", "train/s2"), "for each slide or class", "slides.csv"),
+    "images alone": ((".",), "holds 1 images itself", "`predict` takes them"),
+    "no images": ((), "is no competition folder", "Give the folder"),
+    "no table": (("train",), "is missing", "id,label"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("folders", "said", "remedy"), LAYOUTS.values(), ids=LAYOUTS)
+def test_other_layouts_are_told_by_what_was_found(
+    folders: tuple[str, ...], said: str, remedy: str, tmp_path: Path
+) -> None:
+    root = tmp_path / "hcd"
+    root.mkdir()
+    put(root, *folders)
+    with pytest.raises(DataError) as caught:
+        read_folder(root)
+    assert said in str(caught.value), str(caught.value)
+    assert remedy.replace("{}", str(root)) in str(caught.value), str(caught.value)
+    assert_one_line(caught.value)
+
+
+def test_tiles_of_another_size_are_told_by_their_size(competition: Path, tmp_path: Path) -> None:
+    for path in competition.glob("t*/*.tif"):
+        Image.new("RGB", (256, 256)).save(path)
+    with pytest.raises(DataError, match="is 256 x 256 pixels, not 96 x 96"):
+        pack_folder(read_folder(competition), tmp_path / "cache")
+
+
+MIRRORS: dict[str, Callable[[str], str]] = {
+    "its authors'": lambda name: name,
+    "torchvision's": lambda name: f"pcam/{name}",
+    "a mirror's": lambda name: {
+        f"{STEM}_train_x.h5": "pcam/training_split.h5",
+        f"{STEM}_valid_x.h5": "pcam/validation_split.h5",
+        f"{STEM}_test_x.h5": "pcam/test_split.h5",
+    }.get(name, f"Labels/Labels/{name}"),
+}
+
+
+@pytest.mark.parametrize("parts", [("train",), ("valid",), ("train", "test"), ("train", "valid", "test")], ids="+".join)
+@pytest.mark.parametrize("place", MIRRORS.values(), ids=MIRRORS)
+def test_patchcamelyon_is_read_as_mirrors_leave_it(
+    place: Callable[[str], str], parts: tuple[str, ...], tmp_path: Path
+) -> None:
+    for part in parts:
+        write_pcam(tmp_path / "made", part)
+    for path in (tmp_path / "made").iterdir():
+        there = tmp_path / "data" / place(path.name)
+        there.parent.mkdir(parents=True, exist_ok=True)
+        path.rename(there)
+    folder = read_folder(tmp_path / "data")
+    assert len(folder.training) == 12 * len(set(parts) - {"test"})
+    assert (folder.test is not None) == ("test" in parts)
+    assert folder.training.labels[:4].tolist() == [0, 1, 0, 1]
+
+
+@pytest.mark.parametrize("deeper", ["", "pcam"])
+def test_zipped_files_of_patchcamelyon_are_said_to_be_zipped(deeper: str, tmp_path: Path) -> None:
+    root = tmp_path / "data" / deeper
+    root.mkdir(parents=True)
+    path = write_pcam(root)
+    path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes(), 1))
+    assert len(read_folder(tmp_path / "data").training) == 12  # as torchvision leaves them: both forms
+    path.unlink()
+    with pytest.raises(DataError, match=r"is still zipped\. Unzip all of them: gunzip --keep") as caught:
+        read_folder(tmp_path / "data")
+    assert_one_line(caught.value, path.with_name(f"{path.name}.gz"))
 
 
 # --- names ------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 from sentinode.config import RunConfig, StudyConfig
 from sentinode.data.artefacts import write_json, write_text
@@ -27,7 +28,6 @@ from sentinode.experiments.decide import decide_together
 from sentinode.experiments.decision import DECISION
 from sentinode.experiments.evidence import weigh
 from sentinode.experiments.gather import Gathered, gather
-from sentinode.experiments.material import require_same
 from sentinode.experiments.predict import predict
 from sentinode.experiments.record import (
     STUDY_CONFIG,
@@ -75,7 +75,7 @@ def study(
     refuse_another_study(out, config, resume=resume)
     gathered = gather(data, config, session)
     given = attributes_of_folder(data, config.data, gathered.material.candidates.ids)
-    settle_identity(out, config, gathered.material.identity(shown_split(config, questions)), questions)
+    settle_identity(out, config, {"data_sha256": gathered.material.data_hash, "questions": sorted(questions)})
     write_json(out / "check.json", gathered.check.to_json())
     write_json(
         out / "explore.json", explore(gathered.material.patches, seed=config.sample.seed, progress=session.progress)
@@ -143,23 +143,18 @@ def refuse_another_study(out: Path, config: StudyConfig, *, resume: bool) -> Non
         )
 
 
-def settle_identity(
-    out: Path, config: StudyConfig, identity: Mapping[str, str], questions: Collection[Question]
-) -> None:
-    """Note what the study is of, or raise RunError, before anything is trained, where it was of something else."""
+def settle_identity(out: Path, config: StudyConfig, identity: dict[str, Any]) -> None:
+    """Note what the study is of, or raise RunError, before anything is rewritten, where it was of something else."""
     path = out / STUDY_IDENTITY
     if not path.is_file():
-        write_json(path, {"data": dict(identity), "questions": sorted(questions)})
+        write_json(path, identity)
         write_text(out / STUDY_CONFIG, to_toml(config))
-        return
-    noted = json.loads(path.read_text(encoding="utf-8"))
-    if noted["questions"] != sorted(questions):
+    elif json.loads(path.read_text(encoding="utf-8")) != identity:
         raise RunError(
-            f"holds a study of other questions ({', '.join(noted['questions'])})",
+            "holds a study of other patches, labels or questions",
             where=out,
-            remedy="Resume it with the same command, or choose another --out.",
+            remedy="Resume it with the same data and command, or choose another --out.",
         )
-    require_same(noted["data"], identity, where=out)
 
 
 def choose(asked: Mapping[Question, Comparison], metric: str) -> Variant:
@@ -226,6 +221,7 @@ def record(
     return StudyRecord(
         note=material.note,
         data_kind=gathered.check.folder.kind,
+        origin=gathered.check.origin,
         preset=preset,
         patches={"training": len(material.patches), "test": 0 if gathered.test is None else len(gathered.test)},
         classes={
@@ -235,7 +231,6 @@ def record(
             "training": count(training),
             "validation": count(validation),
         },
-        patches_of_known_slide=int((material.patches.slides != "").sum()),
         split_basis=split.basis,
         split_in_words=split.describe(),
         left_out={entry.option: entry.count for entry in gathered.left_out} | split.left_out,

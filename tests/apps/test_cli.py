@@ -340,7 +340,7 @@ def test_an_ensemble_predicts_like_a_run(
     compared = sentinode("compare", two_runs[0], out, "--out", tmp_path / "compared", cache=cache)
     assert compared.returncode == 0, compared.stderr
     page = (tmp_path / "compared" / "report.html").read_text(encoding="utf-8")
-    assert "blend of 2: 25, 26" in page
+    assert "ensemble of 2: 25, 26" in page
 
 
 def test_predicting_with_an_ensemble_imports_nothing_for_fitting(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -43,6 +44,20 @@ def test_the_record_is_json_and_counts_both_parts(check: Check) -> None:
     assert record["note"] == "phantom: synthetic tissue"
     assert check.across_parts() == 0
     assert {row["what"] for row in record["table"]} >= {"patches", "overlapping patches", "unusable images"}
+
+
+def origin(check: Check, **changed: object) -> str:
+    """Of the phantom's patches, under another mark or layout, or with so many strange ids."""
+    strange = changed.pop("strange", len(check.audit.id_mismatches))
+    audit = replace(check.audit, id_mismatches=["x"] * strange)  # type: ignore[operator]
+    return Check(replace(check.folder, **changed), check.packed, audit).origin  # type: ignore[arg-type]
+
+
+def test_whose_patches_they_are_is_known_by_mark_layout_and_ids(check: Check) -> None:
+    assert check.origin == "phantom"
+    assert origin(check, note="", strange=2) == "competition"
+    assert origin(check, note="", strange=3) == "other"
+    assert origin(check, note="", kind="PatchCamelyon") == "PatchCamelyon"
 
 
 def test_groups_are_given_for_the_training_patches_in_their_order(check: Check) -> None:

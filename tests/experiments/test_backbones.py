@@ -23,6 +23,7 @@ from sentinode.experiments.run import Run
 from sentinode.experiments.train import train_run
 from sentinode.fitting.epochs import FitState
 from sentinode.models.build import build
+from sentinode.models.summary import InitialWeights
 from sentinode.models.zoo import Backbone
 from sentinode.settings import override
 
@@ -59,6 +60,11 @@ def test_a_head_on_frozen_features_is_a_run_like_any_other(head_config: RunConfi
     assert again.scale.std() > 0
     untouched = build(head_config.model, input_size_px=96, generator=generator)
     assert again.state_dict().keys() == untouched.state_dict().keys()
+    made = run.network_record
+    assert made.initial == InitialWeights("drawn", "test_efficientnet")
+    assert made.summary.trainable == sum(p.numel() for p in again.head.parameters())
+    assert not made.augmentation.ran
+    assert made.seeded == ("initial weights",)
 
 
 @pytest.fixture

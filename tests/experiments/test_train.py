@@ -21,6 +21,7 @@ from sentinode.experiments.history import best_epoch, has_finished
 from sentinode.experiments.material import Material
 from sentinode.experiments.predict import predict
 from sentinode.experiments.run import CONTENTS, Run, verify
+from sentinode.experiments.run_record import Augmentation, Preprocessing, RunRecord
 from sentinode.experiments.session import Session
 from sentinode.experiments.train import train_run
 from sentinode.fitting import epochs
@@ -51,6 +52,25 @@ def test_a_run_folder_holds_what_the_design_says(material: Material, run_config:
     assert run.scores == pytest.approx(scores(run.predictions.labels, run.predictions.probabilities))
     assert {"sentinode", "git", "libraries", "device", "seed", "data_sha256", "torch_threads"} <= run.environment.keys()
     assert run.config == run_config
+    assert run.record.split_basis == "slide"
+    assert (run.record.training, run.record.validation) == tuple(
+        split["side"].value_counts()[["training", "validation"]]
+    )
+    made = run.network_record
+    network = run.network(CPU)
+    assert made.summary.trainable == sum(p.numel() for p in network.parameters())
+    assert made.preprocessing == Preprocessing(96, 32, "area", "none", 0, None)
+    assert made.augmentation == Augmentation(symmetries="all", stain_jitter=0.1)
+    assert made.seeded == ("initial weights", "order of batches", "augmentation")
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"version": 2}', "\0"])
+def test_a_record_that_is_none_is_told_in_one_line_with_its_name(text: str, tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text(text)
+    with pytest.raises(RunError, match="is no record of a run of this version") as told:
+        RunRecord.read(tmp_path)
+    assert str(tmp_path / "run.json") in str(told.value)
+    assert "\n" not in str(told.value)
 
 
 def test_a_run_carries_what_its_validation_side_decides(

@@ -14,9 +14,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from sentinode.config import DecisionConfig, Scalar, StudyConfig
+from sentinode.config import DecisionConfig, RunConfig, Scalar, StudyConfig
 from sentinode.data.appearance import QUANTITIES
 from sentinode.data.artefacts import write_json
+from sentinode.data.listing import Origin
+from sentinode.data.split import Basis
 from sentinode.evaluation.metrics import scores
 from sentinode.experiments.comparison import Comparison, Variant
 from sentinode.experiments.decide import decide
@@ -31,8 +33,11 @@ from sentinode.experiments.record import (
     VariantRecord,
 )
 from sentinode.experiments.run import Run, write_manifest
+from sentinode.experiments.run_record import Augmentation, NetworkRecord, Preprocessing, RunRecord
+from sentinode.experiments.study import Study
 from sentinode.explain.review import review
 from sentinode.inference.probabilities import Predictions
+from sentinode.models.summary import InitialWeights, LayerSummary, Summary
 from sentinode.report.page import write_report
 from sentinode.settings import override, to_toml
 
@@ -47,13 +52,15 @@ class FakeStudy:
 
     seeds: tuple[int, ...] = (25, 26, 27)
     note: str = ""
-    basis: str = "slide"
+    origin: Origin = "competition"
+    basis: Basis = "slide"
     compared: dict[str, tuple[float, ...]] = field(
         default_factory=lambda: {"before": (0.70, 0.80, 0.90), "after": (0.60, 0.70, 0.65)}
     )
     settings: dict[str, Any] = field(default_factory=dict)
     trained_patches: int = 40
     slide: str = "slide-1"
+    slides_known: bool = True
     notice: str = "sample.per_class 2,000 clipped to 20"
 
 
@@ -68,6 +75,22 @@ def decision_of(seed: int) -> Decision:
     return decide(predictions_of(seed), np.full(len(IDS), ""), DecisionConfig(), seed=seed)
 
 
+def record_of(config: RunConfig, fake: FakeStudy) -> RunRecord:
+    """What training would have recorded of a network of two layers."""
+    prepare, augment = config.preprocess, config.augment
+    layers = (LayerSummary("conv1", "Conv2d", (32, 30, 30), 896), LayerSummary("output", "Linear", (1,), 129))
+    resize = prepare.resize if prepare.size_px < prepare.crop_px else "none"
+    network = NetworkRecord(
+        Summary(layers, 1025, 0),
+        InitialWeights(),
+        Preprocessing(prepare.crop_px, prepare.size_px, resize, prepare.stain, 0, None),
+        Augmentation(augment.zoom, "all" if augment.symmetries else "none", augment.stain_jitter),
+        ("initial weights", "order of batches"),
+    )
+    known = "all" if fake.slides_known else "none"
+    return RunRecord(fake.origin, known, fake.basis, training=40, validation=20, network=network)
+
+
 def write_run(folder: Path, config: StudyConfig, fake: FakeStudy, accuracy: float, seed: int) -> None:
     folder.mkdir(parents=True)
     run = override(config.run_config(), {"fit.seed": seed})
@@ -80,12 +103,12 @@ def write_run(folder: Path, config: StudyConfig, fake: FakeStudy, accuracy: floa
         "libraries": {"torch": "9.8.7"},
         "data_note": fake.note,
         "split": SPLIT_IN_WORDS[fake.basis],
-        "split_basis": fake.basis,
         "clusters": "group",
         "notices": [fake.notice],
         "seed": seed,
     }
     (folder / "environment.json").write_text(json.dumps(environment))
+    record_of(run, fake).write(folder)
     epochs = np.array([1, 2, 3])
     history = {"epoch": epochs, "duration_s": 2.0, "patches_per_s": 30.0}
     for side, patches in (("training", fake.trained_patches), ("validation", 20)):
@@ -115,6 +138,7 @@ def write_check(folder: Path, fake: FakeStudy) -> None:
     pair = {"a": str(IDS[0]), "b": str(IDS[1])}
     check = {
         "kind": "competition",
+        "origin": fake.origin,
         "note": fake.note,
         "parts": {"training": 60, "test": 5},
         "table": [{"what": "identical duplicates", "count": 1, "note": "pixel for pixel"}],
@@ -172,6 +196,7 @@ def write_fake(folder: Path, fake: FakeStudy) -> Path:
     StudyRecord(
         note=fake.note,
         data_kind="competition",
+        origin=fake.origin,
         preset="",
         patches={"training": 60, "test": 5},
         classes={
@@ -181,7 +206,6 @@ def write_fake(folder: Path, fake: FakeStudy) -> Path:
             "training": ClassCounts(20, 20),
             "validation": ClassCounts(10, 10),
         },
-        patches_of_known_slide=60,
         split_basis=fake.basis,
         split_in_words=SPLIT_IN_WORDS[fake.basis],
         left_out={"sample: not drawn": 17},
@@ -193,6 +217,12 @@ def write_fake(folder: Path, fake: FakeStudy) -> Path:
         examples={"negative": IDS[:2].tolist(), "positive": IDS[2:4].tolist()},
     ).write(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def fixed_study(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    """The plain fake study, opened: for tests that take copies with other records and write nothing."""
+    return Study.open(write_fake(tmp_path_factory.mktemp("fixed") / "study", FakeStudy()))
 
 
 @pytest.fixture

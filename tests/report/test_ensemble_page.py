@@ -45,8 +45,8 @@ def test_a_page_shows_members_in_place_of_curves(runs: list[Run], tmp_path: Path
     assert "notebook, norm after, input px 48" in text
     assert ("Weights of least log loss" in text) == (weights == "fitted")
     assert ("Equal weights" in text) == (weights == "equal")
-    assert ("The weights were fitted on the validation side" in text) == (weights == "fitted")
-    assert "One blend only" in text
+    assert ("weights were fitted on the validation set" in text) == (weights == "fitted")
+    assert "One ensemble only" in text
     assert text.count('<p class="caption">Network of') == 2
 
 
@@ -64,6 +64,6 @@ def test_a_study_whose_runs_are_ensembles_is_reported(phantom_folder: Path, sess
     assert found.tuning is not None
     assert {len(run.members) for variant in found.variants for run in variant.runs} == {2}
     text = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
-    assert "A blend of 2 convolutional networks with" in text
+    assert "An ensemble of 2 convolutional networks with" in text
     assert "fitted-seed25/b" in text
     assert (tmp_path / "out" / "submission.csv").is_file()

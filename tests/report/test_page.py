@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import sys
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -160,6 +161,29 @@ def test_pages_are_the_same_every_time(rendered: Write) -> None:
     run = rendered() / "runs" / "before-seed25"
     first = (run / "report.html").read_bytes()
     assert write_run_page(run).read_bytes() == first
+
+
+def test_pages_are_drawn_from_records_without_timm_and_without_a_network(
+    write_study: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone = {"model.architecture": "timm", "model.backbone": "tf_efficientnet_lite0", "preprocess.size_px": 96}
+    folder = write_study(seeds=(25,), settings=backbone, compared={"lite0": (0.7,)})
+    monkeypatch.setitem(sys.modules, "timm", None)
+    monkeypatch.setattr("sentinode.experiments.run.build", lambda *_args, **_options: pytest.fail("built a network"))
+    write_report(folder)
+    write_run_page(folder / "runs" / "lite0-seed25")
+    for name in ("report.html", "runs/lite0-seed25/report.html"):
+        page = Page(folder / name)
+        assert "1,025 parameters" in page.text
+        assert "32 × 30 × 30" in page.text
+
+
+@pytest.mark.parametrize("origin", ["PatchCamelyon", "phantom", "other"])
+def test_data_of_others_get_no_sentence_about_the_notebook(rendered: Write, origin: str) -> None:
+    settings = {"split.by": "random", "fit.keep": "last"}
+    for page in pages(rendered(origin=origin, basis="random", settings=settings)):
+        assert "notebook" not in re.sub(r'architecture (= ")?notebook"?', "", page.text)
+    assert "The notebook" in pages(rendered())[0].text
 
 
 def test_accessible_at_a_glance(rendered: Write) -> None:

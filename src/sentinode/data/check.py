@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from sentinode.data.audit import Audit, audit_patches
 from sentinode.data.ingest import PackedFolder
-from sentinode.data.listing import DataFolder
+from sentinode.data.listing import DataFolder, Origin
 from sentinode.progress import Progress, silent
+
+# Of the competition: patches by part, and the share of ids that need not be the SHA-1 of the pixels.
+_MOST_PATCHES: Final = {"training": 220_025, "test": 57_458}
+_STRANGE_IDS: Final = 0.01
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,6 +24,22 @@ class Check:
     folder: DataFolder
     packed: PackedFolder
     audit: Audit
+
+    @property
+    def origin(self) -> Origin:
+        """Whose patches these are. The competition's are known by their ids, the SHA-1 of their pixels, and number."""
+        if self.folder.note:
+            return "phantom"
+        if self.folder.kind == "PatchCamelyon":
+            return "PatchCamelyon"
+        parts = self._parts()
+        fits = all(count <= _MOST_PATCHES[part] for part, count in parts.items())
+        own = len(self.audit.id_mismatches) <= _STRANGE_IDS * sum(parts.values())
+        return "competition" if fits and own else "other"
+
+    def _parts(self) -> dict[str, int]:
+        test = self.packed.test
+        return {"training": len(self.packed.training), "test": 0 if test is None else len(test)}
 
     def groups(self) -> np.ndarray:
         """For each training patch, the group of patches it shares tissue with; "" for none."""
@@ -58,11 +78,11 @@ class Check:
         return list(dict.fromkeys(ids))
 
     def to_json(self) -> dict[str, Any]:
-        test = self.packed.test
         return {
             "kind": self.folder.kind,
+            "origin": self.origin,
             "note": self.folder.note,
-            "parts": {"training": len(self.packed.training), "test": 0 if test is None else len(test)},
+            "parts": self._parts(),
             "table": [{"what": what, "count": count, "note": note} for what, count, note in self.table()],
             "findings": [asdict(finding) for finding in self.folder.findings],
             "unreadable": [asdict(entry) for entry in self.packed.unreadable],

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import unicodedata
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 import numpy as np
 import pandas as pd
@@ -32,14 +33,17 @@ def read_competition(root: Path) -> DataFolder:
     DataError where there is nothing to list: no folder, no table, no image.
     """
     if not (root / "train").is_dir():
+        others = [name for name in folders_with_images(root) if name != "test"]
+        if others:
+            raise no_images_in(root)
         raise DataError(
             "is no competition folder: it has no train/ folder",
             where=root,
             remedy=f"Give the folder that holds train/, {_LABELS} and (for a submission) test/ and {SAMPLE}.",
         )
     findings: list[Finding] = []
+    files = list_images(root / "train", findings)  # before the table, which layouts without images here have none of
     labels = _read_labels(root / _LABELS, findings)
-    files = list_images(root / "train", findings)
     missing = [i for i in labels if i not in files]
     unlabelled = [i for i in files if i not in labels]
     _note(findings, "missing", f"rows of {_LABELS} without an image in train/", missing)
@@ -89,13 +93,65 @@ def list_images(folder: Path, findings: list[Finding]) -> dict[str, str]:
         else:
             files[stem] = name
     if not files:
-        raise DataError(
-            "holds no image",
-            where=folder,
-            remedy=f"Put the patches there ({', '.join(s.lstrip('.') for s in SUFFIXES)}).",
-        )
+        raise no_images_in(folder)
     _note(findings, "extra file", f"files in {folder.name}/ that are no patches, or a second file of one id", extra)
     return files
+
+
+_MOST_FOLDERS: Final = 10_000  # that are looked into for a message
+_CLASSES: Final = frozenset(
+    (
+        *("0", "1", "no", "yes", "neg", "pos", "negative", "positive", "normal", "benign", "malignant", "cancer"),
+        *("tumor", "tumour", "non-tumor", "non-tumour", "metastasis", "metastatic"),
+    )
+)
+
+
+def no_images_in(folder: Path) -> DataError:
+    """What to say of a folder that should hold images and does not: where they lie instead, and what to do."""
+    inner = folders_with_images(folder)
+    match inner:
+        case []:
+            return DataError(
+                "holds no image",
+                where=folder,
+                remedy=f"Put the patches there ({', '.join(s.lstrip('.') for s in SUFFIXES)}).",
+            )
+        case [one]:
+            return DataError(
+                f"holds no image itself; they lie a folder deeper, in {one}/",
+                where=folder,
+                remedy=f"Move them up: mv {folder / one}/* {folder}/",
+            )
+    named = ", ".join(f"{name}/" for name in inner[:4]) + (", ..." if len(inner) > 4 else "")
+    each = "class" if {name.lower() for name in inner} <= _CLASSES else "slide or class"
+    columns = "id,label" if each == "class" else "id,label, and slides in slides.csv as id,slide"
+    return DataError(
+        f"holds no image itself, but {len(inner):,} folders of images ({named}), as of one for each {each}",
+        where=folder,
+        remedy=f"Such a layout is not read yet: put all images into one folder train/, and what the folders say into "
+        f"{_LABELS} as {columns}.",
+    )
+
+
+def folders_with_images(folder: Path) -> list[str]:
+    """The folders right below that hold images or, one level deeper, nothing but folders of them."""
+
+    def holds_images(path: Path, deeper: int) -> bool:
+        folders: list[Path] = []
+        try:
+            with os.scandir(path) as entries:
+                for entry in entries:
+                    if entry.name.lower().endswith(SUFFIXES) and not entry.name.startswith("."):
+                        return True
+                    if deeper and entry.is_dir():
+                        folders.append(path / entry.name)
+        except OSError:  # no folder, or one that cannot be listed
+            return False
+        return any(holds_images(each, deeper - 1) for each in folders[:_MOST_FOLDERS])
+
+    names = sorted(path.name for path in itertools.islice(folder.iterdir(), _MOST_FOLDERS) if path.is_dir())
+    return [name for name in names if not name.startswith(".") and holds_images(folder / name, 1)]
 
 
 def _id_and_suffix(name: str, folder: Path) -> tuple[str, str]:

@@ -14,24 +14,20 @@ from sentinode.config import DataConfig, Omission
 from sentinode.data.cache import Unreadable, pack
 from sentinode.data.competition import (
     SAMPLE,
+    folders_with_images,
     is_competition_folder,
     list_images,
     listing_of_files,
+    no_images_in,
     note_of,
     read_competition,
     read_sample_ids,
 )
+from sentinode.data.images import SUFFIXES
 from sentinode.data.listing import DataFolder, Finding, Listing
 from sentinode.data.patches import UNLABELLED, PatchSet
 from sentinode.data.pcam import is_pcam_folder, present_parts, read_parts, read_pcam
-from sentinode.data.tables import (
-    GROUP_COLUMNS,
-    PATIENT_COLUMNS,
-    SLIDE_COLUMNS,
-    read_column_by_id,
-    read_named_column,
-    table_at,
-)
+from sentinode.data.tables import GROUP_COLUMNS, SLIDE_COLUMNS, read_column_by_id, table_at
 from sentinode.errors import DataError
 from sentinode.progress import Progress, of_step, silent
 
@@ -55,15 +51,9 @@ def read_folder(root: Path, config: DataConfig | None = None) -> DataFolder:
     elif is_competition_folder(root):
         folder = read_competition(root)
     else:
-        raise DataError(
-            "is no competition folder (train/, train_labels.csv) and has no PatchCamelyon files "
-            "(camelyonpatch_level_2_split_train_x.h5)",
-            where=root,
-            remedy="Give the folder that holds them, or none to use a phantom.",
-        )
+        raise _other_layout(root)
     slides = _table(config.slides or table_at(root / "slides.csv"), SLIDE_COLUMNS)
-    groups_path = config.groups or table_at(root / "groups.csv")
-    column, groups = ("", None) if groups_path is None else read_named_column(groups_path, GROUP_COLUMNS)
+    groups = _table(config.groups or table_at(root / "groups.csv"), GROUP_COLUMNS)
     findings = list(folder.findings)
     for table, name in ((slides, "slides"), (groups, "groups")):
         if table is not None and not any(i in table for i in folder.training.ids.tolist()):
@@ -73,7 +63,32 @@ def read_folder(root: Path, config: DataConfig | None = None) -> DataFolder:
         training=folder.training.with_tables(slides=slides, groups=groups),
         test=folder.test and folder.test.with_tables(slides=slides, groups=groups),
         findings=tuple(findings),
-        groups_are_patients=column.strip().casefold() in PATIENT_COLUMNS,
+    )
+
+
+def _other_layout(root: Path) -> DataError:
+    """What to say of a folder of neither kind: what it holds instead, and what to do."""
+    inner = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    within = next((path for path in inner[:100] if is_competition_folder(path) or is_pcam_folder(path)), None)
+    if within is not None:
+        return DataError(
+            f"is no data folder itself, but holds one: {within.name}/", where=root, remedy=f"Give {within}"
+        )
+    if folders_with_images(root):
+        return no_images_in(root)
+    images = list_images(root, []) if any(path.name.lower().endswith(SUFFIXES) for path in root.iterdir()) else {}
+    if images:
+        return DataError(
+            f"holds {len(images):,} images itself, and no train/ beside a table of labels",
+            where=root,
+            remedy="Move them into a folder train/ and put train_labels.csv (id,label) beside it; `predict` takes them "
+            "as they are.",
+        )
+    return DataError(
+        "is no competition folder (train/, train_labels.csv) and has no PatchCamelyon files "
+        "(camelyonpatch_level_2_split_train_x.h5)",
+        where=root,
+        remedy="Give the folder that holds them, or none to use a phantom.",
     )
 
 

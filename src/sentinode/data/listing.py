@@ -16,6 +16,9 @@ from sentinode.data.patches import PatchTable
 
 PHANTOM_NOTE: Final = "phantom: synthetic tissue"
 
+Origin = Literal["competition", "PatchCamelyon", "phantom", "other"]
+"""Whose patches they are: a folder can have the competition's layout and hold another's patches."""
+
 
 @dataclass(frozen=True, eq=False)
 class PatchFiles:
@@ -142,4 +145,3 @@ class DataFolder:
     findings: tuple[Finding, ...]
     note: str = ""
     """Said on every page made from this data; for a phantom, that the tissue is synthetic."""
-    groups_are_patients: bool = False

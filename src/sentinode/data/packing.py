@@ -27,6 +27,7 @@ from typing import Final
 import numpy as np
 from jaxtyping import UInt8
 
+from sentinode.data.hdf5 import OpenArrays
 from sentinode.data.images import (
     PATCH_BYTES,
     PATCH_SIZE_PX,
@@ -75,9 +76,10 @@ def pack_chunks(
     file cannot be written, FailureError where a worker process was killed.
     """
     pool = _pool(pixels, chunks, workers)
+    open_file = OpenArrays() if isinstance(pixels, PatchArrays) else None
     try:
         tasks = {
-            pool.submit(_pack_chunk, number, rows.start, pixels.take(np.arange(rows.start, rows.stop)), path)
+            pool.submit(_pack_chunk, number, rows.start, pixels.take(np.arange(rows.start, rows.stop)), path, open_file)
             for number, rows in chunks
         }
         while tasks:
@@ -92,6 +94,8 @@ def pack_chunks(
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+        if open_file is not None:
+            open_file.close()
 
 
 # --- who works --------------------------------------------------------------------------------------
@@ -105,7 +109,7 @@ def _pool(pixels: PatchFiles | PatchArrays, chunks: Sequence[tuple[int, range]],
                 return _processes(min(workers, len(chunks))) or ThreadPoolExecutor(workers)
             return ThreadPoolExecutor(max(1, workers) * (_WAITING_READERS_PER_WORKER if from_disk else 1))
         case PatchArrays():
-            return ThreadPoolExecutor(max(1, workers))
+            return ThreadPoolExecutor(1)  # in order; and HDF5 lets one thread work at a time anyway
 
 
 def _processes(workers: int) -> Executor | None:
@@ -164,16 +168,17 @@ def _live_with_parent() -> None:
 # --- one chunk --------------------------------------------------------------------------------------
 
 
-def _pack_chunk(number: int, first: int, pixels: PatchFiles | PatchArrays, path: Path) -> PackedChunk:
+def _pack_chunk(
+    number: int, first: int, pixels: PatchFiles | PatchArrays, path: Path, open_file: OpenArrays | None
+) -> PackedChunk:
     with FileIO(path, "r+") as out:
         out.seek(first * PATCH_BYTES)
         match pixels:
             case PatchFiles():
                 return _pack_files(number, first, pixels, out)
             case PatchArrays():
-                rows = _read_arrays(pixels)
-                _write(out, rows)
-                return PackedChunk(number, sum_of_pixels(rows), ())
+                assert open_file is not None
+                return _pack_arrays(number, first, pixels, open_file, out)
 
 
 def _pack_files(number: int, first: int, files: PatchFiles, out: FileIO) -> PackedChunk:
@@ -199,19 +204,22 @@ def _prefix(files: PatchFiles) -> str:
     return f"{files.folder}{os.sep}"  # a Path for each file takes longer than reading it
 
 
-def _read_arrays(arrays: PatchArrays) -> Pixels:
-    import h5py  # processes that decode images start sooner without it
-
-    pixels = np.empty((len(arrays), PATCH_SIZE_PX, PATCH_SIZE_PX, 3), np.uint8)
-    for number in np.unique(arrays.file_of):
-        here = np.flatnonzero(arrays.file_of == number)
+def _pack_arrays(number: int, first: int, arrays: PatchArrays, open_file: OpenArrays, out: FileIO) -> PackedChunk:
+    pixels = np.zeros((len(arrays), PATCH_SIZE_PX, PATCH_SIZE_PX, 3), np.uint8)
+    unreadable: list[tuple[int, str]] = []
+    for file in np.unique(arrays.file_of):
+        here = np.flatnonzero(arrays.file_of == file)
         here = here[np.argsort(arrays.row_of[here])]  # HDF5 reads increasing rows only
-        wanted = arrays.row_of[here]
-        first, last = int(wanted[0]), int(wanted[-1])
-        with h5py.File(arrays.files[number], "r") as h5:
-            # A slice is read a hundred times faster than a list.
-            pixels[here] = h5["x"][first : last + 1] if last - first + 1 == len(wanted) else h5["x"][wanted]
-    return pixels
+        try:
+            pixels[here] = open_file.read(arrays.files[file], arrays.row_of[here])
+        except DataError:
+            for row in here:  # one by one, for damage is of some
+                try:
+                    pixels[row] = open_file.read(arrays.files[file], arrays.row_of[[row]])[0]
+                except DataError as error:
+                    unreadable.append((first + int(row), f"{error.where}: row {arrays.row_of[row]} {error.what}"))
+    _write(out, pixels)
+    return PackedChunk(number, sum_of_pixels(pixels), tuple(sorted(unreadable)))
 
 
 def _write(out: FileIO, pixels: Pixels) -> None:

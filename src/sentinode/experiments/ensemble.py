@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -63,7 +63,6 @@ def join_runs(
         "data_note": "; ".join(dict.fromkeys(note for fact in facts if (note := fact.get("data_note")))),
         "seed": config.fit.seed,
         "split": facts[0].get("split", ""),
-        "split_basis": facts[0]["split_basis"],
         "clusters": kind,
         "notices": _differences_in_data(runs),
     }
@@ -91,6 +90,8 @@ def seal_blend(folder: Path, config: RunConfig, members: Sequence[Run], clusters
         {member.name: member.scores for member in members},
     )
     write_json(folder / BLEND, record.to_json())
+    training = frozenset().union(*(member.training_ids for member in members))
+    replace(members[0].record, training=len(training), network=None).write(folder)
     environment = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
     told = [notice for member in members for notice in member.environment.get("notices", [])]
     notices = dict.fromkeys([*environment["notices"], *told, *found.notices])

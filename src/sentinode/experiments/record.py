@@ -26,6 +26,7 @@ from typing import Final, Literal
 
 from sentinode.config import Scalar
 from sentinode.data.artefacts import STUDY_BEGUN, STUDY_SEAL, write_json
+from sentinode.data.listing import Origin
 from sentinode.errors import RunError
 from sentinode.experiments.comparison import Variant
 from sentinode.experiments.run import Run
@@ -62,13 +63,13 @@ class StudyRecord:
 
     note: str
     data_kind: str
+    origin: Origin
+    """Whose patches they are."""
     preset: str
     patches: dict[str, int]
     """Patches by part: training, test."""
     classes: dict[str, ClassCounts]
     """By stage: all, balanced, sampled, training, validation."""
-    patches_of_known_slide: int
-    """Of the training part."""
     split_basis: str
     split_in_words: str
     left_out: dict[str, int]

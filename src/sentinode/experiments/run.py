@@ -2,6 +2,7 @@
 
 config.toml         every setting, resolved
 split.csv           id, label, side, cluster: the slide, or what stands in for it
+run.json            what the settings do not tell: the network's layers, how it began, what it was shown
 environment.json    versions, commit, machine, data hash, seed
 history.csv         one row an epoch
 checkpoint/         to resume
@@ -38,6 +39,7 @@ from sentinode.errors import RunError, storage_errors
 from sentinode.evaluation.clusters import ClusterKind
 from sentinode.experiments.blend import BLEND, Blend, open_blend
 from sentinode.experiments.decision import DECISION, Decision, open_decision
+from sentinode.experiments.run_record import RUN_RECORD, NetworkRecord, RunRecord
 from sentinode.fitting.checkpoint import load_weights
 from sentinode.inference.probabilities import Predictions
 from sentinode.models.build import build
@@ -46,6 +48,7 @@ from sentinode.settings import is_folder_name, parse_toml
 CONTENTS: Final = (
     "config.toml",
     "split.csv",
+    RUN_RECORD,
     "environment.json",
     "history.csv",
     "predictions.csv",
@@ -65,6 +68,7 @@ class Run:
 
     folder: Path
     config: RunConfig
+    record: RunRecord
     environment: dict[str, Any]
     history: pd.DataFrame
     """One row an epoch; none for an ensemble, whose members have theirs."""
@@ -87,6 +91,12 @@ class Run:
     def networks(self) -> tuple[Run, ...]:
         """The runs of single networks that this one predicts with: an ensemble's members, or the run itself."""
         return self.members or (self,)
+
+    @property
+    def network_record(self) -> NetworkRecord:
+        """How the run's one network came about; its members' have their own where it is an ensemble."""
+        assert self.record.network is not None, f"{self.name} is an ensemble"
+        return self.record.network
 
     @property
     def weights(self) -> tuple[float, ...]:
@@ -127,6 +137,7 @@ class Run:
         return cls(
             folder=folder,
             config=config,
+            record=RunRecord.read(folder),
             environment=json.loads((folder / "environment.json").read_text(encoding="utf-8")),
             history=pd.DataFrame() if members else pd.read_csv(folder / "history.csv"),
             predictions=Predictions.read(folder / "predictions.csv"),

@@ -30,9 +30,10 @@ from sentinode.experiments.history import (
     undefined_epochs,
     write_history,
 )
-from sentinode.experiments.material import Material, require_same
+from sentinode.experiments.material import Material
 from sentinode.experiments.pseudo import RECORD, PseudoLabels
 from sentinode.experiments.run import MEMBERS, Run, is_finished, write_manifest
+from sentinode.experiments.run_record import record_of_run
 from sentinode.experiments.streams import Streams, open_streams
 from sentinode.experiments.teacher import pseudo_labels, pseudo_labels_of
 from sentinode.fitting.checkpoint import load_checkpoint, load_weights, save_checkpoint, save_weights
@@ -263,7 +264,7 @@ def _claim(
                 where=folder,
                 remedy="Resume it with its own, or choose another folder.",
             )
-        _require_same_data(folder, config, material)
+        _check_same_data(folder, material)
         return pseudo_labels_of(folder, config)
     if folder.is_dir() and any(folder.iterdir()):
         raise RunError("is not empty and holds no run", where=folder, remedy="Choose a new or empty folder.")
@@ -274,18 +275,11 @@ def _claim(
     environment = {
         **describe_environment(device),
         "data_sha256": material.data_hash,
-        "data": material.identity(config),
         "data_note": material.note,
         "seed": config.fit.seed,
         "split": material.split(config).describe(),
-        "split_basis": material.split(config).basis,
         "clusters": material.cluster_kind,
-        "notices": [
-            *material.split(config).notices,
-            *material.cluster_notices,
-            *own,
-            *([pseudo.notice] if pseudo else []),
-        ],
+        "notices": [*material.split(config).notices, *own, *([pseudo.notice] if pseudo else [])],
         **({RECORD: pseudo.record} if pseudo else {}),
     }
     if pseudo:
@@ -296,9 +290,12 @@ def _claim(
     return pseudo
 
 
-def _require_same_data(folder: Path, config: RunConfig, material: Material) -> None:
-    environment = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
-    require_same(environment["data"], material.identity(config), where=folder)
+def _check_same_data(folder: Path, material: Material) -> None:
+    noted = json.loads((folder / "environment.json").read_text(encoding="utf-8"))["data_sha256"]
+    if noted != material.data_hash:
+        raise RunError(
+            "was begun with other patches or labels", where=folder, remedy="Give the same data, or another folder."
+        )
 
 
 def _finish(
@@ -322,4 +319,6 @@ def _finish(
     clusters = np.array([cluster_of[i] for i in split.validation.tolist()])
     write_json(folder / DECISION, decide(predictions, clusters, config.decision, seed=config.fit.seed).to_json())
     save_weights(folder / "model.safetensors", state.result)
+    unnormalised = streams.training.prepared.unnormalised + streams.validation.prepared.unnormalised
+    record_of_run(material, config, state.network, unnormalised=unnormalised).write(folder)
     write_manifest(folder)

@@ -1,16 +1,33 @@
-"""What Keras's `model.summary()` shows: each layer's output shape and parameters, and the totals."""
+"""What Keras's `model.summary()` shows: each layer's output shape and parameters, and the totals; and how it began."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import torch
 from torch import Tensor, nn
 
 Shapes = dict[nn.Module, tuple[int, ...]]
 _MOST_ROWS: Final = 40
+
+
+@dataclass(frozen=True)
+class InitialWeights:
+    """Where a network's weights came from before training.
+
+    "drawn" under the run's seed, all but a backbone's head, which begins at zero; or a backbone's learned on another
+    task: those of ImageNet from an installed "package", or those that timm's "hub" has under `name`.
+    """
+
+    source: Literal["drawn", "package", "hub"] = "drawn"
+    name: str = ""
+    """Of the backbone in timm, with the tag of its weights if one was asked for; "" for our own networks."""
+
+    @property
+    def pretrained(self) -> bool:
+        return self.source != "drawn"
 
 
 @dataclass(frozen=True)

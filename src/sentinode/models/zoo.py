@@ -18,6 +18,7 @@ from sentinode.errors import ConfigError, MissingExtraError
 from sentinode.models import pretrained as packaged
 from sentinode.models.hub import OFFLINE, from_hub
 from sentinode.models.rows import Row, frozen_then_trained, rows_of
+from sentinode.models.summary import InitialWeights
 from sentinode.settings import suggestion
 
 Weights = bool | Literal["hub", "package"]
@@ -47,9 +48,10 @@ class Backbone(nn.Module):
         features: Features,
         skipped_maps: int,
         resize_px: int | None,
+        initial: InitialWeights,
     ) -> None:
         super().__init__()
-        self.body, self.head, self.resize_px, self.kind = body, head, resize_px, features
+        self.body, self.head, self.resize_px, self.kind, self.initial = body, head, resize_px, features, initial
         self.skipped_maps, self.frozen_stages = skipped_maps, 0
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1))
@@ -181,11 +183,12 @@ def backbone(
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would also seed GPUs, for good
         if pretrained is False:
-            body = timm.create_model(name, in_chans=3)
+            body, initial = timm.create_model(name, in_chans=3), InitialWeights("drawn", name)
         elif _takes_package(name, pretrained):
             body, mean, std = _from_package(timm, name), packaged.MEAN, packaged.STD
+            initial = InitialWeights("package", name)
         else:
-            body = from_hub(timm, name)
+            body, initial = from_hub(timm, name), InitialWeights("hub", name)
         # Only now: timm loads weights strictly where the classes are as many as in the file.
         body.reset_classifier(0)
         size_px = _resize_px(config, name, resize_px)
@@ -194,7 +197,16 @@ def backbone(
     # A drawn head outweighs what a few epochs teach it, also where the training patches never go.
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
-    network = Backbone(body, head, mean=mean, std=std, features=features, skipped_maps=skipped_maps, resize_px=size_px)
+    network = Backbone(
+        body,
+        head,
+        mean=mean,
+        std=std,
+        features=features,
+        skipped_maps=skipped_maps,
+        resize_px=size_px,
+        initial=initial,
+    )
     return network.to(memory_format=torch.channels_last)
 
 

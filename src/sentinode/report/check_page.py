@@ -10,6 +10,7 @@ from typing import Any, Final
 from sentinode.data.images import PATCH_SIZE_PX
 from sentinode.report import charts, data_figures
 from sentinode.report.charts import Chart
+from sentinode.report.data_statements import label_rule
 from sentinode.report.parts import Gallery
 from sentinode.report.pictures import Picture, picture, pictures
 from sentinode.report.tables import Table
@@ -19,6 +20,7 @@ _BLANK_TITLES: Final = {
     "black": "Near-black patches",
     "flat": "Flat patches",
 }
+_IDS: Final = "An id should be the SHA-1 of its pixels."
 _SHOWN: Final = 12
 _PAIRS_SHOWN: Final = 6
 
@@ -49,6 +51,8 @@ def check_context(folder: Path, check: Mapping[str, Any], explored: Mapping[str,
         "note": check["note"],
         "sections": sections,
         "facts": [f"{parts} patches ({check['kind']} folder)", "nothing was dropped or changed"],
+        "label_rule": label_rule(check["origin"]),
+        "ids_lead": _IDS if check["kind"] == "competition" else "",
         "findings": findings(check),
         "details": details(check),
         "unreadable": unreadable(check),

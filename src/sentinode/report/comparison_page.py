@@ -8,10 +8,9 @@ from typing import Any
 from sentinode.experiments.comparison import Comparison
 from sentinode.experiments.evidence import Evidence
 from sentinode.experiments.run import Run
-from sentinode.report import comparison_part, verdict_words, words
-from sentinode.report.run_page import basis_of, sides_of
+from sentinode.report import comparison_part, notebook, verdict_words, words
+from sentinode.report.cautions import Remark, cautions, split_caution
 from sentinode.report.tables import METRIC_NAMES, environment, mean_and_spread, networks, runs_table
-from sentinode.report.words import Remark
 from sentinode.settings import to_toml
 
 
@@ -19,9 +18,8 @@ def comparison_context(comparison: Comparison, evidence: Evidence) -> dict[str, 
     runs = [run for variant in comparison.variants for run in variant.runs]
     first = runs[0]
     split_in_words = str(first.environment.get("split", ""))
-    basis = basis_of(first)
     metric = first.config.fit.metric
-    preference = comparison_part.notebook_preference(comparison, evidence)
+    preference = notebook.preference(comparison, evidence)
     conclusion = [*verdict_words.verdicts(evidence), *([preference] if preference else [])]
     return {
         "title": "A comparison of finished runs",
@@ -33,9 +31,9 @@ def comparison_context(comparison: Comparison, evidence: Evidence) -> dict[str, 
             "settings": "Settings and runs",
             "environment": "Environment",
         },
-        "split_basis": basis,
+        "split_basis": first.record.split_basis,
         "split_in_words": split_in_words,
-        "split_caution": words.split_caution(basis),
+        "split_caution": split_caution(first.record),
         "facts": [
             f"{len(comparison.variants)} variants",
             f"{len(runs)} runs, seeds {', '.join(map(str, comparison.seeds))}",
@@ -46,7 +44,7 @@ def comparison_context(comparison: Comparison, evidence: Evidence) -> dict[str, 
             for variant in comparison.variants
         ],
         "conclusion": [Remark("Comparison", " ".join(conclusion)), Remark("Use", words.NO_CLINIC)],
-        "cautions": words.cautions(first.config, runs, **sides_of(first)),
+        "cautions": cautions(runs),
         "notices": notices(runs),
         "several_runs": len(comparison.variants[0].runs) > 1,
         "compare": comparison_part.compared(comparison, evidence),

@@ -6,13 +6,14 @@ from typing import Any, Final
 
 from sentinode.experiments.comparison import Comparison
 from sentinode.experiments.evidence import Evidence
-from sentinode.report import charts, verdict_words, words
-from sentinode.report.claims import claim
-from sentinode.report.tables import intervals, kept_scores, last_epochs, over_seeds
+from sentinode.report import charts, notebook, verdict_words, words
+from sentinode.report.cautions import split_caution, split_name
+from sentinode.report.network_statements import curves_statement
+from sentinode.report.tables import intervals, kept_scores, over_seeds
 
 _ALL_VALIDATION: Final = {"auc": "Validation AUC"}
 _SPLITS: Final = {
-    "random": "patch by patch, slides ignored: the notebook's own split",
+    "random": "patch by patch, slides ignored",
     "stain": "by clusters of stain and texture, a stand-in for slides",
 }
 
@@ -21,15 +22,16 @@ def compared(comparison: Comparison, evidence: Evidence) -> dict[str, Any]:
     variants, swatches = comparison.variants, charts.colours(comparison.variants)
     told = over_seeds(comparison)
     return {
+        "curves_lead": curves_statement([run for variant in variants for run in variant.runs]),
         "plots": charts.training_and_validation(variants, 1),
         "more": [
             *charts.validation_together("compare", variants, _ALL_VALIDATION),
             charts.by_seed("compare", variants, "auc"),
         ],
         "curves": charts.roc_and_precision("compare", evidence, variants, "Comparison"),
-        "last_epochs": last_epochs(variants, swatches, f"Table 1. Accuracy after the last epoch: {told}."),
+        "last_epochs": notebook.last_epochs(variants, swatches, f"Table 1. Accuracy after the last epoch: {told}."),
         "scores": kept_scores(variants, swatches, f"Validation scores of the kept weights: {told}."),
-        "notebook": words.NOTEBOOK if any(claim(variant.settings) for variant in variants) else "",
+        "notebook": notebook.FOR_REFERENCE if any(map(notebook.claim, variants)) else "",
         "verdict": verdict_block("compare", comparison, evidence),
         "words": words.seen(comparison, [name for name in ("auc", "accuracy") if name != comparison.metric]),
     }
@@ -48,9 +50,9 @@ def tuned(tuning: Comparison, evidence: Evidence, *, first_plot: int, pruned: in
             charts.by_seed("tune", variants, "auc"),
         ],
         "curves": charts.roc_and_precision("tune", evidence, variants, "Tuning"),
-        "last_epochs": last_epochs(variants, swatches, f"Table 2. Accuracy after the last epoch: {told}."),
+        "last_epochs": notebook.last_epochs(variants, swatches, f"Table 2. Accuracy after the last epoch: {told}."),
         "scores": kept_scores(variants, swatches, f"Validation scores of the kept weights: {told}."),
-        "notebook": words.NOTEBOOK if any(claim(variant.settings) for variant in variants) else "",
+        "notebook": notebook.FOR_REFERENCE if any(map(notebook.claim, variants)) else "",
         "same_training": words.same_training(tuning),
         "verdict": verdict_block("tune", tuning, evidence),
         "words": [words.spread(tuning, "auc"), *words.seen(tuning, ["auc"])],
@@ -58,11 +60,11 @@ def tuned(tuning: Comparison, evidence: Evidence, *, first_plot: int, pruned: in
     }
 
 
-def leaked(leak: Comparison, evidence: Evidence, trusted_basis: str) -> dict[str, Any]:
-    """The leak audit: one model, several splits."""
-    basis = words.split_name(trusted_basis)
+def leaked(leak: Comparison, evidence: Evidence) -> dict[str, Any]:
+    """The leak audit: one model, several splits, the trusted one first."""
+    trusted = leak.variants[0].runs[0].record
     return {
-        "splits": {"grouped": f"{basis}: the trusted split", **_SPLITS},
+        "splits": {"grouped": f"{split_name(trusted.split_basis)}: the trusted split", **_SPLITS},
         "sentences": verdict_words.inflation(evidence),
         "rule": f"{verdict_words.varied(evidence)} {verdict_words.rule(evidence)}",
         "charts": [
@@ -70,17 +72,9 @@ def leaked(leak: Comparison, evidence: Evidence, trusted_basis: str) -> dict[str
             charts.by_seed("leak", leak.variants, "auc"),
         ],
         "intervals": intervals(evidence, charts.colours(leak.variants)),
-        "trusted_caution": words.split_caution(trusted_basis),
+        "trusted_caution": split_caution(trusted),
         "names": [variant.name for variant in leak.variants],
     }
-
-
-def notebook_preference(comparison: Comparison, evidence: Evidence) -> str | None:
-    """The notebook's claims about these variants beside our verdicts."""
-    models = {variant.name: variant.runs[0].config.model for variant in comparison.variants}
-    if any(variant.blends for variant in comparison.variants):
-        return None  # the notebook had single networks
-    return verdict_words.notebook_preference(evidence, models)
 
 
 def verdict_block(key: str, comparison: Comparison, evidence: Evidence) -> dict[str, Any]:
@@ -88,7 +82,7 @@ def verdict_block(key: str, comparison: Comparison, evidence: Evidence) -> dict[
     variants = comparison.variants
     return {
         "sentences": verdict_words.verdicts(evidence),
-        "notebook": notebook_preference(comparison, evidence) or "",
+        "notebook": notebook.preference(comparison, evidence) or "",
         "varied": verdict_words.varied(evidence),
         "rule": verdict_words.rule(evidence) if evidence.verdicts else "",
         "forest": [charts.forest(key, evidence, variants)] if evidence.verdicts else [],

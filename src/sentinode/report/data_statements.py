@@ -8,20 +8,27 @@ from typing import Final
 
 from sentinode.config import RunConfig
 from sentinode.data.images import CENTRE_SIZE_PX, PATCH_SIZE_PX
+from sentinode.data.listing import Origin
 from sentinode.experiments.pseudo import record_of
+from sentinode.experiments.run import Run
 from sentinode.experiments.study import Study
-from sentinode.settings import to_flat
+from sentinode.report.network_statements import augmentation_statement, inputs_statement
 
-_LAYOUTS: Final = {"competition": "the competition Histopathologic Cancer Detection"}
+_SOURCES: Final[dict[Origin, str]] = {
+    "competition": "of the competition Histopathologic Cancer Detection, as their ids say",
+    "PatchCamelyon": "in the form of PatchCamelyon",
+    "phantom": "painted by sentinode in the competition's layout",
+    "other": "in the layout of the competition Histopathologic Cancer Detection, from another source",
+}
 _DISJOINT: Final = {
     "slide": "Slides: no slide has patches on both sides. Whether two slides are of one patient is not known.",
-    "patient": "Patients: no patient has patches on both sides.",
-    "slide+group": "Slides where they are known; the other patches may be of a slide that stands on both sides.",
-    "group": "Tissue that was found to be shared; patches of one slide or patient may stand on both sides.",
-    "stain": "Clusters of stain and texture, which stand in for slides; a slide or patient may stand on both sides.",
-    "random": "Single patches only: patches of one slide, some overlapping, stand on both sides.",
+    "group": "Tissue that was found to be shared; patches of one slide or patient may be on both sides.",
+    "stain": "Clusters of stain and texture, which stand in for slides; a slide or patient may be on both sides.",
+    "random": "Single patches only: patches of one slide or patient may be on both sides.",
     "file": "The sides come from a file; what it keeps apart is not in the records.",
 }
+_PLACES: Final = ("hospital", "centre", "center", "site", "institution", "laboratory", "scanner")
+"""Names of attributes that tell where a patch was made."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +40,11 @@ class DataStatements:
     @cached_property
     def config(self) -> RunConfig:
         """The settings of the chosen variant's first run."""
-        return self.study.chosen.runs[0].config
+        return self._first.config
+
+    @cached_property
+    def _first(self) -> Run:
+        return self.study.chosen.runs[0]
 
     @property
     def synthetic(self) -> bool:
@@ -48,9 +59,8 @@ class DataStatements:
     def source(self) -> str:
         record = self.study.record
         parts = ", ".join(f"{count:,} {part}" for part, count in record.patches.items())
-        layout = _LAYOUTS.get(record.data_kind, record.data_kind)
-        origin = self.no_people if self.synthetic else "Who collected them, where and when is not in the records."
-        return f"Patches of {PATCH_SIZE_PX} × {PATCH_SIZE_PX} px in the layout of {layout}: {parts}. {origin}"
+        origin = self.no_people if self.synthetic else "Who collected them and when is not in the records."
+        return f"Patches of {PATCH_SIZE_PX} × {PATCH_SIZE_PX} px {_SOURCES[record.origin]}: {parts}. {origin}"
 
     @property
     def people(self) -> str:
@@ -58,14 +68,33 @@ class DataStatements:
 
     @property
     def slides(self) -> str:
-        record = self.study.record
-        known, total = record.patches_of_known_slide, record.patches["training"]
-        if not known:
-            return "Which slide a patch is from is not known."
         named = many(sum(bool(slide["slide"]) for slide in self.study.check["audit"]["slides"]), "slide")
-        if known < total:
-            return f"The slide is known of {known:,} of {total:,} patches for training; {named} known by name."
-        return f"Patches are of {named} known by name."
+        match self._first.record.slides_known:
+            case "all":
+                return f"Patches are of {named} known by name."
+            case "some":
+                return f"A part of the patches is of {named} known by name; of the others the slide is not known."
+            case "none":
+                return "Which slide a patch is from is not known."
+
+    @cached_property
+    def _places(self) -> list[str]:
+        """Attributes of the patches that tell where they were made, and by which scores were taken."""
+        return [table["by"] for table in self.study.errors["subgroups"] if table["by"].lower() in _PLACES]
+
+    @property
+    def hospitals(self) -> str:
+        """What is known of where patches were made; of a phantom there is nothing to know."""
+        if self.synthetic:
+            return "The data are synthetic: there are no hospitals."
+        if self._places:
+            return f"Where patches were made is known by {' and '.join(self._places)}; scores by it are in the report."
+        return "Hospitals and scanners are not in the records."
+
+    @property
+    def factors(self) -> str:
+        taken = f"scores were taken by {' and '.join(self._places)}" if self._places else "no score was taken by them"
+        return f"Stain, scanner and hospital change how a patch looks; {taken}."
 
     @property
     def flow(self) -> str:
@@ -99,14 +128,11 @@ class DataStatements:
 
     @property
     def outcome(self) -> str:
-        return (
-            f"A patch is positive when its centre square of {CENTRE_SIZE_PX} × {CENTRE_SIZE_PX} px holds tumour, by "
-            f"the label that came with it; there is no time horizon.{self._pseudo}"
-        )
+        return f"{label_rule(self.study.record.origin)} There is no time horizon.{self._pseudo}"
 
     @property
     def _pseudo(self) -> str:
-        found = record_of(self.study.chosen.runs[0])
+        found = record_of(self._first)
         if found is None:
             return ""
         count = many(found["positive"] + found["negative"], "test patch", "test patches")
@@ -117,20 +143,11 @@ class DataStatements:
 
     @property
     def inputs(self) -> str:
-        prepare = self.config.preprocess
-        shrunk = f", resized to {prepare.size_px} × {prepare.size_px} px ({prepare.resize})"
-        stain = "" if prepare.stain == "none" else " Stains are normalised first (Macenko et al. 2009)."
-        return (
-            f"Red, green and blue of the centre {prepare.crop_px} × {prepare.crop_px} px"
-            f"{shrunk if prepare.size_px < prepare.crop_px else ''}, scaled to 0 to 1.{stain}"
-        )
+        return inputs_statement(self.study.chosen.runs)
 
     @property
     def augmentation(self) -> str:
-        settings = to_flat(self.config.augment)
-        told = ", ".join(name.replace("_", " ") if value is True else f"{name.replace('_', ' ')} {value:g}"
-                         for name, value in settings.items() if value)  # fmt: skip
-        return f"Augmentation in training: {told or 'none'}."
+        return augmentation_statement(self.study.chosen.runs)
 
     @property
     def balance(self) -> str:
@@ -189,6 +206,23 @@ class DataStatements:
         rows = self.study.record.submission_rows
         predicted = f" {many(rows, 'test patch was', 'test patches were')} predicted, not scored." if rows else ""
         return f"No score is of other data.{predicted}"
+
+
+def label_rule(origin: Origin) -> str:
+    """What a label means; of patches from another source nobody knows."""
+    if origin == "other":
+        return "A patch is positive or negative by the label that came with it."
+    return (
+        f"A patch is positive when its centre square of {CENTRE_SIZE_PX} × {CENTRE_SIZE_PX} px holds at least one "
+        "pixel of tumour, by the label that came with it; what lies outside the square does not count."
+    )
+
+
+def centre_square(origin: Origin) -> str:
+    """What the white square on a patch is."""
+    if origin == "other":
+        return f"The white square marks the centre {CENTRE_SIZE_PX} × {CENTRE_SIZE_PX} pixels."
+    return "The white square is the centre square, which decides the label."
 
 
 def many(count: int, one: str, several: str = "") -> str:

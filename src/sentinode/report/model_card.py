@@ -12,7 +12,18 @@ def model_card(study: Study) -> list[tuple[str, list[str]]]:
     """Headings in Mitchell's order, each with what the records say, and where they fall silent."""
     data, model = DataStatements(study), ModelStatements(study)
     return [
-        ("Model details", [model.network, model.seeds, model.training, model.selection, model.version, model.files]),
+        (
+            "Model details",
+            [
+                model.network,
+                model.initial,
+                model.seeds,
+                model.training,
+                model.selection,
+                model.version,
+                model.files,
+            ],
+        ),
         (
             "Intended use",
             [
@@ -25,7 +36,7 @@ def model_card(study: Study) -> list[tuple[str, list[str]]]:
             "Factors",
             [
                 data.slides,
-                "Stain, scanner and hospital change how a patch looks; no score was taken by hospital or scanner.",
+                data.factors,
                 data.people,
             ],
         ),

@@ -6,19 +6,25 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
 
-from sentinode.config import RunConfig
+from sentinode.config import FitConfig, RunConfig
 from sentinode.evaluation.bootstrap import Interval
-from sentinode.evaluation.clusters import CLUSTERS_IN_WORDS
 from sentinode.experiments.evidence import Evidence
 from sentinode.experiments.run import Run
 from sentinode.experiments.study import Study
 from sentinode.explain.review import Review
 from sentinode.report import words
+from sentinode.report.cautions import cautions, split_caution
 from sentinode.report.data_statements import many
-from sentinode.report.network_statements import network_statement, training_statement
+from sentinode.report.network_statements import (
+    initial_statement,
+    network_statement,
+    seeded_statement,
+    training_statement,
+)
 from sentinode.report.tables import CLUSTER_NAMES, METRIC_NAMES, confusion_of, mean_and_spread, number
 
 _DISCRIMINATION: Final = ("auc", "average_precision", "accuracy", "balanced_accuracy")
+_CLUSTERS: Final = {"slide": "slides", "stain": "clusters of stain", "group": "groups of patches"}
 _CALIBRATION: Final = ("ece", "brier_score", "log_loss")
 
 
@@ -55,7 +61,13 @@ class ModelStatements:
     def seeds(self) -> str:
         runs = self.study.chosen.runs
         seeds = ", ".join(map(str, dict.fromkeys(run.seed for run in runs)))
-        return f"“{self.study.record.chosen}”: {many(len(runs), 'run')} from weights drawn under the seeds {seeds}."
+        several = "seeds" if "," in seeds else "seed"
+        decided = seeded_statement(runs, folds=bool(self.study.config.split.folds))
+        return f"“{self.study.record.chosen}”: {many(len(runs), 'run')} under the {several} {seeds}. {decided}"
+
+    @property
+    def initial(self) -> str:
+        return initial_statement(self.study.chosen.runs)
 
     @property
     def training(self) -> str:
@@ -63,20 +75,16 @@ class ModelStatements:
 
     @property
     def kept(self) -> str:
-        fit = self.config.fit
-        return (
-            "Each run keeps its last epoch."
-            if fit.keep == "last"
-            else f"Each run keeps the epoch with the best validation {METRIC_NAMES[fit.metric]}."
-        )
+        fits = dict.fromkeys(network.config.fit for run in self.study.chosen.runs for network in run.networks)
+        return " ".join(dict.fromkeys(map(_kept, fits)))
 
     @property
     def selection(self) -> str:
         by = words.chosen_by(self.study.comparisons, self.study.config.fit.metric)
-        return (
-            f"{self.kept} “{self.study.record.chosen}” {by}. Kept and scored on the same patches, its scores are "
-            "slightly too good."
-        )
+        name = f"“{self.study.record.chosen}”"
+        if len(self.study.variants) == 1:
+            return f"{self.kept} {name} is the only variant."
+        return f"{self.kept} {name} {by}: selected and scored on the same patches, its scores are slightly too good."
 
     @property
     def objectives(self) -> str:
@@ -95,11 +103,11 @@ class ModelStatements:
     def prediction(self) -> str:
         views, runs = self.config.predict.views, len(self.study.chosen.runs)
         seen = f"the mean over {views} views of a patch" if views > 1 else "of a single view"
-        blended = (
-            " An ensemble's members are blended by the weighted mean of their logits." if self._first.members else ""
+        joined = (
+            " An ensemble's members are joined by the weighted mean of their logits." if self._first.members else ""
         )
         averaged = f" The submission averages {runs} runs." if self.study.record.submission_rows and runs > 1 else ""
-        return f"A probability is {seen}.{blended}{averaged}"
+        return f"A probability is {seen}.{joined}{averaged}"
 
     @property
     def ensemble_status(self) -> str:
@@ -123,12 +131,30 @@ class ModelStatements:
     def calibration(self) -> str:
         """As the networks give their probabilities, and with maps fitted on other slides or groups."""
         raw = _upper(self._scores(_CALIBRATION))
-        mended = ", ".join(
+        if not self.study.decision.calibrations:
+            return f"{raw}; not recalibrated."
+        scored = ", ".join(
             f"{METRIC_NAMES['ece']} {number(found.ece, 3)} with the {scale} map"
             for scale, found in self.study.decision.agreements.items()
             if scale != "raw"
         )
-        return f"{raw}. The mean of its runs, calibrated: {mended}." if mended else f"{raw}; not recalibrated."
+        told = f"calibrated: {scored}" if scored else "calibrated, but not scored on other slides or groups"
+        return f"{raw}. The mean of its runs, {told}."
+
+    @property
+    def updating(self) -> str:
+        """What was done to the model after it was evaluated; its weights are never touched."""
+        fitted = list(self.study.decision.calibrations)
+        if not fitted:
+            return "Neither the kept networks nor their probabilities were changed after evaluation."
+        return (
+            f"The kept networks were not changed. Their probabilities were recalibrated on the validation set "
+            f"({' and '.join(fitted)} maps), which a prediction uses where it is asked to."
+        )
+
+    @property
+    def updating_status(self) -> str:
+        return "reported" if self.study.decision.calibrations else "not applicable"
 
     @property
     def diagnostic(self) -> str:
@@ -162,7 +188,7 @@ class ModelStatements:
             return "The records hold no intervals."
         return (
             f"Intervals from {found.replicates:,} bootstrap replicates of {found.clusters:,} "
-            f"{CLUSTERS_IN_WORDS[found.cluster_kind]} ({found.patches:,} patches) and the seeds."
+            f"{_CLUSTERS[found.cluster_kind]} ({found.patches:,} patches) and the seeds."
         )
 
     @property
@@ -192,29 +218,34 @@ class ModelStatements:
         repeat = self.study.chosen.repeats[0]
         counts = confusion_of(repeat.predictions)
         negative, positive = counts.true_negative + counts.false_positive, counts.true_positive + counts.false_negative
+        pictured = "; the worst mistakes are pictured" if counts.false_positive + counts.false_negative else ""
         return (
             f"At 0.5, under seed {repeat.seed}, {counts.false_positive:,} of {negative:,} negatives are called positive"
-            f" and {counts.false_negative:,} of {positive:,} positives are missed; the worst mistakes are pictured."
+            f" and {counts.false_negative:,} of {positive:,} positives are missed{pictured}."
         )
 
     @cached_property
     def _review(self) -> Review:
         return Review.from_json(self.study.errors)
 
+    @cached_property
+    def _by_cluster(self) -> tuple[int, list[float]]:
+        """How many slides, or what stands in for them, there are, and the AUC of those that are large enough."""
+        found = next(table for table in self._review.subgroups if table.by == self._review.cluster_kind)
+        return found.count, [line.auc for line in found.lines if line.auc is not None and not line.flag]
+
     @property
     def by_cluster(self) -> str:
-        """The range of the AUC over slides, or what stands in for them, that are large enough to be judged."""
-        found = next(table for table in self._review.subgroups if table.by == self._review.cluster_kind)
-        judged = [line.auc for line in found.lines if line.auc is not None and not line.flag]
+        count, judged = self._by_cluster
         name = CLUSTER_NAMES[self._review.cluster_kind]
         if not judged:
-            return f"None of the {found.count:,} {name} holds enough patches of both classes for a score of its own."
-        told = f"over the {len(judged)} of {found.count:,} that are large enough"
+            return f"None of the {count:,} {name} holds enough patches of both classes for a score of its own."
+        told = f"over the {len(judged)} of {count:,} that are large enough"
         return f"AUC by {name}: {min(judged):.3f} to {max(judged):.3f} {told}."
 
     @property
     def by_cluster_status(self) -> str:
-        return "not done" if self.by_cluster.startswith("None") else "partly"
+        return "partly" if self._by_cluster[1] else "not done"
 
     @property
     def subgroups(self) -> str:
@@ -233,10 +264,8 @@ class ModelStatements:
 
     @property
     def limits(self) -> str:
-        sides = self.study.record.classes
-        training, validation = (sides[side].negative + sides[side].positive for side in ("training", "validation"))
-        found = words.cautions(self.study.config, self._runs, training=training, validation=validation)
-        split = words.split_caution(self.study.record.split_basis)
+        split = split_caution(self._first.record)
+        found = cautions(self._runs)
         titles = [*(["The data are synthetic"] if self.study.record.note else []), *([split.title] if split else [])]
         return f"{'. '.join([*titles, *(caution.title for caution in found), 'No external data'])}."
 
@@ -263,10 +292,18 @@ class ModelStatements:
 
     @property
     def files(self) -> str:
+        others = " and others" if len(self._runs) > 1 else ""
         return (
             f"The study's folder holds settings, split, predictions and weights of each run "
-            f"(runs/{self._first.name} and others), sealed with digests."
+            f"(runs/{self._first.name}{others}), sealed with digests."
         )
+
+
+def _kept(fit: FitConfig) -> str:
+    what = "penalty" if fit.train == "head" else "epoch"
+    if fit.keep == "last":
+        return f"Each run keeps its last {what}."
+    return f"Each run keeps the {what} with the best validation {METRIC_NAMES[fit.metric]}."
 
 
 def _interval(found: Interval) -> str:

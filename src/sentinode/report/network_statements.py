@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from sentinode.config import FitConfig
 from sentinode.experiments.run import Run
-from sentinode.report.tables import summary_of
+from sentinode.experiments.run_record import Augmentation, Preprocessing, Seeded
+from sentinode.models.summary import InitialWeights
 from sentinode.settings import to_flat
 
 _SETTINGS_OF: Final = {  # what each architecture makes of the settings of the model
@@ -19,18 +20,98 @@ _SETTINGS_OF: Final = {  # what each architecture makes of the settings of the m
 
 
 def network_statement(run: Run) -> str:
-    """The network of a run, or the networks of a blend."""
+    """The network of a run, or the networks of an ensemble."""
     if run.members:
-        counts = ", ".join(f"{summary_of(each.config).total:,}" for each in run.members)
-        return f"A blend of {len(run.members)} convolutional networks with {counts} parameters."
+        counts = ", ".join(f"{each.network_record.summary.total:,}" for each in run.members)
+        return f"An ensemble of {len(run.members)} convolutional networks with {counts} parameters."
     used = _SETTINGS_OF[run.config.model.architecture]
     told = {name: value for name, value in to_flat(run.config.model).items() if name in used}
     settings = ", ".join(f"{name} {value}" for name, value in told.items())
-    summary = summary_of(run.config)
+    summary = run.network_record.summary
     return (
         f"A convolutional network ({settings}) with {summary.total:,} parameters, {summary.trainable:,} of them "
-        "trained."
+        "trainable."
     )
+
+
+def initial_statement(runs: Sequence[Run]) -> str:
+    """Where the weights of all networks of the runs came from, each way told once."""
+    return _each(runs, lambda run: _initial(run.network_record.initial, run.config.fit))
+
+
+def _initial(initial: InitialWeights, fit: FitConfig) -> str:
+    head = "its head was fitted to its features" if fit.train == "head" or fit.head_first else "its head began at zero"
+    match initial.source:
+        case "drawn" if initial.name:
+            return f"The backbone {initial.name} was randomly initialised under the run's seed; {head}."
+        case "drawn":
+            return "The network was randomly initialised under the run's seed."
+        case "package":
+            return f"The backbone {initial.name} was pretrained on ImageNet, another task; {head}."
+        case "hub":
+            return f"The backbone was pretrained on another task (timm's hub: {initial.name}); {head}."
+
+
+def inputs_statement(runs: Sequence[Run]) -> str:
+    """What the networks see of a patch."""
+    return _each(runs, lambda run: _inputs(run.network_record.preprocessing))
+
+
+def _inputs(prepared: Preprocessing) -> str:
+    resized = f", resized to {prepared.size_px} × {prepared.size_px} px ({prepared.resize})"
+    enlarged = f", then enlarged to {prepared.enlarged_px} × {prepared.enlarged_px} px and normalised by channel"
+    kept = f", but for {prepared.unnormalised:,} patches that show too little" if prepared.unnormalised else ""
+    stain = f" Stains are normalised first (Macenko et al. 2009){kept}." if prepared.stain == "macenko" else ""
+    return (
+        f"Red, green and blue of the centre {prepared.crop_px} × {prepared.crop_px} px"
+        f"{'' if prepared.resize == 'none' else resized}, scaled to 0 to 1"
+        f"{enlarged if prepared.enlarged_px else ''}.{stain}"
+    )
+
+
+def augmentation_statement(runs: Sequence[Run]) -> str:
+    """What was varied at random in training."""
+    return _each(runs, lambda run: f"Augmentation in training: {_augmented(run.network_record.augmentation)}.")
+
+
+def _augmented(augmentation: Augmentation) -> str:
+    parts = [
+        f"zoom by up to {augmentation.zoom:g}" if augmentation.zoom else "",
+        {"none": "", "flips": "flips", "all": "the square's 8 symmetries"}[augmentation.symmetries],
+        f"stain strength varied by up to {augmentation.stain_jitter:g}" if augmentation.stain_jitter else "",
+    ]
+    return ", ".join(filter(None, parts)) or "none"
+
+
+def seeded_statement(runs: Sequence[Run], *, folds: bool) -> str:
+    """What another seed changes; with `folds` the split, too."""
+    decided: dict[str, None] = {"the split": None} if folds else {}
+    for run in runs:
+        for network in run.networks:
+            decided |= dict.fromkeys(map(_seeded, network.network_record.seeded))
+    if not decided:
+        return "A seed decides nothing here: every seed gives the same network."
+    *others, last = decided
+    return f"A seed decides {', '.join(others)} and {last}." if others else f"A seed decides {last}."
+
+
+def _seeded(what: Seeded) -> str:
+    return f"the {what}" if what != "augmentation" else "augmentation"
+
+
+def curves_statement(runs: Sequence[Run]) -> str:
+    """What the points of a training curve are; "" for ensembles, which have none."""
+    networks = [run for run in runs if not run.members]
+    told = []
+    if any(run.config.fit.train == "head" for run in networks):
+        told.append(
+            "A head on frozen features has no epochs: each point is a fit with another penalty, the strongest first."
+        )
+    trained = [run for run in networks if run.config.fit.train == "all"]
+    if trained:
+        varied = ", on augmented patches" if any(run.network_record.augmentation.ran for run in trained) else ""
+        told.append(f"Training curves are measured while the weights still change{varied}.")
+    return " ".join(told)
 
 
 def training_statement(runs: Sequence[Run]) -> str:
@@ -46,17 +127,17 @@ def _trained(fit: FitConfig, rows: Sequence[int]) -> str:
     """How networks were trained whose histories have so many rows."""
     if fit.train == "head":
         copies = f" to {fit.head_copies} augmented copies of each patch" if fit.head_copies else ""
-        penalties = f"{len(fit.head_penalties)} penalties"
-        return f"A logistic head on features of a frozen backbone, fitted{copies} with {penalties}."
+        return f"A logistic head on features of a frozen backbone, fitted{copies} with {_penalties(fit)}."
     least, most = min(rows), max(rows)
     lasted = f"{least}" if least == most else f"{least} to {most}"
+    stages = "stage" if fit.frozen_stages == 1 else f"{fit.frozen_stages} stages"
     parts = [
         f"Adam on binary cross-entropy, learning rate {fit.learning_rate:g}",
         "falling as a cosine" if fit.schedule == "cosine" else "",
         f"weight decay {fit.weight_decay:g}" if fit.weight_decay else "",
         f"label smoothing {fit.label_smoothing:g}" if fit.label_smoothing else "",
         "the head fitted before the rest" if fit.head_first else "",
-        f"the first {fit.frozen_stages} stages fixed" if fit.frozen_stages else "",
+        f"the first {stages} frozen" if fit.frozen_stages else "",
         f"batches of {fit.batch_size}",
         f"{lasted} of at most {fit.epochs} epochs",
         {"ema": "an exponential average of the weights kept", "swa": "the mean of later epochs' weights kept"}.get(
@@ -64,3 +145,13 @@ def _trained(fit: FitConfig, rows: Sequence[int]) -> str:
         ),
     ]
     return ", ".join(part for part in parts if part) + "."
+
+
+def _penalties(fit: FitConfig) -> str:
+    count = len(fit.head_penalties)
+    return "1 penalty" if count == 1 else f"{count} penalties, a fit each"
+
+
+def _each(runs: Iterable[Run], say: Callable[[Run], str]) -> str:
+    """A sentence for each network of the runs, equal ones once."""
+    return " ".join(dict.fromkeys(say(network) for run in runs for network in run.networks))

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
-import pandas as pd
-
 from sentinode.config import RunConfig
 from sentinode.experiments.blend import Blend
 from sentinode.experiments.pseudo import record_of
 from sentinode.experiments.run import Run
-from sentinode.report import charts, parts, words
+from sentinode.report import charts, parts
+from sentinode.report.cautions import cautions, split_caution, split_name
+from sentinode.report.data_statements import centre_square
 from sentinode.report.decision_part import decision_part
+from sentinode.report.network_statements import curves_statement, seeded_statement
 from sentinode.report.tables import (
     METRIC_NAMES,
     Table,
@@ -21,31 +22,26 @@ from sentinode.report.tables import (
     networks_of,
     number,
     runs_table,
-    summary_of,
 )
 from sentinode.settings import to_flat, to_toml
 
 _OF_MEMBERS: Final = ("auc", "average_precision", "accuracy", "log_loss")
-_EPOCHS: Final = "Training curves are measured while the weights still change, on augmented patches."
-_FITS_OF_A_HEAD: Final = (
-    "A head on frozen features has no epochs: each point is a fit with another penalty, the strongest first."
-)
 _NOT_TOLD: Final = "–"
 
 
 def run_context(run: Run) -> dict[str, Any]:
     split_in_words = str(run.environment.get("split", ""))
-    basis = basis_of(run)
-    sides, pseudo = sides_of(run), record_of(run)
+    record, pseudo = run.record, record_of(run)
     is_head = run.config.fit.train == "head"
     rows = "fits of a head" if is_head else "epochs"
-    whose = f"blend of {len(run.members)} networks" if run.members else "kept weights, one run"
+    kept_apart = "read with care" if split_caution(record) else "slides kept apart"
+    whose = f"ensemble of {len(run.members)} networks" if run.members else "kept weights, one run"
     return {
         "title": f"Run {run.name}",
         "note": str(run.environment.get("data_note", "")),
         "sections": {
             "scores": "Scores",
-            **({"members": "Members of the blend"} if run.members else {"curves": "Learning curves"}),
+            **({"members": "Members of the ensemble"} if run.members else {"curves": "Learning curves"}),
             "errors": "ROC and errors",
             "decision": "Calibration and operating points",
             "mistakes": "Worst mistakes",
@@ -53,21 +49,23 @@ def run_context(run: Run) -> dict[str, Any]:
             "settings": "Settings",
             "environment": "Environment",
         },
-        "curves_lead": _FITS_OF_A_HEAD if is_head else _EPOCHS,
-        "split_basis": basis,
+        "curves_lead": curves_statement([run]),
+        "centre_square": centre_square(record.origin),
+        "seeds_lead": _seeds_lead(run),
+        "split_basis": record.split_basis,
         "split_in_words": split_in_words,
-        "split_caution": words.split_caution(basis),
+        "split_caution": split_caution(record),
         "facts": [
-            f"{sides['training']:,} patches to train, {sides['validation']:,} to validate",
+            f"{record.training:,} patches to train, {record.validation:,} to validate",
             *([f"{pseudo['positive'] + pseudo['negative']:,} more to train, pseudo-labelled"] if pseudo else []),
             *([f"{len(run.members)} networks"] if run.members else [f"seed {run.seed}", f"{len(run.history)} {rows}"]),
         ],
         "cards": [
             ("Validation AUC", number(run.scores["auc"], 3), whose),
             ("Accuracy at 0.5", number(run.scores["accuracy"], 3), whose),
-            ("Split", words.split_name(basis), words.kept_apart(basis)),
+            ("Split", split_name(record.split_basis), kept_apart),
         ],
-        "cautions": words.cautions(run.config, [run], **sides),
+        "cautions": cautions([run]),
         "notices": list(run.environment.get("notices", [])),
         "scores_table": Table(
             f"Validation scores of the {whose}." if run.members else "Validation scores of the kept weights: one run.",
@@ -81,17 +79,24 @@ def run_context(run: Run) -> dict[str, Any]:
         "run": run,
         "matrix": parts.matrix(f"Run {run.name}", run.predictions),
         "mistakes": parts.mistakes(run.folder, run),
-        "networks": networks_of((each.name, each.config) for each in run.members)
+        "networks": networks_of((each.name, each) for each in run.members)
         if run.members
-        else [layers("Network", summary_of(run.config))],
+        else [layers("Network", run.network_record.summary)],
         "settings": to_toml(run.config),
         "runs_table": runs_table([run], run.config),
         "environment": environment(run.environment),
     }
 
 
+def _seeds_lead(run: Run) -> str:
+    seeded = [network for network in run.networks if network.network_record.seeded]
+    if not seeded:
+        return seeded_statement([run], folds=False)
+    return "One run says nothing about the spread between seeds."
+
+
 def _members(run: Run, blend: Blend) -> Table:
-    """What each member is, weighs and scores alone; and the blend."""
+    """What each member is, weighs and scores alone; and the ensemble."""
     rows, networks = [], _architectures([member.config for member in run.members])
     for member, network, weight in zip(run.members, networks, run.weights, strict=True):
         folds = blend.fold_weights.get(member.name, [])
@@ -104,13 +109,13 @@ def _members(run: Run, blend: Blend) -> Table:
             ranges = {"without a part": _NOT_TOLD}
             caption = (
                 "Weights of least log loss on the validation side; beside them their range when each part of it is "
-                "left out in turn. The blend's scores are of patches blended by weights that were fitted on other "
+                "left out in turn. The ensemble's scores are of patches whose weights that were fitted on other "
                 "slides or groups."
             )
         case "equal":
             ranges = {}
             caption = "Equal weights, which take nothing from the labels."
-    rows.append(["the blend", number(1, 3), *ranges.values(), *scores, f"all {len(run.members)}"])
+    rows.append(["the ensemble", number(1, 3), *ranges.values(), *scores, f"all {len(run.members)}"])
     head = ["member", "weight", *ranges, *(METRIC_NAMES[metric] for metric in _OF_MEMBERS), "network"]
     return Table(caption, head, rows, frozenset({"network"}))
 
@@ -123,13 +128,3 @@ def _architectures(configs: Sequence[RunConfig]) -> list[str]:
         ", ".join([own["architecture"], *(f"{key} {own[key]}" for key in differing if key != "architecture")])
         for own in settings
     ]
-
-
-def basis_of(run: Run) -> str:
-    """What the run's split kept together."""
-    return str(run.environment["split_basis"])
-
-
-def sides_of(run: Run) -> dict[str, int]:
-    sides = pd.read_csv(run.folder / "split.csv", usecols=["side"])["side"].value_counts()
-    return {side: int(sides.get(side, 0)) for side in ("training", "validation")}

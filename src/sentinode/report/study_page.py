@@ -10,15 +10,16 @@ from sentinode.experiments.record import ClassCounts
 from sentinode.experiments.run import Run
 from sentinode.experiments.study import Study
 from sentinode.explain.review import Review
-from sentinode.report import charts, comparison_part, data_figures, parts, verdict_words, words
+from sentinode.report import charts, comparison_part, data_figures, notebook, parts, verdict_words, words
+from sentinode.report.cautions import Remark, cautions, split_caution, split_name
 from sentinode.report.charts import Chart
 from sentinode.report.check_page import findings
+from sentinode.report.data_statements import centre_square, label_rule
 from sentinode.report.decision_part import decision_part
 from sentinode.report.model_card import model_card
 from sentinode.report.parts import Gallery
 from sentinode.report.pictures import pictures
 from sentinode.report.review_part import review_part
-from sentinode.report.run_page import basis_of
 from sentinode.report.standards import checklists
 from sentinode.report.tables import (
     METRIC_NAMES,
@@ -30,7 +31,6 @@ from sentinode.report.tables import (
     patches_per_s,
     runs_table,
 )
-from sentinode.report.words import Remark
 from sentinode.settings import to_toml
 
 _STAGES: Final = {
@@ -66,17 +66,14 @@ def study_context(study: Study) -> dict[str, Any]:
         "sections": sections,
         "split_basis": record.split_basis,
         "split_in_words": record.split_in_words,
-        "split_caution": words.split_caution(record.split_basis),
+        "split_caution": split_caution(study.chosen.runs[0].record),
         "facts": facts(study, len(runs)),
         "cards": cards(study, runs),
         "conclusion": conclusion(study),
-        "cautions": words.cautions(
-            study.config,
-            runs,
-            training=_total(record.classes["training"]),
-            validation=_total(record.classes["validation"]),
-        ),
+        "cautions": cautions(runs),
         "notices": record.notices,
+        "label_rule": label_rule(record.origin),
+        "centre_square": centre_square(record.origin),
         "class_table": class_table(study),
         "left_out": parts.left_out(record.left_out),
         "findings": findings(study.check),
@@ -86,7 +83,7 @@ def study_context(study: Study) -> dict[str, Any]:
                 f"{kind.capitalize()} patches",
                 kind,
                 pictures(study.folder, record.examples.get(kind, [])),
-                "No tumour in the centre square." if kind == "negative" else "Tumour in the centre square.",
+                "Labelled none." if kind == "negative" else "Labelled tumour.",
             )
             for kind in ("negative", "positive")
         ],
@@ -97,9 +94,7 @@ def study_context(study: Study) -> dict[str, Any]:
         "several_runs": len(study.chosen.runs) > 1,
         "compare": comparison_part.compared(study.comparison, study.evidence["compare"]) if study.comparison else None,
         "tune": _tuned(study) if study.tuning else None,
-        "leak": comparison_part.leaked(study.leak, study.evidence["leak"], basis_of(study.leak.variants[0].runs[0]))
-        if study.leak
-        else None,
+        "leak": comparison_part.leaked(study.leak, study.evidence["leak"]) if study.leak else None,
         "chosen": study.chosen,
         "matrix": parts.matrix(f"Seed {first.seed} of “{study.chosen.name}”", first.predictions),
         "confusions": confusions(study.chosen),
@@ -149,8 +144,8 @@ def cards(study: Study, runs: list[Run]) -> list[tuple[str, str, str]]:
         ),
         (
             "Split",
-            words.split_name(record.split_basis),
-            words.kept_apart(record.split_basis),
+            split_name(record.split_basis),
+            "slides kept apart" if record.split_basis == "slide" else "read with care",
         ),
         ("Runs", f"{len(runs)}", _a_variant(study)),
     ]
@@ -171,13 +166,13 @@ def conclusion(study: Study) -> list[Remark]:
     said = []
     if study.comparison:
         claims = [
-            words.against_claims(study.comparison),
-            comparison_part.notebook_preference(study.comparison, study.evidence["compare"]),
+            notebook.difference(study.comparison),
+            notebook.preference(study.comparison, study.evidence["compare"]),
         ]
         sentences = [*verdict_words.verdicts(study.evidence["compare"]), *(claim for claim in claims if claim)]
         said.append(Remark("Comparison", " ".join(sentences)))
     if study.tuning:
-        preference = comparison_part.notebook_preference(study.tuning, study.evidence["tune"])
+        preference = notebook.preference(study.tuning, study.evidence["tune"])
         sentences = [*verdict_words.verdicts(study.evidence["tune"]), *([preference] if preference else [])]
         said.append(Remark("Tuning", " ".join([words.spread(study.tuning, "auc"), *sentences])))
     if study.leak:

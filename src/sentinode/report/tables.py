@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
-import torch
 
 from sentinode.config import RunConfig
 from sentinode.evaluation.bootstrap import Interval
@@ -18,9 +17,7 @@ from sentinode.experiments.evidence import Evidence
 from sentinode.experiments.history import best_epoch
 from sentinode.experiments.run import Run
 from sentinode.inference.probabilities import Predictions
-from sentinode.models.build import build, freeze
-from sentinode.models.summary import LayerSummary, Summary, summarise
-from sentinode.report.claims import claim
+from sentinode.models.summary import LayerSummary, Summary
 from sentinode.settings import to_flat
 
 METRIC_NAMES: Final = {
@@ -35,15 +32,8 @@ METRIC_NAMES: Final = {
     "brier_score": "Brier score",
     "ece": "calibration error",
 }
-CLUSTER_NAMES: Final = {
-    "slide": "slides",
-    "patient": "patients",
-    "slide+group": "slides and groups",
-    "slide+stain": "slides and clusters of stain",
-    "group": "groups",
-    "stain": "clusters of stain",
-}
-_MISSING: Final = "–"
+CLUSTER_NAMES: Final = {"slide": "slides", "stain": "clusters of stain", "group": "groups"}
+MISSING: Final = "–"
 _UNBROKEN: Final = "\u00a0"
 _SIDE_BY_SIDE: Final = 5
 
@@ -63,7 +53,7 @@ class Table:
 
 
 def number(value: float, digits: int = 4) -> str:
-    return f"{value:.{digits}f}" if math.isfinite(value) else _MISSING
+    return f"{value:.{digits}f}" if math.isfinite(value) else MISSING
 
 
 def mean_and_spread(values: Iterable[float], digits: int = 4) -> str:
@@ -111,29 +101,6 @@ def _interval(found: Interval) -> str:
     return f"{number(found.estimate, 3)} {between}"
 
 
-def last_epochs(variants: Sequence[Variant], colours: Sequence[str], caption: str) -> Table:
-    """The notebook's tables 1 and 2: accuracies of the last epoch, beside what it reported; ensembles have none."""
-    claims = [claim(variant.settings) for variant in variants]
-    head = ["variant", "training", "validation", "kept weights, validation"]
-    if any(claims):
-        head += ["notebook: training", "notebook: validation"]
-    rows = []
-    for variant, claimed in zip(variants, claims, strict=True):
-        last = [] if variant.blends else [run.history.iloc[-1] for run in variant.runs]
-        row = [
-            variant.name,
-            mean_and_spread(epoch["training_accuracy"] for epoch in last) if last else _MISSING,
-            mean_and_spread(epoch["validation_accuracy"] for epoch in last) if last else _MISSING,
-            mean_and_spread(variant.scores("accuracy")),
-        ]
-        if claimed:
-            row += [number(claimed.training_accuracy), number(claimed.validation_accuracy)]
-        elif any(claims):
-            row += [_MISSING, _MISSING]
-        rows.append(row)
-    return Table(caption, head, rows, swatches=colours)
-
-
 def kept_scores(variants: Sequence[Variant], colours: Sequence[str], caption: str) -> Table:
     rows = {
         variant.name: [mean_and_spread(variant.scores(metric), 3) for metric in METRIC_NAMES] for variant in variants
@@ -167,18 +134,18 @@ def confusions(variant: Variant) -> Table:
 def networks(variants: Sequence[Variant]) -> list[Table]:
     """One table for each different network, named after the variants, or members of ensembles, that use it."""
     return networks_of(
-        (f"{variant.name}: {network.name}" if variant.blends else variant.name, network.config)
+        (f"{variant.name}: {network.name}" if variant.blends else variant.name, network)
         for variant in variants
         for network in variant.runs[0].networks
     )
 
 
-def networks_of(configs: Iterable[tuple[str, RunConfig]]) -> list[Table]:
+def networks_of(named: Iterable[tuple[str, Run]]) -> list[Table]:
     """One table for each different network, named after all that have it."""
     names: dict[tuple[LayerSummary, ...], list[str]] = {}
     summaries: dict[tuple[LayerSummary, ...], Summary] = {}
-    for name, config in configs:
-        summary = summary_of(config)
+    for name, run in named:
+        summary = run.network_record.summary
         summaries[summary.layers] = summary
         names.setdefault(summary.layers, []).append(name)
     return [layers(f"Network of {_enumerate(names[key])}", summary) for key, summary in summaries.items()]
@@ -188,19 +155,12 @@ def _enumerate(names: Sequence[str]) -> str:
     return ", ".join(f"“{name}”" for name in names)
 
 
-def summary_of(config: RunConfig) -> Summary:
-    size_px = config.preprocess.size_px
-    network = build(config.model, input_size_px=size_px, generator=torch.Generator().manual_seed(0), pretrained=False)
-    freeze(network, config.fit)
-    return summarise(network, (3, size_px, size_px))
-
-
 def layers(name: str, summary: Summary) -> Table:
     """As Keras's `model.summary()` has it."""
     rows = [
         [
             f"{layer.name} ({layer.kind})",
-            " × ".join(map(str, layer.output_shape)) if layer.output_shape else _MISSING,
+            " × ".join(map(str, layer.output_shape)) if layer.output_shape else MISSING,
             f"{layer.parameters:,}",
         ]
         for layer in summary.layers
@@ -222,10 +182,10 @@ def runs_table(runs: Sequence[Run], base: RunConfig) -> Table:
         if not run.members:
             rows.append(_run_row(run.name, run, base))
             continue
-        told = f"blend of {len(run.members)}: {', '.join(member.name for member in run.members)}"
+        told = f"ensemble of {len(run.members)}: {', '.join(member.name for member in run.members)}"
         settings = ", ".join(filter(None, [told, differing(run.config, base)]))
         scores = [number(run.scores["auc"]), number(run.scores["accuracy"])]
-        rows.append([run.name, settings, _MISSING, _MISSING, *scores, _MISSING, _MISSING])
+        rows.append([run.name, settings, MISSING, MISSING, *scores, MISSING, MISSING])
         for member in run.members:
             shared = run.config.model_copy(update={"ensemble": member.config.ensemble})
             rows.append(_run_row(f"{run.name}/{member.name}", member, shared))
@@ -283,12 +243,12 @@ def environment(facts: Mapping[str, Any]) -> Table:
 def _plain(value: Any) -> str:
     match value:
         case None | "":
-            return _MISSING
+            return MISSING
         case True:
             return "yes"
         case False:
             return "no"
         case Mapping():
-            return ", ".join(f"{key} {_plain(of)}" for key, of in value.items()) or _MISSING
+            return ", ".join(f"{key} {_plain(of)}" for key, of in value.items()) or MISSING
         case _:
             return str(value)

@@ -1,0 +1,153 @@
+"""run.json: what a run really did, so that a page can say it without building a network or reading a sentence."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Final, Literal
+
+from pydantic import TypeAdapter, ValidationError
+from torch import nn
+
+from sentinode.config import RunConfig
+from sentinode.data.artefacts import write_bytes
+from sentinode.data.listing import Origin
+from sentinode.data.split import Basis
+from sentinode.errors import RunError
+from sentinode.experiments.material import Material
+from sentinode.models.summary import InitialWeights, Summary, summarise
+from sentinode.models.zoo import Backbone
+
+RUN_RECORD: Final = "run.json"
+
+SlidesKnown = Literal["all", "some", "none"]
+Seeded = Literal["initial weights", "order of batches", "augmentation"]
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What became of each patch before a network saw it, on both sides."""
+
+    crop_px: int
+    size_px: int
+    resize: Literal["none", "nearest", "area"]
+    """"none" where the crop has the size already."""
+    stain: Literal["none", "macenko"]
+    unnormalised: int
+    """Patches of both sides whose stains were left as they are."""
+    enlarged_px: int | None
+    """Side that a backbone enlarges its input to; None where it takes it as it is."""
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What was varied at random in training; nothing where a head was fitted to the patches as they are."""
+
+    zoom: float = 0.0
+    symmetries: Literal["none", "flips", "all"] = "none"
+    stain_jitter: float = 0.0
+
+    @property
+    def ran(self) -> bool:
+        return self != Augmentation()
+
+
+@dataclass(frozen=True)
+class NetworkRecord:
+    """How one network came about."""
+
+    summary: Summary
+    initial: InitialWeights
+    preprocessing: Preprocessing
+    augmentation: Augmentation
+    seeded: tuple[Seeded, ...]
+    """What the run's seed decided; nothing where another seed would give the same network."""
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """The facts of a finished run that its settings do not tell; `network` is None for an ensemble."""
+
+    origin: Origin
+    slides_known: SlidesKnown
+    split_basis: Basis
+    training: int
+    """Labelled patches of the training side."""
+    validation: int
+    network: NetworkRecord | None
+    version: Literal[1] = 1
+
+    def write(self, folder: Path) -> None:
+        write_bytes(folder / RUN_RECORD, _adapter().dump_json(self, indent=2) + b"\n")
+
+    @classmethod
+    def read(cls, folder: Path) -> RunRecord:
+        """The record in a run's folder; raises RunError where it is none of this version."""
+        path = folder / RUN_RECORD
+        try:
+            return _adapter().validate_json(path.read_bytes())
+        except (OSError, ValidationError) as error:
+            what = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error.strerror
+            raise RunError(
+                f"is no record of a run of this version ({what})", where=path, remedy="Train the run again."
+            ) from error
+
+
+@cache
+def _adapter() -> TypeAdapter[RunRecord]:
+    return TypeAdapter(RunRecord)
+
+
+def record_of_run(material: Material, config: RunConfig, network: nn.Module, *, unnormalised: int) -> RunRecord:
+    """The record of a run of one network, as it was trained; so many of its patches kept their own stains."""
+    split, known = material.split(config), material.candidates.slides != ""
+    return RunRecord(
+        origin=material.origin,
+        slides_known="all" if known.all() else "some" if known.any() else "none",
+        split_basis=split.basis,
+        training=len(split.training),
+        validation=len(split.validation),
+        network=_record_of_network(config, network, unnormalised),
+    )
+
+
+def _record_of_network(config: RunConfig, network: nn.Module, unnormalised: int) -> NetworkRecord:
+    prepare, size_px = config.preprocess, config.preprocess.size_px
+    backbone = network if isinstance(network, Backbone) else None
+    initial = backbone.initial if backbone else InitialWeights()
+    augmentation = augmentation_of(config)
+    return NetworkRecord(
+        summary=summarise(network, (3, size_px, size_px)),
+        initial=initial,
+        preprocessing=Preprocessing(
+            crop_px=prepare.crop_px,
+            size_px=size_px,
+            resize=prepare.resize if size_px < prepare.crop_px else "none",
+            stain=prepare.stain,
+            unnormalised=unnormalised,
+            enlarged_px=backbone.resize_px if backbone and backbone.resize_px != size_px else None,
+        ),
+        augmentation=augmentation,
+        seeded=seeded_by(config, initial, augmentation),
+    )
+
+
+def augmentation_of(config: RunConfig) -> Augmentation:
+    """What training with these settings varies."""
+    augment = config.augment
+    if config.fit.train == "head" and not config.fit.head_copies:
+        return Augmentation()
+    return Augmentation(
+        zoom=augment.zoom,
+        symmetries="all" if augment.symmetries else "flips" if augment.flips else "none",
+        stain_jitter=augment.stain_jitter,
+    )
+
+
+def seeded_by(config: RunConfig, initial: InitialWeights, augmentation: Augmentation) -> tuple[Seeded, ...]:
+    """What the seed decides. A head is fitted to copies that are the same under every seed, in no order, from zero."""
+    drawn: tuple[Seeded, ...] = () if initial.pretrained else ("initial weights",)
+    if config.fit.train == "head":
+        return drawn
+    return (*drawn, "order of batches", *(("augmentation",) if augmentation.ran else ()))

@@ -1,0 +1,200 @@
+"""What is doubtful about a run or a study: each caution is chosen by the records of its runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from sentinode.data.images import CENTRE_SIZE_PX
+from sentinode.experiments.run import Run
+from sentinode.experiments.run_record import RunRecord
+from sentinode.report.tables import METRIC_NAMES
+
+
+@dataclass(frozen=True)
+class Remark:
+    """Something that a reader of the scores must know, in a few words and in full."""
+
+    title: str
+    text: str
+
+
+def split_name(basis: str) -> str:
+    return {"random": "random", "file": "from a file", "stain": "by stain cluster"}.get(basis, f"by {basis}")
+
+
+def split_caution(record: RunRecord) -> Remark | None:
+    """What the split leaves open; None where slides are kept apart."""
+    unknown = record.slides_known == "none"
+    match record.split_basis:
+        case "slide":
+            return None
+        case "random":
+            return Remark(
+                "The split ignores slides",
+                "Patches of one slide can be on both sides. A network can then know the slide instead of the tumour: "
+                "every score below may be much too good, and says little about new slides.",
+            )
+        case "group":
+            remedy = "Give a table of slides" if unknown else "Split by slide"
+            return Remark(
+                "Slides are not known" if unknown else "The split does not go by slide",
+                "Patches found to share tissue stay on one side, but patches of one slide may be on both: the scores "
+                f"may be too good. {remedy} for a split that can be trusted.",
+            )
+        case "stain":
+            remedy = "A split by a table of slides" if unknown else "A split by slide"
+            return Remark(
+                "Clusters of stain stand in for slides",
+                "Patches of similar stain and texture stay on one side, which keeps most of a slide together but not "
+                "all. On real patches no gain over a split by shared tissue was measured: the scores may still be too "
+                f"good. {remedy} can be trusted.",
+            )
+        case "file":
+            return Remark(
+                "The split comes from a file",
+                "What that file keeps apart is not known here; if patches of one slide are on both sides, the scores "
+                "are too good.",
+            )
+
+
+_ONE_SEED: Final = Remark(
+    "One seed only",
+    "Two runs of the same settings differ by the luck of their seeds, often by more than two variants do. One seed "
+    "cannot tell such luck from a better variant.",
+)
+_ONE_ENSEMBLE: Final = Remark(
+    "One ensemble only",
+    "Members trained under other seeds would give another score. One ensemble cannot tell such luck from a better "
+    "choice of members.",
+)
+_FITTED_WEIGHTS: Final = Remark(
+    "The ensemble's weights were fitted on the validation set",
+    "Every patch is scored by weights that were fitted on other slides or groups; those in use were fitted on all of "
+    "them. Members that were selected by their scores on these patches still make the ensemble look better than it is.",
+)
+
+
+def cautions(runs: Sequence[Run]) -> list[Remark]:
+    """What is doubtful about these runs, each once, with the figures of the first such run."""
+    networks = [network for run in runs for network in run.networks]
+    found = [
+        *_parts_of_epochs(networks),
+        *_undefined_epochs(networks),
+        *_single_class(runs),
+        *_one_seed(runs),
+        *([_FITTED_WEIGHTS] if any(run.blend and run.blend.rule == "fitted" for run in runs) else []),
+    ]
+    for network in networks:
+        found += [*_of_pixels(network), *_of_selection(network)]
+    once: dict[str, Remark] = {}
+    for remark in found:
+        once.setdefault(remark.title, remark)
+    return list(once.values())
+
+
+def _parts_of_epochs(networks: Sequence[Run]) -> Iterator[Remark]:
+    for network in networks:
+        trained, validated = (int(network.history[f"{side}_patches"].max()) for side in ("training", "validation"))
+        training, validation = network.record.training, network.record.validation
+        if trained < training or validated < validation:
+            moving = "Each epoch is validated on other patches, so a part of a curve's variation is that change. "
+            yield Remark(
+                "Epochs are not whole",
+                f"An epoch trains on {trained:,} of {training:,} patches and validates on {validated:,} of "
+                f"{validation:,}. {moving if validated < validation else ''}The scores of the kept weights are of "
+                "the whole validation set.",
+            )
+
+
+def _undefined_epochs(networks: Sequence[Run]) -> Iterator[Remark]:
+    """Of networks that kept their best epoch, those with epochs that have no score."""
+    fits = [(network.config.fit, network.history) for network in networks]
+    found = [fit for fit, rows in fits if fit.keep == "best" and rows[f"validation_{fit.metric}"].isna().any()]
+    if found:
+        yield Remark(
+            "Some epochs could not be judged",
+            f"In {len(found)} of {len(networks)} trainings the validation patches of some epochs have one class, "
+            f"of which there is no {METRIC_NAMES[found[0].metric]}: the kept epoch was chosen without these.",
+        )
+
+
+def _single_class(runs: Sequence[Run]) -> Iterator[Remark]:
+    found = [run for run in runs if _calls_all_the_same(run)]
+    if not found:
+        return
+    networks = [network for run in found for network in run.networks]
+    trained = [network for network in networks if network.config.fit.train == "all"]
+    remedies = ["train longer"] if trained else []
+    if any(network.config.model.architecture != "timm" for network in trained):
+        remedies.append("lower the batch-norm momentum")
+    remedy = ", ".join([*remedies, f"{'or ' if remedies else ''}choose another threshold"])
+    yield Remark(
+        "Some models predict a single class",
+        f"At threshold 0.5, {len(found)} of {len(runs)} models give every validation patch the same class, so their "
+        f"accuracy is just that class's share, whatever their AUC. {remedy[0].upper()}{remedy[1:]}.",
+    )
+
+
+def _calls_all_the_same(run: Run) -> bool:
+    said = run.predictions.probabilities > 0.5
+    return bool(said.all() or not said.any())
+
+
+def _one_seed(runs: Sequence[Run]) -> Iterator[Remark]:
+    """Not of a network that another seed would give once more."""
+    if len({run.seed for run in runs}) > 1:
+        return
+    if runs[0].members:
+        yield _ONE_ENSEMBLE
+    elif any(run.network_record.seeded for run in runs if not run.members):
+        yield _ONE_SEED
+
+
+def _of_pixels(network: Run) -> Iterator[Remark]:
+    prepared, zoom = network.network_record.preprocessing, network.network_record.augmentation.zoom
+    if prepared.crop_px < CENTRE_SIZE_PX:
+        yield Remark(
+            "The labelled centre is cut",
+            f"The network sees the centre {prepared.crop_px} × {prepared.crop_px} pixels only; the label is of "
+            f"{CENTRE_SIZE_PX} × {CENTRE_SIZE_PX}.",
+        )
+    if prepared.resize != "none":
+        left = CENTRE_SIZE_PX * prepared.size_px / prepared.crop_px
+        yield Remark(
+            "The labelled centre is downsampled",
+            f"Resizing {prepared.crop_px} to {prepared.size_px} pixels leaves about {left:.0f} × {left:.0f} of the "
+            f"{CENTRE_SIZE_PX} × {CENTRE_SIZE_PX} pixels that decide the label"
+            + ("; 'nearest' reads one pixel of each block." if prepared.resize == "nearest" else "."),
+        )
+    if zoom > 0:
+        yield Remark(
+            "Zoom can make labels wrong",
+            f"A random zoom of {zoom:g} moves tissue across the border of the labelled centre: tumour comes in or "
+            "goes out, and the label stays.",
+        )
+
+
+def _of_selection(network: Run) -> Iterator[Remark]:
+    fit, several = network.config.fit, len(network.history) > 1
+    what = "penalty" if fit.train == "head" else "epoch"
+    if several and fit.keep == "last":
+        why = (
+            "No score chose the penalty."
+            if fit.train == "head"
+            else "The scores depend on where a noisy curve happens to be at its end."
+        )
+        yield Remark(f"The last {what} is kept, not the best", why)
+    elif several:
+        yield Remark(
+            f"The kept {what} was chosen on the validation set",
+            f"Each run keeps the {what} with the best validation {METRIC_NAMES[fit.metric]}, and is scored on those "
+            "same patches: slightly too good.",
+        )
+    if fit.metric == "accuracy":
+        scored = "the competition is scored by the AUC, which" if network.record.origin == "competition" else "the AUC"
+        yield Remark(
+            "Accuracy decides",
+            f"Accuracy depends on the threshold of 0.5 and on the share of tumour; {scored} depends on neither.",
+        )

@@ -1,0 +1,263 @@
+"""Every sentence that could be untrue of some run, over all presets and kinds of model, data and split.
+
+A claim is a fragment of what a report says, and the runs of which it is true. Each is looked for in all that is said of
+each case: it must be there where it is true, and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from report.altered import with_runs
+from sentinode.config import PRESETS, RunConfig, load_preset
+from sentinode.data.listing import Origin
+from sentinode.data.split import Basis
+from sentinode.experiments.blend import Blend
+from sentinode.experiments.run import Run
+from sentinode.experiments.run_record import Augmentation, RunRecord, SlidesKnown, augmentation_of, seeded_by
+from sentinode.experiments.study import Study
+from sentinode.models.summary import InitialWeights
+from sentinode.report import notebook
+from sentinode.report.cautions import cautions, split_caution
+from sentinode.report.data_statements import centre_square, label_rule
+from sentinode.report.model_card import model_card
+from sentinode.report.network_statements import curves_statement
+from sentinode.report.standards import checklists
+from sentinode.report.study_page import conclusion
+from sentinode.settings import override
+
+TIMM = {"model.architecture": "timm", "model.backbone": "tf_efficientnet_lite0"}
+OWN = InitialWeights()
+PACKAGE = InitialWeights("package", "tf_efficientnet_lite0")
+HUB = InitialWeights("hub", "convnextv2_tiny.fcmae_ft_in22k_in1k")
+FROM_SCRATCH = InitialWeights("drawn", "tf_efficientnet_lite0")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A study of one kind: its settings over a preset, and what training recorded."""
+
+    name: str
+    preset: str = "fair"
+    settings: dict[str, Any] = field(default_factory=dict)
+    initial: InitialWeights = OWN
+    origin: Origin = "competition"
+    slides: SlidesKnown = "all"
+    basis: Basis = "slide"
+    members: bool = False
+    epochs: int = 3
+    pseudo: bool = False
+    calibrated: bool = True
+    hospitals: bool = False
+
+    @property
+    def config(self) -> RunConfig:
+        config = load_preset(self.preset).run_config()
+        return override(config.model_copy(update={"ensemble": type(config.ensemble)()}), self.settings)
+
+    @property
+    def head(self) -> bool:
+        return self.config.fit.train == "head"
+
+    @property
+    def augmentation(self) -> Augmentation:
+        return augmentation_of(self.config)
+
+    @property
+    def its_notebook(self) -> bool:
+        return self.origin == "competition" and self.config.model.architecture == "notebook" and not self.members
+
+
+CASES = [
+    *(
+        Case(
+            preset,
+            preset,
+            initial={"strong": PACKAGE, "strong-gpu": HUB}.get(preset, OWN),
+            members=preset == "strong",
+            basis="random" if preset == "seed" else "slide",
+        )
+        for preset in PRESETS
+    ),
+    Case("residual", settings={"model.architecture": "residual", "preprocess.size_px": 96}),
+    Case("p4m", settings={"model.architecture": "p4m"}, slides="none", basis="group"),
+    Case("timm from scratch", settings={**TIMM, "model.pretrained": "none"}, initial=FROM_SCRATCH),
+    Case("linear probe", settings={**TIMM, "fit.train": "head"}, initial=PACKAGE),
+    Case("linear probe of copies", settings={**TIMM, "fit.train": "head", "fit.head_copies": 2}, initial=PACKAGE),
+    Case("head first", settings={**TIMM, "fit.head_first": True}, initial=PACKAGE),
+    Case("last epoch", settings={"fit.keep": "last"}),
+    Case("one epoch", epochs=1),
+    Case("no augmentation", settings={"augment.symmetries": False, "augment.stain_jitter": 0.0}),
+    Case("normalised stains", settings={"preprocess.stain": "macenko"}, slides="some", basis="group"),
+    Case("pseudo-labelled", pseudo=True),
+    Case("ensemble", members=True),
+    Case("not calibrated", calibrated=False),
+    Case("hospitals known", hospitals=True),
+    Case("phantom", "seed", origin="phantom"),
+    Case("PatchCamelyon", origin="PatchCamelyon"),
+    Case("PatchCamelyon, the notebook's way", "seed", origin="PatchCamelyon", basis="random"),
+    Case("other patches", "seed", origin="other", slides="none", basis="random"),
+    Case("grouped though slides are known", basis="group"),
+    Case("by stain", slides="none", basis="stain"),
+    Case("by a file", slides="none", basis="file"),
+]
+
+CLAIMS: dict[str, Callable[[Case], bool]] = {
+    # where weights began
+    "The network was randomly initialised": lambda c: c.initial == OWN,
+    "was randomly initialised under": lambda c: not c.initial.pretrained,
+    "was pretrained on ImageNet, another task": lambda c: c.initial.source == "package",
+    "timm's hub: convnextv2_tiny": lambda c: c.initial.source == "hub",
+    "its head began at zero": lambda c: bool(c.initial.name) and not c.head and not c.config.fit.head_first,
+    "its head was fitted to its features": lambda c: c.head or c.config.fit.head_first,
+    # what a seed decides
+    "the initial weights": lambda c: not c.initial.pretrained,
+    "the order of batches": lambda c: not c.head,
+    "A seed decides nothing": lambda c: c.head and c.initial.pretrained,
+    # how it was trained
+    "Augmentation in training: none.": lambda c: not c.augmentation.ran,
+    "8 symmetries, ": lambda c: c.augmentation.symmetries == "all",
+    "on augmented patches": lambda c: c.augmentation.ran and not c.head and not c.members,
+    "A head on frozen features has no epochs": lambda c: c.head and not c.members,
+    "measured while the weights still change": lambda c: not c.head and not c.members,
+    "Adam on binary cross-entropy": lambda c: not c.head,
+    "features of a frozen backbone": lambda c: c.head,
+    "Stains are normalised first": lambda c: c.config.preprocess.stain == "macenko",
+    "Zoom can make labels wrong": lambda c: c.augmentation.zoom > 0,
+    "The labelled centre is downsampled": lambda c: c.config.preprocess.size_px < c.config.preprocess.crop_px,
+    "(pseudo-labels)": lambda c: c.pseudo,
+    "An ensemble of 2 convolutional networks": lambda c: c.members,
+    "the weighted mean of their logits": lambda c: c.members,
+    # what was selected
+    "keeps the epoch with the best": lambda c: c.config.fit.keep == "best" and not c.head,
+    "keeps the penalty with the best": lambda c: c.config.fit.keep == "best" and c.head,
+    "keeps its last epoch": lambda c: c.config.fit.keep == "last",
+    "The last epoch is kept, not the best": lambda c: c.config.fit.keep == "last" and c.epochs > 1,
+    "epoch was chosen on the validation set": lambda c: c.config.fit.keep == "best" and c.epochs > 1 and not c.head,
+    "penalty was chosen on the validation set": lambda c: c.config.fit.keep == "best" and c.head,
+    "Accuracy decides": lambda c: c.config.fit.metric == "accuracy",
+    "the competition is scored by the AUC": lambda c: c.config.fit.metric == "accuracy" and c.origin == "competition",
+    # probabilities
+    "not recalibrated": lambda c: not c.calibrated,
+    "were recalibrated on the validation set": lambda c: c.calibrated,
+    "Neither the kept networks nor their probabilities were changed": lambda c: not c.calibrated,
+    # data
+    "The notebook": lambda c: c.its_notebook,
+    "notebook: validation": lambda c: c.its_notebook and c.config.model.bn_momentum == 0.99,
+    "The data are synthetic": lambda c: c.origin == "phantom",
+    "as their ids say": lambda c: c.origin == "competition",
+    "in the form of PatchCamelyon": lambda c: c.origin == "PatchCamelyon",
+    "from another source": lambda c: c.origin == "other",
+    "its centre square of": lambda c: c.origin != "other",
+    "which decides the label": lambda c: c.origin != "other",
+    "The white square marks": lambda c: c.origin == "other",
+    "Hospitals and scanners are not in the records": lambda c: not c.hospitals and c.origin != "phantom",
+    "scores were taken by hospital": lambda c: c.hospitals,
+    "no score was taken by them": lambda c: not c.hospitals,
+    # slides and the split
+    "known by name.": lambda c: c.slides == "all",
+    "of the others the slide is not known": lambda c: c.slides == "some",
+    "Which slide a patch is from is not known.": lambda c: c.slides == "none",
+    "Slides are not known": lambda c: c.slides == "none" and c.basis == "group",
+    "The split does not go by slide": lambda c: c.slides != "none" and c.basis == "group",
+    "no slide has patches on both sides": lambda c: c.basis == "slide",
+    "The split ignores slides": lambda c: c.basis == "random",
+    "Clusters of stain stand in for slides": lambda c: c.basis == "stain",
+    "The split comes from a file": lambda c: c.basis == "file",
+}
+
+
+def changed(run: Run, case: Case) -> Run:
+    """The run as training would have left it."""
+    assert run.record.network is not None
+    varied = {key: value for key, value in {"model.norm": run.config.model.norm}.items() if case.its_notebook}
+    config = override(case.config, {**varied, "fit.seed": run.seed})
+    augmentation = augmentation_of(config)
+    prepare = config.preprocess
+    network = replace(
+        run.record.network,
+        initial=case.initial,
+        augmentation=augmentation,
+        seeded=seeded_by(config, case.initial, augmentation),
+        preprocessing=replace(
+            run.record.network.preprocessing,
+            crop_px=prepare.crop_px,
+            size_px=prepare.size_px,
+            resize=prepare.resize if prepare.size_px < prepare.crop_px else "none",
+            stain=prepare.stain,
+        ),
+    )
+    record = RunRecord(case.origin, case.slides, case.basis, training=40, validation=20, network=network)
+    joined = {"pseudo_labels": {"positive": 400, "negative": 800, "confidence": 0.95}} if case.pseudo else {}
+    alone = replace(
+        run,
+        config=config,
+        record=record,
+        environment=run.environment | joined,
+        history=run.history[: case.epochs],
+    )
+    if not case.members:
+        return alone
+    return replace(
+        alone,
+        record=replace(record, network=None),
+        history=pd.DataFrame(),
+        members=(alone, alone),
+        blend=Blend("equal", {alone.name: 0.5}, {}, {}),
+    )
+
+
+def study_of(case: Case, study: Study) -> Study:
+    study = with_runs(study, lambda run: changed(run, case))
+    decision = study.decision if case.calibrated else replace(study.decision, calibrations={})
+    errors = study.errors
+    if case.hospitals:
+        errors = errors | {"subgroups": [*errors["subgroups"], errors["subgroups"][0] | {"by": "hospital"}]}
+    record = replace(
+        study.record,
+        origin=case.origin,
+        split_basis=case.basis,
+        split_in_words=f"by {case.basis}",
+        note="phantom: synthetic tissue" if case.origin == "phantom" else "",
+    )
+    return replace(study, record=record, decision=decision, errors=errors)
+
+
+def all_that_is_said(study: Study) -> str:
+    runs = [run for variant in study.variants for run in variant.runs]
+    split = split_caution(runs[0].record)
+    remarks = [*cautions(runs), *([split] if split else []), *conclusion(study)]
+    assert study.comparison is not None
+    origin = study.record.origin
+    return " ".join(
+        [
+            *(sentence for _, sentences in model_card(study) for sentence in sentences),
+            *(item.answer for each in checklists(study) for item in each.items),
+            *(part for remark in remarks for part in (f"{remark.title}.", remark.text)),
+            *notebook.last_epochs(study.comparison.variants, [], "").head,
+            curves_statement(runs),
+            centre_square(origin),
+            label_rule(origin),
+        ]
+    )
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_what_is_said_is_true_and_what_is_true_is_said(case: Case, fixed_study: Study) -> None:
+    said = all_that_is_said(study_of(case, fixed_study))
+    wrong = {
+        claim: "said, but untrue" if claim in said else "true, but not said"
+        for claim, holds in CLAIMS.items()
+        if (claim in said) != holds(case)
+    }
+    assert wrong == {}
+
+
+@pytest.mark.parametrize("claim", CLAIMS)
+def test_every_claim_is_true_of_one_case_and_untrue_of_another(claim: str) -> None:
+    assert {CLAIMS[claim](case) for case in CASES} == {True, False}
