@@ -9,7 +9,9 @@ from typing import Any
 
 from sentinode.config import RunConfig, StudyConfig
 from sentinode.data.artefacts import write_json, write_text
+from sentinode.data.competition import TABLES
 from sentinode.data.explore import explore
+from sentinode.data.schema import TableHead, head_of
 from sentinode.data.split import drop_negatives
 from sentinode.data.tables import attributes_of_folder
 from sentinode.deploy.submission import make_submission, write_submission
@@ -35,6 +37,7 @@ from sentinode.experiments.record import (
     STUDY_EVIDENCE,
     STUDY_IDENTITY,
     ClassCounts,
+    InputRange,
     Question,
     StudyRecord,
     VariantRecord,
@@ -43,13 +46,14 @@ from sentinode.experiments.session import Session
 from sentinode.experiments.study import Study
 from sentinode.experiments.tune import trial_count, tune
 from sentinode.explain.attributes import attributes
-from sentinode.explain.galleries import examples, write_pictures
+from sentinode.explain.galleries import examples, write_inputs, write_pictures
 from sentinode.explain.review import review
 from sentinode.progress import ALL_RUNS, of_step
 from sentinode.report.page import write_check_page, write_study_page
 from sentinode.settings import override, reads_as, to_toml
 
 EXAMPLES_A_CLASS = 12
+INPUTS_A_CLASS = 2
 MISTAKES_A_CLASS = 12
 
 
@@ -112,8 +116,12 @@ def study(
     shown = examples(candidates.ids, candidates.labels, EXAMPLES_A_CLASS, seed=config.sample.seed)
     write_pictures(out / "pictures", material.patches, [*shown[0], *shown[1], *reviewed.ids_to_show()])
     write_pictures(out / "pictures", gathered.check.packed.everything, gathered.check.ids_to_show())
+    first = [i for label in (0, 1) for i in shown[label][:INPUTS_A_CLASS]]
+    inputs = write_inputs(out / "pictures", material.patches, first, chosen.runs[0].networks[0].config)
+    tables = [head_of(data / name) for name in TABLES if (data / name).is_file()]
 
-    record(gathered, config, preset, asked, tuning.pruned if tuning else 0, chosen, rows, shown).write(out)
+    pruned = tuning.pruned if tuning else 0
+    record(gathered, config, preset, asked, pruned, chosen, rows, shown, inputs, tables).write(out)
     write_check_page(out)
     write_study_page(out)
     return Study.open(out)
@@ -207,6 +215,8 @@ def record(
     chosen: Variant,
     submission_rows: int,
     shown: dict[int, list[str]],
+    inputs: list[InputRange],
+    tables: list[TableHead],
 ) -> StudyRecord:
     """Collect what the report needs to say and the runs do not hold."""
     material = gathered.material
@@ -242,4 +252,6 @@ def record(
         chosen=chosen.name,
         submission_rows=submission_rows,
         examples={"negative": shown[0], "positive": shown[1]},
+        tables=tables,
+        inputs=inputs,
     )

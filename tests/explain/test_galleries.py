@@ -8,8 +8,10 @@ import numpy as np
 from PIL import Image
 
 from conftest import make_patches
-from sentinode.explain.galleries import examples, worst_mistakes, write_pictures
+from sentinode.config import RunConfig
+from sentinode.explain.galleries import examples, worst_mistakes, write_inputs, write_pictures
 from sentinode.inference.probabilities import Predictions
+from sentinode.settings import override
 
 
 def test_the_worst_mistakes_are_the_most_confident_ones() -> None:
@@ -39,3 +41,22 @@ def test_a_picture_is_the_patchs_pixels(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"patch0000.png", "patch0002.png"}
     with Image.open(tmp_path / "patch0002.png") as image:
         assert np.array_equal(np.asarray(image), patches.pixels[2])
+
+
+def test_what_a_network_is_given_is_pictured_beside_the_patch(tmp_path: Path) -> None:
+    patches, config = make_patches(4), override(RunConfig(), {"preprocess.resize": "nearest"})
+    ranges = write_inputs(tmp_path, patches, ["patch0001"], config)
+    with Image.open(tmp_path / "patch0001.input.png") as image:
+        given = np.asarray(image)
+    assert given.shape == (32, 32, 3)
+    assert (given == patches.pixels[1][1::3, 1::3]).all()  # the middle pixel of each block of 3 x 3
+    assert (ranges[0].lowest, ranges[0].highest) == (given.min() / 255, given.max() / 255)
+    with Image.open(tmp_path / "patch0001.varied.png") as image:
+        varied = np.asarray(image)
+    assert sorted(varied.flatten()) == sorted(given.flatten())  # one of the square's symmetries
+
+
+def test_nothing_varied_is_pictured_where_training_varies_nothing(tmp_path: Path) -> None:
+    still = override(RunConfig(), {"augment.symmetries": False})
+    write_inputs(tmp_path, make_patches(4), ["patch0001"], still)
+    assert [path.name for path in tmp_path.iterdir()] == ["patch0001.input.png"]

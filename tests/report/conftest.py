@@ -18,6 +18,7 @@ from sentinode.config import DecisionConfig, RunConfig, Scalar, StudyConfig
 from sentinode.data.appearance import QUANTITIES
 from sentinode.data.artefacts import write_json
 from sentinode.data.listing import Origin
+from sentinode.data.schema import Column, TableHead
 from sentinode.data.split import Basis
 from sentinode.evaluation.metrics import scores
 from sentinode.experiments.comparison import Comparison, Variant
@@ -29,6 +30,7 @@ from sentinode.experiments.record import (
     STUDY_ERRORS,
     STUDY_EVIDENCE,
     ClassCounts,
+    InputRange,
     StudyRecord,
     VariantRecord,
 )
@@ -52,6 +54,7 @@ class FakeStudy:
 
     seeds: tuple[int, ...] = (25, 26, 27)
     note: str = ""
+    preset: str = ""
     origin: Origin = "competition"
     basis: Basis = "slide"
     compared: dict[str, tuple[float, ...]] = field(
@@ -197,7 +200,7 @@ def write_fake(folder: Path, fake: FakeStudy) -> Path:
         note=fake.note,
         data_kind="competition",
         origin=fake.origin,
-        preset="",
+        preset=fake.preset,
         patches={"training": 60, "test": 5},
         classes={
             "all": counts,
@@ -214,6 +217,8 @@ def write_fake(folder: Path, fake: FakeStudy) -> Path:
         tune_pruned=0,
         chosen=variants[0].name,
         submission_rows=5,
+        tables=[TableHead("train_labels.csv", 60, (Column("id", "text", 0),), (("a",),))],
+        inputs=[InputRange(str(IDS[0]), 0.1, 0.9)],
         examples={"negative": IDS[:2].tolist(), "positive": IDS[2:4].tolist()},
     ).write(folder)
     return folder

@@ -19,6 +19,8 @@ from sentinode.data.tables import column_of, columns_of, ids_of, read_table, tab
 from sentinode.errors import DataError
 
 _LABELS, SAMPLE = "train_labels.csv", "sample_submission.csv"
+TABLES: Final = (_LABELS, SAMPLE)
+"""The tables of a competition folder, by their names."""
 
 
 def is_competition_folder(root: Path) -> bool:

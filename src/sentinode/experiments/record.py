@@ -17,16 +17,18 @@ submission.csv, predictions-test.csv, report.html
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final, Literal
 
+from pydantic import TypeAdapter, ValidationError
+
 from sentinode.config import Scalar
 from sentinode.data.artefacts import STUDY_BEGUN, STUDY_SEAL, write_json
 from sentinode.data.listing import Origin
+from sentinode.data.schema import TableHead
 from sentinode.errors import RunError
 from sentinode.experiments.comparison import Variant
 from sentinode.experiments.run import Run
@@ -58,6 +60,15 @@ class VariantRecord:
 
 
 @dataclass(frozen=True)
+class InputRange:
+    """The lowest and the highest value, in [0, 1], that a network is given of a patch."""
+
+    id: str
+    lowest: float
+    highest: float
+
+
+@dataclass(frozen=True)
 class StudyRecord:
     """The facts of a finished study that its runs do not hold themselves."""
 
@@ -82,6 +93,10 @@ class StudyRecord:
     submission_rows: int
     examples: dict[str, list[str]]
     """Ids of example patches by class: negative, positive."""
+    tables: list[TableHead]
+    """Heads of the competition's two tables, where the folder has them."""
+    inputs: list[InputRange]
+    """Of the first examples: what a network is given of them."""
 
     def write(self, folder: Path) -> None:
         write_json(folder / STUDY_RECORD, asdict(self))
@@ -97,12 +112,7 @@ class StudyRecord:
                 remedy="Finish it with --resume." if unfinished else "Give a folder that `study` wrote.",
             )
         with record_errors(folder):
-            fields = json.loads((folder / STUDY_RECORD).read_text(encoding="utf-8"))
-            fields["classes"] = {stage: ClassCounts(**counts) for stage, counts in fields["classes"].items()}
-            fields["asked"] = {
-                question: [VariantRecord(**entry) for entry in entries] for question, entries in fields["asked"].items()
-            }
-            return cls(**fields)
+            return TypeAdapter(cls).validate_json((folder / STUDY_RECORD).read_bytes())
 
 
 @contextmanager
@@ -111,7 +121,14 @@ def record_errors(folder: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise RunError(f"holds a damaged record ({error})", where=folder, remedy="Run the study again.") from error
+        what = f"{_place(error)}{error.errors()[0]['msg']}" if isinstance(error, ValidationError) else error
+        raise RunError(f"holds a damaged record ({what})", where=folder, remedy="Run the study again.") from error
+
+
+def _place(error: ValidationError) -> str:
+    """Where in the record the first thing is that does not fit."""
+    place = ".".join(map(str, error.errors()[0]["loc"]))
+    return f"{place}: " if place else ""
 
 
 def open_chosen(folder: Path) -> Variant:

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from jaxtyping import Int8, Shaped
 from PIL import Image
 
+from sentinode.config import RunConfig
 from sentinode.data.artefacts import write_bytes
+from sentinode.data.augment import augmented, draw
 from sentinode.data.patches import PatchSet
+from sentinode.data.preprocess import Prepared
 from sentinode.errors import DataError
+from sentinode.experiments.record import InputRange
+from sentinode.experiments.run_record import augmentation_of
 from sentinode.inference.probabilities import Predictions
 
 
@@ -52,6 +58,23 @@ def worst_mistakes(predictions: Predictions, count: int, *, threshold: float = 0
     return mistakes
 
 
+def write_inputs(folder: Path, patches: PatchSet, ids: Sequence[str], config: RunConfig) -> list[InputRange]:
+    """Write what a network is given of each patch as `<id>.input.png`, and one draw of how training varies it.
+
+    The draw is `<id>.varied.png`; there is none where training varies nothing.
+    """
+    prepared = Prepared(patches, patches.rows_of(np.array(ids, dtype=str)), config.preprocess, None)
+    inputs = torch.from_numpy(prepared[np.arange(len(ids))]).permute(0, 3, 1, 2)
+    shown = {"input": inputs}
+    if augmentation_of(config).ran:
+        draws = draw(config.augment, len(ids), torch.Generator().manual_seed(config.fit.seed))
+        shown["varied"] = augmented(inputs, draws).mul(255).round().to(torch.uint8)
+    for kind, images in shown.items():
+        for i, image in zip(ids, images.permute(0, 2, 3, 1).numpy(), strict=True):
+            _write_picture(folder / f"{i}.{kind}.png", image)
+    return [InputRange(i, float(of.min()) / 255, float(of.max()) / 255) for i, of in zip(ids, inputs, strict=True)]
+
+
 def write_pictures(folder: Path, patches: PatchSet, ids: Iterable[str]) -> None:
     """Write each patch as `<id>.png`; what is there already is kept."""
     wanted = [i for i in dict.fromkeys(ids) if not (folder / f"{i}.png").is_file()]
@@ -59,6 +82,10 @@ def write_pictures(folder: Path, patches: PatchSet, ids: Iterable[str]) -> None:
         path = folder / f"{i}.png"
         if path.parent != folder:
             raise DataError(f"the id {i!r} is no plain file name", remedy="Rename that patch.")
-        buffer = io.BytesIO()
-        Image.fromarray(patches.pixels[row]).save(buffer, format="PNG")
-        write_bytes(path, buffer.getvalue())
+        _write_picture(path, patches.pixels[row])
+
+
+def _write_picture(path: Path, pixels: np.ndarray) -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="PNG")
+    write_bytes(path, buffer.getvalue())

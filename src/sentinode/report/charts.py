@@ -129,8 +129,8 @@ def _both_sides(runs: Sequence[Run], colour: str, quantity: str) -> list[Curves]
     ]
 
 
-def validation_together(key: str, variants: Sequence[Variant], titles: Mapping[str, str]) -> list[Chart]:
-    """One chart a quantity with all variants' validation curves: the notebook's plots 5 and 6; none of ensembles."""
+def together(key: str, variants: Sequence[Variant], titles: Mapping[str, str]) -> list[Chart]:
+    """One chart a column of the histories with all variants' curves: plots 5 and 6; none of ensembles."""
     drawn = [
         (variant, label, colour)
         for variant, label, colour in zip(variants, _labels(variants), colours(variants), strict=True)
@@ -138,20 +138,13 @@ def validation_together(key: str, variants: Sequence[Variant], titles: Mapping[s
     ]
     if not drawn:
         return []
-    return [
-        Chart(
-            title,
-            score_figures.learning_curves(
-                f"{key}-validation-{quantity}",
-                f"validation {METRIC_NAMES.get(quantity, quantity)}",
-                [
-                    curves.by_epoch(label, colour, variant.runs, f"validation_{quantity}")
-                    for variant, label, colour in drawn
-                ],
-            ),
-        )
-        for quantity, title in titles.items()
-    ]
+    charts = []
+    for column, title in titles.items():
+        side, quantity = column.split("_")
+        families = [curves.by_epoch(label, colour, variant.runs, column) for variant, label, colour in drawn]
+        name = f"{side} {METRIC_NAMES.get(quantity, quantity)}"
+        charts.append(Chart(title, score_figures.learning_curves(f"{key}-{side}-{quantity}", name, families)))
+    return charts
 
 
 def by_seed(key: str, variants: Sequence[Variant], metric: str) -> Chart:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,8 +10,8 @@ from sentinode.data.images import PATCH_SIZE_PX
 from sentinode.report import charts, data_figures
 from sentinode.report.charts import Chart
 from sentinode.report.data_statements import label_rule
-from sentinode.report.parts import Gallery
-from sentinode.report.pictures import Picture, picture, pictures
+from sentinode.report.parts import Gallery, SideBySide
+from sentinode.report.pictures import picture, pictures
 from sentinode.report.tables import Table
 
 _BLANK_TITLES: Final = {
@@ -23,15 +22,6 @@ _BLANK_TITLES: Final = {
 _IDS: Final = "An id should be the SHA-1 of its pixels."
 _SHOWN: Final = 12
 _PAIRS_SHOWN: Final = 6
-
-
-@dataclass(frozen=True)
-class Pair:
-    """Two patches that share tissue, side by side."""
-
-    a: Picture
-    b: Picture
-    caption: str
 
 
 def check_context(folder: Path, check: Mapping[str, Any], explored: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -120,10 +110,10 @@ def blank_galleries(folder: Path, audit: Mapping[str, Any]) -> list[Gallery]:
 
 def pairs(
     folder: Path, entries: Sequence[Mapping[str, Any]], caption: Callable[[Mapping[str, Any]], str]
-) -> list[Pair]:
+) -> list[SideBySide]:
     """The first pairs of which both pictures are at hand."""
-    shown = [Pair(picture(folder, e["a"]), picture(folder, e["b"]), caption(e)) for e in entries[:_PAIRS_SHOWN]]
-    return [pair for pair in shown if pair.a.source and pair.b.source]
+    shown = [SideBySide((picture(folder, e["a"]), picture(folder, e["b"])), caption(e)) for e in entries[:_PAIRS_SHOWN]]
+    return [pair for pair in shown if all(each.source for each in pair.pictures)]
 
 
 def _duplicate_caption(entry: Mapping[str, Any]) -> str:

@@ -11,7 +11,7 @@ from sentinode.report.cautions import split_caution, split_name
 from sentinode.report.network_statements import curves_statement
 from sentinode.report.tables import intervals, kept_scores, over_seeds
 
-_ALL_VALIDATION: Final = {"auc": "Validation AUC"}
+_AUC: Final = {"validation_auc": "Validation AUC"}
 _SPLITS: Final = {
     "random": "patch by patch, slides ignored",
     "stain": "by clusters of stain and texture, a stand-in for slides",
@@ -25,7 +25,7 @@ def compared(comparison: Comparison, evidence: Evidence) -> dict[str, Any]:
         "curves_lead": curves_statement([run for variant in variants for run in variant.runs]),
         "plots": charts.training_and_validation(variants, 1),
         "more": [
-            *charts.validation_together("compare", variants, _ALL_VALIDATION),
+            *charts.together("compare", variants, _AUC),
             charts.by_seed("compare", variants, "auc"),
         ],
         "curves": charts.roc_and_precision("compare", evidence, variants, "Comparison"),
@@ -40,13 +40,16 @@ def compared(comparison: Comparison, evidence: Evidence) -> dict[str, Any]:
 def tuned(tuning: Comparison, evidence: Evidence, *, first_plot: int, pruned: int) -> dict[str, Any]:
     variants, swatches = tuning.variants, charts.colours(tuning.variants)
     told = over_seeds(tuning)
+    momenta = {key for variant in variants for key in variant.settings} == {"model.bn_momentum"}
+    by = " by momentum" if momenta else ""
     titles = {
-        "accuracy": f"Plot {first_plot}. Validation accuracy",
-        "loss": f"Plot {first_plot + 1}. Validation loss",
+        "training_accuracy": f"Plot {first_plot}. Training accuracy{by}",
+        "validation_accuracy": f"Plot {first_plot + 1}. Validation accuracy{by}",
     }
     return {
-        "plots": [
-            *charts.validation_together("tune", variants, titles | _ALL_VALIDATION),
+        "plots": charts.together("tune", variants, titles),
+        "more": [
+            *charts.together("tune", variants, {"validation_loss": "Validation loss"} | _AUC),
             charts.by_seed("tune", variants, "auc"),
         ],
         "curves": charts.roc_and_precision("tune", evidence, variants, "Tuning"),

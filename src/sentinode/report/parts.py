@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from sentinode.data.schema import TableHead
 from sentinode.evaluation.metrics import Confusion
+from sentinode.experiments.record import InputRange
 from sentinode.experiments.run import Run
 from sentinode.explain.galleries import worst_mistakes
 from sentinode.inference.probabilities import Predictions
@@ -23,6 +25,14 @@ class Gallery:
     """"negative" or "positive": the colour of its frame."""
     pictures: list[Picture]
     caption: str = ""
+
+
+@dataclass(frozen=True)
+class SideBySide:
+    """Pictures that are to be looked at together."""
+
+    pictures: Sequence[Picture]
+    caption: str
 
 
 @dataclass(frozen=True)
@@ -57,6 +67,26 @@ def mistakes(folder: Path, run: Run) -> list[Gallery]:
             else "False negatives, the most confident first.",
         )
         for label, (title, kind) in titles.items()
+    ]
+
+
+def inputs(folder: Path, ranges: Sequence[InputRange]) -> list[SideBySide]:
+    """Each patch, what a network is given of it, and how training varies that; the last where there is a picture."""
+    strips = []
+    for of in ranges:
+        shown = [picture(folder, of.id), *(picture(folder, f"{of.id}.{kind}") for kind in ("input", "varied"))]
+        caption = f"scaled to {of.lowest:.2f} to {of.highest:.2f}"
+        strips.append(SideBySide([each for each in shown if each.source], caption))
+    return [strip for strip in strips if strip.pictures]
+
+
+def head(table: TableHead) -> list[Table]:
+    """The first rows of a table, and its schema."""
+    names = [column.name for column in table.columns]
+    schema = [[column.name, column.kind, f"{column.empty:,}"] for column in table.columns]
+    return [
+        Table(f"{table.file}: the first {len(table.first)} of {table.rows:,} rows.", names, table.first),
+        Table(f"{table.file}: its columns.", ["column", "holds", "empty"], schema, frozenset({"holds"})),
     ]
 
 

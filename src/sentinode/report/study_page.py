@@ -17,10 +17,12 @@ from sentinode.report.check_page import findings
 from sentinode.report.data_statements import centre_square, label_rule
 from sentinode.report.decision_part import decision_part
 from sentinode.report.model_card import model_card
+from sentinode.report.network_statements import augmentation_statement, inputs_statement
 from sentinode.report.parts import Gallery
 from sentinode.report.pictures import pictures
 from sentinode.report.review_part import review_part
 from sentinode.report.standards import checklists
+from sentinode.report.steps import PRESET, steps
 from sentinode.report.tables import (
     METRIC_NAMES,
     Table,
@@ -45,7 +47,10 @@ _STAGES: Final = {
 def study_context(study: Study) -> dict[str, Any]:
     runs = distinct_runs(study)
     record, first = study.record, study.chosen.repeats[0]
-    sections = {"conclusion": "Conclusion", "data": "Data", "explore": "Exploration", "networks": "Networks"}
+    sections = {"conclusion": "Conclusion"}
+    if record.preset == PRESET:
+        sections["steps"] = "Step by step"
+    sections |= {"data": "Data", "explore": "Exploration", "networks": "Networks"}
     if study.comparison:
         sections["compare"] = "Comparison"
     if study.tuning:
@@ -74,6 +79,7 @@ def study_context(study: Study) -> dict[str, Any]:
         "notices": record.notices,
         "label_rule": label_rule(record.origin),
         "centre_square": centre_square(record.origin),
+        "tables": [shown for table in record.tables for shown in parts.head(table)],
         "class_table": class_table(study),
         "left_out": parts.left_out(record.left_out),
         "findings": findings(study.check),
@@ -87,6 +93,10 @@ def study_context(study: Study) -> dict[str, Any]:
             )
             for kind in ("negative", "positive")
         ],
+        "inputs": parts.inputs(study.folder, record.inputs),
+        "inputs_lead": f"{inputs_statement(study.chosen.runs)} {augmentation_statement(study.chosen.runs)}",
+        "steps": steps(study) if record.preset == PRESET else [],
+        "its_notebook": notebook.is_its_question(study.variants),
         "appearance": charts.appearance(study.explore),
         "appearance_patches": study.explore["patches"],
         "by_slide": charts.by_slide(study.explore),
