@@ -160,11 +160,23 @@ def test_predict_and_evaluate_agree_with_the_study(
     truth = pd.read_csv(phantom_folder / "truth.csv")
     truth.loc[truth["part"] == "test", ["id", "label"]].to_csv(tmp_path / "solution.csv", index=False)
     result = sentinode(
-        "evaluate", finished, phantom_folder, "--labels", tmp_path / "solution.csv", "--out", tmp_path, cache=cache
+        "evaluate",
+        finished,
+        phantom_folder,
+        "--labels",
+        tmp_path / "solution.csv",
+        "--out",
+        tmp_path / "e",
+        cache=cache,
     )
     assert result.returncode == 0, result.stderr
-    assert "auc\t" in result.stdout
-    assert (tmp_path / "scores.json").is_file()
+    table = [line.split("\t") for line in result.stdout.splitlines()]
+    assert table[0] == ["score", "value", "low", "high"]
+    assert table[1][0] == "auc"
+    assert ["slide", "patches", "positive", "mean probability", "auc", "accuracy"] in table
+    assert sorted(path.name for path in (tmp_path / "e").iterdir()) == [
+        "pictures", "predictions.csv", "report.html", "scores.json",
+    ]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -296,8 +308,9 @@ def test_check_and_evaluate_import_nothing_for_fitting_or_pages(
 ) -> None:
     labels = phantom_folder / "train_labels.csv"
     run = min((finished / "runs").iterdir())
-    for arguments in (["check", phantom_folder], ["evaluate", run, phantom_folder, "--labels", labels]):
-        assert not loaded_by(*arguments, cache=tmp_path / "cache") & {*FOR_FITTING, *FOR_PAGES}
+    assert not loaded_by("check", phantom_folder, cache=tmp_path / "cache") & {*FOR_FITTING, *FOR_PAGES}
+    loaded = loaded_by("evaluate", run, phantom_folder, "--labels", labels, cache=tmp_path / "cache")
+    assert not loaded & {"sklearn", "optuna", *FOR_PAGES}, "an interval takes SciPy, and nothing else"
 
 
 @pytest.fixture(scope="module")

@@ -6,21 +6,28 @@ which device the work is done and who hears of progress; without one the default
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
-from sentinode.data.artefacts import write_json
+from sentinode.data.artefacts import claim, claim_file, write_json
 from sentinode.data.competition import read_sample_ids
 from sentinode.data.ingest import pack_all, read_images, read_labels
 from sentinode.data.listing import Listing
-from sentinode.data.patches import PatchSet
+from sentinode.data.patches import UNLABELLED, PatchSet
 from sentinode.deploy.submission import make_submission, require_ids, write_submission
-from sentinode.evaluation.metrics import scores
+from sentinode.errors import DataError, RunError
+from sentinode.experiments import evaluate as evaluation
 from sentinode.experiments import predict as prediction
 from sentinode.experiments.decision import DECISION, open_decision
+from sentinode.experiments.evaluate import Evaluation
+from sentinode.experiments.run import Run
 from sentinode.experiments.session import Session
+from sentinode.inference.probabilities import Predictions
 
 operating_point = prediction.operating_point
 
@@ -44,39 +51,89 @@ def predict(
     is above the threshold, so a calibration changes no decision.
     """
     session = session or Session()
-    runs = prediction.open_runs(model)
-    point = None if threshold is None else prediction.operating_point(model, threshold)
-    calibration = open_decision(model).calibration(calibrate, where=model / DECISION) if calibrate else None
-    found = read_images(images, part="test")
-    asked = read_sample_ids(like) if like else found.sample_ids
-    asked = asked if len(asked) else found.listing.ids
-    require_ids(found.listing.ids, asked)
-    patches = _pack(found.listing, session)
-    predictions = prediction.predict(runs, patches, device=session.device, progress=session.progress)
-    raw = make_submission(predictions, asked)
-    table = raw if calibration is None else raw.assign(label=calibration.apply(raw["label"].to_numpy()))
-    if point is not None:
-        positive = (raw["label"] > point.threshold).astype(int)
-        table = table.rename(columns={"label": "probability"}).assign(positive=positive)
-    write_submission(out, table)
+    if out.is_dir():
+        raise RunError("is a folder, where a table is to be written", where=out, remedy="Name a file in it.")
+    with claim_file(out):
+        runs = prediction.open_runs(model)
+        point = None if threshold is None else prediction.operating_point(model, threshold)
+        calibration = open_decision(model).calibration(calibrate, where=model / DECISION) if calibrate else None
+        found = read_images(images, part="test")
+        asked = read_sample_ids(like) if like else found.sample_ids
+        asked = asked if len(asked) else found.listing.ids
+        require_ids(found.listing.ids, asked)
+        patches = _pack(found.listing, session)
+        predictions = prediction.predict(runs, patches, device=session.device, progress=session.progress)
+        raw = make_submission(predictions, asked)
+        table = raw if calibration is None else raw.assign(label=calibration.apply(raw["label"].to_numpy()))
+        if point is not None:
+            positive = (raw["label"] > point.threshold).astype(int)
+            table = table.rename(columns={"label": "probability"}).assign(positive=positive)
+        write_submission(out, table)
     return table
 
 
 def evaluate(
-    model: Path, data: Path, labels: Path, session: Session | None = None, *, out: Path | None = None
-) -> dict[str, float]:
-    """Score a run or a study's choice on the patches below `data` that the table `labels` names."""
+    model: Path,
+    data: Path,
+    labels: Path | None = None,
+    session: Session | None = None,
+    *,
+    slides: Path | None = None,
+    out: Path | None = None,
+) -> Evaluation:
+    """Score a run or a study's choice on the patches below `data` that the table `labels` names.
+
+    Without a table the labels are those of PatchCamelyon's test part. `slides` is a table id,slide (default: slides.csv
+    in `data`). How many of the patches the model was trained on, or share a slide or tissue with one, is part of what
+    is returned. Into the folder `out`, if given, scores.json, predictions.csv and report.html are written.
+    """
     session = session or Session()
-    runs = prediction.open_runs(model)
-    listing = read_images(data, part="all").listing
-    known = read_labels(labels, listing.ids)
-    patches = _pack(replace(listing, labels=known).take(known >= 0), session)
-    predictions = prediction.predict(runs, patches, device=session.device, progress=session.progress)
-    result = scores(predictions.labels, predictions.probabilities)
-    if out is not None:
-        predictions.write(out / "predictions.csv")
-        write_json(out / "scores.json", result)
-    return result
+    with claim(out, replaces=evaluation.BEFORE_SCORES) if out else nullcontext():
+        runs, decision = prediction.open_runs(model), open_decision(model)
+        scored = _labelled(data, labels, slides, runs, session)
+        predictions = prediction.predict(runs, scored.patches, device=session.device, progress=session.progress)
+        found = evaluation.evaluate(
+            model.resolve().name,
+            runs,
+            decision,
+            predictions,
+            scored,
+            workers=session.workers,
+            progress=session.progress,
+        )
+        if out is not None:
+            _write(found, predictions, scored.patches, out)
+    return found
+
+
+def _labelled(
+    data: Path, labels: Path | None, slides: Path | None, runs: Sequence[Run], session: Session
+) -> evaluation.Scored:
+    """The labelled patches, packed, with what they share with each other and with the training of the runs."""
+    images = read_images(data, part="all" if labels else "test", slides=slides)
+    listing = images.listing
+    if labels:
+        listing = replace(listing, labels=read_labels(labels, listing.ids))
+    first = np.unique(listing.ids, return_index=True)[1]  # an id may stand in both parts: it is scored once
+    rows = np.sort(first[listing.labels[first] != UNLABELLED])
+    if not len(rows):
+        raise DataError("has no labels of its own", where=data, remedy="Give a table id,label with --labels.")
+    together = _pack(evaluation.with_training_patches(listing, rows, runs), session)
+    tissue = evaluation.shared_tissue(together, workers=session.workers, progress=session.progress)
+    patches = evaluation.with_known_slides(together.part(slice(0, len(rows))), runs)
+    return evaluation.Scored(patches, listing, tissue, (labels or data).name, images.note)
+
+
+def _write(found: Evaluation, predictions: Predictions, patches: PatchSet, out: Path) -> None:
+    from sentinode.explain.galleries import worst_mistakes, write_pictures  # here: without --out nothing is drawn
+    from sentinode.report.page import write_evaluation_page
+    from sentinode.report.parts import MISTAKES_A_CLASS
+
+    predictions.write(out / evaluation.PREDICTIONS)
+    mistakes = worst_mistakes(predictions, MISTAKES_A_CLASS)
+    write_pictures(out / "pictures", patches, [m.id for of_class in mistakes.values() for m in of_class])
+    write_evaluation_page(out, found, predictions)
+    write_json(out / evaluation.SCORES, found.to_json())
 
 
 def _pack(listing: Listing, session: Session) -> PatchSet:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from sentinode.apps.options import Cache, Device, Threads, Workers, session_of, weighting
+from sentinode.apps.options import Cache, Device, Slides, Threads, Workers, session_of, weighting
 
 
 def ensemble(
@@ -75,20 +75,28 @@ def predict(
 def evaluate(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run or study.")],
     data: Annotated[Path, typer.Argument(metavar="DATA", help="Folder with the patches that the labels name.")],
-    labels: Annotated[Path, typer.Option(help="Table id,label.")],
-    out: Annotated[Path | None, typer.Option(help="Folder for predictions.csv and scores.json.")] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="Table id,label (default: the labels of PatchCamelyon's test part in DATA).")
+    ] = None,
+    slides: Slides = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder for scores.json, predictions.csv and report.html.")
+    ] = None,
     cache: Cache = None,
     device: Device = "auto",
     workers: Workers = 2,
     threads: Threads = None,
 ) -> None:
-    """Score a run on patches whose labels you have."""
+    """Score a run on patches whose labels you have: each score with its interval, and a table by slide."""
     from sentinode.api import runs as api
     from sentinode.apps import console, results
 
     with console.steps() as progress:
-        scores = api.evaluate(run, data, labels, session_of(cache, device, workers, progress, threads=threads), out=out)
-    results.show_scores(f"{run} on {labels.name}", scores)
+        session = session_of(cache, device, workers, progress, threads=threads)
+        found = api.evaluate(run, data, labels, session, slides=slides, out=out)
+    results.show_evaluation(found)
+    if out is not None:
+        console.say(f"{out / 'report.html'}")
 
 
 def report(

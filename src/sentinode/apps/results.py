@@ -9,6 +9,7 @@ from sentinode.apps import console
 
 if TYPE_CHECKING:
     from sentinode.experiments.comparison import Comparison, Variant
+    from sentinode.experiments.evaluate import Evaluation
     from sentinode.experiments.evidence import Evidence
     from sentinode.experiments.run import Run
     from sentinode.experiments.study import Study
@@ -62,6 +63,34 @@ def show_scores(title: str, scores: dict[str, float]) -> None:
     console.show_table(title, ["score", "value"], [[name, _number(value)] for name, value in scores.items()])
 
 
+def show_evaluation(found: Evaluation) -> None:
+    """What must be known first, then each score with its interval, and each slide."""
+    from sentinode.report.tables import CLUSTER_NAMES
+
+    for text in found.notices:
+        console.notice(text)
+    kind = CLUSTER_NAMES[found.cluster_kind]
+    rows = [[name, _number(of.estimate), _end(of.low), _end(of.high)] for name, of in found.scores.items()]
+    title = f"{found.model} on {found.labels}: {found.patches:,} patches, 95 % intervals over {found.clusters:,} {kind}"
+    console.show_table(title, ["score", "value", "low", "high"], rows)
+    if found.slides:
+        head = ["slide", "patches", "positive", "mean probability", "auc", "accuracy"]
+        rows = [
+            [
+                slide.slide,
+                str(slide.patches),
+                str(slide.positive),
+                *map(_number, (slide.mean_probability, slide.auc, slide.accuracy)),
+            ]
+            for slide in found.slides
+        ]
+        console.show_table("slide by slide, at the threshold 0.5", head, rows)
+
+
 def _number(value: float) -> str:
     """Four digits; patches that lack a class leave some scores undefined."""
     return f"{value:.4f}" if math.isfinite(value) else "undefined"
+
+
+def _end(value: float) -> str:
+    return f"{value:.4f}" if math.isfinite(value) else "unknown"

@@ -172,6 +172,8 @@ class Prediction:
                 sums = (weights.everyone @ self.terms).astype(np.float64)
                 found |= {
                     "accuracy": (sums[:, 0] + sums[:, 1]) / total,
+                    "sensitivity": sums[:, 0] / positives,
+                    "specificity": sums[:, 1] / negatives,
                     "balanced_accuracy": (sums[:, 0] / positives + sums[:, 1] / negatives) / 2,
                     "brier_score": sums[:, 2] / total,
                     "log_loss": sums[:, 3] / total,

@@ -13,8 +13,7 @@ from jaxtyping import Float, Int, Shaped
 from sentinode.config import DecisionConfig
 from sentinode.data.batches import derive_seed
 from sentinode.errors import DataError, SplitError
-from sentinode.evaluation import metrics
-from sentinode.evaluation.calibration import Calibration, Method, reliability
+from sentinode.evaluation.calibration import Calibration, Method
 from sentinode.evaluation.calibration_fit import cross_calibrate, cross_folds, fit_calibration
 from sentinode.evaluation.clusters import cluster_numbers
 from sentinode.evaluation.threshold import OperatingPoint, fixed_sensitivity, least_cost, youden
@@ -59,7 +58,7 @@ def decide(
         len(np.unique(cluster_numbers(clusters))),
         calibrations,
         points,
-        {scale: _agreement(labels, values, clusters, rng(1)) for scale, values in scales.items()},
+        {scale: Agreement.of(labels, values, clusters, rng(1)) for scale, values in scales.items()},
         cross_fitted,
         not_fitted,
         not_cross_fitted,
@@ -99,17 +98,3 @@ def _cross_fitted(
         name: Rates(float(positive[labels == 1].mean()), float(1 - positive[labels == 0].mean()))
         for name, positive in called.items()
     }
-
-
-def _agreement(
-    labels: Int[np.ndarray, " n"],
-    probabilities: Float[np.ndarray, " n"],
-    clusters: Shaped[np.ndarray, " n"],
-    rng: np.random.Generator,
-) -> Agreement:
-    return Agreement(
-        metrics.expected_calibration_error(labels, probabilities),
-        metrics.brier_score(labels, probabilities),
-        metrics.log_loss(labels, probabilities),
-        reliability(labels, probabilities, clusters, rng=rng),
-    )

@@ -12,8 +12,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
+import numpy as np
+from jaxtyping import Float, Int, Shaped
+
 from sentinode.errors import ConfigError, DataError, RunError
-from sentinode.evaluation.calibration import Calibration, Method, Reliability, calibration_from_json
+from sentinode.evaluation import metrics
+from sentinode.evaluation.calibration import Calibration, Method, Reliability, calibration_from_json, reliability
 from sentinode.evaluation.threshold import OperatingPoint
 
 DECISION: Final = "decision.json"
@@ -32,6 +36,22 @@ class Agreement:
     brier_score: float
     log_loss: float
     reliability: Reliability
+
+    @classmethod
+    def of(
+        cls,
+        labels: Int[np.ndarray, " n"],
+        probabilities: Float[np.ndarray, " n"],
+        clusters: Shaped[np.ndarray, " n"],
+        rng: np.random.Generator,
+    ) -> Agreement:
+        """Of labels that are known; `clusters` names the slide or group of each patch, "" for one on its own."""
+        return cls(
+            metrics.expected_calibration_error(labels, probabilities),
+            metrics.brier_score(labels, probabilities),
+            metrics.log_loss(labels, probabilities),
+            reliability(labels, probabilities, clusters, rng=rng),
+        )
 
     def to_json(self) -> dict[str, Any]:
         scores = {"ece": self.ece, "brier_score": self.brier_score, "log_loss": self.log_loss}

@@ -122,6 +122,12 @@ class Run:
         return frozenset(table.loc[table["side"] == "training", "id"])
 
     @cached_property
+    def pseudo_labelled_ids(self) -> frozenset[str]:
+        """The patches without a label that joined its training, or that of any of its members."""
+        tables = [network.folder / PSEUDO for network in self.networks]
+        return frozenset(i for path in tables if path.is_file() for i in Predictions.read(path).ids.tolist())
+
+    @cached_property
     def decision(self) -> Decision:
         """Calibrations and operating points, from the validation side of this run alone."""
         return open_decision(self.folder)

@@ -14,12 +14,12 @@ from sentinode.report.decision_figures import Believed, reliability_diagram
 from sentinode.report.figures import INK, VARIANTS
 from sentinode.report.tables import METRIC_NAMES, Table, number
 
-_LOOKS: Final[dict[Scale, tuple[str, str]]] = {
+LOOKS: Final[dict[Scale, tuple[str, str]]] = {
     "raw": (INK, "o"),
     "temperature": (VARIANTS[4], "s"),
     "isotonic": (VARIANTS[1], "D"),
 }
-_SCORES: Final = ("ece", "brier_score", "log_loss")
+AGREEMENT_SCORES: Final = ("ece", "brier_score", "log_loss")
 
 
 @dataclass(frozen=True)
@@ -67,23 +67,22 @@ def _temperature_in_words(decision: Decision) -> str:
 
 def _agreements(decision: Decision) -> Table:
     rows = [
-        [scale, *(number(getattr(agreement, score)) for score in _SCORES)]
+        [scale, *(number(getattr(agreement, score)) for score in AGREEMENT_SCORES)]
         for scale, agreement in decision.agreements.items()
     ]
     others = ", each map fitted on other slides or groups than those scored" if len(rows) > 1 else ""
     return Table(
         f"Agreement of probabilities and labels on the validation side{others}. Lower is better.",
-        ["probabilities", *(METRIC_NAMES[score] for score in _SCORES)],
+        ["probabilities", *(METRIC_NAMES[score] for score in AGREEMENT_SCORES)],
         rows,
-        swatches=[_LOOKS[scale][0] for scale in decision.agreements],
+        swatches=[LOOKS[scale][0] for scale in decision.agreements],
     )
 
 
 def _diagrams(key: str, decision: Decision) -> list[Chart]:
     """The raw scale, and beside it both calibrated ones."""
     believed = {
-        scale: Believed(scale, *_LOOKS[scale], agreement.reliability)
-        for scale, agreement in decision.agreements.items()
+        scale: Believed(scale, *LOOKS[scale], agreement.reliability) for scale, agreement in decision.agreements.items()
     }
     raw = believed.pop("raw")
     charts = [

@@ -14,12 +14,15 @@ import sentinode
 from sentinode.data.artefacts import write_text
 from sentinode.errors import RunError
 from sentinode.experiments.comparison import Comparison
+from sentinode.experiments.evaluate import SCORES, Evaluation
 from sentinode.experiments.evidence import Evidence
 from sentinode.experiments.record import STUDY_CONFIG, STUDY_EVIDENCE, STUDY_RECORD
 from sentinode.experiments.run import Run, is_run
 from sentinode.experiments.study import Study
+from sentinode.inference.probabilities import Predictions
 from sentinode.report.check_page import check_context
 from sentinode.report.comparison_page import comparison_context
+from sentinode.report.evaluation_page import evaluation_context
 from sentinode.report.figures import NEGATIVE, POSITIVE
 from sentinode.report.run_page import run_context
 from sentinode.report.study_page import study_context
@@ -43,6 +46,10 @@ def write_report(folder: Path) -> list[Path]:
             where=folder,
             remedy="Give the runs to `compare` again, with another --out.",
         )
+    if (folder / SCORES).is_file():
+        raise RunError(
+            "holds the scores of a run that lies elsewhere", where=folder, remedy="Give the run to `evaluate` again."
+        )
     raise RunError(
         "holds no study, run or check",
         where=folder,
@@ -63,6 +70,11 @@ def write_run_page(folder: Path) -> Path:
 def write_comparison_page(folder: Path, comparison: Comparison, evidence: Evidence) -> Path:
     """Write report.html of finished runs that were compared."""
     return _write(folder / REPORT, "runs.html", comparison_context(comparison, evidence))
+
+
+def write_evaluation_page(folder: Path, found: Evaluation, predictions: Predictions) -> Path:
+    """Write report.html of a model that was scored on labelled patches."""
+    return _write(folder / REPORT, "evaluation.html", evaluation_context(folder, found, predictions))
 
 
 def write_check_page(folder: Path) -> Path:

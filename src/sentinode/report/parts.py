@@ -9,11 +9,10 @@ from pathlib import Path
 from sentinode.data.schema import TableHead
 from sentinode.evaluation.metrics import Confusion
 from sentinode.experiments.record import InputRange
-from sentinode.experiments.run import Run
 from sentinode.explain.galleries import worst_mistakes
 from sentinode.inference.probabilities import Predictions
 from sentinode.report.pictures import Picture, picture
-from sentinode.report.tables import Table, confusion_of
+from sentinode.report.tables import Table, confusion_of, number
 
 MISTAKES_A_CLASS = 12
 
@@ -37,10 +36,16 @@ class SideBySide:
 
 @dataclass(frozen=True)
 class Matrix:
-    """Counts at the threshold 0.5, and whose they are in words."""
+    """Counts at the threshold 0.5, and in words whose they are, on which patches."""
 
     whose: str
     counts: Confusion
+
+    @property
+    def caption(self) -> str:
+        rates = {"Sensitivity": self.counts.sensitivity, "specificity": self.counts.specificity}
+        told = [f"{name} {number(rate, 3) if rate == rate else 'undefined'}" for name, rate in rates.items()]
+        return f"{self.whose}. {', '.join(told)}."
 
     def share(self, part: int, of_class: int) -> float:
         return part / of_class if of_class else 0.0
@@ -50,9 +55,9 @@ def matrix(whose: str, predictions: Predictions) -> Matrix:
     return Matrix(whose, confusion_of(predictions))
 
 
-def mistakes(folder: Path, run: Run) -> list[Gallery]:
-    """False positives and false negatives of a run, the most confident first."""
-    worst = worst_mistakes(run.predictions, MISTAKES_A_CLASS)
+def mistakes(folder: Path, predictions: Predictions) -> list[Gallery]:
+    """False positives and false negatives, the most confident first, with the pictures that the folder has of them."""
+    worst = worst_mistakes(predictions, MISTAKES_A_CLASS)
     titles = {
         0: ("Tumour seen where the label says none", "negative"),
         1: ("Tumour missed", "positive"),

@@ -77,8 +77,8 @@ def run_context(run: Run) -> dict[str, Any]:
         "roc": [charts.roc_of_run(run)],
         "decision": decision_part("run", run.decision),
         "run": run,
-        "matrix": parts.matrix(f"Run {run.name}", run.predictions),
-        "mistakes": parts.mistakes(run.folder, run),
+        "matrix": parts.matrix(f"Run {run.name}, validation side, kept weights", run.predictions),
+        "mistakes": parts.mistakes(run.folder, run.predictions),
         "networks": networks_of((each.name, each) for each in run.members)
         if run.members
         else [layers("Network", run.network_record.summary)],

@@ -106,7 +106,9 @@ def study_context(study: Study) -> dict[str, Any]:
         "tune": _tuned(study) if study.tuning else None,
         "leak": comparison_part.leaked(study.leak, study.evidence["leak"]) if study.leak else None,
         "chosen": study.chosen,
-        "matrix": parts.matrix(f"Seed {first.seed} of “{study.chosen.name}”", first.predictions),
+        "matrix": parts.matrix(
+            f"Seed {first.seed} of “{study.chosen.name}”, validation side, kept weights", first.predictions
+        ),
         "confusions": confusions(study.chosen),
         "folds": {"seeds": len(study.chosen.repeats), "runs": len(study.chosen.runs)}
         if study.config.split.folds

@@ -1,0 +1,352 @@
+"""A finished model on patches whose labels are known: each score with its interval, slide by slide, as one record.
+
+scores.json        the record, written last
+predictions.csv    id, label, probability
+report.html        the page, drawn from the record
+pictures/          <id>.png of the worst mistakes, for the page
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Final
+
+import numpy as np
+from jaxtyping import Shaped
+
+from sentinode.config import RunConfig
+from sentinode.data.audit import audit_patches
+from sentinode.data.batches import derive_seed
+from sentinode.data.listing import Listing
+from sentinode.data.patches import PatchSet, PatchTable
+from sentinode.data.split import unite_groups
+from sentinode.evaluation import metrics as scoring
+from sentinode.evaluation.bands import Bands, curve_bands
+from sentinode.evaluation.bootstrap import METRICS, Interval, bootstrap
+from sentinode.evaluation.clusters import ClusterKind
+from sentinode.evaluation.subgroups import UNKNOWN
+from sentinode.experiments.decision import Agreement, Decision, PointName, Scale
+from sentinode.experiments.material import Material
+from sentinode.experiments.run import Run
+from sentinode.inference.probabilities import Predictions
+from sentinode.progress import Progress, silent
+
+SCORES: Final = "scores.json"
+PREDICTIONS: Final = "predictions.csv"
+BEFORE_SCORES: Final = (PREDICTIONS, "report.html", "pictures")
+AT_HALF: Final = ("sensitivity", "specificity")
+REPLICATES: Final = 2000
+_FEWEST_TO_CLUSTER: Final = 2
+_PURPOSE: Final = 4  # of the numbers drawn here, among those that derive from a run's seed
+_FOR_SCORES, _FOR_POINTS, _FOR_CURVES, _FOR_RELIABILITY = range(4)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """How many of the scored patches a model knows; each is counted once, under the first of these that is true."""
+
+    trained: int
+    """Patches that it, or one of its networks, was trained on, by their ids."""
+    tissue: int
+    """Patches that share tissue, or a given group, with one that it was trained on."""
+    slide: int
+    """Patches of a slide that it was trained on."""
+    validated: int
+    """Patches of its validation side, on which its epoch, calibration and operating points were chosen."""
+
+    @property
+    def flattering(self) -> int:
+        """How many were trained on, or share tissue or a slide with what was."""
+        return self.trained + self.tissue + self.slide
+
+    def in_words(self, patches: int) -> list[str]:
+        """What it means for scores of so many patches, a sentence each."""
+        chosen = "are of the validation side, which chose the epoch and the thresholds: slightly too good"
+        told = [
+            (self.trained, "were trained on: this score flatters"),
+            (self.tissue, "share tissue with patches that were trained on: this score flatters"),
+            (self.slide, "are of slides that were trained on: this score flatters"),
+            (self.validated, chosen),
+        ]
+        return [f"{count:,} of {patches:,} patches {what}." for count, what in told if count]
+
+
+@dataclass(frozen=True)
+class SlideScores:
+    """One slide; NaN where it lacks the class that a score needs. The name "unknown" is of all patches without one."""
+
+    slide: str
+    patches: int
+    positive: int
+    mean_probability: float
+    auc: float
+    accuracy: float
+    """At the threshold 0.5."""
+
+
+@dataclass(frozen=True)
+class PointApplied:
+    """An operating point that the validation side chose, and what it gives here."""
+
+    name: PointName
+    threshold: float
+    called_positive: int
+    sensitivity: Interval
+    specificity: Interval
+    validation_sensitivity: float
+    validation_specificity: float
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What a model is worth on labelled patches; `clusters` were drawn in the intervals."""
+
+    model: str
+    networks: int
+    labels: str
+    """The name of the table that the labels are from."""
+    note: str
+    patches: int
+    positive: int
+    seen: Seen
+    clusters: int
+    cluster_kind: ClusterKind
+    replicates: int
+    scores: dict[str, Interval]
+    """Of the mean probability of the model's networks, at the threshold 0.5 where there is one."""
+    slides: tuple[SlideScores, ...]
+    """None where no slide is known."""
+    points: tuple[PointApplied, ...]
+    agreements: dict[Scale, Agreement]
+    """Of the raw probabilities, and of those that the validation side's maps calibrate."""
+    curves: Bands | None
+    """None where the patches have one class."""
+
+    @property
+    def notices(self) -> list[str]:
+        """What a reader of the scores has to know first, a sentence each."""
+        return [*self.seen.in_words(self.patches), *self.undefined]
+
+    @property
+    def undefined(self) -> list[str]:
+        """Which scores are undefined, and why; none where both classes are there."""
+        if 0 < self.positive < self.patches:
+            return []
+        *others, last = [_in_words(name) for name, found in self.scores.items() if np.isnan(found.estimate)]
+        named = f"{', '.join(others)} and {last} are" if others else f"{last} is"
+        return [f"{named} undefined: all {self.patches:,} patches are {'positive' if self.positive else 'negative'}."]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        arrays = {
+            "agreements": {scale: agreement.to_json() for scale, agreement in self.agreements.items()},
+            "curves": self.curves.to_json() if self.curves else None,
+        }
+        records = {
+            "seen": asdict(self.seen),
+            "scores": {name: asdict(found) for name, found in self.scores.items()},
+            "slides": [asdict(slide) for slide in self.slides],
+            "points": [asdict(point) for point in self.points],
+        }
+        return {**vars(self), **records, **arrays}
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """Labelled patches that are to be scored, and what is known of them beside their pixels.
+
+    `everything`: all patches of the folder they are from; `tissue`: the number of the group of each id that shares
+    tissue with another, of the scored and of those that the models were trained on.
+    """
+
+    patches: PatchSet
+    everything: PatchTable
+    tissue: Mapping[str, int]
+    labels: str
+    note: str
+
+    def seen_by(self, runs: Sequence[Run]) -> Seen:
+        """How many of the patches the runs know from their training."""
+        trained = frozenset[str]().union(*(run.training_ids | run.pseudo_labelled_ids for run in runs))
+        validated = frozenset[str]().union(*(run.predictions.ids.tolist() for run in runs))
+        ids = self.patches.ids.tolist()
+        by_tissue = [
+            {i: str(group) for i, group in self.tissue.items()},
+            _named(self.everything.groups, self.everything),
+        ]
+        by_slide = [_named(self.everything.slides, self.everything)]
+        for run in runs:
+            if run.cluster_kind in ("slide", "group"):
+                (by_slide if run.cluster_kind == "slide" else by_tissue).append(run.clusters_by_id)
+        kinds = [
+            set(ids) & trained,
+            _sharing(ids, trained, by_tissue),
+            _sharing(ids, trained, [_joined(by_slide)]),
+            set(ids) & validated,
+        ]
+        counts, known = [], set[str]()
+        for members in kinds:
+            counts.append(len(members - known))
+            known |= members
+        return Seen(*counts)
+
+
+def with_training_patches(listing: Listing, scored: np.ndarray, runs: Sequence[Run]) -> Listing:
+    """The scored rows of a listing, then its other patches that the runs were trained on: to find shared tissue in."""
+    trained = np.array(sorted(frozenset[str]().union(*(run.training_ids for run in runs))), dtype=str)
+    others = np.isin(listing.ids, trained) & ~np.isin(listing.ids, listing.ids[scored])
+    return listing.take(np.r_[scored, np.flatnonzero(others)])
+
+
+def shared_tissue(patches: PatchSet, *, workers: int, progress: Progress = silent) -> dict[str, int]:
+    """The number of the group of each patch that is a copy of, or overlaps with, another of them."""
+    audit = audit_patches(
+        patches.ids, patches.labels, patches.slides, patches.pixels, workers=workers, on_progress=progress
+    )
+    return audit.groups
+
+
+def with_known_slides(patches: PatchSet, runs: Sequence[Run]) -> PatchSet:
+    """The patches, those without a slide on the one that a run knows them to be of."""
+    known = _joined([run.clusters_by_id for run in runs if run.cluster_kind == "slide"])
+    slides = [slide or known.get(i, "") for i, slide in zip(patches.ids.tolist(), patches.slides.tolist(), strict=True)]
+    return replace(patches, slides=np.array(slides, dtype=str))
+
+
+def cluster(scored: Scored, config: RunConfig, *, progress: Progress = silent) -> tuple[np.ndarray, ClusterKind]:
+    """The cluster of each scored patch, "" for one on its own, and what they are: as for a run's validation side."""
+    patches = scored.patches
+    found = np.array([str(scored.tissue.get(i, "")) for i in patches.ids.tolist()], dtype=str)
+    material = Material(patches, unite_groups(patches.groups, found), progress=progress)
+    if len(patches) < _FEWEST_TO_CLUSTER:
+        return patches.slides, material.cluster_kind
+    by_id = material.clusters_by_id(config)
+    return np.array([by_id[i] for i in patches.ids.tolist()], dtype=str), material.cluster_kind
+
+
+def evaluate(
+    model: str,
+    runs: Sequence[Run],
+    decision: Decision,
+    predictions: Predictions,
+    scored: Scored,
+    *,
+    workers: int = 2,
+    progress: Progress = silent,
+) -> Evaluation:
+    """Score the predictions that the runs of a model made of labelled patches; `decision` is the model's own."""
+    labels, probabilities = predictions.labels, predictions.probabilities
+    clusters, kind = cluster(scored, runs[0].config, progress=progress)
+
+    def rng(purpose: int) -> np.random.Generator:
+        return np.random.default_rng(derive_seed(runs[0].seed, _PURPOSE, purpose))
+
+    metrics = (*METRICS, *AT_HALF)
+    found = bootstrap(
+        labels,
+        probabilities[None, None],
+        clusters,
+        rng=rng(_FOR_SCORES),
+        metrics=metrics,
+        replicates=REPLICATES,
+        workers=workers,
+    )
+    slides = [slide for slide in scored.patches.slides.tolist() if slide]
+    both_classes = 0 < int(labels.sum()) < len(labels)
+    return Evaluation(
+        model=model,
+        networks=sum(len(run.networks) for run in runs),
+        labels=scored.labels,
+        note=scored.note,
+        patches=len(labels),
+        positive=int(labels.sum()),
+        seen=scored.seen_by(runs),
+        clusters=found.clusters,
+        cluster_kind=kind,
+        replicates=REPLICATES - found.left_out,
+        scores={metric: found.interval(0, metric) for metric in metrics},
+        slides=_by_slide(predictions, scored.patches.slides) if slides else (),
+        points=_applied(decision, predictions, clusters, rng(_FOR_POINTS), workers),
+        agreements={
+            scale: Agreement.of(labels, values, clusters, rng(_FOR_RELIABILITY))
+            for scale, values in _scales(decision, probabilities).items()
+        },
+        curves=curve_bands(labels, probabilities[None], clusters, rng=rng(_FOR_CURVES)) if both_classes else None,
+    )
+
+
+def _by_slide(predictions: Predictions, slides: Shaped[np.ndarray, " n"]) -> tuple[SlideScores, ...]:
+    found = []
+    for slide in sorted(set(slides.tolist()), key=lambda slide: (not slide, slide)):
+        inside = slides == slide
+        labels, probabilities = predictions.labels[inside], predictions.probabilities[inside]
+        found.append(
+            SlideScores(
+                slide or UNKNOWN,
+                len(labels),
+                int(labels.sum()),
+                float(probabilities.mean()),
+                scoring.auc(labels, probabilities),
+                scoring.accuracy(labels, probabilities),
+            )
+        )
+    return tuple(found)
+
+
+def _applied(
+    decision: Decision, predictions: Predictions, clusters: np.ndarray, rng: np.random.Generator, workers: int
+) -> tuple[PointApplied, ...]:
+    if not decision.points:
+        return ()
+    # A call is a probability of 0 or 1: sensitivity and specificity at 0.5 are then those of the point.
+    called = np.array([predictions.probabilities > point.threshold for point in decision.points.values()], np.float64)
+    found = bootstrap(
+        predictions.labels,
+        called[:, None],
+        clusters,
+        rng=rng,
+        metrics=AT_HALF,
+        replicates=REPLICATES,
+        workers=workers,
+    )
+    return tuple(
+        PointApplied(
+            name,
+            point.threshold,
+            int(called[row].sum()),
+            found.interval(row, "sensitivity"),
+            found.interval(row, "specificity"),
+            point.sensitivity,
+            point.specificity,
+        )
+        for row, (name, point) in enumerate(decision.points.items())
+    )
+
+
+def _scales(decision: Decision, probabilities: np.ndarray) -> dict[Scale, np.ndarray]:
+    scales: dict[Scale, np.ndarray] = {"raw": probabilities}
+    for method, calibration in decision.calibrations.items():
+        scales[method] = calibration.apply(probabilities)
+    return scales
+
+
+def _in_words(metric: str) -> str:
+    return "AUC" if metric == "auc" else metric.replace("_", " ").replace("95", "95 %")
+
+
+def _named(names: np.ndarray, table: PatchTable) -> dict[str, str]:
+    return {i: name for i, name in zip(table.ids.tolist(), names.tolist(), strict=True) if name}
+
+
+def _joined(named: Iterable[Mapping[str, str]]) -> dict[str, str]:
+    return {i: name for each in named for i, name in each.items() if name}
+
+
+def _sharing(ids: Sequence[str], trained: frozenset[str], named: Iterable[Mapping[str, str]]) -> set[str]:
+    """The ids that have, in one of the tables, a name that a patch which was trained on has there, too."""
+    found: set[str] = set()
+    for of in named:
+        taught = {name for i, name in of.items() if name and i in trained}
+        found |= {i for i in ids if of.get(i) in taught}
+    return found
