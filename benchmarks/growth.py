@@ -25,7 +25,7 @@ import torch
 
 from ingest_whole import COMPETITION_PATCHES, lay_out
 from memory import PeakMemory
-from sentinode.config import load_preset
+from sentinode.config import FitAll, load_preset
 from sentinode.data.artefacts import write_json
 from sentinode.data.batches import BatchStream
 from sentinode.data.cache import pack
@@ -51,6 +51,7 @@ def measure(folder: Path, scratch: Path, patches: int, seeds: int) -> dict[str, 
         load_preset("seed").run_config(),
         {"fit.batch_size": 64, "fit.epochs": 1, "fit.steps_per_epoch": None, "fit.validation_steps": None},
     )
+    assert isinstance(config.fit, FitAll)
     listing = read_competition(folder).training.take(np.arange(patches))
     before = psutil.Process().memory_info()
     with PeakMemory() as memory:
@@ -58,15 +59,13 @@ def measure(folder: Path, scratch: Path, patches: int, seeds: int) -> dict[str, 
         packed, _ = pack(listing, scratch, workers=torch.get_num_threads())
         clock.append(time.perf_counter())
         rows = np.arange(patches)
-        prepared = prepare(packed, rows, config.preprocess, budget_mb=config.data.memory_budget_mb, scratch=scratch)
-        few = prepare(packed, rows[:64], config.preprocess, budget_mb=config.data.memory_budget_mb)
+        prepared = prepare(packed, rows, config.preprocess, budget_mb=config.running.memory_budget_mb, scratch=scratch)
+        few = prepare(packed, rows[:64], config.preprocess, budget_mb=config.running.memory_budget_mb)
         for seed in range(seeds):
             network = build(config.model, input_size_px=32, generator=torch.Generator().manual_seed(seed))
             stream = BatchStream(prepared, packed.labels, batch_size=64, seed=seed, shuffle=True)
             unseen = BatchStream(few, packed.labels[:64], batch_size=64, seed=seed, shuffle=False)
-            for _ in fit_epochs(
-                FitState.start(network, config.fit), stream, unseen, config.fit, config.augment, device=_CPU
-            ):
+            for _ in fit_epochs(FitState.start(network, config.fit), stream, unseen, config.fit, device=_CPU):
                 pass
         clock.append(time.perf_counter())
         predict_probabilities(network, prepared, view_count=1, batch_size=256, device=_CPU)

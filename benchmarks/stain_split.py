@@ -76,7 +76,7 @@ def case_of(patches: PatchSet, groups: np.ndarray, is_unseen: np.ndarray) -> Cas
 
 def split_settings(counts: Sequence[int], slides_known: bool) -> dict[str, dict[str, str | int]]:
     settings: dict[str, dict[str, str | int]] = {"random": {"split.by": "random"}, "grouped": {"split.by": "group"}}
-    settings |= {f"stain {count}": {"split.by": "stain", "split.stain_clusters": count} for count in counts}
+    settings |= {f"stain {count}": {"split.by": "stain", "data.stain_clusters": count} for count in counts}
     return settings | ({"slide": {"split.by": "slide"}} if slides_known else {})
 
 
@@ -88,7 +88,7 @@ def cluster_names(case: Case, config: RunConfig, counts: Sequence[int]) -> dict[
         "grouped": dict(zip(ids, case.blind.candidates.groups.tolist(), strict=True)),
     }
     for count in counts:
-        own = override(config, {"split.stain_clusters": count})
+        own = override(config, {"data.stain_clusters": count})
         found[f"stain {count}"] = case.blind.clusters_by_id(own)
     if case.sighted is not None:
         found["slide"] = case.sighted.clusters_by_id(config)

@@ -70,7 +70,7 @@ def material() -> Material:
 @pytest.fixture
 def run_config() -> RunConfig:
     """Three quick epochs of the notebook's network."""
-    settings = {"fit.epochs": 3, "fit.batch_size": 16, "predict.views": 1, "augment.stain_jitter": 0.1}
+    settings = {"fit.epochs": 3, "fit.batch_size": 16, "predict.views": 1, "fit.augment.stain_jitter": 0.1}
     return override(load_preset("fair").run_config(), settings)
 
 

@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
+import tomli_w
 
-from sentinode.config import PRESETS, StudyConfig, load_config, load_preset
+from sentinode.config import (
+    PRESETS,
+    AugmentConfig,
+    BalanceConfig,
+    DrawnSplit,
+    EmaAverage,
+    FitAll,
+    FitHead,
+    FitStages,
+    ResidualModel,
+    RunConfig,
+    SampleConfig,
+    SeveralMaps,
+    StudyConfig,
+    TimmModel,
+    load_config,
+    load_preset,
+)
 from sentinode.errors import ConfigError
 from sentinode.settings import override, parse_settings, parse_toml, to_toml
 
@@ -19,25 +39,27 @@ def test_presets_read_back_equal(name: str) -> None:
 
 def test_the_seed_preset_is_the_notebook() -> None:
     config = load_preset("seed")
-    assert config.balance.drop_negative_fraction == 0.31
-    assert config.sample.per_class == 25_000
-    assert (config.split.by, config.split.validation_fraction) == ("random", 0.3)
-    assert (config.preprocess.size_px, config.preprocess.resize, config.augment.zoom) == (32, "nearest", 0.2)
+    assert config.balance == BalanceConfig(drop_negative_fraction=0.31, seed=25)
+    assert config.sample == SampleConfig(per_class=25_000, seed=25)
+    assert config.split == DrawnSplit(by="random", validation_fraction=0.3, seed=25)
+    assert (config.preprocess.size_px, config.preprocess.resize) == (32, "nearest")
+    assert isinstance(config.fit, FitAll)
+    assert config.fit.augment == AugmentConfig(symmetries="none", zoom_across_centre=0.2)
     assert (config.fit.epochs, config.fit.batch_size, config.fit.learning_rate) == (20, 32, 1e-3)
     assert (config.fit.steps_per_epoch, config.fit.validation_steps) == (546, 234)
     assert config.fit.keep == "last"
-    assert config.tune.search == {"model.bn_momentum": [0.99, 0.75, 0.5, 0.25]}
+    assert config.search.search == {"model.bn_momentum": [0.99, 0.75, 0.5, 0.25]}
     assert config.seeds == (25,)
-    assert {config.balance.seed, config.sample.seed, config.split.seed} == {25}
     assert config.predict.views == 1
 
 
 def test_the_fair_preset_is_fair() -> None:
     config = load_preset("fair")
     assert config.split.by == "auto"
+    assert isinstance(config.fit, FitAll)
     assert config.fit.steps_per_epoch is None
     assert (config.fit.keep, config.fit.metric) == ("best", "auc")
-    assert config.augment.zoom == 0
+    assert config.fit.augment.zoom_across_centre == 0
     assert len(config.seeds) >= 3
 
 
@@ -50,12 +72,10 @@ def test_the_fair_preset_is_fair() -> None:
         ("fit.epochs=0", "fit.epochs"),
         ("model.norm=sideways", "'before' or 'after'.*'sideways'"),
         ("model.bn_momentum=1.5", "less than or equal to 1"),
-        ("augment.zoom=0.2", "cross_centre"),
         ("preprocess.size_px=40", "multiple of size_px"),
         ("fit.seed.x=2", "a value, not a section"),
         ("seeds=[1,1]", "not all different"),
         ("split.by=file", "split.file"),
-        ("tune.search={'model.bn_momentun'=[1]}", "Did you mean 'bn_momentum'"),
         ("tune.search={'fit.epochs'={low=5,high=2}}", "not below high"),
         ("tune.search={'fit.epochs'={low=1,high=2}}", "needs a list of values"),
         ("compare.variants={'../x'={}}", "may hold letters"),
@@ -64,7 +84,8 @@ def test_the_fair_preset_is_fair() -> None:
         ("ensemble.members={a={}, b={'model.nrom'='after'}}", "Did you mean 'norm'"),
         ("ensemble.members={a={}, b={'fit.epochs'=0}}", "fit.epochs"),
         ("ensemble.members={a={}, b={'ensemble.weights'='equal'}}", "'b' is to be an ensemble itself"),
-        ("ensemble.weights=best", "'fitted' or 'equal'"),
+        ("ensemble={members={a={}, b={}}, weights='best'}", "'fitted' or 'equal'"),
+        ("ensemble.weights=equal", "ensemble.members.* is missing"),
         ("nonsense", "no setting"),
     ],
 )
@@ -78,12 +99,12 @@ def test_a_wrong_setting_is_named_in_one_line(setting: str, said: str) -> None:
 def test_members_are_the_runs_own_settings_with_theirs_put_over() -> None:
     base = override(load_preset("fair"), {"fit.epochs": 7})
     assert base.members() == {}
-    config = override(base, {"ensemble.members": {"a": {"fit.seed": 1}, "b": {"data.leave_out": ["blank"]}}})
+    config = override(base, {"ensemble.members": {"a": {"fit.seed": 1}, "b": {"sample.per_class": 7}}})
     assert parse_toml(to_toml(config), StudyConfig, where="here") == config
     alone = base.run_config()
     assert config.members() == {
         "a": override(alone, {"fit.seed": 1}),
-        "b": override(alone, {"data.leave_out": ("blank",)}),
+        "b": override(alone, {"sample.per_class": 7}),
     }
 
 
@@ -132,14 +153,192 @@ def test_an_unknown_preset_lists_the_known() -> None:
 def test_the_strong_preset_blends_three_networks_that_differ() -> None:
     config = load_preset("strong").run_config()
     members = config.members()
-    assert {name: (m.model.backbone, m.fit.train, m.fit.frozen_stages) for name, m in members.items()} == {
-        "lite0": ("tf_efficientnet_lite0", "all", 4),
-        "lite1": ("tf_efficientnet_lite1", "all", 4),
-        "lite2": ("tf_efficientnet_lite2", "all", 4),
+    told = {}
+    for name, member in members.items():
+        assert isinstance(member.model, TimmModel)
+        assert isinstance(member.fit, FitStages)
+        told[name] = (member.model.backbone, member.fit.train, member.fit.frozen_stages)
+    assert told == {
+        "lite0": ("tf_efficientnet_lite0", "stages", 4),
+        "lite1": ("tf_efficientnet_lite1", "stages", 4),
+        "lite2": ("tf_efficientnet_lite2", "stages", 4),
     }
+    assert config.ensemble is not None
     assert config.ensemble.weights == "equal"
 
 
 def test_the_preset_for_gpus_asks_for_what_gpus_are_good_at() -> None:
     fit = load_preset("strong-gpu").fit
-    assert (fit.precision, fit.compile, fit.schedule, fit.average) == ("mixed", True, "cosine", "ema")
+    assert isinstance(fit, FitStages)
+    assert (fit.precision, fit.compile, fit.schedule.kind, fit.average.kind) == ("mixed", True, "cosine", "ema")
+
+
+TIMM = {"model.architecture": "timm", "model.backbone": "test_efficientnet"}
+HEAD = {**TIMM, "fit.train": "head"}
+STAGES = {**TIMM, "fit.train": "stages"}
+
+
+@pytest.mark.parametrize(
+    ("base", "setting", "home"),
+    [
+        ({}, {"model.centre": "crop"}, "model.architecture = 'residual', not 'notebook'"),
+        ({}, {"model.design": "dense"}, "model.architecture = 'p4m', not 'notebook'"),
+        ({}, {"model.backbone": "resnet18"}, "model.architecture = 'timm', not 'notebook'"),
+        ({}, {"model.features.kind": "stages"}, "model.architecture = 'timm', not 'notebook'"),
+        (TIMM, {"model.norm": "after"}, "model.architecture = 'notebook', not 'timm'"),
+        (TIMM, {"model.bn_momentum": 0.5}, "model.architecture = 'notebook' or 'residual' or 'p4m', not 'timm'"),
+        (TIMM, {"model.features.skipped_maps": 3}, "model.features.kind = 'stages' or 'blocks', not 'last'"),
+        ({}, {"fit.train": "head"}, "model.architecture = 'timm'"),
+        ({}, {"fit.train": "stages"}, "model.architecture = 'timm'"),
+        ({}, {"fit.frozen_stages": 1}, "fit.train = 'stages', not 'all'"),
+        (TIMM, {"fit.layer_decay": 0.8}, "fit.train = 'stages', not 'all'"),
+        (TIMM, {"fit.head_first": {}}, "fit.train = 'stages', not 'all'"),
+        (TIMM, {"fit.head_first.penalties": [1.0]}, "fit.train = 'stages', not 'all'"),
+        (TIMM, {"fit.copies.count": 2}, "fit.train = 'head', not 'all'"),
+        (HEAD, {"fit.epochs": 3}, "fit.train = 'all' or 'stages', not 'head'"),
+        (HEAD, {"fit.augment.stain_jitter": 0.3}, "fit.train = 'all' or 'stages', not 'head'"),
+        (HEAD, {"fit.average.kind": "ema"}, "fit.train = 'all' or 'stages', not 'head'"),
+        ({}, {"fit.schedule.warmup_epochs": 1}, "fit.schedule.kind = 'cosine', not 'constant'"),
+        ({}, {"fit.average.decay": 0.5}, "fit.average.kind = 'ema', not 'none'"),
+        ({"fit.average.kind": "swa"}, {"fit.average.decay": 0.5}, "fit.average.kind = 'ema', not 'swa'"),
+        ({}, {"fit.average": {"kind": "ema", "start": 0.5}}, "fit.average.kind = 'swa', not 'ema'"),
+        ({}, {"split.file": "x.csv"}, "split.by = 'file', not 'auto'"),
+        ({}, {"split.fold": 1}, "split.folds"),
+        ({"split.folds": 3}, {"split.validation_fraction": 0.1}, "a split without split.folds"),
+        ({"split.by": "file", "split.file": "x.csv"}, {"split.folds": 3}, "split.by = 'auto' or .* not 'file'"),
+    ],
+)
+def test_a_setting_that_does_nothing_here_is_refused_and_told_where_it_belongs(
+    base: dict[str, Any], setting: dict[str, Any], home: str
+) -> None:
+    config = override(RunConfig(), base)
+    with pytest.raises(ConfigError, match=rf"setting '{next(iter(setting))}.*' belongs to {home}"):
+        override(config, setting)
+    table = tomllib.loads(to_toml(config))
+    for name, value in setting.items():
+        *parents, last = name.split(".")
+        at = table
+        for part in parents:
+            at = at.setdefault(part, {})
+        at[last] = value
+    with pytest.raises(ConfigError, match=f"belongs to {home}"):
+        parse_toml(tomli_w.dumps(table), RunConfig, where="here")
+
+
+def test_another_kind_keeps_what_both_share_and_drops_the_rest() -> None:
+    base = override(
+        RunConfig(),
+        {
+            **STAGES,
+            "model.features.kind": "stages",
+            "model.features.skipped_maps": 2,
+            "fit.frozen_stages": 2,
+            "fit.epochs": 7,
+            "fit.seed": 3,
+            "fit.metric": "accuracy",
+            "fit.average.kind": "ema",
+            "fit.average.decay": 0.5,
+        },
+    )
+    assert override(base, {"model.features.kind": "blocks"}).model == base.model.model_copy(
+        update={"features": SeveralMaps(kind="blocks", skipped_maps=2)}
+    )
+    head = override(base, {"fit.train": "head"})
+    assert head.fit == FitHead(seed=3, metric="accuracy")
+    back = override(head, {"model.architecture": "residual", "preprocess.size_px": 48, "model.bn_momentum": 0.5})
+    assert back.fit == FitAll(seed=3, metric="accuracy")
+    assert back.model == ResidualModel(bn_momentum=0.5)
+    whole = override(base, {"model.architecture": "notebook"})
+    assert whole.fit == FitAll(epochs=7, seed=3, metric="accuracy", average=EmaAverage(decay=0.5))
+    folds = override(override(RunConfig(), {"split.validation_fraction": 0.1}), {"split.folds": 3})
+    assert override(folds, {"split.folds": "none"}).split == DrawnSplit()
+
+
+def test_a_share_and_folds_together_are_refused_in_one_call() -> None:
+    with pytest.raises(ConfigError, match="validation_fraction' belongs to a split without"):
+        override(RunConfig(), {"split.validation_fraction": 0.1, "split.folds": 3})
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"running.memory_budget_mb": 1}, {"running.prediction_batch_size": 7}),
+        ({"data.leave_out": ["blank", "duplicate"]}, {"data.leave_out": ["duplicate", "blank", "blank"]}),
+        ({"fit.learning_rate": 1}, {"fit.learning_rate": 1.0}),
+        ({"preprocess.size_px": 96, "preprocess.resize": "nearest"}, {"preprocess.size_px": 96}),
+        ({"fit.keep": "last", "fit.metric": "accuracy"}, {"fit.keep": "last"}),
+        ({"fit.epochs": 1, "fit.keep": "last"}, {"fit.epochs": 1, "fit.patience": 3}),
+        ({"fit.patience": 19}, {"fit.patience": 200}),
+        (TIMM, STAGES),
+        ({**TIMM, "model.resize_px": 32}, TIMM),
+        ({"model.architecture": "p4m", "predict.views": 1}, {"model.architecture": "p4m"}),
+        (
+            {"model.architecture": "p4m", "fit.augment.symmetries": "none"},
+            {"model.architecture": "p4m", "fit.augment.symmetries": "flips"},
+        ),
+    ],
+)
+def test_settings_that_come_to_the_same_have_one_digest(one: dict[str, Any], other: dict[str, Any]) -> None:
+    configs = [override(RunConfig(), settings) for settings in (one, other)]
+    assert configs[0].digest() == configs[1].digest()
+    assert configs[0].canonical() == configs[1].canonical()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"fit.seed": 1}, {"fit.epochs": 2}, {"fit.patience": 18}, {"fit.keep": "last"}, {"fit.metric": "accuracy"},
+        {"preprocess.resize": "nearest"}, {"predict.views": 1}, {"decision.sensitivity": 0.9},
+        {"fit.augment.symmetries": "none"}, {"split.seed": 1}, {"split.folds": 3, "split.fold": 1}, TIMM, HEAD,
+        {**STAGES, "fit.frozen_stages": 1}, {"data.leave_out": ["blank"]}, {"sample.per_class": 9},
+    ],
+)  # fmt: skip
+def test_settings_that_matter_change_the_digest(settings: dict[str, Any]) -> None:
+    assert override(RunConfig(), settings).digest() != RunConfig().digest()
+
+
+def test_a_blend_is_its_members_however_they_are_put_together() -> None:
+    def blend(shared: dict[str, Any], **members: dict[str, Any]) -> str:
+        return override(RunConfig(), {**shared, "ensemble.members": members}).digest()
+
+    first = blend({}, a={"model.norm": "after"}, b={"fit.epochs": 3})
+    assert blend({"model.norm": "after"}, a={}, b={"fit.epochs": 3, "model.norm": "before"}) == first
+    assert blend({}, a={"model.norm": "after"}, b={"fit.epochs": 4}) != first
+
+
+def test_two_variants_of_the_same_settings_are_refused() -> None:
+    same = {"compare.variants": {"x": {"fit.epochs": 20}, "y": {}}}
+    with pytest.raises(ConfigError, match="the variants 'x' and 'y' come to the same settings"):
+        override(load_preset("fair"), same).variants()
+    config = override(load_preset("fair"), {"tune.search": {"fit.learning_rate": [0.1, 1, 1.0]}})
+    with pytest.raises(ConfigError, match=r"fit.learning_rate = 1 and 1\.0 come to the same settings"):
+        config.trials_base()
+
+
+@pytest.mark.parametrize("section", ["compare.variants", "ensemble.members"])
+@pytest.mark.parametrize("name", ["data.leave_out", "running.memory_budget_mb", "decision.sensitivity"])
+def test_what_all_share_is_no_ones_own(section: str, name: str) -> None:
+    with pytest.raises(ConfigError, match=f"'b' sets '{name}', which is the same for all"):
+        override(StudyConfig(), {section: {"a": {}, "b": {name: 1}}})
+
+
+@pytest.mark.parametrize("name", ["fit.seed", "split.seed", "split.fold"])
+def test_what_numbers_the_repeats_is_no_variants_own(name: str) -> None:
+    for settings in ({"compare.variants": {"a": {name: 1}}}, {"tune.search": {name: [1, 2]}}):
+        with pytest.raises(ConfigError, match=f"sets '{name}', but every variant is repeated under the same"):
+            override(StudyConfig(), settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"compare.variants": {"a": {"model.nrom": "after"}}}, r"compare\.variants\.a: .*Did you mean 'norm'"),
+        ({"tune.search": {"model.bn_momentun": [1]}}, r"tune\.search: .*Did you mean 'bn_momentum'"),
+        ({"tune.search": {"fit.epochs": [1, 0]}}, r"tune\.search: setting 'fit\.epochs'"),
+        ({"tune": "none"}, "tune: the settings have no search"),
+    ],
+)
+def test_a_question_is_checked_when_it_is_asked(settings: dict[str, Any], said: str) -> None:
+    config = override(load_preset("fair"), settings)
+    with pytest.raises(ConfigError, match=said):
+        config.variants() if "compare.variants" in settings else config.trials_base()

@@ -50,7 +50,7 @@ from sentinode.explain.galleries import examples, write_inputs, write_pictures
 from sentinode.explain.review import review
 from sentinode.progress import ALL_RUNS, of_step
 from sentinode.report.page import write_check_page, write_study_page
-from sentinode.settings import override, reads_as, to_toml
+from sentinode.settings import override, parse_toml, to_toml
 
 EXAMPLES_A_CLASS = 12
 INPUTS_A_CLASS = 2
@@ -65,24 +65,26 @@ def study(
     *,
     preset: str = "",
     resume: bool = False,
-    questions: Collection[Question] = ("compare", "tune"),
+    asking: Collection[Question] | None = None,
 ) -> Study:
     """Run the study of the folder `data` into the folder `out`, or go on with it.
 
     Check and explore the data; balance, sample and split; train every variant on every seed and fold; tune;
     audit the leak, where asked; predict the test part with the variant of the highest validation mean; write
-    the pages.
+    the pages. Unless told what to be `asking`, it asks what the settings have: a comparison, and a search if there
+    is one.
     """
     session = session or Session()
-    if "leak" in questions:
-        require_auditable(config)
+    of_settings: tuple[Question, ...] = ("compare", "tune") if config.tune else ("compare",)
+    questions = asking or of_settings
+    require_askable(config, questions)
     refuse_another_study(out, config, resume=resume)
     gathered = gather(data, config, session)
     given = attributes_of_folder(data, config.data, gathered.material.candidates.ids)
     settle_identity(out, config, {"data_sha256": gathered.material.data_hash, "questions": sorted(questions)})
     write_json(out / "check.json", gathered.check.to_json())
     write_json(
-        out / "explore.json", explore(gathered.material.patches, seed=config.sample.seed, progress=session.progress)
+        out / "explore.json", explore(gathered.material.patches, seed=config.seeds[0], progress=session.progress)
     )
     material = gathered.material
     material.write_split(shown_split(config, questions), out / "split.csv")
@@ -113,7 +115,7 @@ def study(
     reviewed = review(chosen, rival_of(chosen, asked), clusters, known, cluster_kind=kind)
     write_json(out / STUDY_ERRORS, reviewed.to_json())
     candidates = material.candidates
-    shown = examples(candidates.ids, candidates.labels, EXAMPLES_A_CLASS, seed=config.sample.seed)
+    shown = examples(candidates.ids, candidates.labels, EXAMPLES_A_CLASS, seed=config.seeds[0])
     write_pictures(out / "pictures", material.patches, [*shown[0], *shown[1], *reviewed.ids_to_show()])
     write_pictures(out / "pictures", gathered.check.packed.everything, gathered.check.ids_to_show())
     first = [i for label in (0, 1) for i in shown[label][:INPUTS_A_CLASS]]
@@ -130,11 +132,21 @@ def study(
 def runs_asked_for(config: StudyConfig, questions: Collection[Question]) -> int:
     """Runs of all questions, those that two of them share counted twice; a search that prunes takes fewer."""
     variants = {
-        "compare": len(config.compare.variants),
-        "tune": trial_count(config.tune),
+        "compare": len(config.compare.variants) or 1,
+        "tune": trial_count(config.tune) if config.tune else 0,
         "leak": len(audited_splits(config)),
     }
     return len(grid(config)) * sum(variants[question] for question in questions)
+
+
+def require_askable(config: StudyConfig, questions: Collection[Question]) -> None:
+    """Raise ConfigError, before anything is read, where the settings do not have what a question needs."""
+    if "compare" in questions:
+        config.variants()
+    if "tune" in questions:
+        config.trials_base()
+    if "leak" in questions:
+        require_auditable(config)
 
 
 def refuse_another_study(out: Path, config: StudyConfig, *, resume: bool) -> None:
@@ -145,7 +157,7 @@ def refuse_another_study(out: Path, config: StudyConfig, *, resume: bool) -> Non
             raise RunError("is not empty and holds no study", where=out, remedy="Choose a new or empty --out.")
     elif not resume:
         raise RunError("holds a study already", where=out, remedy="Pass --resume to go on, or another --out.")
-    elif not reads_as(identity.read_text(encoding="utf-8"), config, where=identity):
+    elif parse_toml(identity.read_text(encoding="utf-8"), StudyConfig, where=identity).digest() != config.digest():
         raise RunError(
             "holds a study with other settings", where=out, remedy="Resume with the same settings, or another --out."
         )

@@ -1,32 +1,73 @@
-"""Settings in sections: frozen and checked, TOML in and out, changed by their full names; names of folders."""
+"""Settings in sections: frozen and checked, TOML in and out, changed by their full names; names of folders.
+
+A section may be of several kinds, and a setting in it, such as `kind` or `architecture`, names one: each kind has the
+settings that do something there and no others. What belongs to another kind is refused where it was asked for; where an
+override changed the kind under it, it goes.
+"""
 
 from __future__ import annotations
 
 import difflib
+import hashlib
+import stat
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from types import UnionType
+from typing import Any, Final, TypeVar, Union, get_args, get_origin
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic.fields import FieldInfo
 
 from sentinode.errors import ConfigError
 
+_LARGEST_FILE: Final = 2**20  # bytes
+_LONGEST_LINE: Final = 10_000  # letters; a longer one is a nest, a key or a number that no reader of TOML copes with
+_DEEPEST: Final = 16
+_LONGEST_NAME: Final = 80
+_SHOWN: Final = 60  # letters of a value or name in a message
+
 
 class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    """Settings that belong together; numbers are finite."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+    @classmethod
+    def misplaced(cls, table: Mapping[str, Any]) -> dict[str, str]:  # noqa: ARG003
+        """The settings of a table that do nothing beside its others, by name below the section: what they belong to."""
+        return {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_nothing_misplaced(cls, table: Any) -> Any:
+        for name, home in cls.misplaced(table).items() if isinstance(table, Mapping) else ():
+            raise ValueError(f"{name} belongs to {home}")
+        return table
 
 
 C = TypeVar("C", bound=Section)
 
 
-def parse_toml(text: str, kind: type[C], *, where: str | Path) -> C:
+def read_toml(path: Path, kind: type[C]) -> C:
+    """Settings from a file of at most 1 MiB; raises ConfigError for anything that is not one."""
     try:
-        table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"is not valid TOML: {error}", where=where, remedy="Mend that line.") from error
-    return _validated(kind, table, where)
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise ConfigError("is not a regular file", where=path, remedy="Give a TOML file.")
+        if found.st_size > _LARGEST_FILE:
+            told = f"holds {found.st_size:,} bytes; settings take {_LARGEST_FILE:,} at most"
+            raise ConfigError(told, where=path, remedy="Give a TOML file of settings.")
+        text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot be read ({error})", where=path, remedy="Give a TOML file.") from error
+    return parse_toml(text, kind, where=path)
+
+
+def parse_toml(text: str, kind: type[C], *, where: str | Path) -> C:
+    table = _parsed(text, where)
+    return _validated(kind, _settled(kind, table, None, "", where), where)
 
 
 def to_toml(config: Section) -> str:
@@ -34,96 +75,262 @@ def to_toml(config: Section) -> str:
     return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))
 
 
-def reads_as(text: str, config: Section, *, where: str | Path) -> bool:
-    """Whether TOML says what a config does; a setting that it does not name has its default, as in older files."""
-    return to_toml(parse_toml(text, type(config), where=where)) == to_toml(config)
-
-
 def override(config: C, settings: Mapping[str, Any], *, where: str | Path | None = None) -> C:
     """Put settings such as {"model.norm": "after"} over a config; returns a new, checked one.
 
-    The word "none", like None, leaves an optional setting out; to others it is a word like any.
+    A setting that changes the kind of a section leaves what both kinds share, and drops the rest. The word "none", like
+    None, leaves an optional setting or section out; to others it is a word like any.
     """
     table = config.model_dump(mode="python", exclude_none=True)
-    for key, value in settings.items():
+    for name, value in settings.items():
         at = table
-        section: type[BaseModel] = type(config)
-        *parents, last = key.split(".")
+        *parents, last = name.split(".")
         for part in parents:
-            section = _section_at(section, part, key, where)
-            at = at.setdefault(part, {})
-        if last not in section.model_fields:
-            raise _unknown(key, last, section, where)
-        optional = type(None) in get_args(section.model_fields[last].annotation)
-        at[last] = None if value == "none" and optional else value
-    return _validated(type(config), table, where)
+            inner = at.get(part)
+            at[part] = at = {} if inner is None or inner == "none" else inner
+            if not isinstance(at, dict):
+                raise _no_section(name, part, where)
+        at[last] = value
+    return _validated(type(config), _settled(type(config), table, frozenset(settings), "", where), where)
 
 
 def to_flat(config: Section, prefix: str = "") -> dict[str, Any]:
-    """Every setting by its full name, such as "fit.epochs"."""
+    """Every setting as a plain value by its full name, such as "fit.epochs"; a section that is left out is None."""
     flat: dict[str, Any] = {}
+    plain = config.model_dump(mode="json")
     for name in type(config).model_fields:
         value = getattr(config, name)
-        flat |= to_flat(value, f"{prefix}{name}.") if isinstance(value, Section) else {f"{prefix}{name}": value}
+        flat |= to_flat(value, f"{prefix}{name}.") if isinstance(value, Section) else {f"{prefix}{name}": plain[name]}
     return flat
+
+
+def short_name(name: str) -> str:
+    """The last part of a setting's full name that says something: "norm" of "model.norm", "average" of its kind."""
+    *parents, last = name.split(".")
+    return parents[-1] if last == "kind" and parents else last
 
 
 def parse_settings(pairs: Iterable[str]) -> dict[str, Any]:
     """Read `key.path=value` pairs; a value is TOML where it parses as such, else a plain string."""
     settings: dict[str, Any] = {}
     for pair in pairs:
-        key, equals, text = pair.partition("=")
-        if not equals or not key.strip():
-            raise ConfigError(f"{pair!r} is no setting", where="--set", remedy="Write key.path=value.")
-        try:
-            value: Any = tomllib.loads(f"value = {text.strip()}")["value"]
-        except tomllib.TOMLDecodeError:
-            value = text.strip()
-        settings[key.strip()] = value
+        name, equals, text = pair.partition("=")
+        name, text = name.strip(), text.strip()
+        if not equals or not name:
+            raise ConfigError(f"{_shown(pair)} is no setting", where="--set", remedy="Write key.path=value.")
+        if any(letter < " " for letter in pair.strip()):
+            told = f"{_shown(pair)} holds a line break or another control character"
+            raise ConfigError(told, where="--set", remedy="Give each setting a --set of its own.")
+        settings[name] = _value(text)
     return settings
 
 
 def is_folder_name(name: str) -> bool:
     """Whether a name is letters, digits, '.', '_' and '-' only, so that it names a folder and leads nowhere else."""
-    return bool(name) and all(c.isalnum() or c in "._-" for c in name) and not name.startswith(".")
+    return 0 < len(name) <= _LONGEST_NAME and all(c.isalnum() or c in "._-" for c in name) and not name.startswith(".")
 
 
-def _section_at(model: type[BaseModel], part: str, key: str, where: str | Path | None) -> type[BaseModel]:
-    field = model.model_fields.get(part)
-    if field is None:
-        raise _unknown(key, part, model, where)
-    if not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
-        raise ConfigError(
-            f"setting {key!r}: {part!r} is a value, not a section", where=where, remedy=f"Set {part} itself."
-        )
-    return field.annotation
-
-
-def _unknown(key: str, part: str, model: type[BaseModel], where: str | Path | None) -> ConfigError:
-    names = list(model.model_fields)
-    remedy = f"Known here: {', '.join(names)}{suggestion(part, names)}"
-    return ConfigError(f"unknown setting {key!r}", where=where, remedy=remedy)
+def folder_name(words: str) -> str:
+    """A folder's name that tells the words; where it cannot hold them all, their digest keeps it apart."""
+    safe = "".join(c if is_folder_name(f"a{c}") else "_" for c in words).lstrip(".")
+    if safe == words and len(words) <= _LONGEST_NAME:
+        return words
+    return f"{safe[: _LONGEST_NAME - 9]}-{hashlib.sha256(words.encode()).hexdigest()[:8]}"
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(word, list(known), n=1)
+    close = difflib.get_close_matches(word[:_SHOWN], list(known), n=1)
     return f". Did you mean {close[0]!r}?" if close else "."
+
+
+def kinds(field: FieldInfo) -> list[type[Section]]:
+    """The kinds of section that a setting can be; none for a plain value."""
+    return list(_sections(field.annotation))
+
+
+def _sections(annotation: Any) -> Iterator[type[Section]]:
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        yield annotation
+    elif get_origin(annotation) in (Union, UnionType):
+        for inner in get_args(annotation):
+            yield from _sections(inner)
+
+
+def kind_names(section: type[Section], field: FieldInfo) -> tuple[str, ...]:
+    """What the setting that tells a section's kinds apart says of this one."""
+    return get_args(section.model_fields[str(field.discriminator)].annotation)
+
+
+def _parsed(text: str, where: str | Path) -> dict[str, Any]:
+    longest = max(map(len, text.splitlines()), default=0)
+    if longest > _LONGEST_LINE:
+        raise ConfigError(
+            f"has a line of {longest:,} letters; settings take {_LONGEST_LINE:,} at most",
+            where=where,
+            remedy="Break that line.",
+        )
+    try:
+        table = tomllib.loads(text)
+        _require_modest(table, 0)
+    except RecursionError as error:
+        raise ConfigError("is nested too deeply", where=where, remedy="Give plain settings.") from error
+    except ValueError as error:
+        raise ConfigError(f"is not valid TOML: {error}", where=where, remedy="Correct that line.") from error
+    return table
+
+
+def _require_modest(value: Any, depth: int) -> None:
+    """Raise ValueError for what TOML allows a reader to refuse, or for nests in which no setting lies."""
+    if depth > _DEEPEST:
+        raise ValueError(f"values are nested more than {_DEEPEST} deep")
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise ValueError("an integer has more than 64 bits")
+    if isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            _require_modest(inner, depth + 1)
+
+
+def _value(text: str) -> Any:
+    """One TOML value, or the text itself; inside a list, too, so that no comment or comma drops a part of it."""
+    try:
+        alone, listed = _parsed(f"value = {text}", "--set"), _parsed(f"value = [{text}]", "--set")
+    except ConfigError:
+        return text
+    return alone["value"] if listed["value"] == [alone["value"]] or alone["value"] != alone["value"] else text
+
+
+def _settled(
+    kind: type[Section], table: dict[str, Any], given: frozenset[str] | None, prefix: str, where: str | Path | None
+) -> dict[str, Any]:
+    """The table without what has no place in a section of this kind; raises ConfigError where that was asked for.
+
+    given: full names of the settings that were asked for; None where all were.
+    """
+    settled = {name: value for name, value in table.items() if not _is_left_out(kind.model_fields.get(name), value)}
+    for name, home in kind.misplaced(settled).items():
+        if asked := _as_given(prefix + name, given):
+            raise _belongs(asked, home, where)
+        *parents, last = name.split(".")
+        at = settled
+        for part in parents:
+            at[part] = at = dict(at[part])
+        at.pop(last, None)
+    for name, value in settled.items():
+        field = kind.model_fields.get(name)
+        if field is None:
+            raise _unknown(prefix, name, kind, where)
+        full, sections = prefix + name, kinds(field)
+        if not sections:
+            if deeper := [each for each in given or () if each.startswith(f"{full}.")]:
+                raise _no_section(deeper[0], name, where)
+        elif isinstance(value, Mapping):
+            settled[name] = _section(field, sections, dict(value), given, full, where)
+        elif not isinstance(value, Section):
+            one = f"{full}.{field.discriminator or next(iter(sections[0].model_fields))}"
+            raise ConfigError(
+                f"setting {full!r} is a section, not a value (given: {_shown(value)})",
+                where=where,
+                remedy=f"Set {one}, say.",
+            )
+    return settled
+
+
+def _section(
+    field: FieldInfo,
+    sections: list[type[Section]],
+    table: dict[str, Any],
+    given: frozenset[str] | None,
+    full: str,
+    where: str | Path | None,
+) -> dict[str, Any]:
+    """The table of a section in the kind that it names, or in the default's; without what belongs to other kinds."""
+    if len(sections) == 1:
+        return _settled(sections[0], table, given, f"{full}.", where)
+    tag = str(field.discriminator)
+    asked = table.setdefault(tag, getattr(field.default, tag))
+    names = {name: section for section in sections for name in kind_names(section, field)}
+    if not isinstance(asked, str) or asked not in names:
+        *others, last = map(repr, names)
+        raise ConfigError(
+            f"setting '{full}.{tag}': should be {', '.join(others)} or {last} (given: {_shown(asked)})",
+            where=where,
+            remedy=f"Choose one of them{suggestion(str(asked), names)}",
+        )
+    chosen = names[asked]
+    for name in [name for name in table if name not in chosen.model_fields]:
+        homes = [repr(each) for each, section in names.items() if name in section.model_fields]
+        if homes and (told := _as_given(f"{full}.{name}", given)):
+            raise _belongs(told, f"{full}.{tag} = {' or '.join(homes)}, not {asked!r}", where)
+        if homes:
+            del table[name]
+    return _settled(chosen, table, given, f"{full}.", where)
+
+
+def _is_left_out(field: FieldInfo | None, value: Any) -> bool:
+    if field is None or type(None) not in get_args(field.annotation):
+        return False
+    return value is None or (isinstance(value, str) and value == "none")
+
+
+def _as_given(name: str, given: frozenset[str] | None) -> str | None:
+    """The name under which a setting was asked for, itself or by a part of it; None where it was not."""
+    if given is None or any(f"{name}.".startswith(f"{each}.") for each in given):
+        return name
+    return next((each for each in given if each.startswith(f"{name}.")), None)
+
+
+def _belongs(name: str, home: str, where: str | Path | None) -> ConfigError:
+    return ConfigError(f"setting {name!r} belongs to {home}", where=where, remedy="Leave it out, or set that, too.")
+
+
+def _no_section(name: str, part: str, where: str | Path | None) -> ConfigError:
+    told = f"setting {_shown(name)}: {_shown(part)} is a value, not a section"
+    return ConfigError(told, where=where, remedy=f"Set {_shown(part)} itself.")
+
+
+def _unknown(prefix: str, name: str, section: type[BaseModel], where: str | Path | None) -> ConfigError:
+    names = list(section.model_fields)
+    remedy = f"Known here: {', '.join(names)}{suggestion(name, names)}"
+    return ConfigError(f"unknown setting {_shown(prefix + name)}", where=where, remedy=remedy)
+
+
+def _shown(value: Any) -> str:
+    """A value as it is told in a message: on one line, and not at any length."""
+    told = repr(value)
+    return told if len(told) <= _SHOWN else f"{told[:_SHOWN]}…"
 
 
 def _validated(kind: type[C], table: Mapping[str, Any], where: str | Path | None) -> C:
     try:
         return kind.model_validate(table)
     except ValidationError as error:
-        # Of a union's errors our own say most; and a union's tags are no part of the setting's name.
+        # Of a union's errors our own say most.
         first = max(error.errors(), key=lambda found: found["type"] == "value_error")
-        path = [str(part) for part in first["loc"] if str(part) not in ("Range", "list[union[bool,int,float,str]]")]
-        key = ".".join(path)
-        if first["type"] == "extra_forbidden":
-            section: type[BaseModel] = kind
-            for part in path[:-1]:
-                section = _section_at(section, part, key, where)
-            raise _unknown(key, path[-1], section, where) from error
-        problem = first["msg"].removeprefix("Value error, ")
-        given = "" if isinstance(first["input"], dict | BaseModel) else f" (given: {first['input']!r})"
-        place = f"setting {key!r}: " if key else ""
-        raise ConfigError(f"{place}{problem}{given}", where=where, remedy="Mend that setting.") from error
+        name = _name_of(kind, first["loc"])
+        problem = "is missing" if first["type"] == "missing" else first["msg"].removeprefix("Value error, ")
+        is_table = isinstance(first["input"], dict | BaseModel)
+        given = "" if is_table else f" (given: {_shown(first['input'])})"
+        place = f"setting {name!r}: " if name else ""
+        raise ConfigError(f"{place}{problem}{given}", where=where, remedy="Correct that setting.") from error
+
+
+def _name_of(kind: type[Section], location: Iterable[str | int]) -> str:
+    """A setting's full name from the place of pydantic's error, which also names kinds of sections and of values."""
+    name: list[str] = []
+    fields: Mapping[str, FieldInfo] = kind.model_fields
+    names: dict[str, type[Section]] = {}
+    keyed = False
+    for part in location:
+        if part in names:
+            fields, names = names[str(part)].model_fields, {}
+        elif part in fields:
+            name.append(str(part))
+            field = fields[str(part)]
+            sections = kinds(field)
+            fields = sections[0].model_fields if len(sections) == 1 else {}
+            names = {each: s for s in sections for each in kind_names(s, field)} if len(sections) > 1 else {}
+            keyed = not sections
+        elif isinstance(part, int) or keyed:
+            name.append(str(part))
+            keyed = False
+    return ".".join(name)

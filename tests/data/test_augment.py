@@ -85,7 +85,7 @@ def test_each_image_is_turned_by_its_own_symmetry(images: torch.Tensor) -> None:
         assert torch.equal(turned[row], apply_symmetry(images[row : row + 1], number)[0])
 
 
-@pytest.mark.parametrize("config", [AugmentConfig(), AugmentConfig(symmetries=False, flips=True)])
+@pytest.mark.parametrize("config", [AugmentConfig(), AugmentConfig(symmetries="flips")])
 def test_label_safe_augmentation_keeps_tissue_on_its_side_of_the_centre(config: AugmentConfig) -> None:
     centre = torch.zeros(32, 3, 96, 96)
     centre[:, :, 32:64, 32:64] = 1
@@ -113,7 +113,7 @@ def test_white_stays_white(images: torch.Tensor) -> None:
 
 
 def test_draws_are_in_their_ranges_and_follow_the_generator() -> None:
-    config = AugmentConfig(zoom=0.2, cross_centre=True, stain_jitter=0.1)
+    config = AugmentConfig(zoom_across_centre=0.2, stain_jitter=0.1)
     first, again = (draw(config, 500, torch.Generator().manual_seed(4)) for _ in range(2))
     assert first.zoom is not None
     assert again.zoom is not None
@@ -128,5 +128,5 @@ def test_draws_are_in_their_ranges_and_follow_the_generator() -> None:
 
 
 def test_nothing_asked_for_changes_nothing(images: torch.Tensor) -> None:
-    config = AugmentConfig(symmetries=False)
+    config = AugmentConfig(symmetries="none")
     assert torch.equal(apply(images, draw(config, 8, torch.Generator())), images)

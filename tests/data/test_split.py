@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sentinode.config import BalanceConfig, SampleConfig, SplitConfig
+from sentinode.config import BalanceConfig, DrawnSplit, FileSplit, SampleConfig
 from sentinode.data.patches import PatchTable
 from sentinode.data.split import (
     assign_units,
@@ -33,7 +33,7 @@ def candidates(count: int = 600, *, slides: int = 20, seed: int = 0, slides_know
 
 
 def split_of(data: PatchTable, **settings: object) -> tuple[np.ndarray, np.ndarray]:
-    split = make_split(data, BalanceConfig(), SampleConfig(), SplitConfig(**settings))  # type: ignore[arg-type]
+    split = make_split(data, None, None, DrawnSplit(**settings))  # type: ignore[arg-type]
     side = dict.fromkeys(split.training, 0) | dict.fromkeys(split.validation, 1)
     return np.array([side[i] for i in data.ids]), data.labels
 
@@ -45,7 +45,7 @@ def test_the_notebooks_own_numbers() -> None:
     assert (labels[kept] == 0).sum() == 130_908 - round(130_908 * 0.31)
     assert (labels[kept] == 1).sum() == 89_117
     notices: list[str] = []
-    drawn = sample_classes(labels[kept], 25_000, 25, notices, "per_class")
+    drawn = sample_classes(labels[kept], SampleConfig(per_class=25_000), "per_class", notices)
     assert np.bincount(labels[kept][drawn]).tolist() == [25_000, 25_000]
     assert notices == []
     units = np.arange(50_000)
@@ -56,7 +56,7 @@ def test_the_notebooks_own_numbers() -> None:
 def test_a_sample_larger_than_a_class_is_clipped_with_a_notice() -> None:
     data, notices = candidates(100), []
     smaller = int(min(np.bincount(data.labels)))
-    drawn = sample_classes(data.labels, 1000, 25, notices, "per_class")
+    drawn = sample_classes(data.labels, SampleConfig(per_class=1000), "per_class", notices)
     assert np.bincount(data.labels[drawn]).tolist() == [smaller, smaller]
     assert len(notices) == 1
     assert f"clipped to {smaller}" in notices[0]
@@ -83,7 +83,7 @@ def test_with_slides_unknown_groups_stay_together_and_singles_are_free() -> None
     data = candidates(300, slides_known=False)
     groups = np.array([f"g{n // 5}" if n < 100 else "" for n in range(300)])
     data = PatchTable(data.ids, data.labels, data.slides, groups)
-    split = make_split(data, BalanceConfig(), SampleConfig(), SplitConfig())
+    split = make_split(data, None, None, DrawnSplit())
     assert split.basis == "group"
     on_validation = np.isin(data.ids, split.validation)
     for group in set(groups) - {""}:
@@ -92,7 +92,7 @@ def test_with_slides_unknown_groups_stay_together_and_singles_are_free() -> None
 
 
 def test_a_random_split_says_that_it_ignores_slides() -> None:
-    split = make_split(candidates(), BalanceConfig(), SampleConfig(), SplitConfig(by="random"))
+    split = make_split(candidates(), None, None, DrawnSplit(by="random"))
     assert split.basis == "random"
     assert "IGNORES SLIDES" in split.describe()
 
@@ -131,14 +131,14 @@ def test_slides_asked_for_but_not_known_is_an_error() -> None:
 
 def test_a_split_reads_back_from_its_table(tmp_path: Path) -> None:
     data = candidates(200)
-    drawn = make_split(data, BalanceConfig(), SampleConfig(per_class=40), SplitConfig())
+    drawn = make_split(data, None, SampleConfig(per_class=40), DrawnSplit())
     labels, slides = (
         dict(zip(data.ids.tolist(), column.tolist(), strict=True)) for column in (data.labels, data.slides)
     )
     drawn.write(tmp_path / "split.csv", labels=labels, clusters=slides)
     table = pd.read_csv(tmp_path / "split.csv", dtype=str)
     assert [slides[i] for i in table["id"]] == table["cluster"].tolist()
-    again = make_split(data, BalanceConfig(), SampleConfig(), SplitConfig(by="file", file=tmp_path / "split.csv"))
+    again = make_split(data, None, None, FileSplit(by="file", file=tmp_path / "split.csv"))
     assert set(again.training) == set(drawn.training)
     assert set(again.validation) == set(drawn.validation)
     assert again.left_out == {"split: not in the file": 120}
@@ -169,18 +169,16 @@ def test_groupings_are_united() -> None:
 
 
 def test_a_share_that_slides_cannot_give_is_noted() -> None:
-    split = make_split(
-        candidates(300, slides=4), BalanceConfig(), SampleConfig(), SplitConfig(validation_fraction=0.05)
-    )
+    split = make_split(candidates(300, slides=4), None, None, DrawnSplit(validation_fraction=0.05))
     assert any("a validation share of 0.05 became" in notice for notice in split.notices)
-    even = make_split(candidates(3000, slides=60), BalanceConfig(), SampleConfig(), SplitConfig())
+    even = make_split(candidates(3000, slides=60), None, None, DrawnSplit())
     assert even.notices == ()
 
 
 def test_folds_validate_every_patch_once_and_cut_no_slide() -> None:
     data = candidates(600, slides=15)
     slide_of = dict(zip(data.ids.tolist(), data.slides.tolist(), strict=True))
-    splits = [make_split(data, BalanceConfig(), SampleConfig(), SplitConfig(folds=3, fold=fold)) for fold in (1, 2, 3)]
+    splits = [make_split(data, None, None, DrawnSplit(folds=3, fold=fold)) for fold in (1, 2, 3)]
     validated = np.concatenate([split.validation for split in splits])
     assert sorted(validated.tolist()) == sorted(data.ids.tolist())
     for split in splits:

@@ -13,7 +13,7 @@ import torch
 import sentinode.experiments.features as features
 import sentinode.experiments.train as train
 from conftest import make_patches
-from sentinode.config import RunConfig, SplitConfig, StudyConfig
+from sentinode.config import DrawnSplit, FitHead, RunConfig, StudyConfig
 from sentinode.data.batches import derive_seed
 from sentinode.data.preprocess import Prepared
 from sentinode.data.split import make_split
@@ -32,7 +32,7 @@ TINY = {
     "model.architecture": "timm",
     "model.backbone": "test_efficientnet",
     "model.pretrained": "none",
-    "model.features": "stages",
+    "model.features.kind": "stages",
     "preprocess.size_px": 96,
 }
 
@@ -40,7 +40,7 @@ TINY = {
 @pytest.fixture
 def head_config(run_config: RunConfig) -> RunConfig:
     """A head of two penalties on features in bfloat16."""
-    settings = {"fit.train": "head", "fit.head_penalties": [0.1, 0.01], "predict.precision": "mixed"}
+    settings = {"fit.train": "head", "fit.penalties": [0.1, 0.01], "predict.precision": "mixed"}
     return override(run_config, {**TINY, **settings})
 
 
@@ -80,36 +80,39 @@ def looked_at(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return counts
 
 
-@pytest.mark.parametrize("copies", [0, 2])
+@pytest.mark.parametrize("copies", ["none", {"count": 2, "stain_jitter": 0.3}])
 def test_features_are_computed_once_for_all_splits_and_numbers_of_labels(
-    head_config: RunConfig, tmp_path: Path, looked_at: list[int], copies: int
+    head_config: RunConfig, tmp_path: Path, looked_at: list[int], copies: Any
 ) -> None:
     material = cached_material(tmp_path)
-    config = override(head_config, {"fit.head_copies": copies, "augment.stain_jitter": 0.3})
-    for number, settings in enumerate([{}, {"balance.seed": 3}, {"sample.training_per_class": 5}]):
+    config = override(head_config, {"fit.copies": copies})
+    count = 0 if copies == "none" else 2
+    for number, settings in enumerate([{}, {"fit.penalties": [1.0]}, {"sample.training_per_class": 5}]):
         train_run(material, override(config, settings), tmp_path / f"run{number}", device=CPU)
     split, everything = material.split(config), len(material.patches)
-    assert looked_at == [len(split.validation), *[len(split.training)] * max(1, copies)]
+    assert looked_at == [len(split.validation), *[len(split.training)] * max(1, count)]
     # Another split asks for what the first one did not need: the other side's plain features, or copies.
     train_run(material, override(config, {"split.seed": 3}), tmp_path / "run3", device=CPU)
-    assert sum(looked_at) <= everything * (1 + copies)
+    assert sum(looked_at) <= everything * (1 + count)
     known = len(looked_at)
-    train_run(material, override(config, {"split.seed": 3, "sample.seed": 2}), tmp_path / "run4", device=CPU)
+    train_run(material, override(config, {"split.seed": 3, "fit.penalties": [1.0]}), tmp_path / "run4", device=CPU)
     assert len(looked_at) == known
-    for number, settings in enumerate([{"model.resize_px": 64}, {"model.skipped_maps": 2}]):
+    for number, settings in enumerate([{"model.resize_px": 64}, {"model.features.skipped_maps": 2}]):
         train_run(material, override(config, settings), tmp_path / f"other{number}", device=CPU)
         assert looked_at[-1] == len(split.training)
         assert len(looked_at) > known
 
 
 def test_a_patchs_copy_does_not_depend_on_which_others_are_asked_for(head_config: RunConfig, tmp_path: Path) -> None:
-    config = override(head_config, {"fit.head_copies": 2, "augment.stain_jitter": 0.3})
+    config = override(head_config, {"fit.copies.count": 2, "fit.copies.stain_jitter": 0.3})
+    assert isinstance(config.fit, FitHead)
+    varied = config.fit.copies
     network = build(config.model, input_size_px=96, generator=torch.Generator().manual_seed(1))
     assert isinstance(network, Backbone)
     patches = make_patches(4)
 
     def store(cache: Path | None) -> features.FeatureStore:
-        return features.FeatureStore(patches, config, network, CPU, cache)
+        return features.FeatureStore(patches, config, varied, network, CPU, cache)
 
     every = np.arange(len(patches))
     whole = store(None).features(every, 1)
@@ -134,14 +137,14 @@ def test_features_are_those_of_the_pixels_and_not_of_their_ids(
     rows = np.arange(len(first))
     changed = replace(first, pixels=255 - first.pixels)
     found = [
-        features.FeatureStore(patches, head_config, network, CPU, tmp_path).features(rows)
+        features.FeatureStore(patches, head_config, None, network, CPU, tmp_path).features(rows)
         for patches in (first, changed, first)
     ]
     assert not np.allclose(found[0], found[1])
     assert np.array_equal(found[0], found[2])
     monkeypatch.setattr(features, "features_of", lambda *_, **__: pytest.fail("computed again"))
     relabelled = replace(first, labels=1 - first.labels)
-    features.FeatureStore(relabelled, head_config, network, CPU, tmp_path).features(rows)
+    features.FeatureStore(relabelled, head_config, None, network, CPU, tmp_path).features(rows)
 
 
 def test_few_labels_leave_the_validation_side_whole(material: Material) -> None:
@@ -154,7 +157,7 @@ def test_few_labels_leave_the_validation_side_whole(material: Material) -> None:
     assert few.left_out["sample: labels that training may not use"] == len(full.training) - 14
     table = material.candidates
     clipped = make_split(
-        table, config.balance, override(config, {"sample.training_per_class": 900}).sample, SplitConfig()
+        table, config.balance, override(config, {"sample.training_per_class": 900}).sample, DrawnSplit()
     )
     assert "sample.training_per_class 900 clipped" in clipped.notices[0]
 
@@ -162,13 +165,14 @@ def test_few_labels_leave_the_validation_side_whole(material: Material) -> None:
 def test_fine_tuning_moves_what_is_not_frozen(run_config: RunConfig, material: Material, tmp_path: Path) -> None:
     settings = {
         **TINY,
+        "fit.train": "stages",
         "fit.frozen_stages": 2,
         "fit.layer_decay": 0.5,
         "fit.epochs": 1,
-        "fit.schedule": "cosine",
-        "fit.warmup_epochs": 0.2,
+        "fit.schedule.kind": "cosine",
+        "fit.schedule.warmup_epochs": 0.2,
         "fit.weight_decay": 0.01,
-        "fit.average": "ema",
+        "fit.average.kind": "ema",
         "fit.label_smoothing": 0.1,
         "fit.precision": "mixed",
         "model.resize_px": 48,
@@ -193,15 +197,15 @@ def test_a_head_fitted_first_is_where_training_starts(
         run_config,
         {
             **TINY,
-            "fit.head_first": True,
-            "fit.head_penalties": [0.1, 0.01],
-            "fit.average": "ema",
+            "fit.train": "stages",
+            "fit.head_first.penalties": [0.1, 0.01],
+            "fit.average.kind": "ema",
             "fit.epochs": 1,
             "fit.learning_rate": 1e-12,
             "fit.keep": "best",
         },
     )
-    as_head = override(config, {"fit.head_first": False, "fit.train": "head"})
+    as_head = override(config, {"fit.train": "head", "fit.penalties": [0.1, 0.01]})
     alone = train_run(material, as_head, tmp_path / "head", device=CPU)
 
     def stop(*_given: Any, **_options: Any) -> None:
@@ -229,7 +233,7 @@ def test_frozen_stages_stay_and_the_rest_learns_the_more_the_nearer_the_head() -
     model = override(StudyConfig(), TINY).model
     network = build(model, input_size_px=96, generator=torch.Generator().manual_seed(1))
     assert isinstance(network, Backbone)
-    fit = override(StudyConfig(), {**TINY, "fit.frozen_stages": 2, "fit.layer_decay": 0.5}).fit
+    fit = override(StudyConfig(), {**TINY, "fit.train": "stages", "fit.frozen_stages": 2, "fit.layer_decay": 0.5}).fit
     # A head at zero would pass no gradient on.
     torch.nn.init.normal_(network.head.weight, generator=torch.Generator().manual_seed(2))
     state = FitState.start(network.to(memory_format=torch.contiguous_format), fit)
@@ -256,24 +260,7 @@ def test_frozen_stages_stay_and_the_rest_learns_the_more_the_nearer_the_head() -
 def test_more_frozen_stages_than_there_are_is_an_error() -> None:
     network = build(override(StudyConfig(), TINY).model, input_size_px=96, generator=torch.Generator())
     with pytest.raises(ConfigError, match=r"fit\.frozen_stages 99: the backbone has \d+ stages"):
-        FitState.start(network, override(StudyConfig(), {**TINY, "fit.frozen_stages": 99}).fit)
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"fit.train": "head"}, "fit.train = 'head' is for backbones"),
-        ({"fit.head_first": True, "fit.train": "head"}, "fit.head_first is for fit.train = 'all'"),
-        ({"fit.head_first": True}, "fit.head_first = True is for backbones"),
-        ({"fit.layer_decay": 0.8}, "fit.layer_decay = 0.8 is for backbones"),
-        ({"model.skipped_maps": 3}, "model.skipped_maps is for model.features = 'stages' or"),
-        ({"model.backbone": "resnet18"}, "exactly when model.architecture is 'timm'"),
-        ({"model.architecture": "timm"}, "exactly when model.architecture is 'timm'"),
-    ],
-)
-def test_settings_that_do_not_go_together(settings: dict[str, object], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        override(StudyConfig(), settings)
+        FitState.start(network, override(StudyConfig(), {**TINY, "fit.train": "stages", "fit.frozen_stages": 99}).fit)
 
 
 def test_a_p4m_run_needs_one_view_only(run_config: RunConfig, material: Material, tmp_path: Path) -> None:

@@ -268,8 +268,10 @@ def test_settings_of_any_kind_are_noted_for_members(
     settings = {"fit.seed": 30, "fit.patience": 2, "data.leave_out": ["blank"], "data.slides": tmp_path / "slides.csv"}
     odd = train_run(material, override(config, settings), tmp_path / "odd", device=CPU)
     run = join_runs([runs["before"], odd], tmp_path / "out", "fitted", device=CPU)
+    assert run.config.ensemble is not None
     assert run.config.ensemble.members["before"]["fit.patience"] == "none"
-    assert list(run.config.members().values()) == [runs["before"].config, odd.config]
+    shared = {"data": runs["before"].config.data}  # which is no member's own
+    assert list(run.config.members().values()) == [runs["before"].config, odd.config.model_copy(update=shared)]
 
 
 def test_given_ensembles_are_compared_like_other_runs(

@@ -130,7 +130,7 @@ def test_stain_clusters_are_not_cut_and_stand_in_for_slides_that_are_not_known(c
     patches = make_patches()
     groups = np.array([f"g{k // 2}" if k < 20 else "" for k in range(len(patches))])
     unknown = Material(replace(patches, slides=np.full(len(patches), "", dtype=str), groups=groups), groups)
-    by_stain = override(config.run_config(), {"split.by": "stain", "split.stain_clusters": 12, "split.fold": 1})
+    by_stain = override(config.run_config(), {"split.by": "stain", "data.stain_clusters": 12, "split.fold": 1})
     clusters = unknown.clusters_by_id(by_stain)
     assert unknown.cluster_kind == "stain"
     assert set(clusters.values()) <= {f"stain{k}" for k in range(12)}

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 
-from sentinode.config import FitConfig, RunConfig
+from sentinode.config import FitAll, RunConfig
 from sentinode.data.artefacts import write_json
 from sentinode.errors import SentinodeWarning
 from sentinode.experiments.history import best_epoch, undefined_epochs
@@ -43,8 +43,8 @@ def test_the_best_epoch_is_chosen_among_the_defined(
     aucs: list[float | None], accuracies: list[float], best: int, said: str
 ) -> None:
     found = history(aucs, accuracies)
-    assert best_epoch(found, FitConfig()) == best
-    assert re.fullmatch(f".*{said}.*" if said else "", undefined_epochs(found, FitConfig()))
+    assert best_epoch(found, FitAll()) == best
+    assert re.fullmatch(f".*{said}.*" if said else "", undefined_epochs(found, FitAll()))
 
 
 def of_few_patches(config: RunConfig) -> RunConfig:

@@ -36,6 +36,7 @@ from sentinode.report.page import write_run_page
 from sentinode.settings import override, to_toml
 
 CPU = torch.device("cpu")
+TEACHER = Path("teacher")
 TWIN, MIRRORED, SHIFTED, CHAINED, GIVEN, SLIDE, BLANKED, NAMESAKE = range(8)
 TEST_PATCHES = 40
 
@@ -119,12 +120,12 @@ def test_only_what_the_teacher_is_sure_of_joins() -> None:
     probabilities = np.array([0.99, 0.951, 0.949, 0.5, 0.051, 0.049, 0.01, 0.97, 0.02])
     said = Predictions(np.array([f"p{i}" for i in range(9)]), np.full(9, 1, np.int8), probabilities)
     barred = {"one reason": np.arange(9) == 0, "another": np.isin(np.arange(9), [0, 3, 6])}
-    joined, left_out = choose(said, barred, PseudoConfig())
+    joined, left_out = choose(said, barred, PseudoConfig(run=TEACHER))
     assert joined.ids.tolist() == ["p1", "p5", "p7", "p8"]
     assert joined.labels.tolist() == [1, 0, 1, 0]
     assert joined.probabilities.tolist() == [0.951, 0.049, 0.97, 0.02]
     assert left_out == {"one reason": 1, "another": 2, "not confident": 2}
-    joined, left_out = choose(said, barred, PseudoConfig(most=1))
+    joined, left_out = choose(said, barred, PseudoConfig(run=TEACHER, most=1))
     assert joined.ids.tolist() == ["p7", "p8"]
     assert left_out["beyond pseudo.most"] == 2
 
@@ -140,7 +141,7 @@ def test_only_what_the_teacher_is_sure_of_joins() -> None:
 def test_one_class_alone_is_refused(probabilities: list[float], told: str) -> None:
     said = Predictions(np.array(["a", "b", "c"]), np.full(3, -1, np.int8), np.array(probabilities))
     with pytest.raises(ConfigError, match=told):
-        choose(said, {"reason": np.array([False, False, True])}, PseudoConfig())
+        choose(said, {"reason": np.array([False, False, True])}, PseudoConfig(run=TEACHER))
 
 
 def test_confident_patches_join_the_training_side_and_no_others(
@@ -273,9 +274,11 @@ def test_a_teacher_that_knows_slides_or_tissue_of_the_validation_side_is_refused
 
 
 def test_a_comparison_names_a_variant_after_the_teachers_folder(tmp_path: Path) -> None:
-    asked = resolve_variants(["pseudo.run=none", f"pseudo.run={tmp_path / 'teacher'}"], load_preset("fair"))
-    assert asked == {"run-none": {"pseudo.run": "none"}, "run-teacher": {"pseudo.run": str(tmp_path / "teacher")}}
-    assert override(RunConfig(), asked["run-none"]).pseudo == PseudoConfig()
+    asked = resolve_variants(["pseudo=none", f"pseudo.run={tmp_path / 'teacher'}"], load_preset("fair"))
+    assert asked == {"pseudo-none": {"pseudo": "none"}, "run-teacher": {"pseudo.run": str(tmp_path / "teacher")}}
+    assert override(override(RunConfig(), asked["run-teacher"]), asked["pseudo-none"]).pseudo is None
+    with pytest.raises(ConfigError, match="set pseudo to none"):
+        override(RunConfig(), {"pseudo.run": "none"})
 
 
 def test_without_a_test_part_or_a_finished_teacher_there_is_one_line(
@@ -313,7 +316,7 @@ def test_members_share_the_pseudo_labels_and_joined_members_keep_theirs(
     joined = join_runs([pupil, teacher], tmp_path / "joined", "equal", device=CPU)
     assert (joined.members[0].folder / "pseudo.csv").is_file()
     assert [n for n in joined.environment["notices"] if "saw the pixels" in n]
-    assert [own.pseudo.run for own in joined.config.members().values()] == [teacher.folder, None]
+    assert [own.pseudo and own.pseudo.run for own in joined.config.members().values()] == [teacher.folder, None]
     with pytest.raises(RunError, match="was trained on"):
         teachers.Teacher.open(joined.folder).require_blind_to(
             validated_on(sorted(teacher.training_ids)), taught.candidates
@@ -329,7 +332,7 @@ def test_a_head_on_frozen_features_takes_them(
         "model.pretrained": "none",
         "preprocess.size_px": 96,
         "fit.train": "head",
-        "fit.head_penalties": [0.1],
+        "fit.penalties": [0.1],
     }
     material = Material(
         taught.patches, taught.candidates.groups, unlabelled=taught.unlabelled, cache_root=tmp_path / "cache"

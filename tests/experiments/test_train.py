@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from conftest import make_patches
-from sentinode.config import FitConfig, RunConfig
+from sentinode.config import FitAll, RunConfig
 from sentinode.data.patches import PatchSet
 from sentinode.errors import ConfigError, DivergedError, RunError, SentinodeWarning
 from sentinode.evaluation.metrics import scores
@@ -137,21 +137,15 @@ def test_a_finished_run_is_not_trained_again(
     train_run(material, run_config, tmp_path / "run", device=CPU, resume=True)
 
 
-def test_a_run_begun_before_there_was_a_setting_goes_on_with_its_default(
-    material: Material, run_config: RunConfig, tmp_path: Path
-) -> None:
+def test_a_run_goes_on_where_less_memory_is_at_hand(material: Material, run_config: RunConfig, tmp_path: Path) -> None:
     def stop(_row: dict[str, Any]) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         train_run(material, run_config, tmp_path / "run", device=CPU, on_epoch=stop)
-    file = tmp_path / "run" / "config.toml"
-    older = [line for line in file.read_text().splitlines() if not line.startswith(("head_first", "skipped_maps"))]
-    assert len(older) == len(file.read_text().splitlines()) - 2
-    file.write_text("\n".join(older))
-    run = train_run(material, run_config, tmp_path / "run", device=CPU, resume=True)
-    assert len(run.history) == run_config.fit.epochs
-    assert run.config == run_config
+    less = override(run_config, {"running.memory_budget_mb": 1, "running.prediction_batch_size": 8})
+    run = train_run(material, less, tmp_path / "run", device=CPU, resume=True)
+    assert len(run.history) == run_config.fit.epochs_planned
 
 
 def test_other_settings_or_other_data_are_refused(material: Material, run_config: RunConfig, tmp_path: Path) -> None:
@@ -211,13 +205,13 @@ def test_divergence_keeps_the_last_good_weights(
 
 
 def test_early_stopping_counts_from_the_best() -> None:
-    config = FitConfig(epochs=10, patience=2)
+    config = FitAll(epochs=10, patience=2)
     history = [{"epoch": n + 1, "validation_auc": auc} for n, auc in enumerate([0.6, 0.8, 0.7, 0.8])]
     assert best_epoch(history, config) == 2
     assert not has_finished(history[:3], config)
     assert has_finished(history, config)
-    assert not has_finished(history, FitConfig(epochs=10))
-    assert has_finished(history, FitConfig(epochs=4))
+    assert not has_finished(history, FitAll(epochs=10))
+    assert has_finished(history, FitAll(epochs=4))
     assert not has_finished([], config)
 
 
@@ -246,7 +240,7 @@ def test_patches_whose_stain_cannot_be_normalised_are_noted(
     with_blanks: PatchSet, run_config: RunConfig, tmp_path: Path, budget_mb: int
 ) -> None:
     """Of both sides together, whether prepared pixels are held or not; and again of what is predicted, once."""
-    settings = {"preprocess.stain": "macenko", "fit.epochs": 1, "data.memory_budget_mb": budget_mb}
+    settings = {"preprocess.stain": "macenko", "fit.epochs": 1, "running.memory_budget_mb": budget_mb}
     config = override(run_config, settings)
     material = Material(with_blanks, with_blanks.groups)
     assert (material.prepared(config)[0].held is None) == (budget_mb == 1)

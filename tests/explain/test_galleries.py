@@ -57,6 +57,6 @@ def test_what_a_network_is_given_is_pictured_beside_the_patch(tmp_path: Path) ->
 
 
 def test_nothing_varied_is_pictured_where_training_varies_nothing(tmp_path: Path) -> None:
-    still = override(RunConfig(), {"augment.symmetries": False})
+    still = override(RunConfig(), {"fit.augment.symmetries": "none"})
     write_inputs(tmp_path, make_patches(4), ["patch0001"], still)
     assert [path.name for path in tmp_path.iterdir()] == ["patch0001.input.png"]

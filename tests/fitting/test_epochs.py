@@ -12,7 +12,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from conftest import make_patches
-from sentinode.config import AugmentConfig, FitConfig, ModelConfig, PreprocessConfig
+from sentinode.config import AugmentConfig, FitAll, NotebookModel, PreprocessConfig
 from sentinode.data.batches import BatchStream
 from sentinode.data.preprocess import prepare
 from sentinode.errors import DivergedError, RunError
@@ -21,28 +21,28 @@ from sentinode.fitting.epochs import EpochRecord, FitState, _Collector, fit_epoc
 from sentinode.models.build import build
 
 CPU = torch.device("cpu")
-CONFIG = FitConfig(epochs=4, batch_size=8)
 AUGMENT = AugmentConfig(stain_jitter=0.1)
+CONFIG = FitAll(epochs=4, batch_size=8, augment=AUGMENT)
 
 
-def stream(config: FitConfig, *, count: int = 40, shuffle: bool = True, seed: int = 5) -> BatchStream:
+def stream(config: FitAll, *, count: int = 40, shuffle: bool = True, seed: int = 5) -> BatchStream:
     patches = make_patches(count)
     prepared = prepare(patches, np.arange(count), PreprocessConfig(), budget_mb=100)
     return BatchStream(prepared, patches.labels, batch_size=config.batch_size, seed=seed, shuffle=shuffle)
 
 
-def new_state(config: FitConfig = CONFIG, *, bn_momentum: float = 0.75) -> FitState:
+def new_state(config: FitAll = CONFIG, *, bn_momentum: float = 0.75) -> FitState:
     generator = torch.Generator().manual_seed(3)
-    return FitState.start(build(ModelConfig(bn_momentum=bn_momentum), input_size_px=32, generator=generator), config)
+    return FitState.start(build(NotebookModel(bn_momentum=bn_momentum), input_size_px=32, generator=generator), config)
 
 
-def run(state: FitState, config: FitConfig = CONFIG, augment: AugmentConfig = AUGMENT) -> list[EpochRecord]:
-    return list(fit_epochs(state, stream(config), stream(config, shuffle=False), config, augment, device=CPU))
+def run(state: FitState, config: FitAll = CONFIG) -> list[EpochRecord]:
+    return list(fit_epochs(state, stream(config), stream(config, shuffle=False), config, device=CPU))
 
 
 def test_it_learns() -> None:
-    config = FitConfig(epochs=12, batch_size=8)
-    records = run(new_state(config), config, AugmentConfig())
+    config = FitAll(epochs=12, batch_size=8)
+    records = run(new_state(config), config)
     assert records[-1].training.loss < 0.2 < records[0].training.loss
     found = (records[-1].validation.logits > 0) == (records[-1].validation.labels == 1)
     assert found.mean() > 0.9
@@ -62,7 +62,7 @@ def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path: Path, stop_after: in
     whole = new_state()
     run(whole)
     broken = new_state()
-    records = fit_epochs(broken, stream(CONFIG), stream(CONFIG, shuffle=False), CONFIG, AUGMENT, device=CPU)
+    records = fit_epochs(broken, stream(CONFIG), stream(CONFIG, shuffle=False), CONFIG, device=CPU)
     for _ in range(stop_after):
         next(records)
         save_checkpoint(tmp_path / "c.safetensors", broken, [{"epoch": broken.epochs_done}])
@@ -89,7 +89,7 @@ def test_a_checkpoint_restores_torchs_own_random_state(tmp_path: Path) -> None:
 def test_another_seed_gives_another_network() -> None:
     first, second = new_state(), new_state()
     run(first)
-    list(fit_epochs(second, stream(CONFIG, seed=6), stream(CONFIG), CONFIG, AUGMENT, device=CPU))
+    list(fit_epochs(second, stream(CONFIG, seed=6), stream(CONFIG), CONFIG, device=CPU))
     weights = [state.network.state_dict()["0.weight"] for state in (first, second)]
     assert not torch.equal(*weights)
 
@@ -99,14 +99,14 @@ def test_steps_are_a_whole_pass_at_most() -> None:
     assert steps_in_epoch(batches, None) == 5
     assert steps_in_epoch(batches, 3) == 3
     assert steps_in_epoch(batches, 99) == 5
-    config = FitConfig(epochs=2, batch_size=8, steps_per_epoch=2, validation_steps=1)
+    config = FitAll(epochs=2, batch_size=8, steps_per_epoch=2, validation_steps=1)
     records = run(new_state(config), config)
     assert [len(r.training.labels) for r in records] == [16, 16]
     assert [len(r.validation.labels) for r in records] == [8, 8]
 
 
 def test_a_loss_that_is_no_number_stops_with_a_clear_error() -> None:
-    config = FitConfig(epochs=3, batch_size=8)
+    config = FitAll(epochs=3, batch_size=8)
     state = new_state(config)
     with torch.no_grad():
         state.network.get_parameter("0.weight").fill_(float("nan"))
@@ -155,7 +155,7 @@ class Operations(TorchDispatchMode):
 
 def test_a_step_moves_large_activations_in_compiled_loops_alone() -> None:
     state, batches = new_state(), stream(CONFIG)
-    augment = AugmentConfig(zoom=0.2, cross_centre=True, symmetries=False)
+    augment = AugmentConfig(zoom_across_centre=0.2, symmetries="none")
     state.network.train()
     for number in range(2):  # the first step of Adam lays out its moments
         batch = batches.batch(number)

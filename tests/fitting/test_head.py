@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from sentinode.config import FitConfig
+from sentinode.config import FitHead
 from sentinode.fitting.head import Features, fit_head
 from sentinode.models.zoo import Backbone, backbone
 
 PENALTIES = (1.0, 0.1, 0.01)
-CONFIG = FitConfig(train="head", head_penalties=PENALTIES)
+CONFIG = FitHead(penalties=PENALTIES)
 
 
 def network() -> Backbone:

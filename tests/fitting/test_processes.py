@@ -25,7 +25,7 @@ SETTINGS = [
     "sample.per_class=20",
     "fit.epochs=2",
     "fit.batch_size=9",
-    "fit.average=ema",
+    "fit.average.kind=ema",
     "predict.views=1",
 ]
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from sentinode.config import FitConfig
+from sentinode.config import CosineSchedule, FitAll
 from sentinode.fitting.schedule import rate_factor
 
 
 def test_constant_is_one() -> None:
-    assert {rate_factor(FitConfig(epochs=2), step, 10) for step in range(20)} == {1.0}
+    assert {rate_factor(FitAll(epochs=2), step, 10) for step in range(20)} == {1.0}
 
 
 def test_warm_up_rises_in_a_line_and_the_cosine_falls_to_nearly_nothing() -> None:
-    config = FitConfig(epochs=4, schedule="cosine", warmup_epochs=1)
+    config = FitAll(epochs=4, schedule=CosineSchedule(warmup_epochs=1))
     factors = [rate_factor(config, step, 10) for step in range(40)]
     assert factors[:10] == pytest.approx([(step + 1) / 11 for step in range(10)])
     assert factors[10] == 1.0 == max(factors)
@@ -23,5 +23,5 @@ def test_warm_up_rises_in_a_line_and_the_cosine_falls_to_nearly_nothing() -> Non
 
 
 def test_a_warm_up_longer_than_the_run_leaves_it_a_last_step() -> None:
-    config = FitConfig(epochs=1, schedule="cosine", warmup_epochs=9)
+    config = FitAll(epochs=1, schedule=CosineSchedule(warmup_epochs=9))
     assert [rate_factor(config, step, 3) for step in range(3)] == pytest.approx([1 / 3, 2 / 3, 1])

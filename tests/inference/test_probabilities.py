@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from conftest import make_patches
-from sentinode.config import ModelConfig, PreprocessConfig
+from sentinode.config import NotebookModel, PreprocessConfig
 from sentinode.data.preprocess import Prepared, as_input, prepare
 from sentinode.data.symmetry import apply_symmetry
 from sentinode.errors import ConfigError, RunError
@@ -21,7 +21,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def network() -> torch.nn.Module:
-    return build(ModelConfig(), input_size_px=32, generator=torch.Generator().manual_seed(0))
+    return build(NotebookModel(), input_size_px=32, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.behaviour import require_overfitting, require_weights_of_the_generator
-from sentinode.config import ModelConfig
+from sentinode.config import ResidualModel
 from sentinode.models.batch_norm import KerasBatchNorm
 from sentinode.models.build import build
 from sentinode.models.residual import (
@@ -180,7 +180,7 @@ def test_overfits_32_patches_with_random_labels(centre: Centre) -> None:
 
 @pytest.mark.parametrize("centre", CENTRES)
 def test_the_settings_build_it(centre: Centre) -> None:
-    config = ModelConfig(architecture="residual", centre=centre, bn_momentum=0.6)
+    config = ResidualModel(centre=centre, bn_momentum=0.6)
     network = build(config, input_size_px=64, generator=generator())
     assert isinstance(network, ResidualNetwork)
     assert len(network.streams) == {"weighted": 1, "crop": 2}[centre]

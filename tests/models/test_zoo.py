@@ -314,7 +314,7 @@ class TestNetwork:
         [(TINY, "blocks", 6), (TINY, "stages", 5), ("test_mambaout", "stages", 4), ("test_vit", "stages", 6)],
     )
     def test_more_maps_skipped_than_there_are(self, name: str, kind: Any, count: int) -> None:
-        with pytest.raises(ConfigError, match=rf"model.skipped_maps {count}: '{name}' has {count} {kind}"):
+        with pytest.raises(ConfigError, match=rf"model.features.skipped_maps {count}: '{name}' has {count} {kind}"):
             backbone(name, pretrained=False, generator=generator(), features=kind, skipped_maps=count)
 
     def test_blocks_that_timm_does_not_tell(self) -> None:

@@ -35,7 +35,7 @@ from sentinode.experiments.record import (
     VariantRecord,
 )
 from sentinode.experiments.run import Run, write_manifest
-from sentinode.experiments.run_record import Augmentation, NetworkRecord, Preprocessing, RunRecord
+from sentinode.experiments.run_record import NetworkRecord, Preprocessing, RunRecord, augmentation_of
 from sentinode.experiments.study import Study
 from sentinode.explain.review import review
 from sentinode.inference.probabilities import Predictions
@@ -80,14 +80,14 @@ def decision_of(seed: int) -> Decision:
 
 def record_of(config: RunConfig, fake: FakeStudy) -> RunRecord:
     """What training would have recorded of a network of two layers."""
-    prepare, augment = config.preprocess, config.augment
+    prepare = config.preprocess
     layers = (LayerSummary("conv1", "Conv2d", (32, 30, 30), 896), LayerSummary("output", "Linear", (1,), 129))
     resize = prepare.resize if prepare.size_px < prepare.crop_px else "none"
     network = NetworkRecord(
         Summary(layers, 1025, 0),
         InitialWeights(),
         Preprocessing(prepare.crop_px, prepare.size_px, resize, prepare.stain, 0, None),
-        Augmentation(augment.zoom, "all" if augment.symmetries else "none", augment.stain_jitter),
+        augmentation_of(config),
         ("initial weights", "order of batches"),
     )
     known = "all" if fake.slides_known else "none"
@@ -180,7 +180,10 @@ def write_evidence(folder: Path, config: StudyConfig, asked: dict[str, list[Vari
 
 
 def write_fake(folder: Path, fake: FakeStudy) -> Path:
-    config = override(StudyConfig(seeds=fake.seeds), {"fit.epochs": 3, **fake.settings})
+    config = override(
+        StudyConfig(seeds=fake.seeds),
+        {"fit.epochs": 3, "tune.search": {"model.bn_momentum": [0.99]}, **fake.settings},
+    )
     write_pictures(folder / "pictures")
     write_check(folder, fake)
     (folder / STUDY_CONFIG).write_text(to_toml(config))

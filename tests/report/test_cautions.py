@@ -29,8 +29,7 @@ def test_cautions_are_said_only_where_they_are_true(write_study: Write) -> None:
     seed_like = {
         "fit.keep": "last",
         "fit.metric": "accuracy",
-        "augment.zoom": 0.2,
-        "augment.cross_centre": True,
+        "fit.augment.zoom_across_centre": 0.2,
         "preprocess.resize": "nearest",
     }
     assert titles(write_study(seeds=(25,), settings=seed_like, trained_patches=20)) == [

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 from report.altered import with_runs
-from sentinode.config import PRESETS, RunConfig, load_preset
+from sentinode.config import PRESETS, FitStages, RunConfig, load_preset
 from sentinode.data.listing import Origin
 from sentinode.data.split import Basis
 from sentinode.experiments.blend import Blend
@@ -57,12 +57,15 @@ class Case:
 
     @property
     def config(self) -> RunConfig:
-        config = load_preset(self.preset).run_config()
-        return override(config.model_copy(update={"ensemble": type(config.ensemble)()}), self.settings)
+        return override(load_preset(self.preset).run_config(), {"ensemble": "none", **self.settings})
 
     @property
     def head(self) -> bool:
         return self.config.fit.train == "head"
+
+    @property
+    def head_first(self) -> bool:
+        return isinstance(self.config.fit, FitStages) and self.config.fit.head_first is not None
 
     @property
     def augmentation(self) -> Augmentation:
@@ -88,11 +91,15 @@ CASES = [
     Case("p4m", settings={"model.architecture": "p4m"}, slides="none", basis="group"),
     Case("timm from scratch", settings={**TIMM, "model.pretrained": "none"}, initial=FROM_SCRATCH),
     Case("linear probe", settings={**TIMM, "fit.train": "head"}, initial=PACKAGE),
-    Case("linear probe of copies", settings={**TIMM, "fit.train": "head", "fit.head_copies": 2}, initial=PACKAGE),
-    Case("head first", settings={**TIMM, "fit.head_first": True}, initial=PACKAGE),
+    Case(
+        "linear probe of copies",
+        settings={**TIMM, "fit.train": "head", "fit.copies": {"count": 2, "stain_jitter": 0.3}},
+        initial=PACKAGE,
+    ),
+    Case("head first", settings={**TIMM, "fit.train": "stages", "fit.head_first": {}}, initial=PACKAGE),
     Case("last epoch", settings={"fit.keep": "last"}),
     Case("one epoch", epochs=1),
-    Case("no augmentation", settings={"augment.symmetries": False, "augment.stain_jitter": 0.0}),
+    Case("no augmentation", settings={"fit.augment.symmetries": "none", "fit.augment.stain_jitter": 0.0}),
     Case("normalised stains", settings={"preprocess.stain": "macenko"}, slides="some", basis="group"),
     Case("pseudo-labelled", pseudo=True),
     Case("ensemble", members=True),
@@ -113,8 +120,8 @@ CLAIMS: dict[str, Callable[[Case], bool]] = {
     "was randomly initialised under": lambda c: not c.initial.pretrained,
     "was pretrained on ImageNet, another task": lambda c: c.initial.source == "package",
     "timm's hub: convnextv2_tiny": lambda c: c.initial.source == "hub",
-    "its head began at zero": lambda c: bool(c.initial.name) and not c.head and not c.config.fit.head_first,
-    "its head was fitted to its features": lambda c: c.head or c.config.fit.head_first,
+    "its head began at zero": lambda c: bool(c.initial.name) and not c.head and not c.head_first,
+    "its head was fitted to its features": lambda c: c.head or c.head_first,
     # what a seed decides
     "the initial weights": lambda c: not c.initial.pretrained,
     "the order of batches": lambda c: not c.head,

@@ -7,9 +7,10 @@ from typing import Any, cast
 
 import pytest
 
-from sentinode.config import FitConfig, RunConfig
+from sentinode.config import RunConfig
 from sentinode.experiments.run import Run
 from sentinode.report.network_statements import training_statement
+from sentinode.settings import override
 
 
 @dataclass
@@ -25,7 +26,8 @@ class Told:
 
 
 def statement(*runs: tuple[dict[str, Any], int]) -> str:
-    told = [Told(RunConfig.model_construct(fit=FitConfig(**fit)), list(range(rows))) for fit, rows in runs]
+    base = override(RunConfig(), {"model.architecture": "timm", "model.backbone": "test_efficientnet"})
+    told = [Told(override(base, fit), list(range(rows))) for fit, rows in runs]
     return training_statement(cast("list[Run]", told))
 
 
@@ -33,11 +35,14 @@ def statement(*runs: tuple[dict[str, Any], int]) -> str:
     ("fit", "said"),
     [
         ({}, "learning rate 0.001, batches of 32, 4 of at most 20 epochs."),
-        ({"train": "head"}, "frozen backbone, fitted with 7 penalties."),
-        ({"train": "head", "head_copies": 2}, "fitted to 2 augmented copies of each patch with 7 penalties."),
-        ({"head_first": True, "frozen_stages": 3}, ", the head fitted before the rest, the first 3 stages fixed, "),
+        ({"fit.train": "head"}, "frozen backbone, fitted with 7 penalties."),
+        ({"fit.train": "head", "fit.copies.count": 2}, "fitted to 2 augmented copies of each patch with 7 penalties."),
         (
-            {"schedule": "cosine", "average": "ema"},
+            {"fit.train": "stages", "fit.head_first": {}, "fit.frozen_stages": 3},
+            ", the head fitted before the rest, the first 3 stages fixed, ",
+        ),
+        (
+            {"fit.schedule.kind": "cosine", "fit.average.kind": "ema"},
             "falling as a cosine, batches of 32, 4 of at most 20 epochs, an exp",
         ),
     ],
@@ -47,6 +52,6 @@ def test_what_is_said_of_a_training(fit: dict[str, Any], said: str) -> None:
 
 
 def test_seeds_of_one_way_are_told_once_with_the_epochs_that_they_took() -> None:
-    told = statement(({"seed": 1}, 3), ({"seed": 2}, 9), ({"seed": 3, "batch_size": 64}, 5))
+    told = statement(({"fit.seed": 1}, 3), ({"fit.seed": 2}, 9), ({"fit.seed": 3, "fit.batch_size": 64}, 5))
     assert told.count("Adam") == 2
     assert "batches of 32, 3 to 9 of at most 20 epochs" in told

@@ -120,8 +120,13 @@ def test_answers_follow_the_record(study: Study, checklist: str, number: str, fa
     [
         ({"fit.learning_rate": 0.02}, "C", "25", "learning rate 0.02"),
         ({"fit.batch_size": 17}, "T", "12c", "batches of 17"),
-        ({"augment.symmetries": False}, "T", "12b", "Augmentation in training: none."),
-        ({"augment.stain_jitter": 0.1}, "T", "12b", "the square's 8 symmetries, stain strength varied by up to 0.1"),
+        ({"fit.augment.symmetries": "none"}, "T", "12b", "Augmentation in training: none."),
+        (
+            {"fit.augment.stain_jitter": 0.1},
+            "T",
+            "12b",
+            "the square's 8 symmetries, stain strength varied by up to 0.1",
+        ),
         ({"preprocess.crop_px": 64, "preprocess.size_px": 32}, "C", "9", "centre 64 × 64 px, resized to 32 × 32 px"),
         ({"preprocess.stain": "macenko"}, "C", "9", "Stains are normalised first (Macenko et al. 2009)."),
         ({"fit.keep": "last"}, "C", "26", "Each run keeps its last epoch."),

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from sentinode.config import ModelConfig
+from sentinode.config import NotebookModel
 from sentinode.evaluation.verdict import Verdict
 from sentinode.experiments.evidence import Evidence, IndependentTests
 from sentinode.report import verdict_words
@@ -47,13 +47,13 @@ def test_a_verdict_without_slides_says_what_stands_in_for_them() -> None:
     ],
 )
 def test_the_notebooks_claim_holds_or_does_not_or_cannot_be_told(outcome: str, said: str | None) -> None:
-    models = {"after": ModelConfig(norm="after"), "before": ModelConfig()}
+    models = {"after": NotebookModel(norm="after"), "before": NotebookModel()}
     told = verdict_words.notebook_preference(evidence_of(patches=100, clusters=10, outcome=outcome), models)
     assert (told is None) if said is None else (told is not None and said in told)
 
 
 def test_claims_that_the_notebook_did_not_make_are_not_judged() -> None:
-    models = {"after": ModelConfig(bn_momentum=0.5), "before": ModelConfig()}
+    models = {"after": NotebookModel(bn_momentum=0.5), "before": NotebookModel()}
     assert verdict_words.notebook_preference(evidence_of(patches=100, clusters=10), models) is None
 
 

@@ -82,7 +82,7 @@ def compare(
     """
     wanted: dict[Question, bool] = {"compare": variants, "leak": leak}
     questions = [question for question, asked in wanted.items() if asked]
-    return study(data, config, out, session or Session(), preset=preset, resume=resume, questions=questions)
+    return study(data, config, out, session or Session(), preset=preset, resume=resume, asking=questions)
 
 
 def compare_runs(
@@ -139,7 +139,7 @@ def tune(
     resume: bool = False,
 ) -> Study:
     """The part of a study that searches over settings."""
-    return study(data, config, out, session or Session(), preset=preset, resume=resume, questions=["tune"])
+    return study(data, config, out, session or Session(), preset=preset, resume=resume, asking=["tune"])
 
 
 def default_phantom(session: Session | None = None) -> Path:

@@ -94,7 +94,7 @@ def exit_code_of(command: Callable[[], object], *, debug: bool) -> int:
         sys.stderr.close()  # nobody reads; nothing is left to say
         return 1
     except MemoryError:
-        return _report("out of memory. Lower data.memory_budget_mb or predict.batch_size.", 1, debug)
+        return _report("out of memory. Lower running.memory_budget_mb or running.prediction_batch_size.", 1, debug)
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
         reason = error.strerror or str(error)

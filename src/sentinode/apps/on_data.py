@@ -17,7 +17,7 @@ from sentinode.apps.options import (
     Settings,
     Slides,
     Workers,
-    asked_settings,
+    asked_run,
     session_of,
 )
 
@@ -53,7 +53,7 @@ def check(
     from sentinode.api import data as api
     from sentinode.apps import console
 
-    asked = asked_settings(None, None, None, slides, groups, default="fair")
+    asked = asked_run(None, None, None, slides, groups)
     with console.steps() as progress:
         result = api.check(data, asked.data, session_of(cache, "cpu", workers, progress), out=out)
     rows = [[what, f"{count:,}", note] for what, count, note in result.table()]
@@ -80,9 +80,9 @@ def split(
     from sentinode.api import data as api
     from sentinode.apps import console
 
-    asked = asked_settings(preset, config, settings, slides, groups, group_by, default="fair")
+    asked = asked_run(preset, config, settings, slides, groups, group_by)
     with console.steps() as progress:
-        drawn = api.split(data, asked.run_config(), out, session_of(cache, "cpu", workers, progress))
+        drawn = api.split(data, asked, out, session_of(cache, "cpu", workers, progress))
     for option, count in drawn.left_out.items():
         console.notice(f"left out: {count:,} ({option})")
     for text in drawn.notices:

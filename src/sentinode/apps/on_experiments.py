@@ -22,7 +22,8 @@ from sentinode.apps.options import (
     Slides,
     Threads,
     Workers,
-    asked_settings,
+    asked_run,
+    asked_study,
     origin_of,
     session_of,
 )
@@ -52,7 +53,7 @@ def study(
     from sentinode.api import experiments as api
     from sentinode.apps import console, results
 
-    asked = asked_settings(preset, config, settings, slides, groups, group_by, folds, default="quick")
+    asked = asked_study(preset, config, settings, slides, groups, group_by, folds, default="quick")
     with console.steps() as progress:
         session = session_of(cache, device, workers, progress, threads=threads)
         if data is None:
@@ -87,12 +88,10 @@ def train(
     from sentinode.api import experiments as api
     from sentinode.apps import console, results
 
-    asked = asked_settings(
-        preset, config, settings, slides, groups, group_by, pseudo_labels=pseudo_labels, default="fair"
-    )
+    asked = asked_run(preset, config, settings, slides, groups, group_by, pseudo_labels=pseudo_labels)
     with console.steps() as progress:
         session = session_of(cache, device, workers, progress, threads=threads, several_processes=True)
-        run = api.fit(data, asked.run_config(), out, session, resume=resume)
+        run = api.fit(data, asked, out, session, resume=resume)
     if not session.processes.writes:
         return
     for text in run.environment["notices"]:
@@ -142,7 +141,7 @@ def compare(
     from sentinode.experiments.given import holds_runs
     from sentinode.settings import override
 
-    asked = asked_settings(preset, config, settings, slides, groups, group_by, folds, default="fair")
+    asked = asked_study(preset, config, settings, slides, groups, group_by, folds, default="fair")
     named = [*(variants or []), *(more or [])]
     if holds_runs(data):
         _refuse_beside_runs(
@@ -207,7 +206,7 @@ def tune(
     from sentinode.api import experiments as api
     from sentinode.apps import console, results
 
-    asked = asked_settings(preset, config, settings, slides, groups, group_by, folds, default="fair")
+    asked = asked_study(preset, config, settings, slides, groups, group_by, folds, default="fair")
     with console.steps() as progress:
         session = session_of(cache, device, workers, progress, threads=threads)
         result = api.tune(data, asked, out, session, preset=origin_of(preset, config, "fair"), resume=resume)

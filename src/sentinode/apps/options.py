@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
-    from sentinode.config import StudyConfig, Weighting
+    from sentinode.config import RunConfig, StudyConfig, Weighting
     from sentinode.experiments.session import Session
     from sentinode.progress import Progress
 
@@ -57,7 +57,7 @@ Threads = Annotated[
 ]
 
 
-def asked_settings(
+def asked_study(
     preset: str | None,
     config: Path | None,
     settings: list[str] | None,
@@ -66,21 +66,62 @@ def asked_settings(
     group_by: str | None = None,
     folds: int | None = None,
     *,
-    pseudo_labels: Path | None = None,
     default: str,
 ) -> StudyConfig:
-    """The settings that a command line asks for: a preset or a file, with single settings put over it."""
+    """The settings of a study that a command line asks for: a preset or a file, with single settings put over it."""
+    from sentinode.errors import ConfigError
+    from sentinode.settings import override
+
+    given = _given(settings, {"data.slides": slides, "data.groups": groups, "split.by": group_by, "split.folds": folds})
+    asked = override(_base(preset, config, default), given, where="the options")
+    of_repeats = {"fit.seed", "split.fold"} | (set() if asked.split.folds is None else {"split.seed"})
+    if numbered := of_repeats.intersection(given):
+        raise ConfigError(
+            f"setting {min(numbered)!r} belongs to `train`; a study repeats every variant under its `seeds` and folds",
+            where="the options",
+            remedy="Set seeds, or leave it out.",
+        )
+    return asked
+
+
+def asked_run(
+    preset: str | None,
+    config: Path | None,
+    settings: list[str] | None,
+    slides: Path | None,
+    groups: Path | None,
+    group_by: str | None = None,
+    *,
+    pseudo_labels: Path | None = None,
+) -> RunConfig:
+    """The settings of a run that a command line asks for; a study's own would do nothing here, and are refused."""
+    from sentinode.config import RunConfig, StudyConfig
+    from sentinode.errors import ConfigError
+    from sentinode.settings import override
+
+    options = {"data.slides": slides, "data.groups": groups, "split.by": group_by, "pseudo.run": pseudo_labels}
+    given = _given(settings, options)
+    for name in given:
+        if name.split(".")[0] in StudyConfig.model_fields.keys() - RunConfig.model_fields.keys():
+            raise ConfigError(
+                f"setting {name!r} belongs to a study", where="the options", remedy="Use compare, tune or study."
+            )
+    return override(_base(preset, config, "fair").run_config(), given, where="the options")
+
+
+def _base(preset: str | None, config: Path | None, default: str) -> StudyConfig:
     from sentinode.config import load_config, load_preset
     from sentinode.errors import ConfigError
-    from sentinode.settings import override, parse_settings
 
     if preset and config:
         raise ConfigError("--preset and --config exclude each other", remedy="Give one of them; --set goes with both.")
-    base = load_config(config) if config else load_preset(preset or default)
-    options = {"data.slides": slides, "data.groups": groups, "split.by": group_by, "split.folds": folds}
-    options["pseudo.run"] = pseudo_labels
-    given = {key: value for key, value in options.items() if value is not None}
-    return override(base, {**given, **parse_settings(settings or [])}, where="the options")
+    return load_config(config) if config else load_preset(preset or default)
+
+
+def _given(settings: list[str] | None, options: dict[str, Any]) -> dict[str, Any]:
+    from sentinode.settings import parse_settings
+
+    return {name: value for name, value in options.items() if value is not None} | parse_settings(settings or [])
 
 
 def weighting(asked: str) -> Weighting:

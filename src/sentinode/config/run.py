@@ -1,97 +1,495 @@
-"""Settings of a run: of one network, or of several that are blended."""
+"""Settings of a run: of one network, or of several that are blended.
+
+Read from top to bottom as a run goes: which patches take part and on which side, what a network sees of them, the
+network, its training, what it predicts and decides. A setting that would do nothing beside the others does not exist
+there: what is trained, the architecture and the way of splitting are kinds of section, each with settings of its own,
+and what is off altogether is a section left out. What is then still equal in other words, `canonical` makes equal.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
-from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from sentinode.config.images import AugmentConfig, PreprocessConfig
-from sentinode.config.network import DecisionConfig, FitConfig, ModelConfig, PredictConfig
-from sentinode.config.patches import BalanceConfig, DataConfig, SampleConfig, SplitConfig
-from sentinode.config.values import Scalar
 from sentinode.settings import Section, is_folder_name, override
 
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Scalar = bool | int | float | str
+Value = Scalar | list[Any] | dict[str, Any]
+"""What a setting can be set to by its full name: a plain value as TOML has them."""
+
+_MANY: Final = 10**9  # more patches than any data set holds
+
+
+# Which patches take part, and on which side.
+
+Omission = Literal["missing", "unlabelled", "unreadable", "blank", "duplicate"]
+SplitBy = Literal["auto", "slide", "group", "stain", "random", "file"]
+
+
+class DataConfig(Section):
+    """Which patches there are; nothing is left out unless it is named here."""
+
+    slides: Path | None = Field(None, description="table id,slide (default: slides.csv in the data folder)")
+    groups: Path | None = Field(None, description="table id,group (default: groups.csv in the data folder)")
+    attributes: Path | None = Field(
+        None,
+        description="table id,... of further properties of patches, for scores by subgroup "
+        "(default: attributes.csv in the data folder)",
+    )
+    leave_out: tuple[Omission, ...] = Field((), description="kinds of patches to leave out, counted")
+    stain_clusters: int | None = Field(
+        None, ge=2, le=10_000, description="where slides are not known: how many clusters of stain stand in for them"
+    )
+
+    @field_validator("leave_out")
+    @classmethod
+    def _each_once(cls, kinds: tuple[Omission, ...]) -> tuple[Omission, ...]:
+        return tuple(sorted(set(kinds)))
+
+
+class BalanceConfig(Section):
+    """Fewer negatives, drawn before anything else."""
+
+    drop_negative_fraction: float = Field(gt=0.0, lt=1.0, description="share of the negative patches dropped")
+    seed: Seed = 25
+
+
+class SampleConfig(Section):
+    """Fewer patches of each class."""
+
+    per_class: int | None = Field(None, ge=1, le=_MANY, description="patches drawn of each class, before the split")
+    training_per_class: int | None = Field(
+        None, ge=2, le=_MANY, description="labels of each class that training may use, drawn after the split"
+    )
+    seed: Seed = 25
+
+    @classmethod
+    def misplaced(cls, table: Mapping[str, Any]) -> dict[str, str]:
+        """A seed without anything to draw."""
+        draws = any(table.get(name) is not None for name in ("per_class", "training_per_class"))
+        return {} if draws or "seed" not in table else {"seed": "sample.per_class or sample.training_per_class"}
+
+    @model_validator(mode="after")
+    def _draws_something(self) -> Self:
+        if self.per_class is None and self.training_per_class is None:
+            raise ValueError("sample draws nothing without per_class or training_per_class: leave the section out")
+        return self
+
+
+class DrawnSplit(Section):
+    """Sides, or folds, that are drawn: whole slides or groups, or single patches."""
+
+    by: Literal["auto", "slide", "group", "stain", "random"] = Field(
+        "auto", description="auto: by slide where slides are known, else by groups and overlaps"
+    )
+    validation_fraction: float | None = Field(
+        None, gt=0.0, lt=1.0, description="without folds: share of the validation side (default: 0.3)"
+    )
+    folds: int | None = Field(None, ge=2, le=20, description="cross-validate: equal parts, each validated on once")
+    fold: int | None = Field(None, ge=1, description="which of the folds validates; a comparison runs them all")
+    seed: Seed = 25
+
+    @classmethod
+    def misplaced(cls, table: Mapping[str, Any]) -> dict[str, str]:
+        """Either a share or folds."""
+        if table.get("folds") is None:
+            return {"fold": "split.folds"} if table.get("fold") is not None else {}
+        share = table.get("validation_fraction")
+        return {} if share is None else {"validation_fraction": "a split without split.folds"}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_folds_there_is_a_share(cls, table: Any) -> Any:
+        if not isinstance(table, Mapping) or table.get("folds") is not None:
+            return table
+        return {**table, "validation_fraction": table.get("validation_fraction") or 0.3}
+
+    @model_validator(mode="after")
+    def _a_fold_is_one_of_the_folds(self) -> Self:
+        if self.folds is not None and self.fold is not None and self.fold > self.folds:
+            raise ValueError(f"split.fold {self.fold} is none of split.folds {self.folds}")
+        return self
+
+    @property
+    def validation_share(self) -> float:
+        """The share of the patches that validate, asked for or by folds."""
+        return self.validation_fraction or 1 / (self.folds or 1)
+
+
+class FileSplit(Section):
+    """Sides as a table has them."""
+
+    by: Literal["file"] = "file"
+    file: Path = Field(description="a table id,side (training or validation)")
+    folds: ClassVar[None] = None
+    fold: ClassVar[None] = None
+
+
+SplitConfig = DrawnSplit | FileSplit
+
+
+# What a network sees of a patch.
+
+
+class PreprocessConfig(Section):
+    """The fixed part, the same in training and prediction."""
+
+    crop_px: int = Field(96, ge=18, le=96, description="side of the centre square that is kept")
+    size_px: int = Field(32, ge=17, le=96, description="side of the network's input")
+    resize: Literal["nearest", "area"] = Field("area", description="nearest reads one pixel of each block")
+    stain: Literal["none", "macenko"] = Field("none", description="bring each patch's stains to a reference's")
+
+    @model_validator(mode="after")
+    def _area_needs_whole_blocks(self) -> Self:
+        if self.size_px > self.crop_px:
+            raise ValueError(f"preprocess.size_px {self.size_px} is larger than crop_px {self.crop_px}")
+        if self.crop_px % 2:
+            raise ValueError(f"preprocess.crop_px {self.crop_px} is odd: a centre square needs an even side")
+        if self.resize == "area" and self.crop_px % self.size_px:
+            raise ValueError(
+                f"preprocess.resize 'area' needs crop_px {self.crop_px} to be a multiple of size_px {self.size_px}"
+            )
+        return self
+
+
+class AugmentConfig(Section):
+    """How patches are varied in training; only the zoom moves tissue across the labelled centre's border."""
+
+    symmetries: Literal["all", "flips", "none"] = Field(
+        "all", description="at random one of the square's 8 symmetries, or of its mirror images and the half turn"
+    )
+    stain_jitter: float = Field(
+        0.0, ge=0.0, lt=1.0, description="relative spread of stain strength, in optical density"
+    )
+    zoom_across_centre: float = Field(
+        0.0,
+        ge=0.0,
+        lt=1.0,
+        description="each axis is scaled by 1 - zoom to 1 + zoom, which moves tissue across the labelled centre's "
+        "border while the label stays",
+    )
+
+
+# The network.
+
+
+class NotebookModel(Section):
+    """The notebook's two small networks."""
+
+    architecture: Literal["notebook"] = "notebook"
+    norm: Literal["before", "after"] = Field("before", description="batch norm before or after the ReLU")
+    bn_momentum: Fraction = Field(0.99, description="Keras's batch-norm momentum (PyTorch's is 1 - m)")
+
+
+class ResidualModel(Section):
+    """A small residual network that keeps the centre's resolution."""
+
+    architecture: Literal["residual"] = "residual"
+    centre: Literal["weighted", "crop"] = Field(
+        "weighted", description="pooled with weights about the centre, or a stream for the centre alone"
+    )
+    bn_momentum: Fraction = Field(0.99, description="Keras's batch-norm momentum (PyTorch's is 1 - m)")
+
+
+class P4mModel(Section):
+    """A network whose logit no turn or mirroring of the patch changes."""
+
+    architecture: Literal["p4m"] = "p4m"
+    design: Literal["plain", "dense"] = Field("plain", description="for a CPU, or after Veeling et al. 2018")
+    bn_momentum: Fraction = Field(0.99, description="Keras's batch-norm momentum (PyTorch's is 1 - m)")
+
+
+class LastMap(Section):
+    """The head sees the mean of the last map."""
+
+    kind: Literal["last"] = "last"
+
+
+class SeveralMaps(Section):
+    """The head sees the mean and deviation of each stage's maps or, finer, of the stem's and each row of blocks'."""
+
+    kind: Literal["stages", "blocks"]
+    skipped_maps: int = Field(0, ge=0, le=1000, description="so many of the first, which see colour and edges, are not")
+
+
+class TimmModel(Section):
+    """Any backbone of timm."""
+
+    architecture: Literal["timm"] = "timm"
+    backbone: str = Field(min_length=1, max_length=200, description="the network's name in timm")
+    pretrained: Literal["auto", "package", "hub", "none"] = Field(
+        "auto", description="weights from an installed package where it has them, else from the hub; or none"
+    )
+    features: LastMap | SeveralMaps = Field(LastMap(), discriminator="kind")
+    resize_px: int | None = Field(None, ge=32, le=1024, description="side that patches are resized to")
+
+
+ModelConfig = NotebookModel | ResidualModel | P4mModel | TimmModel
+
+
+# Its training.
+
+Metric = Literal["auc", "accuracy"]
+_METRIC: Final = "validation score that decides which weights are kept"
+
+
+class ConstantSchedule(Section):
+    """The learning rate stays as it is."""
+
+    kind: Literal["constant"] = "constant"
+
+
+class CosineSchedule(Section):
+    """The learning rate falls to 0 at the last step, as half a cosine."""
+
+    kind: Literal["cosine"] = "cosine"
+    warmup_epochs: float = Field(0.0, ge=0.0, description="so long it first rises, linearly")
+
+
+class NoAverage(Section):
+    """The weights themselves are validated and kept."""
+
+    kind: Literal["none"] = "none"
+
+
+class EmaAverage(Section):
+    """An exponential average of the weights is validated and kept."""
+
+    kind: Literal["ema"] = "ema"
+    decay: float = Field(0.999, gt=0.0, lt=1.0, description="the share of the average that a step leaves")
+
+
+class SwaAverage(Section):
+    """The mean of whole epochs' ends is validated and kept."""
+
+    kind: Literal["swa"] = "swa"
+    start: float = Field(0.5, ge=0.0, lt=1.0, description="averaging begins after this share of the epochs")
+
+
+AverageConfig = NoAverage | EmaAverage | SwaAverage
+ScheduleConfig = ConstantSchedule | CosineSchedule
+
+
+class CopiesConfig(AugmentConfig):
+    """Augmented copies of each patch, from which a head learns in place of the patch itself."""
+
+    count: int = Field(ge=1, le=100, description="copies of each patch")
+
+    @model_validator(mode="after")
+    def _differ_from_the_patch(self) -> Self:
+        if self.symmetries == "none" and self.stain_jitter == self.zoom_across_centre == 0:
+            raise ValueError("copies that nothing varies are the patch itself: leave the section out")
+        return self
+
+
+class HeadFitConfig(Section):
+    """A logistic head is fitted to the features of a backbone that stays as it is."""
+
+    penalties: tuple[Annotated[float, Field(gt=0.0)], ...] = Field(
+        (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001),
+        min_length=1,
+        max_length=100,
+        description="strengths of the penalty on its weights, a fit for each; the best on the validation side is kept",
+    )
+    copies: CopiesConfig | None = Field(None, description="what it learns from (default: the patches)")
+
+    @field_validator("penalties")
+    @classmethod
+    def _differ(cls, penalties: tuple[float, ...]) -> tuple[float, ...]:
+        if len(set(penalties)) != len(penalties):
+            raise ValueError("the penalties are not all different")
+        return penalties
+
+
+class _Descent(Section):
+    """Weights that learn step by step (Adam)."""
+
+    epochs: int = Field(20, ge=1, le=10_000)
+    batch_size: int = Field(32, ge=2, le=2**16)
+    learning_rate: float = Field(1e-3, gt=0.0)
+    schedule: ScheduleConfig = Field(ConstantSchedule(), discriminator="kind")
+    weight_decay: float = Field(0.0, ge=0.0, description="decoupled (AdamW), of weights, not of biases and norms")
+    adam_epsilon: float = Field(1e-7, gt=0.0)
+    label_smoothing: float = Field(0.0, ge=0.0, lt=1.0, description="0.1: the labels are taken to be 0.05 and 0.95")
+    augment: AugmentConfig = AugmentConfig()
+    average: AverageConfig = Field(NoAverage(), discriminator="kind")
+    precision: Literal["float32", "mixed"] = Field("float32", description="mixed: bfloat16 where the device has it")
+    compile: bool = Field(False, description="torch.compile: for GPUs; on a CPU it does not pay")
+    steps_per_epoch: int | None = Field(None, ge=1, le=_MANY, description="batches an epoch (default: a whole pass)")
+    validation_steps: int | None = Field(None, ge=1, le=_MANY, description="validation batches an epoch (default: all)")
+    keep: Literal["last", "best"] = Field("best", description="which epoch's weights are the run's model")
+    patience: int | None = Field(None, ge=1, le=10_000, description="stop after so many epochs without a better score")
+    metric: Metric = Field("auc", description=_METRIC)
+    seed: Seed = 25
+
+    @property
+    def epochs_planned(self) -> int:
+        """Rows that the history has at most."""
+        return self.epochs
+
+    @property
+    def augmentation(self) -> AugmentConfig | None:
+        """How the patches that it learns from are varied."""
+        return self.augment
+
+
+class FitAll(_Descent):
+    """All weights learn alike."""
+
+    train: Literal["all"] = "all"
+
+
+class FitStages(_Descent):
+    """A backbone learns stage by stage; its stem is the first, its head the last."""
+
+    train: Literal["stages"] = "stages"
+    frozen_stages: int = Field(0, ge=0, le=1000, description="so many of the first stay fixed")
+    layer_decay: float = Field(
+        1.0, gt=0.0, le=1.0, description="the learning rate of a stage is this times that of the next one"
+    )
+    head_first: HeadFitConfig | None = Field(
+        None, description="before the first epoch a head is fitted (Kumar et al. 2022; default: it begins at zero)"
+    )
+
+
+class FitHead(HeadFitConfig):
+    """A backbone stays as it is; only a head is fitted, to features that are computed once."""
+
+    train: Literal["head"] = "head"
+    metric: Metric = Field("auc", description=_METRIC)
+    seed: Seed = 25
+    keep: ClassVar[Literal["best"]] = "best"
+    patience: ClassVar[None] = None
+
+    @property
+    def epochs_planned(self) -> int:
+        """Rows that the history has at most: fits of the head."""
+        return len(self.penalties)
+
+    @property
+    def augmentation(self) -> AugmentConfig | None:
+        """How the patches that it learns from are varied; None where they are not."""
+        return self.copies
+
+
+DescentConfig = FitAll | FitStages
+FitConfig = FitAll | FitStages | FitHead
+
+
+# What it predicts and decides.
+
+
+class PredictConfig(Section):
+    """How a patch's probability is computed."""
+
+    views: Literal[1, 8] = Field(8, description="8: average over the square's 8 symmetries")
+    precision: Literal["float32", "mixed"] = Field(
+        "float32", description="mixed: bfloat16 where the device has it; also of frozen features"
+    )
+
+
+class DecisionConfig(Section):
+    """What the validation side decides after training: thresholds, and how probabilities are calibrated."""
+
+    sensitivity: float = Field(0.95, gt=0.0, le=1.0, description="least sensitivity of the point 'sensitivity'")
+    cost_of_miss: float = Field(5.0, ge=0.0, description="of a tumour missed, in false alarms, for the point 'cost'")
+    prevalence: Fraction | None = Field(None, description="share of tumour where it is used (default: validation's)")
+    calibration_folds: int = Field(
+        5, ge=2, le=100, description="parts of whole slides or groups, each scored by the others"
+    )
+
+
+# Further networks, further patches, and what no result depends on.
+
 Weighting = Literal["fitted", "equal"]
-Members = dict[str, dict[str, Scalar | list[Scalar]]]
+Members = dict[str, dict[str, Value]]
+_MOST_MEMBERS: Final = 100
 
 
 class EnsembleConfig(Section):
     """Networks whose blend is the run's model: each the run's own settings with a few put over them."""
 
-    members: Members = Field({}, description="settings of each by its name, put over the run's own (default: none)")
+    members: Members = Field(description="settings of each by its name, put over the run's own")
     weights: Weighting = Field("fitted", description="of the blend: of least log loss on the validation side, or equal")
 
     @field_validator("members")
     @classmethod
     def _several_runs_in_folders_of_their_own(cls, members: Members) -> Members:
+        require_names(members, "member")
         for name, settings in members.items():
-            if not is_folder_name(name):
-                raise ValueError(f"member name {name!r} may hold letters, digits, '.', '_' and '-' only")
             if any(key.split(".")[0] == "ensemble" for key in settings):
                 raise ValueError(f"the member {name!r} is to be an ensemble itself; members are runs of one network")
-        if len(members) == 1:
-            raise ValueError("one member alone is no ensemble")
+            require_own(settings, f"the member {name!r}")
+        if not 1 < len(members) <= _MOST_MEMBERS:
+            count = "one member alone is" if members else "no members are"
+            raise ValueError(f"{count if len(members) < 2 else f'{len(members):,} members are'} no ensemble")
         return members
 
 
 class PseudoConfig(Section):
     """Unlabelled patches of the test part that join training under the labels that a finished run gives them."""
 
-    run: Path | None = Field(None, description="the teacher: a finished run, ensemble or study (default: none)")
+    run: Path = Field(description="the teacher: a finished run, ensemble or study")
     confidence: float = Field(
         0.95, gt=0.5, lt=1.0, description="least probability of the label, by the teacher's calibration"
     )
-    most: int | None = Field(None, ge=1, description="most patches of each class, the surest first (default: all)")
+    most: int | None = Field(
+        None, ge=1, le=_MANY, description="most patches of each class, the surest first (default: all)"
+    )
+
+    @field_validator("run")
+    @classmethod
+    def _is_there(cls, run: Path) -> Path:
+        if run == Path("none"):
+            raise ValueError("without a teacher the whole section is left out: set pseudo to none")
+        return run
+
+
+class RunningConfig(Section):
+    """How the work is done; no result depends on it, rounding apart, and a run resumes with another."""
+
+    memory_budget_mb: int = Field(2048, ge=1, le=2**30, description="most memory that prepared pixels may take, MB")
+    prediction_batch_size: int = Field(512, ge=1, le=2**16, description="most patches predicted at once")
 
 
 class RunConfig(Section):
     """All that one run depends on, besides the data."""
 
     data: DataConfig = DataConfig()
-    balance: BalanceConfig = BalanceConfig()
-    sample: SampleConfig = SampleConfig()
-    split: SplitConfig = SplitConfig()
+    balance: BalanceConfig | None = Field(None, description="default: all patches take part")
+    sample: SampleConfig | None = Field(None, description="default: all patches take part")
+    split: SplitConfig = Field(DrawnSplit(), discriminator="by")
     preprocess: PreprocessConfig = PreprocessConfig()
-    augment: AugmentConfig = AugmentConfig()
-    model: ModelConfig = ModelConfig()
-    fit: FitConfig = FitConfig()
+    model: ModelConfig = Field(NotebookModel(), discriminator="architecture")
+    fit: FitConfig = Field(FitAll(), discriminator="train")
     predict: PredictConfig = PredictConfig()
     decision: DecisionConfig = DecisionConfig()
-    ensemble: EnsembleConfig = EnsembleConfig()
-    pseudo: PseudoConfig = PseudoConfig()
+    ensemble: EnsembleConfig | None = Field(None, description="default: one network")
+    pseudo: PseudoConfig | None = Field(None, description="default: labelled patches alone")
+    running: RunningConfig = RunningConfig()
 
-    @model_serializer(mode="wrap")
-    def _without_a_teacher_as_before(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Settings that ask for no pseudo-labels are written as they were before there were any."""
-        table: dict[str, Any] = serialize(self)
-        if self.pseudo == PseudoConfig():
-            table.pop("pseudo", None)
-        return table
+    @classmethod
+    def misplaced(cls, table: Mapping[str, Any]) -> dict[str, str]:
+        """Only a backbone has stages, and features to fit a head to."""
+        trained = _setting(table.get("fit"), "train", "all")
+        is_backbone = _setting(table.get("model"), "architecture", "notebook") == "timm"
+        return {} if is_backbone or trained == "all" else {"fit.train": "model.architecture = 'timm'"}
+
+    @field_validator("sample", mode="before")
+    @classmethod
+    def _nothing_drawn_is_no_sample(cls, sample: Any) -> Any:
+        return None if sample == {} else sample
 
     @model_validator(mode="after")
     def _members_name_settings_of_a_run(self) -> Self:
         self.members()
-        return self
-
-    def members(self) -> dict[str, RunConfig]:
-        """The settings of each member's own run; none for a run of one network."""
-        shared = {name: getattr(self, name) for name in RunConfig.model_fields if name != "ensemble"}
-        return {name: override(RunConfig(**shared), own) for name, own in self.ensemble.members.items()}
-
-    @model_validator(mode="after")
-    def _what_is_for_backbones_goes_with_timm(self) -> Self:
-        if self.model.architecture == "timm":
-            return self
-        for name, asked, unused in (
-            ("fit.train", self.fit.train, "all"),
-            ("fit.head_first", self.fit.head_first, False),
-            ("fit.frozen_stages", self.fit.frozen_stages, 0),
-            ("fit.layer_decay", self.fit.layer_decay, 1.0),
-        ):
-            if asked != unused:
-                raise ValueError(f"{name} = {asked!r} is for backbones: set model.architecture = 'timm'")
         return self
 
     @model_validator(mode="after")
@@ -100,3 +498,73 @@ class RunConfig(Section):
         if self.model.architecture == "residual" and (size_px < 48 or size_px % 16):
             raise ValueError(f"model.architecture 'residual' needs preprocess.size_px 48, 64, 80 or 96, not {size_px}")
         return self
+
+    def members(self) -> dict[str, RunConfig]:
+        """The settings of each member's own run; none for a run of one network."""
+        if self.ensemble is None:
+            return {}
+        shared = RunConfig(**{name: getattr(self, name) for name in RunConfig.model_fields if name != "ensemble"})
+        return {
+            name: override(shared, own, where=f"ensemble.members.{name}") for name, own in self.ensemble.members.items()
+        }
+
+    def canonical(self) -> RunConfig:
+        """The settings in one form: configs that give the same run, whatever the data, are equal in it."""
+        fit, model, preprocess, predict = self.fit, self.model, self.preprocess, self.predict
+        if isinstance(fit, FitStages) and (fit.frozen_stages, fit.layer_decay, fit.head_first) == (0, 1.0, None):
+            fit = FitAll(**{name: getattr(fit, name) for name in _Descent.model_fields})
+        if not isinstance(fit, FitHead):
+            if fit.patience is not None and fit.patience >= fit.epochs - 1:
+                fit = fit.model_copy(update={"patience": None})
+            if fit.epochs == 1:
+                fit = fit.model_copy(update={"keep": "last"})
+            if fit.keep == "last" and fit.patience is None:
+                fit = fit.model_copy(update={"metric": "auc"})
+        if isinstance(model, TimmModel) and model.resize_px == preprocess.size_px:
+            model = model.model_copy(update={"resize_px": None})
+        if isinstance(model, P4mModel) and not isinstance(fit, FitHead):  # which says the same of all 8 symmetries
+            predict = predict.model_copy(update={"views": 1})
+            fit = fit.model_copy(update={"augment": fit.augment.model_copy(update={"symmetries": "none"})})
+        if preprocess.crop_px == preprocess.size_px:
+            preprocess = preprocess.model_copy(update={"resize": "area"})
+        parts = {"fit": fit, "model": model, "preprocess": preprocess, "predict": predict, "running": RunningConfig()}
+        return self.model_copy(update=parts)
+
+    def digest(self) -> str:
+        """SHA-256 of the canonical settings; an ensemble's of its members', however they were put together."""
+        table: dict[str, Any]
+        if self.ensemble is None:
+            table = self.canonical().model_dump(mode="json")
+        else:
+            table = {
+                "members": {name: own.digest() for name, own in self.members().items()},
+                "weights": self.ensemble.weights,
+                "seed": self.fit.seed,
+                "decision": self.decision.model_dump(mode="json"),
+            }
+        return hashlib.sha256(json.dumps(table, sort_keys=True).encode()).hexdigest()
+
+
+SHARED: Final = ("data", "decision", "running")
+"""Sections that members of an ensemble and variants under comparison have in common with the others."""
+
+
+def require_names(names: Mapping[str, Any], what: str) -> None:
+    """Raise ValueError unless the names can be those of folders beside each other, whatever the file system."""
+    for name in names:
+        if not is_folder_name(name):
+            raise ValueError(f"{what} name {name[:80]!r} may hold letters, digits, '.', '_' and '-' only, 80 at most")
+    if len({name.casefold() for name in names}) < len(names):
+        raise ValueError(f"two {what} names differ in capitals only")
+
+
+def require_own(settings: Mapping[str, Any], whose: str) -> None:
+    """Raise ValueError where settings of one among several name what all have in common."""
+    for name in settings:
+        if name.split(".")[0] in SHARED:
+            raise ValueError(f"{whose} sets {name!r}, which is the same for all: set it beside them")
+
+
+def _setting(section: Any, name: str, otherwise: str) -> Any:
+    """A setting of a section that is still a table, or already checked."""
+    return section.get(name, otherwise) if isinstance(section, Mapping) else getattr(section, name, otherwise)

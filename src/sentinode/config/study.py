@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+import hashlib
+import json
+from collections.abc import Mapping
+from math import prod
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from sentinode.config.run import RunConfig
-from sentinode.config.values import Scalar, Seed
-from sentinode.settings import Section, is_folder_name, override
+from sentinode.config.run import RunConfig, Scalar, Seed, Value, require_names, require_own
+from sentinode.errors import ConfigError
+from sentinode.settings import Section, override
+
+_MOST_TRIALS: Final = 10_000
+_MOST_VALUES: Final = 1000  # of one setting in a search
+_MOST_VARIANTS: Final = 100
+_MOST_SEEDS: Final = 1000
+_OF_REPEATS: Final = ("fit.seed", "split.seed", "split.fold")
+
+Variants = dict[str, dict[str, Value]]
 
 
 class Range(Section):
@@ -30,52 +42,66 @@ class Range(Section):
 class CompareConfig(Section):
     """The variants under comparison, each a few settings put over the run's own."""
 
-    variants: dict[str, dict[str, Scalar]] = Field(
-        {"before": {"model.norm": "before"}, "after": {"model.norm": "after"}},
-        description="settings of each variant by its name, put over the run's own",
+    variants: Variants = Field(
+        {},
+        max_length=_MOST_VARIANTS,
+        description="settings of each variant by its name, put over the run's own (default: these settings alone)",
     )
     smallest_effect: float = Field(0.005, gt=0.0, description="smallest difference that matters, in the metric")
-    replicates: int = Field(2000, ge=100, description="bootstrap replicates behind every interval")
+    replicates: int = Field(2000, ge=100, le=100_000, description="bootstrap replicates behind every interval")
     patches: Literal["all", "resampled"] = Field(
         "all", description="of a drawn slide: all its patches, or as many drawn anew (wider intervals)"
     )
 
     @field_validator("variants")
     @classmethod
-    def _names_are_folder_names(cls, variants: dict[str, dict[str, Scalar]]) -> dict[str, dict[str, Scalar]]:
-        for name in variants:
-            if not is_folder_name(name):
-                raise ValueError(f"variant name {name!r} may hold letters, digits, '.', '_' and '-' only")
+    def _names_are_folder_names(cls, variants: Variants) -> Variants:
+        require_names(variants, "variant")
+        for name, settings in variants.items():
+            _require_of_a_variant(settings, f"the variant {name!r}")
         return variants
 
 
 class TuneConfig(Section):
-    base: dict[str, Scalar] = Field(default_factory=dict, description="settings common to all trials")
-    search: dict[str, list[Scalar] | Range] = Field(
-        {"model.bn_momentum": [0.99, 0.75, 0.50, 0.25]},
-        description="any setting of a run: a list of values, or {low, high, log}",
+    """A search over any settings of a run."""
+
+    base: dict[str, Value] = Field({}, description="settings common to all trials")
+    search: dict[str, Annotated[list[Scalar], Field(min_length=1, max_length=_MOST_VALUES)] | Range] = Field(
+        min_length=1, max_length=100, description="any setting of a run: a list of values, or {low, high, log}"
     )
     sampler: Literal["grid", "tpe", "random"] = "grid"
     pruner: Literal["none", "median", "halving"] = "none"
-    trials: int | None = Field(None, ge=1, description="trials in all (default: the grid's size, else 20)")
-    seed: Seed = 25
+    trials: int | None = Field(
+        None, ge=1, le=_MOST_TRIALS, description="trials in all (default: the grid's size, else 20)"
+    )
+    seed: int = Field(25, ge=0, lt=2**32, description="of the sampler")
 
     @model_validator(mode="after")
-    def _grid_needs_lists(self) -> Self:
+    def _a_grid_has_its_points(self) -> Self:
         ranges = [key for key, space in self.search.items() if isinstance(space, Range)]
-        if self.sampler == "grid" and ranges:
+        if self.sampler != "grid":
+            return self
+        if ranges:
             raise ValueError(f"tune.sampler 'grid' needs a list of values for {ranges[0]}; or use 'tpe'")
-        if any(isinstance(space, list) and not space for space in self.search.values()):
-            raise ValueError("tune.search: a list of values is empty")
+        points = prod(len(space) for space in self.search.values() if isinstance(space, list))
+        if points > _MOST_TRIALS:
+            raise ValueError(f"a grid of {points:,} points; {_MOST_TRIALS:,} at most, or use 'tpe' with tune.trials")
+        return self
+
+    @model_validator(mode="after")
+    def _searches_what_a_run_has_of_its_own(self) -> Self:
+        _require_of_a_variant({**self.base, **self.search}, "the search")
         return self
 
 
 class StudyConfig(RunConfig):
     """A run's settings, and the questions that are asked with them."""
 
-    seeds: tuple[Seed, ...] = Field((25,), min_length=1, description="one run for each, per variant")
+    seeds: tuple[Seed, ...] = Field(
+        (25,), min_length=1, max_length=_MOST_SEEDS, description="one run for each, per variant"
+    )
     compare: CompareConfig = CompareConfig()
-    tune: TuneConfig = TuneConfig()
+    tune: TuneConfig | None = Field(None, description="default: no search")
 
     @field_validator("seeds")
     @classmethod
@@ -84,15 +110,66 @@ class StudyConfig(RunConfig):
             raise ValueError(f"seeds {list(seeds)} are not all different")
         return seeds
 
-    @model_validator(mode="after")
-    def _overrides_name_settings_of_a_run(self) -> Self:
-        run = self.run_config()
-        for overrides in [*self.compare.variants.values(), self.tune.base]:
-            override(run, overrides)
-        for key, space in self.tune.search.items():
-            for value in space if isinstance(space, list) else [space.low, space.high]:
-                override(run, {key: value})
-        return self
+    def digest(self) -> str:
+        """SHA-256 of the canonical settings of its runs, and of the questions."""
+        questions = self.model_dump(mode="json", include={"seeds", "compare", "tune"})
+        return hashlib.sha256(f"{super().digest()} {json.dumps(questions)}".encode()).hexdigest()
 
     def run_config(self) -> RunConfig:
+        """The settings of a run, without the questions."""
         return RunConfig(**{name: getattr(self, name) for name in RunConfig.model_fields})
+
+    def variants(self) -> dict[str, RunConfig]:
+        """The settings of each variant; raises ConfigError where one has none of a run's, or two would be one run."""
+        base, found = self.run_config(), dict[str, RunConfig]()
+        names: dict[str, str] = {}
+        for name, own in self.compare.variants.items():
+            found[name] = override(base, own, where=f"compare.variants.{name}")
+            twin = names.setdefault(found[name].digest(), name)
+            if twin != name:
+                raise ConfigError(
+                    f"the variants {twin!r} and {name!r} come to the same settings",
+                    where="compare.variants",
+                    remedy="Leave one of them out.",
+                )
+        return found
+
+    @property
+    def search(self) -> TuneConfig:
+        """The search; raises ConfigError where the settings have none."""
+        if self.tune is None:
+            remedy = """Give one, such as --set 'tune.search={"fit.epochs"=[10, 20]}'."""
+            raise ConfigError("the settings have no search", where="tune", remedy=remedy)
+        return self.tune
+
+    def trials_base(self) -> RunConfig:
+        """The settings that all trials of the search share; raises ConfigError where a trial could not be run.
+
+        Every value is tried here, each beside the first of the others, so that no trial is refused after hours.
+        """
+        base = override(self.run_config(), self.search.base, where="tune.base")
+        choices = {
+            key: space if isinstance(space, list) else [space.low, space.high]
+            for key, space in self.search.search.items()
+        }
+        firsts = {key: values[0] for key, values in choices.items()}
+        for key, values in choices.items():
+            seen: dict[str, Scalar] = {}
+            for value in values:
+                digest = override(base, {**firsts, key: value}, where="tune.search").digest()
+                if digest in seen:
+                    raise ConfigError(
+                        f"{key} = {seen[digest]!r} and {value!r} come to the same settings",
+                        where="tune.search",
+                        remedy="Leave one of them out.",
+                    )
+                seen[digest] = value
+        return base
+
+
+def _require_of_a_variant(settings: Mapping[str, Any], whose: str) -> None:
+    """Raise ValueError for settings that all variants share, or that number the repeats of each."""
+    require_own(settings, whose)
+    for name in settings:
+        if name in _OF_REPEATS:
+            raise ValueError(f"{whose} sets {name!r}, but every variant is repeated under the same `seeds` and folds")

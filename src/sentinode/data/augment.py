@@ -1,7 +1,7 @@
 """Batched augmentation on the device: what is drawn, apart from how it is applied.
 
 Label-safe by default: a symmetry or a change of stain leaves every piece of tissue on its side of
-the labelled centre's border. Zoom does not, and must be asked for twice (see AugmentConfig).
+the labelled centre's border. Zoom does not, and its setting says so by its name.
 """
 
 from __future__ import annotations
@@ -47,13 +47,16 @@ def draw(config: AugmentConfig, count: int, generator: torch.Generator) -> Draws
     def around_one(columns: int, spread: float) -> Tensor:
         return torch.rand(count, columns, generator=generator).mul_(2 * spread).add_(1 - spread)
 
-    zoom = around_one(2, config.zoom) if config.zoom > 0 else None
+    zoom = around_one(2, config.zoom_across_centre) if config.zoom_across_centre > 0 else None
     symmetry: Tensor | None = None
-    if config.symmetries:
-        symmetry = torch.randint(len(SYMMETRIES), (count,), generator=generator)
-    elif config.flips:  # unturned, mirrored, turned by 180 degrees, both: the flips among the symmetries
-        flips = torch.tensor([0, 4, 2, 6])
-        symmetry = flips[torch.randint(4, (count,), generator=generator)]
+    match config.symmetries:
+        case "all":
+            symmetry = torch.randint(len(SYMMETRIES), (count,), generator=generator)
+        case "flips":  # unturned, mirrored, turned by 180 degrees, both: the flips among the symmetries
+            flips = torch.tensor([0, 4, 2, 6])
+            symmetry = flips[torch.randint(4, (count,), generator=generator)]
+        case "none":
+            pass
     stain = around_one(3, config.stain_jitter) if config.stain_jitter > 0 else None
     return Draws(zoom, symmetry, stain)
 

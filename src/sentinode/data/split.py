@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Int, Shaped
 
-from sentinode.config import BalanceConfig, SampleConfig, SplitConfig
+from sentinode.config import BalanceConfig, DrawnSplit, FileSplit, SampleConfig, SplitConfig
 from sentinode.data.artefacts import write_atomically
 from sentinode.data.parts import assign_units
 from sentinode.data.patches import PatchTable
@@ -78,7 +78,9 @@ class Split:
         write_atomically(path, lambda file: table.to_csv(file, index=False))
 
 
-def make_split(candidates: PatchTable, balance: BalanceConfig, sample: SampleConfig, split: SplitConfig) -> Split:
+def make_split(
+    candidates: PatchTable, balance: BalanceConfig | None, sample: SampleConfig | None, split: SplitConfig
+) -> Split:
     """Drop negatives, sample each class, and split; raises SplitError where the data cannot give it.
 
     The candidates are labelled; their groups unite those given and the overlaps found, or, to split by
@@ -89,25 +91,24 @@ def make_split(candidates: PatchTable, balance: BalanceConfig, sample: SampleCon
     kept = candidates.rows(drop_negatives(candidates.labels, balance))
     if len(kept.ids) < len(candidates.ids):
         left_out["balance: negatives dropped"] = len(candidates.ids) - len(kept.ids)
-    sampled = kept.rows(sample_classes(kept.labels, sample.per_class, sample.seed, notices, "per_class"))
+    sampled = kept.rows(sample_classes(kept.labels, sample, "per_class", notices))
     if len(sampled.ids) < len(kept.ids):
         left_out["sample: not drawn"] = len(kept.ids) - len(sampled.ids)
     basis = choose_basis(sampled, split)
-    if basis == "file":
-        assert split.file is not None
+    if isinstance(split, FileSplit):
         on_validation, named = _sides_of_file(split.file, sampled.ids)
         if not named.all():
             left_out["split: not in the file"] = int((~named).sum())
             sampled, on_validation = sampled.rows(named), on_validation[named]
     else:
         on_validation = _draw_validation(sampled, basis, split)
-    share = float(on_validation.mean())
-    if basis != "file" and abs(share - split.validation_share) > _NOTED_MISS:
-        unit = "stain cluster" if basis == "stain" else basis
-        notices.append(
-            f"a validation share of {split.validation_share:.2g} became {share:.2f}: a {unit} cannot be cut, and no "
-            "other choice comes nearer"
-        )
+        share = float(on_validation.mean())
+        if abs(share - split.validation_share) > _NOTED_MISS:
+            unit = "stain cluster" if basis == "stain" else basis
+            notices.append(
+                f"a validation share of {split.validation_share:.2g} became {share:.2f}: a {unit} cannot be cut, and "
+                "no other choice comes nearer"
+            )
     for side, members in ((TRAINING, ~on_validation), (VALIDATION, on_validation)):
         classes = np.unique(sampled.labels[members])
         if len(classes) < 2:
@@ -117,17 +118,17 @@ def make_split(candidates: PatchTable, balance: BalanceConfig, sample: SampleCon
                 remedy="Give more patches or slides, or another split.validation_fraction or split.seed.",
             )
     training = sampled.rows(~on_validation)
-    labelled = sample_classes(training.labels, sample.training_per_class, sample.seed, notices, "training_per_class")
+    labelled = sample_classes(training.labels, sample, "training_per_class", notices)
     if len(labelled) < len(training):
         left_out["sample: labels that training may not use"] = len(training) - len(labelled)
     return Split(training.ids[labelled], sampled.ids[on_validation], basis, left_out, tuple(notices))
 
 
-def _draw_validation(patches: PatchTable, basis: Basis, config: SplitConfig) -> Bool[np.ndarray, " n"]:
+def _draw_validation(patches: PatchTable, basis: Basis, config: DrawnSplit) -> Bool[np.ndarray, " n"]:
     rng = np.random.default_rng(config.seed)
     units = np.arange(len(patches)) if basis == "random" else _units(patches, basis)
     if config.folds is None:
-        shares = np.array([1.0 - config.validation_fraction, config.validation_fraction])
+        shares = np.array([1.0 - config.validation_share, config.validation_share])
         return np.asarray(assign_units(patches.labels, units, shares, rng) == 1)
     if config.fold is None:
         raise SplitError(
@@ -139,8 +140,10 @@ def _draw_validation(patches: PatchTable, basis: Basis, config: SplitConfig) -> 
     )
 
 
-def drop_negatives(labels: Int[np.ndarray, " n"], config: BalanceConfig) -> Int[np.ndarray, " k"]:
-    """Rows left when a share of the negatives, drawn at random, is dropped."""
+def drop_negatives(labels: Int[np.ndarray, " n"], config: BalanceConfig | None) -> Int[np.ndarray, " k"]:
+    """Rows left when a share of the negatives, drawn at random, is dropped; all without settings for it."""
+    if config is None:
+        return np.arange(len(labels))
     negatives = np.flatnonzero(labels == 0)
     rng = np.random.default_rng(config.seed)
     dropped = rng.choice(negatives, round(len(negatives) * config.drop_negative_fraction), replace=False)
@@ -148,10 +151,14 @@ def drop_negatives(labels: Int[np.ndarray, " n"], config: BalanceConfig) -> Int[
 
 
 def sample_classes(
-    labels: Int[np.ndarray, " n"], per_class: int | None, seed: int, notices: list[str], setting: str
+    labels: Int[np.ndarray, " n"],
+    config: SampleConfig | None,
+    setting: Literal["per_class", "training_per_class"],
+    notices: list[str],
 ) -> Int[np.ndarray, " k"]:
-    """Rows of `per_class` patches of each class (None: all), clipped to the smaller class, with a notice."""
-    if per_class is None:
+    """Rows of as many patches of each class as a setting says, clipped to the smaller class, with a notice."""
+    per_class = None if config is None else getattr(config, setting)
+    if config is None or per_class is None:
         return np.arange(len(labels))
     counts = {label: int((labels == label).sum()) for label in (0, 1)}
     smaller = min(counts.values())
@@ -160,7 +167,7 @@ def sample_classes(
             f"sample.{setting} {per_class:,} clipped to {smaller:,}: there are {counts[0]:,} negative and "
             f"{counts[1]:,} positive patches"
         )
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(config.seed)
     take = min(smaller, per_class)
     return np.sort(
         np.concatenate([rng.choice(np.flatnonzero(labels == label), take, replace=False) for label in (0, 1)])

@@ -51,7 +51,7 @@ def stain_clusters(
     if not 2 <= count <= len(statistics):
         raise DataError(
             f"{len(statistics)} patches cannot be put into {count} stain clusters",
-            remedy="Set split.stain_clusters to at least two and at most one for each patch.",
+            remedy="Set data.stain_clusters to at least two and at most one for each patch.",
         )
     # Imported here, because scikit-learn takes long to import, and where slides are known nothing is clustered.
     from sklearn.cluster import MiniBatchKMeans

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 
-from sentinode.config import RunConfig, Scalar, StudyConfig
+from sentinode.config import RunConfig, Scalar, StudyConfig, Value
 from sentinode.errors import ConfigError
 from sentinode.experiments.comparison import Comparison, Variant, paired
 from sentinode.experiments.material import Material
 from sentinode.experiments.run import Run, is_finished
 from sentinode.experiments.train import train_run
 from sentinode.progress import ALL_RUNS, Progress, silent
-from sentinode.settings import override, to_toml
+from sentinode.settings import override
+
+ALONE: Final = "as set"
+"""The only variant of a study that compares none."""
 
 
 class RunStore:
@@ -43,7 +46,7 @@ class RunStore:
 
         A run that is here already still reports its epochs to `on_epoch`.
         """
-        key, told = to_toml(config), on_epoch
+        key, told = config.digest(), on_epoch
         self._tell()
         if key not in self._runs:
             if not is_finished(self.folder / name):
@@ -77,7 +80,8 @@ def grid(config: StudyConfig) -> list[tuple[str, dict[str, Scalar]]]:
     order of batches and augmentation together; without, all seeds share one split. Raises ConfigError where the
     members of an ensemble would be the same networks under every seed.
     """
-    fixed = [name for name, own in config.ensemble.members.items() if "fit.seed" in own]
+    members = config.ensemble.members if config.ensemble else {}
+    fixed = [name for name, own in members.items() if "fit.seed" in own]
     if fixed and len(config.seeds) > 1:
         raise ConfigError(
             f"the member {fixed[0]!r} has a fit.seed of its own and would be the same network under all seeds",
@@ -97,8 +101,9 @@ def grid(config: StudyConfig) -> list[tuple[str, dict[str, Scalar]]]:
 
 
 def compare(config: StudyConfig, store: RunStore) -> Comparison:
-    """Train every variant of the config on every seed and fold."""
-    return paired(_train(config, config.compare.variants, store))
+    """Train every variant of the config on every seed and fold; without variants the config alone."""
+    settings = config.compare.variants or {ALONE: {}}
+    return paired(_train(config, settings, config.variants() or {ALONE: config.run_config()}, store))
 
 
 def audit_leak(config: StudyConfig, store: RunStore) -> Comparison:
@@ -109,7 +114,9 @@ def audit_leak(config: StudyConfig, store: RunStore) -> Comparison:
     differences are paired. Raises ConfigError as `require_auditable` does.
     """
     require_auditable(config)
-    return paired(_train(config, audited_splits(config), store, prefix="leak-"), same_split=False)
+    base, splits = config.run_config(), audited_splits(config)
+    configs = {name: override(base, settings) for name, settings in splits.items()}
+    return paired(_train(config, splits, configs, store, prefix="leak-"), same_split=False)
 
 
 def audited_splits(config: StudyConfig) -> dict[str, dict[str, Scalar]]:
@@ -138,11 +145,15 @@ def require_auditable(config: StudyConfig) -> None:
 
 
 def _train(
-    config: StudyConfig, variants: Mapping[str, Mapping[str, Scalar]], store: RunStore, *, prefix: str = ""
+    config: StudyConfig,
+    settings: Mapping[str, Mapping[str, Value]],
+    configs: Mapping[str, RunConfig],
+    store: RunStore,
+    *,
+    prefix: str = "",
 ) -> list[Variant]:
-    base = config.run_config()
-    runs: dict[str, list[Run]] = {name: [] for name in variants}
-    for place, settings in grid(config):  # variants within a split: its pixels are prepared once
-        for name, own in variants.items():
-            runs[name].append(store.train(f"{prefix}{name}-{place}", override(base, {**own, **settings})))
-    return [Variant(name, settings, tuple(runs[name])) for name, settings in variants.items()]
+    runs: dict[str, list[Run]] = {name: [] for name in configs}
+    for place, of_place in grid(config):  # variants within a split: its pixels are prepared once
+        for name, own in configs.items():
+            runs[name].append(store.train(f"{prefix}{name}-{place}", override(own, of_place)))
+    return [Variant(name, settings[name], tuple(of_variant)) for name, of_variant in runs.items()]

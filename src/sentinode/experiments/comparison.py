@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Int, Shaped
 
-from sentinode.config import Metric, Scalar
+from sentinode.config import Metric, Value
 from sentinode.errors import RunError
 from sentinode.experiments.run import Run
 from sentinode.inference.probabilities import Predictions, average
@@ -51,7 +51,7 @@ class Variant:
     """One variant's settings and all its runs, seed by seed and, within a seed, fold by fold."""
 
     name: str
-    settings: Mapping[str, Scalar]
+    settings: Mapping[str, Value]
     runs: tuple[Run, ...]
 
     @property

@@ -9,15 +9,16 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float, Int, Shaped
 
-from sentinode.config import DecisionConfig, PredictConfig, RunConfig, Scalar, Weighting
+from sentinode.config import SHARED, DecisionConfig, PredictConfig, RunConfig, Weighting
 from sentinode.data.artefacts import write_atomically, write_json, write_text
 from sentinode.data.batches import derive_seed
 from sentinode.data.tables import read_table
@@ -39,6 +40,7 @@ from sentinode.settings import is_folder_name, override, to_flat, to_toml
 
 _PURPOSE: Final = 3  # of the numbers drawn here, among those that derive from a run's seed
 _SIDES: Final = "id,label,side,cluster"
+_ABSENT: Final = object()  # of a setting that a kind of section does not have
 
 
 def join_runs(
@@ -140,7 +142,7 @@ def require_trainable(material: Material, config: RunConfig) -> None:
     seen: list[tuple[RunConfig, str]] = []
     validated = set(material.split(config).validation.tolist())
     for name, own in config.members().items():
-        trained = own.model_copy(update={"predict": PredictConfig(), "decision": DecisionConfig()})
+        trained = own.canonical().model_copy(update={"predict": PredictConfig(), "decision": DecisionConfig()})
         twin = next((other for settings, other in seen if settings == trained), None)
         if twin:
             raise ConfigError(
@@ -175,7 +177,7 @@ def _weigh(
     """Weights of all patches, and the patches blended by weights that were fitted without their clusters."""
     equal = equal_weights(said.shape[1])
     unfitted = _Weighed("equal", equal, np.empty((0, len(equal))), blend(said, equal))
-    if config.ensemble.weights == "equal":
+    if config.ensemble is None or config.ensemble.weights == "equal":
         return unfitted
     rng = np.random.default_rng(derive_seed(config.fit.seed, _PURPOSE))
     try:
@@ -190,23 +192,14 @@ def _weigh(
 def _shared_config(members: Mapping[str, Run], weights: Weighting) -> RunConfig:
     """The first member's settings, with every setting in which members differ named for each of them."""
     first = next(iter(members.values())).config
-    settings = {name: to_flat(run.config) for name, run in members.items()}
-    shared = to_flat(first)
-    differing = [key for key in shared if any(own[key] != shared[key] for own in settings.values())]
-    own = {name: {key: _plain(of[key]) for key in differing} for name, of in settings.items()}
-    return override(first, {"ensemble.members": own, "ensemble.weights": weights})
-
-
-def _plain(value: Any) -> Scalar | list[Scalar]:
-    match value:
-        case None:
-            return "none"
-        case bool() | int() | float() | str():
-            return value
-        case tuple() | list():
-            return list(value)
-        case other:
-            return str(other)
+    settings = [to_flat(run.config) for run in members.values()]
+    differing = [
+        key
+        for key in dict.fromkeys(chain(*settings))
+        if key.split(".")[0] not in SHARED and len({repr(own.get(key, _ABSENT)) for own in settings}) > 1
+    ]
+    own = [{key: "none" if of[key] is None else of[key] for key in differing if key in of} for of in settings]
+    return override(first, {"ensemble.members": dict(zip(members, own, strict=True)), "ensemble.weights": weights})
 
 
 def _member_names(runs: Sequence[Run]) -> list[str]:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int, Shaped
 
-from sentinode.config import RunConfig
+from sentinode.config import CopiesConfig, RunConfig, TimmModel
 from sentinode.data.artefacts import write_atomically
 from sentinode.data.augment import draw
 from sentinode.data.batches import derive_seed
@@ -33,6 +33,7 @@ _PLAIN: Final = 0  # the copy that is the patch itself
 def head_sides(
     material: Material,
     config: RunConfig,
+    copies: CopiesConfig | None,
     network: Backbone,
     device: torch.device,
     progress: Progress = silent,
@@ -40,18 +41,20 @@ def head_sides(
 ) -> tuple[Features, Features]:
     """Features and labels of the training side, pseudo-labels last, and of the validation side.
 
-    The training side is there once for each of `fit.head_copies` copies, which are draws of the augmentation. Without
-    copies, and to validate, patches are looked at as they are.
+    The training side is there once for each of the copies. Without copies, and to validate, patches are looked at as
+    they are.
     """
     split, patches = material.split(config), material.patches
-    store = FeatureStore(patches, config, network, device, material.cache_root, progress)
+    store = FeatureStore(patches, config, copies, network, device, material.cache_root, progress)
     rows = patches.rows_of(split.validation)
     validation = Features(store.features(rows), patches.labels[rows].astype(np.int64))
     rows = patches.rows_of(split.training)
     parts = [store.copies(rows, patches.labels[rows])]
     if pseudo is not None:
         assert material.unlabelled is not None
-        store = FeatureStore(material.unlabelled.patches, config, network, device, material.cache_root, progress)
+        store = FeatureStore(
+            material.unlabelled.patches, config, copies, network, device, material.cache_root, progress
+        )
         parts.append(store.copies(store.patches.rows_of(pseudo.joined.ids), pseudo.joined.labels))
     values, labels = (np.concatenate(of_parts) for of_parts in zip(*[(p.values, p.labels) for p in parts], strict=True))
     return Features(values, labels), validation
@@ -68,18 +71,20 @@ class FeatureStore:
         self,
         patches: PatchSet,
         config: RunConfig,
+        copies: CopiesConfig | None,
         network: Backbone,
         device: torch.device,
         cache_root: Path | None,
         progress: Progress = silent,
     ) -> None:
+        self._copies = copies
         self.patches, self._config, self._network, self._device = patches, config, network, device
         self._folder, self._progress = None if cache_root is None else cache_root / "features", progress
         self._digest = _digest(patches, config, network, device) if self._folder else hashlib.sha256()
 
     def copies(self, rows: Int[np.ndarray, " n"], labels: Shaped[np.ndarray, " n"]) -> Features:
-        """Of some rows all copies that the config asks for, one behind the other, with their labels."""
-        numbers = range(1, self._config.fit.head_copies + 1) or [_PLAIN]
+        """Of some rows all copies that are asked for, one behind the other, with their labels."""
+        numbers = range(1, self._copies.count + 1) if self._copies else [_PLAIN]
         values = np.concatenate([self.features(rows, number) for number in numbers])
         return Features(values, np.tile(labels.astype(np.int64), len(numbers)))
 
@@ -96,10 +101,10 @@ class FeatureStore:
         return found
 
     def _computed(self, rows: Int[np.ndarray, " n"], copy: int) -> Float[np.ndarray, "n d"]:
-        augment, draws = self._config.augment, None
-        if copy != _PLAIN:  # a patch's draws do not depend on which others are asked for
+        draws = None
+        if self._copies is not None and copy != _PLAIN:  # a patch's draws do not depend on which others are asked for
             generator = torch.Generator().manual_seed(derive_seed(_PURPOSE, copy))
-            draws = draw(augment, len(self.patches), generator).of(itemgetter(torch.from_numpy(rows)))
+            draws = draw(self._copies, len(self.patches), generator).of(itemgetter(torch.from_numpy(rows)))
         step = "features" if copy == _PLAIN else f"features, copy {copy}"
         return features_of(
             self._network,
@@ -114,7 +119,8 @@ class FeatureStore:
         if self._folder is None:
             return None
         digest = self._digest.copy()
-        digest.update(f"|{copy}|{self._config.augment if copy != _PLAIN else None}".encode())
+        varied = self._copies.model_dump(exclude={"count"}) if self._copies and copy != _PLAIN else None
+        digest.update(f"|{copy}|{varied}".encode())
         return self._folder / f"{digest.hexdigest()[:20]}.npy"
 
     def _kept(self, path: Path | None) -> Float[np.ndarray, "n d"]:
@@ -134,6 +140,7 @@ def _digest(patches: PatchSet, config: RunConfig, network: Backbone, device: tor
         digest.update(patches.pixels[start : start + _CHUNK].tobytes())
     arithmetic = "bfloat16" if config.predict.precision == "mixed" and has_bfloat16(device) else "float32"
     looks = (network.kind, network.skipped_maps, network.resize_px)
+    assert isinstance(config.model, TimmModel)
     for part in (config.model.backbone, config.preprocess, looks, arithmetic):
         digest.update(f"|{part}".encode())
     for name, tensor in network.state_dict().items():

@@ -8,16 +8,24 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
-from sentinode.config import Scalar
+from sentinode.config import Value
 from sentinode.data.tables import SLIDE_COLUMNS, read_column_by_id
 from sentinode.errors import DataError, RunError
 from sentinode.evaluation.clusters import ClusterKind
 from sentinode.experiments.comparison import Comparison, Variant, paired
 from sentinode.experiments.run import Run, is_run
-from sentinode.settings import to_flat
+from sentinode.settings import short_name, to_flat
 
 _OF_A_REPEAT: Final = ("fit.seed", "split.seed", "split.fold")
 _MEMBERS: Final = "ensemble.members"
+_KINDS: Final = (
+    "model.architecture",
+    "model.features.kind",
+    "fit.train",
+    "fit.schedule.kind",
+    "fit.average.kind",
+    "split.by",
+)
 _LONGEST: Final = 80  # letters of a variant's name: it heads tables and stands in figures
 _BEST_FIRST: Final[tuple[ClusterKind, ...]] = ("slide", "stain", "group")
 
@@ -56,13 +64,7 @@ def pair_given(runs: Sequence[Run]) -> Comparison:
             "the runs differ in nothing but their seeds: there is nothing to compare",
             remedy="Give runs of two variants or more.",
         )
-    every = list(settings_of.values())
-    differing = [
-        key
-        for key in dict.fromkeys(chain(*every))
-        if len({repr(own[key]) for own in every if key in own}) > 1
-        or (key == _MEMBERS and not all(key in own for own in every))
-    ]
+    differing = _differing(list(settings_of.values()))
     variants: list[Variant] = []
     for key, own_runs in places.items():
         _refuse_twins(own_runs)
@@ -73,9 +75,23 @@ def pair_given(runs: Sequence[Run]) -> Comparison:
     return paired(variants)
 
 
+def _differing(every: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The settings in which runs differ; where the kind of a section does, what only one kind has goes unsaid."""
+    in_some = list(dict.fromkeys(chain(*every)))
+    # An ensemble says for all its members what each of them sets.
+    of_all = set.intersection(*(set(in_some if _MEMBERS in own else own) - ({_MEMBERS} - own.keys()) for own in every))
+    values = {key: {repr(own[key]) for own in every if key in own} for key in in_some}
+    kinds = {key.rpartition(".")[0] for key in in_some if key in _KINDS and len(values[key]) > 1} | {"ensemble"}
+    return [
+        key
+        for key in in_some
+        if len(values[key]) > 1 or (key not in of_all and (key == _MEMBERS or key.rpartition(".")[0] not in kinds))
+    ]
+
+
 def _label(own: Mapping[str, Any], run: Run, taken: Sequence[str]) -> str:
     """A variant's name: its own settings, or, where these are too many for a name, what can be said in short."""
-    said = [f"{name.rsplit('.', 1)[-1]} {value}" for name, value in own.items()]
+    said = [f"{short_name(name)} {value}" for name, value in own.items()]
     label = ", ".join(said) or "one network"
     if len(label) > _LONGEST:
         label = (
@@ -116,10 +132,11 @@ def best_known_clusters(runs: Sequence[Run]) -> tuple[dict[str, str], ClusterKin
 
 def _compared_settings(run: Run) -> dict[str, Any]:
     """The settings but for seed and fold; what an ensemble's members differ in is told in one word for all of them."""
-    settings = {key: value for key, value in to_flat(run.config).items() if key not in _OF_A_REPEAT}
+    told = to_flat(run.config).items()
+    settings = {key: value for key, value in told if key not in _OF_A_REPEAT and not key.startswith("running.")}
+    if run.config.ensemble is None:
+        return {key: value for key, value in settings.items() if key != "ensemble"}
     overrides = list(run.config.ensemble.members.values())
-    if not overrides:
-        return {key: value for key, value in settings.items() if not key.startswith("ensemble.")}
     of_all = set.intersection(*map(set, overrides))
     kept = {key: value for key, value in settings.items() if key not in of_all}
     return {**kept, _MEMBERS: _members_in_words(overrides)}
@@ -128,7 +145,7 @@ def _compared_settings(run: Run) -> dict[str, Any]:
 def _members_in_words(overrides: Sequence[Mapping[str, Any]]) -> str:
     """Such as "norm before + 2 × norm after"; "3 seeds" where nothing else differs."""
     told = Counter(
-        ", ".join(f"{key.rsplit('.', 1)[-1]} {value}" for key, value in sorted(own.items()) if key not in _OF_A_REPEAT)
+        ", ".join(f"{short_name(key)} {value}" for key, value in sorted(own.items()) if key not in _OF_A_REPEAT)
         for own in overrides
     )
     if set(told) == {""}:
@@ -149,5 +166,5 @@ def _refuse_twins(runs: Sequence[Run]) -> None:
         seen[place] = run
 
 
-def _plain(value: Any) -> Scalar:
-    return value if isinstance(value, bool | int | float | str) else "none" if value is None else str(value)
+def _plain(value: Any) -> Value:
+    return "none" if value is None else value

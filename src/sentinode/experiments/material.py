@@ -111,11 +111,11 @@ class Material:
             case "group":
                 names = self.candidates.groups
             case "stain":
-                names = self._by_stain(config.split.stain_clusters).groups
+                names = self._by_stain(config.data.stain_clusters).groups
         return dict(zip(self.candidates.ids.tolist(), names.tolist(), strict=True))
 
     def split(self, config: RunConfig) -> Split:
-        return self._split(config.balance, config.sample, config.split)
+        return self._split(config.balance, config.sample, config.split, config.data.stain_clusters)
 
     def write_split(self, config: RunConfig, path: Path) -> Split:
         """Save the split of a config as a table id,label,side,cluster, and return it."""
@@ -129,11 +129,19 @@ class Material:
         The training side ends with those of the unlabelled patches that `joined` names.
         """
         return self._prepared(
-            config.balance, config.sample, config.split, config.preprocess, config.data.memory_budget_mb, joined
+            config.balance,
+            config.sample,
+            config.split,
+            config.data.stain_clusters,
+            config.preprocess,
+            config.running.memory_budget_mb,
+            joined,
         )
 
-    def _make_split(self, balance: BalanceConfig, sample: SampleConfig, split: SplitConfig) -> Split:
-        table = self._by_stain(split.stain_clusters) if split.by == "stain" else self.candidates
+    def _make_split(
+        self, balance: BalanceConfig | None, sample: SampleConfig | None, split: SplitConfig, stain_clusters: int | None
+    ) -> Split:
+        table = self._by_stain(stain_clusters) if split.by == "stain" else self.candidates
         return make_split(table, balance, sample, split)
 
     def _cluster_by_stain(self, count: int | None) -> PatchTable:
@@ -149,14 +157,15 @@ class Material:
 
     def _prepare(
         self,
-        balance: BalanceConfig,
-        sample: SampleConfig,
+        balance: BalanceConfig | None,
+        sample: SampleConfig | None,
         split: SplitConfig,
+        stain_clusters: int | None,
         preprocess: PreprocessConfig,
         budget_mb: int,
         joined: tuple[str, ...],
     ) -> tuple[Prepared, Prepared]:
-        sides, source = self._split(balance, sample, split), self.patches
+        sides, source = self._split(balance, sample, split, stain_clusters), self.patches
         rows = [self.patches.rows_of(ids) for ids in (sides.training, sides.validation)]
         if joined:
             assert self.unlabelled is not None

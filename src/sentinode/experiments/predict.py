@@ -72,7 +72,7 @@ def _predict_one(run: Run, patches: PatchSet, device: torch.device, progress: Pr
         run.network(device),
         prepared,
         view_count=run.config.predict.views,
-        batch_size=run.config.predict.batch_size,
+        batch_size=run.config.running.prediction_batch_size,
         device=device,
         precision=run.config.predict.precision,
         on_progress=of_step(progress, f"predict {run.name}"),

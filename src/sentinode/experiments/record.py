@@ -25,7 +25,7 @@ from typing import Final, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
-from sentinode.config import Scalar
+from sentinode.config import Value
 from sentinode.data.artefacts import STUDY_BEGUN, STUDY_SEAL, write_json
 from sentinode.data.listing import Origin
 from sentinode.data.schema import TableHead
@@ -51,7 +51,7 @@ class ClassCounts:
 @dataclass(frozen=True)
 class VariantRecord:
     name: str
-    settings: dict[str, Scalar]
+    settings: dict[str, Value]
     runs: list[str]
 
     @classmethod

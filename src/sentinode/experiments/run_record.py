@@ -135,13 +135,11 @@ def _record_of_network(config: RunConfig, network: nn.Module, unnormalised: int)
 
 def augmentation_of(config: RunConfig) -> Augmentation:
     """What training with these settings varies."""
-    augment = config.augment
-    if config.fit.train == "head" and not config.fit.head_copies:
+    augment = config.fit.augmentation
+    if augment is None:
         return Augmentation()
     return Augmentation(
-        zoom=augment.zoom,
-        symmetries="all" if augment.symmetries else "flips" if augment.flips else "none",
-        stain_jitter=augment.stain_jitter,
+        zoom=augment.zoom_across_centre, symmetries=augment.symmetries, stain_jitter=augment.stain_jitter
     )
 
 

@@ -7,7 +7,7 @@ from typing import Final
 
 import numpy as np
 
-from sentinode.config import RunConfig
+from sentinode.config import FitHead, RunConfig
 from sentinode.data.batches import BatchStream, derive_seed
 from sentinode.data.preprocess import notices as preprocessing_notices
 from sentinode.experiments.material import Material
@@ -35,22 +35,28 @@ def open_streams(material: Material, config: RunConfig, pseudo: PseudoLabels | N
     if pseudo:
         sides[0] = np.append(sides[0], pseudo.joined.labels)
     fit = config.fit
-    training = BatchStream(prepared[0], sides[0], batch_size=fit.batch_size, seed=fit.seed, shuffle=True)
+    # A head is fitted to all patches at once.
+    batch_size, steps, validation_steps = (
+        (len(sides[0]), None, None)
+        if isinstance(fit, FitHead)
+        else (fit.batch_size, fit.steps_per_epoch, fit.validation_steps)
+    )
+    training = BatchStream(prepared[0], sides[0], batch_size=batch_size, seed=fit.seed, shuffle=True)
     # Some of the validation side, another part each epoch, as the notebook has it; or all of it, quickly.
-    partial = fit.validation_steps is not None
+    partial = validation_steps is not None
     validation = BatchStream(
         prepared[1],
         sides[1],
-        batch_size=fit.batch_size if partial else _VALIDATION_BATCH,
+        batch_size=batch_size if partial else _VALIDATION_BATCH,
         seed=derive_seed(fit.seed, 1),
         shuffle=partial,
     )
     notices = [
-        f"{name} {asked} clipped to {steps}: one pass over the {len(stream):,} patches of the {side} side"
+        f"{name} {asked} clipped to {possible}: one pass over the {len(stream):,} patches of the {side} side"
         for name, side, stream, asked in (
-            ("fit.steps_per_epoch", "training", training, fit.steps_per_epoch),
-            ("fit.validation_steps", "validation", validation, fit.validation_steps),
+            ("fit.steps_per_epoch", "training", training, steps),
+            ("fit.validation_steps", "validation", validation, validation_steps),
         )
-        if asked is not None and (steps := steps_in_epoch(stream, asked)) < asked
+        if asked is not None and (possible := steps_in_epoch(stream, asked)) < asked
     ]
     return Streams(training, validation, (*notices, *preprocessing_notices(*prepared)), pseudo)

@@ -97,7 +97,7 @@ def pseudo_labels(
 
     Raises ConfigError or RunError, in one line, where there is nothing to join or the teacher may not teach.
     """
-    if config.pseudo.run is None:
+    if config.pseudo is None:
         return None
     if material.unlabelled is None:
         raise ConfigError(
@@ -123,7 +123,7 @@ def pseudo_labels(
 
 def pseudo_labels_of(folder: Path, config: RunConfig) -> PseudoLabels | None:
     """What joined the run that was begun in the folder; raises RunError where its teacher is no longer the same."""
-    if config.pseudo.run is None:
+    if config.pseudo is None:
         return None
     record = json.loads((folder / "environment.json").read_text(encoding="utf-8"))[RECORD]
     if Teacher.open(config.pseudo.run).digest != record["teacher_sha256"]:

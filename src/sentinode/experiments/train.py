@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from sentinode.config import RunConfig
+from sentinode.config import FitHead, FitStages, HeadFitConfig, RunConfig
 from sentinode.data.artefacts import write_json, write_text
 from sentinode.data.batches import derive_seed
 from sentinode.errors import RunError, SentinodeWarning, storage_errors
@@ -45,7 +45,7 @@ from sentinode.inference.probabilities import Predictions, predict_probabilities
 from sentinode.models.build import build
 from sentinode.models.zoo import Backbone
 from sentinode.progress import Progress, silent
-from sentinode.settings import reads_as, to_toml
+from sentinode.settings import parse_toml, to_toml
 
 _INITIAL_WEIGHTS = 0
 _LAST: Final = Path("checkpoint") / "last.safetensors"
@@ -69,7 +69,7 @@ def train_run(
     number. A config with members trains these and blends them; their epochs are not told. Of several processes, which
     all call this, the first writes.
     """
-    if config.ensemble.members:
+    if config.ensemble is not None:
         return _train_members(
             material, config, folder, device=device, resume=resume, progress=progress, processes=processes
         )
@@ -82,8 +82,9 @@ def train_run(
     streams = open_streams(material, config, pseudo)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(config.fit.seed))
-        if config.fit.head_first and processes.writes and not (folder / _LAST).is_file():
-            _fit_head(folder, material, config, state, streams, device, progress)
+        head_first = config.fit.head_first if isinstance(config.fit, FitStages) else None
+        if head_first and processes.writes and not (folder / _LAST).is_file():
+            _fit_head(folder, material, config, head_first, state, streams, device, progress)
         history = _restore(folder, state, processes)
         best_path = folder / "checkpoint" / "best.safetensors"
 
@@ -125,28 +126,28 @@ def _records(
     processes: Processes,
 ) -> Iterator[EpochRecord]:
     """The epochs that are still to come, or the fits of a head."""
-    if config.fit.train == "head":
+    fit = config.fit
+    if isinstance(fit, FitHead):
         assert isinstance(state.network, Backbone)
-        sides = head_sides(material, config, state.network, device, progress, streams.pseudo)
-        for record in fit_head(state.network, *sides, config.fit, done=state.epochs_done):
+        sides = head_sides(material, config, fit.copies, state.network, device, progress, streams.pseudo)
+        for record in fit_head(state.network, *sides, fit, done=state.epochs_done):
             state.epochs_done = record.epoch
             yield record
         return
-    steps = steps_in_epoch(streams.training, config.fit.steps_per_epoch)
-    patches = min(steps * config.fit.batch_size, len(streams.training))
+    steps = steps_in_epoch(streams.training, fit.steps_per_epoch)
+    patches, epochs, batch_size = min(steps * fit.batch_size, len(streams.training)), fit.epochs, fit.batch_size
 
-    progress(step, state.epochs_done * patches, config.fit.epochs * patches)  # the first batch may wait for a compiler
+    progress(step, state.epochs_done * patches, epochs * patches)  # the first batch may wait for a compiler
 
     def on_batch(epoch: int, done: int, _steps: int) -> None:
         if done < steps:  # an epoch is over when it was validated, too
-            progress(step, (epoch - 1) * patches + done * config.fit.batch_size, config.fit.epochs * patches)
+            progress(step, (epoch - 1) * patches + done * batch_size, epochs * patches)
 
     yield from fit_epochs(
         state,
         streams.training,
         streams.validation,
-        config.fit,
-        config.augment,
+        fit,
         device=device,
         on_batch=on_batch,
         processes=processes,
@@ -206,6 +207,7 @@ def _fit_head(
     folder: Path,
     material: Material,
     config: RunConfig,
+    head: HeadFitConfig,
     state: FitState,
     streams: Streams,
     device: torch.device,
@@ -213,11 +215,12 @@ def _fit_head(
 ) -> None:
     """Before the first epoch: the head that fits the backbone's features as they are, of the penalty that does best."""
     assert isinstance(state.network, Backbone)
-    sides = head_sides(material, config, state.network, device, progress, streams.pseudo)
+    assert not isinstance(config.fit, FitHead)
+    sides = head_sides(material, config, head.copies, state.network, device, progress, streams.pseudo)
     history: History = []
-    for record in fit_head(state.network, *sides, config.fit):
+    for record in fit_head(state.network, *sides, head):
         history.append(history_row(record))
-        progress(f"head of {folder.name}", record.epoch, len(config.fit.head_penalties))
+        progress(f"head of {folder.name}", record.epoch, len(head.penalties))
         if best_epoch(history, config.fit) == record.epoch:
             best = copy.deepcopy(state.network.state_dict())
     state.network.load_state_dict(best)
@@ -244,7 +247,7 @@ def _claim_together(
 ) -> PseudoLabels | None:
     """The first process claims the folder; the others read there what joins training."""
     pseudo = _claim(folder, config, material, device, resume=resume, progress=progress) if processes.writes else None
-    if config.pseudo.run is None:
+    if config.pseudo is None:
         return None
     processes.wait()
     return pseudo if processes.writes else pseudo_labels_of(folder, config)
@@ -258,7 +261,8 @@ def _claim(
     if identity.is_file():
         if not resume:
             raise RunError("holds a run already", where=folder, remedy="Pass --resume, or another folder.")
-        if not reads_as(identity.read_text(encoding="utf-8"), config, where=identity):
+        begun = parse_toml(identity.read_text(encoding="utf-8"), RunConfig, where=identity)
+        if begun.digest() != config.digest():
             raise RunError(
                 "holds a run with other settings",
                 where=folder,
@@ -271,7 +275,7 @@ def _claim(
     pseudo = pseudo_labels(material, config, device, progress)
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    own = () if config.ensemble.members else open_streams(material, config, pseudo).notices  # members note theirs
+    own = () if config.ensemble else open_streams(material, config, pseudo).notices  # members note theirs
     environment = {
         **describe_environment(device),
         "data_sha256": material.data_hash,
@@ -306,7 +310,7 @@ def _finish(
         state.result,
         streams.validation.prepared,
         view_count=config.predict.views,
-        batch_size=config.predict.batch_size,
+        batch_size=config.running.prediction_batch_size,
         device=device,
         precision=config.predict.precision,
     )

@@ -19,7 +19,7 @@ from sentinode.errors import RunError, storage_errors
 from sentinode.experiments.compare import RunStore, grid
 from sentinode.experiments.comparison import Comparison, Variant, paired
 from sentinode.experiments.run import Run
-from sentinode.settings import override
+from sentinode.settings import folder_name, override, short_name
 
 _DEFAULT_TRIALS = 20
 
@@ -35,7 +35,7 @@ class Tuning:
 def tune(config: StudyConfig, store: RunStore, folder: Path) -> Tuning:
     """Run, or go on with, the search whose journal lies in `folder`."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    base = override(config.run_config(), config.tune.base)
+    base, asked = config.trials_base(), config.search
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         storage = JournalStorage(JournalFileBackend(str(folder / "optuna.journal")))
@@ -44,18 +44,18 @@ def tune(config: StudyConfig, store: RunStore, folder: Path) -> Tuning:
         study = optuna.create_study(
             study_name="tune",
             storage=storage,
-            sampler=_sampler(config.tune),
-            pruner=_pruner(config.tune),
+            sampler=_sampler(asked),
+            pruner=_pruner(asked),
             direction="maximize",
             load_if_exists=True,
         )
     _requeue_unfinished_trials(study)
-    total = trial_count(config.tune)
+    total = trial_count(asked)
     finished = _count(study, TrialState.COMPLETE, TrialState.PRUNED)
     variants: dict[int, Variant] = {}
 
     def objective(trial: optuna.Trial) -> float:
-        settings = {key: _suggest(trial, key, space) for key, space in config.tune.search.items()}
+        settings = {key: _suggest(trial, key, space) for key, space in asked.search.items()}
         runs: list[Run] = []
         for order, (place, of_place) in enumerate(grid(config)):
             report = _report_to(
@@ -74,15 +74,12 @@ def tune(config: StudyConfig, store: RunStore, folder: Path) -> Tuning:
 
 
 def variant_name(settings: dict[str, Scalar]) -> str:
-    """Such as "bn_momentum 0.25": the last part of each key and its value, numbers to six digits."""
-    shown = {key: f"{value:.6g}" if isinstance(value, float) else value for key, value in settings.items()}
-    return ", ".join(f"{key.rsplit('.', 1)[-1]} {value}" for key, value in shown.items())
+    """Such as "bn_momentum 0.25": the name of each setting and its value, with all of its digits."""
+    return ", ".join(f"{short_name(key)} {value}" for key, value in settings.items())
 
 
 def _run_name(settings: dict[str, Scalar], place: str) -> str:
-    words = variant_name(settings).replace(", ", "-").replace(" ", "-")
-    safe = "".join(c if c.isalnum() or c in "._-" else "_" for c in words)
-    return f"{safe}-{place}"
+    return f"{folder_name(variant_name(settings).replace(', ', '-').replace(' ', '-'))}-{place}"
 
 
 def _in_order(
@@ -91,7 +88,7 @@ def _in_order(
     """All completed trials as variants; those of an earlier session are opened through the store."""
     variants: dict[str, Variant] = {}
     for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
-        settings = {key: _plain(trial.params[key]) for key in config.tune.search}
+        settings = {key: _plain(trial.params[key]) for key in config.search.search}
         variant = ran.get(trial.number) or Variant(
             variant_name(settings),
             settings,
@@ -103,12 +100,12 @@ def _in_order(
         variants.setdefault(variant.name, variant)
     if not variants:
         raise RunError("no trial of the search finished", remedy="Use tune.pruner = 'none' or more trials.")
-    if config.tune.sampler != "grid":
+    if config.search.sampler != "grid":
         return list(variants.values())
 
     def place_in_grid(variant: Variant) -> list[int]:
-        spaces = [(key, space) for key, space in config.tune.search.items() if isinstance(space, list)]
-        return [space.index(variant.settings[key]) for key, space in spaces]
+        spaces = [(key, space) for key, space in config.search.search.items() if isinstance(space, list)]
+        return [space.index(_plain(variant.settings[key])) for key, space in spaces]
 
     return sorted(variants.values(), key=place_in_grid)
 

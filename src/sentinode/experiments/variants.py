@@ -6,22 +6,22 @@ from collections.abc import Iterable
 from pathlib import Path, PurePath
 from typing import Final
 
-from sentinode.config import PRESETS, RunConfig, Scalar, StudyConfig, load_config, load_preset
+from sentinode.config import PRESETS, SHARED, RunConfig, StudyConfig, Value, load_config, load_preset
 from sentinode.errors import ConfigError
-from sentinode.settings import override, parse_settings, to_flat
+from sentinode.settings import folder_name, override, parse_settings, short_name, to_flat
 
 # Variants are compared on the same patches, so what chooses patches is always the base's.
-_OF_THE_BASE: Final = ("data", "balance", "sample", "split")
+_OF_THE_BASE: Final = (*SHARED, "balance", "sample", "split")
 
 
-def resolve_variants(names: Iterable[str], base: StudyConfig) -> dict[str, dict[str, Scalar]]:
+def resolve_variants(names: Iterable[str], base: StudyConfig) -> dict[str, dict[str, Value]]:
     """Settings by variant name.
 
     A name is one of the base's own variants ("before"), a preset, a TOML file, or settings such as
-    "model.norm=after,fit.epochs=5". Of a preset or a file only what differs from the base counts, its
-    data, balance, sample and split left aside. Raises ConfigError for anything else.
+    "model.norm=after,fit.epochs=5". Of a preset or a file only what differs from the base counts,
+    what chooses patches and what all variants share left aside. Raises ConfigError for anything else.
     """
-    variants: dict[str, dict[str, Scalar]] = {}
+    variants: dict[str, dict[str, Value]] = {}
     for name in names:
         if name in base.compare.variants:
             label, settings = name, dict(base.compare.variants[name])
@@ -29,18 +29,12 @@ def resolve_variants(names: Iterable[str], base: StudyConfig) -> dict[str, dict[
             label, settings = name, differences(base.run_config(), load_preset(name).run_config())
         elif name.endswith(".toml"):
             other = load_config(Path(name)).run_config()
-            if other.ensemble.members != base.ensemble.members:
-                raise ConfigError(
-                    "has other members of an ensemble, which no variant can put over the base",
-                    where=name,
-                    remedy="Train each with `train`, then compare the finished runs.",
-                )
             label, settings = Path(name).stem, differences(base.run_config(), other)
         elif "=" in name:
-            settings = parse_settings(name.split(","))
+            settings = parse_settings(_parted(name))
             override(base.run_config(), settings, where="--variants")
             # Of a path its last part, for a variant's name is a folder's.
-            label = "-".join(f"{k.rsplit('.', 1)[-1]}-{PurePath(str(v)).name or v}" for k, v in settings.items())
+            label = folder_name("-".join(f"{short_name(k)}-{PurePath(str(v)).name or v}" for k, v in settings.items()))
         else:
             known = ", ".join([*base.compare.variants, *PRESETS])
             raise ConfigError(
@@ -56,11 +50,23 @@ def resolve_variants(names: Iterable[str], base: StudyConfig) -> dict[str, dict[
     return variants
 
 
-def differences(base: RunConfig, other: RunConfig) -> dict[str, Scalar]:
-    """The settings, such as "fit.epochs", in which `other` differs from `base`; "none" for a setting left out."""
-    before = to_flat(base)
+def _parted(settings: str) -> list[str]:
+    """Settings such as "a=1,b=[2,3]" at the commas that are inside no list and no table."""
+    parts, depth = [""], 0
+    for letter in settings:
+        depth += (letter in "[{") - (letter in "]}")
+        if letter == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return parts
+
+
+def differences(base: RunConfig, other: RunConfig) -> dict[str, Value]:
+    """The settings, such as "fit.epochs", in which `other` differs from `base`; "none" for what is left out."""
+    before, absent = to_flat(base), object()
     return {
         key: "none" if value is None else value
         for key, value in to_flat(other).items()
-        if before[key] != value and key.split(".")[0] not in _OF_THE_BASE
+        if before.get(key, absent) != value and key.split(".")[0] not in _OF_THE_BASE
     }

@@ -66,8 +66,9 @@ def write_inputs(folder: Path, patches: PatchSet, ids: Sequence[str], config: Ru
     prepared = Prepared(patches, patches.rows_of(np.array(ids, dtype=str)), config.preprocess, None)
     inputs = torch.from_numpy(prepared[np.arange(len(ids))]).permute(0, 3, 1, 2)
     shown = {"input": inputs}
-    if augmentation_of(config).ran:
-        draws = draw(config.augment, len(ids), torch.Generator().manual_seed(config.fit.seed))
+    augment = config.fit.augmentation
+    if augment is not None and augmentation_of(config).ran:
+        draws = draw(augment, len(ids), torch.Generator().manual_seed(config.fit.seed))
         shown["varied"] = augmented(inputs, draws).mul(255).round().to(torch.uint8)
     for kind, images in shown.items():
         for i, image in zip(ids, images.permute(0, 2, 3, 1).numpy(), strict=True):

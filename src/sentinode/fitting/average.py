@@ -7,7 +7,7 @@ import copy
 import torch
 from torch import nn
 
-from sentinode.config import FitConfig
+from sentinode.config import DescentConfig, EmaAverage, SwaAverage
 
 
 class WeightAverage:
@@ -15,26 +15,26 @@ class WeightAverage:
 
     "ema": an exponential average over steps (Polyak and Juditsky 1992); early on it looks back over fewer steps, so
     that the first weights, which are random, are soon forgotten. "swa": the mean of the weights at the ends of epochs
-    (Izmailov et al. 2018), from `swa_from` of the run on, the last weights before that. Unlike there, the moving
+    (Izmailov et al. 2018), from `start` of the run on, the last weights before that. Unlike there, the moving
     statistics of batch norm are averaged as the weights are, and not computed anew.
     """
 
-    def __init__(self, network: nn.Module, config: FitConfig) -> None:
+    def __init__(self, network: nn.Module, config: DescentConfig) -> None:
         self.network = copy.deepcopy(network).requires_grad_(False).eval()
-        self._config = config
+        self._kind, self._epochs = config.average, config.epochs
         self.updates = 0
 
     def after_step(self, network: nn.Module) -> None:
         """Take the weights after a training step into an exponential average."""
-        if self._config.average == "ema":
+        if isinstance(self._kind, EmaAverage):
             self.updates += 1
-            self._mix(network, 1 - min(self._config.ema_decay, (1 + self.updates) / (10 + self.updates)))
+            self._mix(network, 1 - min(self._kind.decay, (1 + self.updates) / (10 + self.updates)))
 
     def after_epoch(self, network: nn.Module, epochs_done: int) -> None:
         """Take the weights at an epoch's end into a mean."""
-        if self._config.average != "swa":
+        if not isinstance(self._kind, SwaAverage):
             return
-        if epochs_done > self._config.swa_from * self._config.epochs:
+        if epochs_done > self._kind.start * self._epochs:
             self.updates += 1
         self._mix(network, 1 / max(self.updates, 1))
 

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sentinode.config import AugmentConfig, FitConfig
+from sentinode.config import AugmentConfig, DescentConfig, FitConfig, FitHead, FitStages, NoAverage
 from sentinode.data.augment import augmented, draw
 from sentinode.data.batches import BatchStream
 from sentinode.data.preprocess import as_input
@@ -72,12 +72,14 @@ class FitState:
     def start(cls, network: nn.Module, config: FitConfig) -> FitState:
         freeze(network, config)
         named = trainable(network)
+        if isinstance(config, FitHead):  # fitted whole: it takes no step
+            return cls(network, KerasAdam(named.values()), None, None, network)
         optimizer = KerasAdam(
             named.values(),
             learning_rate=config.learning_rate,
             epsilon=config.adam_epsilon,
             weight_decay=config.weight_decay,
-            rates=_rates(network, list(named), config.layer_decay),
+            rates=_rates(network, list(named), config.layer_decay if isinstance(config, FitStages) else 1.0),
         )
         chain = Chain.of(network) if config.precision == "float32" else None
         forward = torch.compile(network) if config.compile else network
@@ -85,10 +87,9 @@ class FitState:
         state.begin_average(config)
         return state
 
-    def begin_average(self, config: FitConfig) -> None:
-        """Let the average of the weights, where there is one, begin at the network as it is; a fitted head has none."""
-        averages = config.train == "all" and config.average != "none"
-        self.average = WeightAverage(self.network, config) if averages else None
+    def begin_average(self, config: DescentConfig) -> None:
+        """Let the average of the weights, where there is one, begin at the network as it is."""
+        self.average = None if isinstance(config.average, NoAverage) else WeightAverage(self.network, config)
 
     @property
     def result(self) -> nn.Module:
@@ -119,8 +120,7 @@ def fit_epochs(
     state: FitState,
     training: BatchStream,
     validation: BatchStream,
-    config: FitConfig,
-    augment: AugmentConfig,
+    config: DescentConfig,
     *,
     device: torch.device,
     on_batch: OnBatch | None = None,
@@ -134,7 +134,7 @@ def fit_epochs(
     validation_steps = steps_in_epoch(validation, config.validation_steps)
     for epoch in range(state.epochs_done, config.epochs):
         started = time.perf_counter()
-        trained = _train(state, training, epoch, steps, config, augment, device, on_batch, processes)
+        trained = _train(state, training, epoch, steps, config, device, on_batch, processes)
         if state.average is not None:
             state.average.after_epoch(state.network, epoch + 1)
             average_statistics(state.average.network, processes)
@@ -190,8 +190,7 @@ def _train(
     stream: BatchStream,
     epoch: int,
     steps: int,
-    config: FitConfig,
-    augment: AugmentConfig,
+    config: DescentConfig,
     device: torch.device,
     on_batch: OnBatch | None,
     processes: Processes,
@@ -205,7 +204,7 @@ def _train(
             state,
             batch.images.to(device),
             batch.labels.to(device),
-            augment,
+            config.augment,
             stream.augmentation_generator(number),
             label_smoothing=config.label_smoothing,
             precision=config.precision,
@@ -229,7 +228,7 @@ def _validate(
     stream: BatchStream,
     numbers: range,
     device: torch.device,
-    config: FitConfig,
+    config: DescentConfig,
     processes: Processes,
 ) -> Outputs:
     network.eval()

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
-from sentinode.config import FitConfig
+from sentinode.config import HeadFitConfig
 from sentinode.fitting.epochs import EpochRecord, Outputs
 from sentinode.models.zoo import Backbone
 
@@ -26,9 +26,9 @@ class Features:
 
 
 def fit_head(
-    network: Backbone, training: Features, validation: Features, config: FitConfig, *, done: int = 0
+    network: Backbone, training: Features, validation: Features, config: HeadFitConfig, *, done: int = 0
 ) -> Iterator[EpochRecord]:
-    """Fit the head once for each of `config.head_penalties`, from number `done` on; a record of each, as of an epoch.
+    """Fit the head once for each of `config.penalties`, from number `done` on; a record of each, as of an epoch.
 
     The head minimises mean cross-entropy + penalty / 2 |w|^2 over features that are centred and scaled by the training
     side's mean and deviation; both become part of the network. The bias goes free.
@@ -38,9 +38,9 @@ def fit_head(
     centre, scale = training.values.mean(axis=0), training.values.std(axis=0)
     scale = np.where(scale > 1e-6 * np.abs(centre) + 1e-12, scale, 1.0)  # a feature that never varies says nothing
     inputs = [(side.values - centre) / scale for side in (training, validation)]
-    for number in range(done, len(config.head_penalties)):
+    for number in range(done, len(config.penalties)):
         started = time.perf_counter()
-        strength = 1 / (config.head_penalties[number] * len(training.labels))
+        strength = 1 / (config.penalties[number] * len(training.labels))
         model = LogisticRegression(C=strength, max_iter=_ITERATIONS).fit(inputs[0], training.labels)
         with torch.no_grad():
             network.centre.copy_(torch.from_numpy(centre))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from sentinode.config import FitConfig, ModelConfig
+from sentinode.config import FitAll, FitConfig, FitHead, FitStages, ModelConfig, SeveralMaps, TimmModel
 from sentinode.errors import ConfigError
 from sentinode.models.notebook import notebook_network
 from sentinode.models.p4m import p4m_network
@@ -40,18 +40,17 @@ def build(config: ModelConfig, *, input_size_px: int, generator: torch.Generator
                     input_size_px=input_size_px,
                     bn_momentum=config.bn_momentum,
                     generator=generator,
-                    design=config.p4m_design,
+                    design=config.design,
                 )
             except ValueError as error:
                 raise ConfigError(str(error), where="preprocess.size_px", remedy="Mend that setting.") from error
         case "timm":
-            assert config.backbone is not None
             return backbone(
                 config.backbone,
                 pretrained=_weights(config) if pretrained else False,
                 generator=generator,
-                features=config.features,
-                skipped_maps=config.skipped_maps,
+                features=config.features.kind,
+                skipped_maps=config.features.skipped_maps if isinstance(config.features, SeveralMaps) else 0,
                 resize_px=config.resize_px,
             )
 
@@ -59,10 +58,16 @@ def build(config: ModelConfig, *, input_size_px: int, generator: torch.Generator
 def freeze(network: nn.Module, config: FitConfig) -> None:
     """Fix the stages of a backbone that the settings keep from training; ConfigError where there are not so many."""
     if isinstance(network, Backbone):
-        network.freeze(config.frozen_stages if config.train == "all" else network.body_stages)
+        match config:
+            case FitAll():
+                network.freeze(0)
+            case FitStages(frozen_stages=count):
+                network.freeze(count)
+            case FitHead():
+                network.freeze(network.body_stages)
 
 
-def _weights(config: ModelConfig) -> Weights:
+def _weights(config: TimmModel) -> Weights:
     match config.pretrained:
         case "auto":
             return True

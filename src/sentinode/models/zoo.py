@@ -244,7 +244,7 @@ def _feature_count(body: Any, features: Features, skipped: int, name: str, size_
     if not told or (features == "blocks" and "extra_blocks" not in told):
         raise ConfigError(
             f"timm does not tell the {features} of {name!r}",
-            remedy=f"Set model.features = {'stages' if told else 'last'!r}, or take another backbone.",
+            remedy=f"Set model.features.kind = {'stages' if told else 'last'!r}, or take another backbone.",
         )
     body.eval()  # else the statistics of batch norm would take part
     with torch.no_grad():
@@ -252,7 +252,8 @@ def _feature_count(body: Any, features: Features, skipped: int, name: str, size_
     body.train()
     if skipped >= len(widths):
         raise ConfigError(
-            f"model.skipped_maps {skipped}: {name!r} has {len(widths)} {features}", remedy="Skip fewer of them."
+            f"model.features.skipped_maps {skipped}: {name!r} has {len(widths)} {features}",
+            remedy="Skip fewer of them.",
         )
     return 2 * sum(widths[skipped:])
 

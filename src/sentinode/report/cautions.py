@@ -180,12 +180,10 @@ def _of_selection(network: Run) -> Iterator[Remark]:
     fit, several = network.config.fit, len(network.history) > 1
     what = "penalty" if fit.train == "head" else "epoch"
     if several and fit.keep == "last":
-        why = (
-            "No score chose the penalty."
-            if fit.train == "head"
-            else "The scores depend on where a noisy curve happens to be at its end."
+        yield Remark(
+            "The last epoch is kept, not the best",
+            "The scores depend on where a noisy curve happens to be at its end.",
         )
-        yield Remark(f"The last {what} is kept, not the best", why)
     elif several:
         yield Remark(
             f"The kept {what} was chosen on the validation set",

@@ -151,17 +151,20 @@ class DataStatements:
 
     @property
     def balance(self) -> str:
-        dropped, per_class = self.config.balance.drop_negative_fraction, self.config.sample.per_class
-        done = [f"{dropped:.0%} of the negatives dropped at random"] if dropped else []
+        balance, per_class = self.config.balance, self._per_class
+        done = [f"{balance.drop_negative_fraction:.0%} of the negatives dropped at random"] if balance else []
         done += [f"up to {per_class:,} patches drawn of each class"] if per_class else []
         counts = self.study.record.classes["sampled"]
         share = counts.positive / max(counts.positive + counts.negative, 1)
         return f"Against imbalance: {', '.join(done) or 'nothing'}; {share:.1%} of the patches used are positive."
 
     @property
+    def _per_class(self) -> int | None:
+        return self.config.sample.per_class if self.config.sample else None
+
+    @property
     def balance_status(self) -> str:
-        balanced = self.config.balance.drop_negative_fraction or self.config.sample.per_class
-        return "reported" if balanced else "not applicable"
+        return "reported" if self.config.balance or self._per_class else "not applicable"
 
     @property
     def sample_size(self) -> str:

@@ -93,7 +93,7 @@ class ModelStatements:
             names = ", ".join(f"“{variant.name}”" for variant in self.study.comparison.variants)
             asked.append(f"to compare {names}")
         if self.study.tuning:
-            asked.append(f"to search over {', '.join(self.study.config.tune.search)}")
+            asked.append(f"to search over {', '.join(self.study.config.search.search)}")
         if self.study.leak:
             asked.append("to see what the way of splitting does to the scores")
         aims = f" {_upper(' and '.join(asked))}: {many(len(self._runs), 'run')}." if asked else ""

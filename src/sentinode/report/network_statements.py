@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Final
 
-from sentinode.config import FitConfig
+from sentinode.config import (
+    AverageConfig,
+    CosineSchedule,
+    EmaAverage,
+    FitConfig,
+    FitHead,
+    FitStages,
+    NoAverage,
+    SwaAverage,
+)
 from sentinode.experiments.run import Run
 from sentinode.experiments.run_record import Augmentation, Preprocessing, Seeded
 from sentinode.models.summary import InitialWeights
-from sentinode.settings import to_flat
-
-_SETTINGS_OF: Final = {  # what each architecture makes of the settings of the model
-    "notebook": ("architecture", "norm", "bn_momentum"),
-    "residual": ("architecture", "bn_momentum", "centre"),
-    "p4m": ("architecture", "bn_momentum", "p4m_design"),
-    "timm": ("backbone", "pretrained", "features", "skipped_maps", "resize_px"),
-}
+from sentinode.settings import short_name, to_flat
 
 
 def network_statement(run: Run) -> str:
@@ -24,9 +25,7 @@ def network_statement(run: Run) -> str:
     if run.members:
         counts = ", ".join(f"{each.network_record.summary.total:,}" for each in run.members)
         return f"An ensemble of {len(run.members)} convolutional networks with {counts} parameters."
-    used = _SETTINGS_OF[run.config.model.architecture]
-    told = {name: value for name, value in to_flat(run.config.model).items() if name in used}
-    settings = ", ".join(f"{name} {value}" for name, value in told.items())
+    settings = ", ".join(f"{short_name(name)} {value}" for name, value in to_flat(run.config.model).items())
     summary = run.network_record.summary
     return (
         f"A convolutional network ({settings}) with {summary.total:,} parameters, {summary.trainable:,} of them "
@@ -40,7 +39,8 @@ def initial_statement(runs: Sequence[Run]) -> str:
 
 
 def _initial(initial: InitialWeights, fit: FitConfig) -> str:
-    head = "its head was fitted to its features" if fit.train == "head" or fit.head_first else "its head began at zero"
+    fitted = isinstance(fit, FitHead) or (isinstance(fit, FitStages) and fit.head_first is not None)
+    head = "its head was fitted to its features" if fitted else "its head began at zero"
     match initial.source:
         case "drawn" if initial.name:
             return f"The backbone {initial.name} was randomly initialised under the run's seed; {head}."
@@ -103,11 +103,11 @@ def curves_statement(runs: Sequence[Run]) -> str:
     """What the points of a training curve are; "" for ensembles, which have none."""
     networks = [run for run in runs if not run.members]
     told = []
-    if any(run.config.fit.train == "head" for run in networks):
+    if any(isinstance(run.config.fit, FitHead) for run in networks):
         told.append(
             "A head on frozen features has no epochs: each point is a fit with another penalty, the strongest first."
         )
-    trained = [run for run in networks if run.config.fit.train == "all"]
+    trained = [run for run in networks if not isinstance(run.config.fit, FitHead)]
     if trained:
         varied = ", on augmented patches" if any(run.network_record.augmentation.ran for run in trained) else ""
         told.append(f"Training curves are measured while the weights still change{varied}.")
@@ -125,33 +125,42 @@ def training_statement(runs: Sequence[Run]) -> str:
 
 def _trained(fit: FitConfig, rows: Sequence[int]) -> str:
     """How networks were trained whose histories have so many rows."""
-    if fit.train == "head":
-        copies = f" to {fit.head_copies} augmented copies of each patch" if fit.head_copies else ""
+    if isinstance(fit, FitHead):
+        copies = f" to {fit.copies.count} augmented copies of each patch" if fit.copies else ""
         return f"A logistic head on features of a frozen backbone, fitted{copies} with {_penalties(fit)}."
     least, most = min(rows), max(rows)
     lasted = f"{least}" if least == most else f"{least} to {most}"
-    stages = "stage" if fit.frozen_stages == 1 else f"{fit.frozen_stages} stages"
+    frozen = fit.frozen_stages if isinstance(fit, FitStages) else 0
+    stages = "stage" if frozen == 1 else f"{frozen} stages"
     parts = [
         f"Adam on binary cross-entropy, learning rate {fit.learning_rate:g}",
-        "falling as a cosine" if fit.schedule == "cosine" else "",
+        "falling as a cosine" if isinstance(fit.schedule, CosineSchedule) else "",
         f"weight decay {fit.weight_decay:g}" if fit.weight_decay else "",
         f"label smoothing {fit.label_smoothing:g}" if fit.label_smoothing else "",
-        "the head fitted before the rest" if fit.head_first else "",
-        f"the first {stages} frozen" if fit.frozen_stages else "",
+        "the head fitted before the rest" if isinstance(fit, FitStages) and fit.head_first else "",
+        f"the first {stages} frozen" if frozen else "",
         f"batches of {fit.batch_size}",
         f"{lasted} of at most {fit.epochs} epochs",
-        {"ema": "an exponential average of the weights kept", "swa": "the mean of later epochs' weights kept"}.get(
-            fit.average, ""
-        ),
+        _averaged(fit.average),
     ]
     return ", ".join(part for part in parts if part) + "."
 
 
-def _penalties(fit: FitConfig) -> str:
-    count = len(fit.head_penalties)
+def _penalties(fit: FitHead) -> str:
+    count = len(fit.penalties)
     return "1 penalty" if count == 1 else f"{count} penalties, a fit each"
 
 
 def _each(runs: Iterable[Run], say: Callable[[Run], str]) -> str:
     """A sentence for each network of the runs, equal ones once."""
     return " ".join(dict.fromkeys(say(network) for run in runs for network in run.networks))
+
+
+def _averaged(average: AverageConfig) -> str:
+    match average:
+        case NoAverage():
+            return ""
+        case EmaAverage():
+            return "an exponential average of the weights kept"
+        case SwaAverage():
+            return "the mean of later epochs' weights kept"

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from sentinode.config import NotebookModel
 from sentinode.experiments.comparison import Comparison, Variant
 from sentinode.experiments.evidence import Evidence
 from sentinode.report import verdict_words
@@ -48,6 +49,7 @@ def claim(variant: Variant) -> Claim | None:
     if not is_its_question([variant]):
         return None
     model = variant.runs[0].config.model
+    assert isinstance(model, NotebookModel)
     if set(variant.settings) == {"model.norm"} and model.bn_momentum == 0.99:
         return _ORDERS[model.norm]
     if set(variant.settings) == {"model.bn_momentum"} and model.norm == "before":

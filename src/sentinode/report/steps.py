@@ -45,7 +45,7 @@ def steps(study: Study) -> list[Step]:
         f"{counts[stage].negative:,} negative, {counts[stage].positive:,} positive"
         for stage in ("all", "balanced", "sampled")
     )
-    dropped = study.config.balance.drop_negative_fraction
+    dropped = study.config.balance.drop_negative_fraction if study.config.balance else 0.0
     return [
         Step(
             "Read the tables: heads and schemas",

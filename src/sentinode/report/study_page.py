@@ -221,8 +221,12 @@ def class_table(study: Study) -> Table:
 
 def class_charts(study: Study) -> list[Chart]:
     everything, balanced = study.record.classes["all"], study.record.classes["balanced"]
-    dropped = study.config.balance.drop_negative_fraction
-    caption = f"{dropped:.0%} of the negatives dropped." if dropped else "These settings drop no negatives."
+    balance = study.config.balance
+    caption = (
+        f"{balance.drop_negative_fraction:.0%} of the negatives dropped."
+        if balance
+        else "These settings drop no negatives."
+    )
     return [
         Chart(
             "Chart 1. All labelled patches",

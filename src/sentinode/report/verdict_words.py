@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from sentinode.config import ModelConfig
+from sentinode.config import ModelConfig, NotebookModel
 from sentinode.evaluation.verdict import FEWEST_SEEDS, Verdict
 from sentinode.experiments.evidence import Evidence, IndependentTests
 
@@ -106,6 +106,8 @@ def notebook_preference(evidence: Evidence, models: Mapping[str, ModelConfig]) -
 
 
 def _beside(verdict: Verdict, preferred: ModelConfig, other: ModelConfig) -> str | None:
+    if not isinstance(preferred, NotebookModel) or not isinstance(other, NotebookModel):
+        return None
     order = (preferred.norm, other.norm) == ("after", "before") and preferred.bn_momentum == other.bn_momentum
     momentum = (preferred.bn_momentum, other.bn_momentum) == (0.25, 0.99) and preferred.norm == other.norm
     if not (order or momentum) or verdict.outcome == "too few seeds":

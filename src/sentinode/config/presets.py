@@ -1,4 +1,4 @@
-"""Settings read from files, and from the presets that come with the package."""
+"""Settings of a study from a file, and the presets that come with the package."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sentinode.config.study import StudyConfig
 from sentinode.errors import ConfigError
-from sentinode.settings import parse_toml, suggestion
+from sentinode.settings import parse_toml, read_toml, suggestion
 
 PRESETS = ("quick", "seed", "fair", "strong", "strong-gpu")
 
@@ -25,8 +25,4 @@ def load_preset(name: str) -> StudyConfig:
 
 def load_config(path: Path) -> StudyConfig:
     """Read a TOML file of a run's or a study's settings; what it leaves out has its default."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot be read ({error})", where=path, remedy="Give a TOML file.") from error
-    return parse_toml(text, StudyConfig, where=path)
+    return read_toml(path, StudyConfig)
