@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,7 @@ from sentinode.config import (
     load_config,
     load_preset,
 )
+from sentinode.config.reference import reference
 from sentinode.errors import ConfigError
 from sentinode.settings import override, parse_settings, parse_toml, to_toml
 
@@ -342,3 +345,125 @@ def test_a_question_is_checked_when_it_is_asked(settings: dict[str, Any], said: 
     config = override(load_preset("fair"), settings)
     with pytest.raises(ConfigError, match=said):
         config.variants() if "compare.variants" in settings else config.trials_base()
+
+
+def test_the_document_of_settings_is_the_settings() -> None:
+    document = Path(__file__).parents[1] / "docs" / "settings.md"
+    assert document.read_text(encoding="utf-8") == reference(), (
+        "python -m sentinode.config.reference > docs/settings.md"
+    )
+
+
+def deep(opening: str, closing: str, depth: int, *, lines: bool = False) -> str:
+    between = "\n" if lines else ""
+    return f"seeds = {between.join([opening] * depth)}1{closing * depth}\n"
+
+
+HOSTILE_TEXTS = {
+    "a nest on one line": deep("[", "]", 900),
+    "a nest over 5,000 lines": deep("[", "]", 5000, lines=True),
+    "a nest on one long line": deep("[", "]", 50_000),
+    "nested tables": "seeds = " + "{a=" * 2000 + "1" + "}" * 2000,
+    "a key of 50,000 parts": ".".join("a" * 50_000) + " = 1",
+    "a key of 4,000 parts": ".".join("a" * 4000) + " = 1",
+    "4,000 keys of 40 parts": "".join(f"{'.'.join('b' * 40)}{k} = 1\n" for k in range(4000)),
+    "a header of 4,000 parts": f"[{'.'.join('a' * 4000)}]",
+    "an integer of 10,000 digits": f"seeds = [{'9' * 10_000}]",
+    "an integer of 5,000 digits": f"[fit]\nepochs = {'9' * 5000}",
+    "a hexadecimal of 9,000 digits": f"[fit]\nepochs = 0x{'f' * 9000}",
+    "an integer of 65 bits": f"[fit]\nepochs = {2**64}",
+    "a float of 9,000 digits": f"[fit]\nlearning_rate = {'9' * 9000}.0",
+    "inf": "[fit]\nlearning_rate = inf",
+    "-inf": "[decision]\ncost_of_miss = -inf",
+    "nan": "[fit]\nlearning_rate = nan",
+    "inf in a range": '[tune.search]\n"fit.learning_rate" = { low = 1.0, high = inf }',
+    "inf in a variant": '[ensemble.members]\na = { "fit.learning_rate" = inf }\nb = {}',
+    "a name of 9,000 letters": f"{'x' * 9000} = 1",
+    "a text of 9,000 letters": f"[model]\narchitecture = '{'x' * 9000}'",
+    "a name with a line break": '"a\\nb" = 1',
+    "a name with an escape": '"\\u001b[2J" = 1',
+    "100,000 unknown settings": "".join(f"k{k} = 1\n" for k in range(60_000)),
+    "a million seeds": f"seeds = [{', '.join(map(str, range(1001)))}]",
+    "1,000 variants": "[compare.variants]\n" + "".join(f"v{k} = {{}}\n" for k in range(1000)),
+    "1,000 members": "[ensemble.members]\n" + "".join(f"v{k} = {{}}\n" for k in range(1000)),
+    "a grid of 10^12 points": "[tune.search]\n"
+    + "".join(
+        f'"{name}" = [{", ".join(f"{k + 1}" for k in range(1000))}]\n'
+        for name in ("fit.epochs", "fit.batch_size", "fit.patience", "fit.steps_per_epoch")
+    ),
+    "10^12 trials": '[tune]\nsampler = "tpe"\ntrials = 1_000_000_000_000\nsearch = { "fit.epochs" = [1] }',
+    "10^12 replicates": "[compare]\nreplicates = 1_000_000_000_000",
+    "10^12 epochs": "[fit]\nepochs = 1_000_000_000_000",
+    "a seed of 2^32 for a sampler": f'[tune]\nseed = {2**32}\nsearch = {{ "fit.epochs" = [1] }}',
+    "a seed of 2^63": f"seeds = [{2**63}]",
+    "a batch of 10^12": "[fit]\nbatch_size = 1_000_000_000_000",
+    "10^12 clusters": "[data]\nstain_clusters = 1_000_000_000_000",
+    "10^12 copies": '[model]\narchitecture = "timm"\nbackbone = "resnet18"\n'
+    '[fit]\ntrain = "head"\ncopies = { count = 1_000_000_000_000 }',
+    "no TOML": "\x00\x01\x02",
+    "a table in place of a value": "[fit.epochs]\na = 1",
+    "a value in place of a section": "fit = 1",
+    "a list in place of a section": "[[fit]]\nepochs = 1",
+    "a date": "[fit]\nepochs = 1979-05-27",
+    "a kind that is a table": "[fit]\ntrain = {}",
+    "a kind that is a list": '[model]\narchitecture = ["timm"]',
+    "names that differ in capitals": "[compare.variants]\na = {}\nA = {}",
+    "a name that leads elsewhere": '[compare.variants]\n"../x" = {}',
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE_TEXTS)
+def test_a_hostile_settings_file_is_refused_in_one_short_line(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(HOSTILE_TEXTS[name], encoding="utf-8")
+    began = time.process_time()
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    assert time.process_time() - began < 5
+    told = str(caught.value).replace(str(path), "")
+    assert len(told) < 600
+    assert told.isprintable()
+
+
+def test_what_is_no_file_of_settings_is_refused_unread(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.toml")
+    with (tmp_path / "large.toml").open("wb") as file:
+        file.truncate(2**40)
+    (tmp_path / "latin.toml").write_bytes(b"# \xe9\n")
+    (tmp_path / "loop.toml").symlink_to(tmp_path / "loop.toml")
+    for path, said in [
+        (Path("/dev/zero"), "is not a regular file"),
+        (tmp_path / "pipe.toml", "is not a regular file"),
+        (tmp_path, "is not a regular file"),
+        (tmp_path / "large.toml", "holds 1,099,511,627,776 bytes; settings take 1,048,576 at most"),
+        (tmp_path / "latin.toml", "cannot be read"),
+        (tmp_path / "loop.toml", "cannot be read"),
+        (tmp_path / "x\0.toml", "cannot be read"),
+    ]:
+        with pytest.raises(ConfigError, match=said):
+            load_config(path)
+
+
+@pytest.mark.parametrize(
+    ("pair", "said"),
+    [
+        ("fit.epochs=1\nfit.batch_size=2", "line break"),
+        ("fit.epochs=1\r", "valid integer") if False else ("fit.ep\x1bochs=1", "control character"),
+        ("fit.learning_rate=inf", "finite"),
+        ("fit.learning_rate=nan", "finite"),
+        (f"fit.epochs={'9' * 5000}", "integer"),
+        (f"fit.epochs={'[' * 5000}", "integer"),
+        (f"{'a.' * 5000}b=1", "unknown setting"),
+        ("fit..epochs=1", "unknown setting"),
+        ("=1", "no setting"),
+    ],
+)
+def test_a_hostile_setting_on_the_command_line_is_refused(pair: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said) as caught:
+        override(RunConfig(), parse_settings([pair]), where="--set")
+    assert len(str(caught.value)) < 600
+
+
+def test_no_part_of_a_value_is_dropped() -> None:
+    assert parse_settings(["a=1 # one", "b=1,", "c=x#y", 'd="x#y"', "e=nan"])["a"] == "1 # one"
+    assert parse_settings(["b=1,", "c=x#y", 'd="x#y"']) == {"b": "1,", "c": "x#y", "d": "x#y"}

@@ -58,7 +58,7 @@ class BalanceConfig(Section):
     """Fewer negatives, drawn before anything else."""
 
     drop_negative_fraction: float = Field(gt=0.0, lt=1.0, description="share of the negative patches dropped")
-    seed: Seed = 25
+    seed: Seed = Field(25, description="of what is drawn")
 
 
 class SampleConfig(Section):
@@ -68,7 +68,7 @@ class SampleConfig(Section):
     training_per_class: int | None = Field(
         None, ge=2, le=_MANY, description="labels of each class that training may use, drawn after the split"
     )
-    seed: Seed = 25
+    seed: Seed = Field(25, description="of what is drawn")
 
     @classmethod
     def misplaced(cls, table: Mapping[str, Any]) -> dict[str, str]:
@@ -94,7 +94,7 @@ class DrawnSplit(Section):
     )
     folds: int | None = Field(None, ge=2, le=20, description="cross-validate: equal parts, each validated on once")
     fold: int | None = Field(None, ge=1, description="which of the folds validates; a comparison runs them all")
-    seed: Seed = 25
+    seed: Seed = Field(25, description="of what is drawn; over folds a study puts each of `seeds` here")
 
     @classmethod
     def misplaced(cls, table: Mapping[str, Any]) -> dict[str, str]:
@@ -237,7 +237,8 @@ ModelConfig = NotebookModel | ResidualModel | P4mModel | TimmModel
 # Its training.
 
 Metric = Literal["auc", "accuracy"]
-_METRIC: Final = "validation score that decides which weights are kept"
+_METRIC: Final = "validation score that decides which weights are kept, and a search and a choice of variants"
+_SEED: Final = "of initial weights, order of batches and augmentation; a study puts each of `seeds` here"
 
 
 class ConstantSchedule(Section):
@@ -298,7 +299,7 @@ class HeadFitConfig(Section):
         max_length=100,
         description="strengths of the penalty on its weights, a fit for each; the best on the validation side is kept",
     )
-    copies: CopiesConfig | None = Field(None, description="what it learns from (default: the patches)")
+    copies: CopiesConfig | None = Field(None, description="default: it learns from the patches themselves")
 
     @field_validator("penalties")
     @classmethod
@@ -311,12 +312,14 @@ class HeadFitConfig(Section):
 class _Descent(Section):
     """Weights that learn step by step (Adam)."""
 
-    epochs: int = Field(20, ge=1, le=10_000)
-    batch_size: int = Field(32, ge=2, le=2**16)
-    learning_rate: float = Field(1e-3, gt=0.0)
+    epochs: int = Field(
+        20, ge=1, le=10_000, description="passes over the training set, or what `steps_per_epoch` leaves"
+    )
+    batch_size: int = Field(32, ge=2, le=2**16, description="patches a step")
+    learning_rate: float = Field(1e-3, gt=0.0, description="the highest, where a schedule changes it")
     schedule: ScheduleConfig = Field(ConstantSchedule(), discriminator="kind")
     weight_decay: float = Field(0.0, ge=0.0, description="decoupled (AdamW), of weights, not of biases and norms")
-    adam_epsilon: float = Field(1e-7, gt=0.0)
+    adam_epsilon: float = Field(1e-7, gt=0.0, description="added to the root of the second moment, as Keras does")
     label_smoothing: float = Field(0.0, ge=0.0, lt=1.0, description="0.1: the labels are taken to be 0.05 and 0.95")
     augment: AugmentConfig = AugmentConfig()
     average: AverageConfig = Field(NoAverage(), discriminator="kind")
@@ -327,7 +330,7 @@ class _Descent(Section):
     keep: Literal["last", "best"] = Field("best", description="which epoch's weights are the run's model")
     patience: int | None = Field(None, ge=1, le=10_000, description="stop after so many epochs without a better score")
     metric: Metric = Field("auc", description=_METRIC)
-    seed: Seed = 25
+    seed: Seed = Field(25, description=_SEED)
 
     @property
     def epochs_planned(self) -> int:
@@ -355,7 +358,7 @@ class FitStages(_Descent):
         1.0, gt=0.0, le=1.0, description="the learning rate of a stage is this times that of the next one"
     )
     head_first: HeadFitConfig | None = Field(
-        None, description="before the first epoch a head is fitted (Kumar et al. 2022; default: it begins at zero)"
+        None, description="default: before the first epoch the head is zero, and not fitted (Kumar et al. 2022)"
     )
 
 
@@ -364,7 +367,7 @@ class FitHead(HeadFitConfig):
 
     train: Literal["head"] = "head"
     metric: Metric = Field("auc", description=_METRIC)
-    seed: Seed = 25
+    seed: Seed = Field(25, description=_SEED)
     keep: ClassVar[Literal["best"]] = "best"
     patience: ClassVar[None] = None
 

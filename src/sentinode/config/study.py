@@ -69,8 +69,8 @@ class TuneConfig(Section):
     search: dict[str, Annotated[list[Scalar], Field(min_length=1, max_length=_MOST_VALUES)] | Range] = Field(
         min_length=1, max_length=100, description="any setting of a run: a list of values, or {low, high, log}"
     )
-    sampler: Literal["grid", "tpe", "random"] = "grid"
-    pruner: Literal["none", "median", "halving"] = "none"
+    sampler: Literal["grid", "tpe", "random"] = Field("grid", description="grid: lists only, every point once")
+    pruner: Literal["none", "median", "halving"] = Field("none", description="stops hopeless trials early")
     trials: int | None = Field(
         None, ge=1, le=_MOST_TRIALS, description="trials in all (default: the grid's size, else 20)"
     )
