@@ -20,6 +20,7 @@ from sentinode.apps.options import (
     asked_run,
     session_of,
 )
+from sentinode.apps.paths import require_data
 
 
 def phantom(
@@ -50,6 +51,8 @@ def check(
     workers: Workers = 2,
 ) -> None:
     """Look for everything that may be wrong with a data folder; nothing is changed or dropped."""
+    require_data(data)
+
     from sentinode.api import data as api
     from sentinode.apps import console
 
@@ -77,10 +80,12 @@ def split(
     workers: Workers = 2,
 ) -> None:
     """Draw the training and the validation side and save them as ids."""
+    asked = asked_run(preset, config, settings, slides, groups, group_by)
+    require_data(data)
+
     from sentinode.api import data as api
     from sentinode.apps import console
 
-    asked = asked_run(preset, config, settings, slides, groups, group_by)
     with console.steps() as progress:
         drawn = api.split(data, asked, out, session_of(cache, "cpu", workers, progress))
     for option, count in drawn.left_out.items():

@@ -27,6 +27,7 @@ from sentinode.apps.options import (
     origin_of,
     session_of,
 )
+from sentinode.apps.paths import require_data, require_data_or_runs
 
 _LEAK_FOLDS = 3
 
@@ -50,10 +51,13 @@ def study(
     threads: Threads = None,
 ) -> None:
     """Run the whole study: check, explore, split, compare, tune, predict, report."""
+    asked = asked_study(preset, config, settings, slides, groups, group_by, folds, default="quick")
+    if data is not None:
+        require_data(data)
+
     from sentinode.api import experiments as api
     from sentinode.apps import console, results
 
-    asked = asked_study(preset, config, settings, slides, groups, group_by, folds, default="quick")
     with console.steps() as progress:
         session = session_of(cache, device, workers, progress, threads=threads)
         if data is None:
@@ -85,10 +89,12 @@ def train(
     threads: Threads = None,
 ) -> None:
     """Train one network, or the members of an ensemble, and keep all that is needed to believe and to use it."""
+    asked = asked_run(preset, config, settings, slides, groups, group_by, pseudo_labels=pseudo_labels)
+    require_data(data)
+
     from sentinode.api import experiments as api
     from sentinode.apps import console, results
 
-    asked = asked_run(preset, config, settings, slides, groups, group_by, pseudo_labels=pseudo_labels)
     with console.steps() as progress:
         session = session_of(cache, device, workers, progress, threads=threads, several_processes=True)
         run = api.fit(data, asked, out, session, resume=resume)
@@ -136,12 +142,14 @@ def compare(
 
     Folders of finished runs in place of DATA are compared as they are, where they pair.
     """
+    asked = asked_study(preset, config, settings, slides, groups, group_by, folds, default="fair")
+    require_data_or_runs(data)
+
     from sentinode.api import experiments as api
     from sentinode.apps import console, results
     from sentinode.experiments.given import holds_runs
     from sentinode.settings import override
 
-    asked = asked_study(preset, config, settings, slides, groups, group_by, folds, default="fair")
     named = [*(variants or []), *(more or [])]
     if holds_runs(data):
         _refuse_beside_runs(
@@ -203,10 +211,12 @@ def tune(
     threads: Threads = None,
 ) -> None:
     """Search over settings (batch-norm momentum, if you say nothing else); every trial is a run."""
+    asked = asked_study(preset, config, settings, slides, groups, group_by, folds, default="fair")
+    require_data(data)
+
     from sentinode.api import experiments as api
     from sentinode.apps import console, results
 
-    asked = asked_study(preset, config, settings, slides, groups, group_by, folds, default="fair")
     with console.steps() as progress:
         session = session_of(cache, device, workers, progress, threads=threads)
         result = api.tune(data, asked, out, session, preset=origin_of(preset, config, "fair"), resume=resume)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from sentinode.apps.options import Cache, Device, Slides, Threads, Workers, session_of, weighting
+from sentinode.apps.paths import require_patches, require_results, require_something_to_draw, require_table
 
 
 def ensemble(
@@ -23,6 +24,8 @@ def ensemble(
     threads: Threads = None,
 ) -> None:
     """Blend finished runs, of several seeds or architectures, into one that predicts like any other."""
+    require_results(*runs)
+
     from sentinode.api import experiments as api
     from sentinode.apps import console, results
 
@@ -59,6 +62,10 @@ def predict(
     threads: Threads = None,
 ) -> None:
     """Predict patches and write a submission whose ids and values have been checked."""
+    require_results(run)
+    require_patches(images)
+    require_table(like)
+
     from sentinode.api import runs as api
     from sentinode.apps import console
 
@@ -88,6 +95,10 @@ def evaluate(
     threads: Threads = None,
 ) -> None:
     """Score a run on patches whose labels you have: each score with its interval, and a table by slide."""
+    require_results(run)
+    require_patches(data)
+    require_table(labels)
+
     from sentinode.api import runs as api
     from sentinode.apps import console, results
 
@@ -103,6 +114,8 @@ def report(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="What study, compare, tune, train or check wrote.")],
 ) -> None:
     """Draw the pages of a folder anew, from what is in it."""
+    require_something_to_draw(folder)
+
     from sentinode.apps import console
     from sentinode.report.page import write_report
 

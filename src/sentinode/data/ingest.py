@@ -44,14 +44,8 @@ class LeftOut:
 def read_folder(root: Path, config: DataConfig | None = None) -> DataFolder:
     """Read a competition folder or a folder of PatchCamelyon's files, with every finding kept."""
     config = config or DataConfig()
-    if not root.is_dir():
-        raise DataError("is no folder", where=root, remedy="Give a competition or PatchCamelyon folder.")
-    if is_pcam_folder(root):
-        folder = read_pcam(root)
-    elif is_competition_folder(root):
-        folder = read_competition(root)
-    else:
-        raise _other_layout(root)
+    require_data_folder(root)
+    folder = read_pcam(root) if is_pcam_folder(root) else read_competition(root)
     slides = _table(config.slides or table_at(root / "slides.csv"), SLIDE_COLUMNS)
     groups = _table(config.groups or table_at(root / "groups.csv"), GROUP_COLUMNS)
     findings = list(folder.findings)
@@ -64,6 +58,14 @@ def read_folder(root: Path, config: DataConfig | None = None) -> DataFolder:
         test=folder.test and folder.test.with_tables(slides=slides, groups=groups),
         findings=tuple(findings),
     )
+
+
+def require_data_folder(root: Path) -> None:
+    """Raise DataError unless the names in a folder are those of a data folder of either kind."""
+    if not root.is_dir():
+        raise DataError("is no folder", where=root, remedy="Give a competition or PatchCamelyon folder.")
+    if not (is_pcam_folder(root) or is_competition_folder(root)):
+        raise _other_layout(root)
 
 
 def _other_layout(root: Path) -> DataError:

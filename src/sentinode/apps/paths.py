@@ -1,0 +1,64 @@
+"""What a command is given, looked at before the libraries load: a path that is wrong is told within a second."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sentinode.errors import DataError, RunError
+
+
+def require_data(root: Path) -> None:
+    """Raise DataError unless the folder holds patches and their labels, as far as the names in it tell."""
+    from sentinode.data.ingest import require_data_folder
+
+    require_data_folder(root)
+
+
+def require_patches(images: Path) -> None:
+    """Raise DataError unless this is a directory, of patches or of data."""
+    if not images.is_dir():
+        raise DataError("is no folder", where=images, remedy="Give a folder of patches.")
+
+
+def require_data_or_runs(root: Path) -> None:
+    """Raise DataError unless the folder holds data, or is or holds run folders."""
+    if root.is_dir() and any(map(_holds_results, (root, *root.iterdir()))):
+        return
+    require_data(root)
+
+
+def require_results(*folders: Path) -> None:
+    """Raise RunError unless each folder is that of a run or study, finished or not."""
+    for folder in folders:
+        if not folder.is_dir():
+            raise RunError("is no folder", where=folder, remedy="Give the folder of a finished run or study.")
+        if not _holds_results(folder):
+            raise RunError(
+                "is no run: it has no manifest.json",
+                where=folder,
+                remedy="Give a folder that `train` or `study` wrote.",
+            )
+
+
+def require_something_to_draw(folder: Path) -> None:
+    """Raise RunError unless a folder holds records of any kind."""
+    if not folder.is_dir():
+        raise RunError("is no folder", where=folder, remedy="Give a folder of results.")
+    if not (_holds_results(folder) or any((folder / name).exists() for name in ("check.json", "evidence.json"))):
+        raise RunError(
+            "holds no study, run or check",
+            where=folder,
+            remedy="Give a folder that `study`, `compare`, `tune`, `train` or `check --out` wrote.",
+        )
+
+
+def require_table(path: Path | None) -> None:
+    """Raise DataError for a table that was named and is not there."""
+    if path is not None and not path.exists():
+        raise DataError("is missing", where=path, remedy="Give the path of a table.")
+
+
+def _holds_results(folder: Path) -> bool:
+    from sentinode.data.artefacts import RUN_SEAL, STUDY_BEGUN
+
+    return any((folder / name).exists() for name in (RUN_SEAL, STUDY_BEGUN, "config.toml", "checkpoint"))

@@ -1,0 +1,69 @@
+"""A wrong path or setting is told before the libraries load, with the same line and exit code as ever."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = """
+import contextlib, io, json, sys
+from sentinode.apps.cli import run
+for words in json.load(sys.stdin):
+    said = io.StringIO()
+    with contextlib.redirect_stderr(said):
+        code = run(words)
+    loaded = [name for name in ("torch", "scipy", "matplotlib") if name in sys.modules]
+    print(json.dumps([code, said.getvalue(), loaded]))
+"""
+
+
+@pytest.fixture(scope="module")
+def commands(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
+    """Command lines, each wrong in one thing, by what must be said of it."""
+    folder = tmp_path_factory.mktemp("paths")
+    data, none, empty, out = str(folder / "data"), str(folder / "none"), str(folder / "empty"), str(folder / "out")
+    run, file, bad = str(folder / "run"), str(folder / "file"), str(folder / "bad.toml")
+    (folder / "empty").mkdir()
+    (folder / "data" / "train").mkdir(parents=True)
+    (folder / "data" / "train_labels.csv").touch()
+    (folder / "run").mkdir()
+    (folder / "run" / "manifest.json").touch()
+    (folder / "file").touch()
+    (folder / "bad.toml").write_text("fit = 3")
+    lines: dict[str, list[str]] = {}
+    for name in ("study", "train", "compare", "tune", "check", "split"):
+        for place, said in ((none, "is no folder"), (file, "is no folder"), (empty, "is no competition folder")):
+            lines[f"{name} {Path(place).name}: {said}"] = [name, place, "--out", out]
+    for name in ("study", "train", "compare", "tune", "split"):
+        lines[f"{name} misspelt: fit.epoch"] = [name, data, "--out", out, "--set", "fit.epoch=3"]
+        lines[f"{name} preset: nonsense"] = [name, data, "--out", out, "--preset", "nonsense"]
+        lines[f"{name} no config: none"] = [name, data, "--out", out, "--config", none]
+        lines[f"{name} bad config: bad.toml"] = [name, data, "--out", out, "--config", bad]
+    for place, said in ((none, "is no folder"), (file, "is no folder"), (empty, "is no run")):
+        lines[f"predict {Path(place).name}: {said}"] = ["predict", place, data, "--out", out]
+        lines[f"evaluate {Path(place).name}: {said}"] = ["evaluate", place, data, "--labels", file]
+        lines[f"ensemble {Path(place).name}: {said}"] = ["ensemble", run, place, "--out", out]
+    lines["report none: is no folder"] = ["report", none]
+    lines["report empty: holds no study, run or check"] = ["report", empty]
+    lines["predict no images: is no folder"] = ["predict", run, none, "--out", out]
+    lines["predict like: is missing"] = ["predict", run, data, "--out", out, "--like", none]
+    lines["evaluate no data: is no folder"] = ["evaluate", run, none, "--labels", file]
+    lines["evaluate no labels: is missing"] = ["evaluate", run, data, "--labels", none]
+    return lines
+
+
+def test_nothing_is_loaded_for_a_wrong_path_or_setting(commands: dict[str, list[str]]) -> None:
+    asked = json.dumps(list(commands.values()))
+    done = subprocess.run([sys.executable, "-c", SCRIPT], input=asked, capture_output=True, text=True, check=True)
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(answers) == len(commands) > 40
+    for (name, words), (code, said, loaded) in zip(commands.items(), answers, strict=True):
+        assert code == 2, (words, said)
+        assert said.startswith("error: "), (words, said)
+        assert said.count("\n") == 1, (words, said)
+        assert name.partition(": ")[2] in said, (words, said)
+        assert loaded == [], words
