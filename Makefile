@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PEERS := benchmarks/peers/.venv
 CONSTRAINTS := constraints.txt
 
-.PHONY: install demo test bench lint format clean
+.PHONY: install demo test numeric container bench lint format clean
 
 install: $(VENV)/installed
 
@@ -25,6 +25,20 @@ demo: install
 # Two processes of one thread each are faster than one; a file's tests share what they have prepared.
 test: install
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
+# The tests of numbers again, in other instructions than the processor's best: sse, avx or avx2 (the last with fused
+# multiply-add); what each library then uses stands at the end. Loops are compiled anew the first time.
+INSTRUCTIONS ?= sse
+WITH_sse := NUMBA_CPU_NAME=generic NUMBA_CPU_FEATURES= ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41
+WITH_avx := NUMBA_CPU_NAME=sandybridge NUMBA_CPU_FEATURES=+avx ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=AVX
+WITH_avx2 := NUMBA_CPU_NAME=haswell NUMBA_CPU_FEATURES=+avx2,+fma ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2
+numeric: install
+	@echo "numeric tests with: $(WITH_$(INSTRUCTIONS))"
+	$(WITH_$(INSTRUCTIONS)) $(BIN)/python -m pytest -m numeric --numprocesses 2 --dist loadfile
+
+# All tests as in a container: no home, no name, ASCII, a package that cannot be written, busy processors. For root on Linux.
+container: install
+	benchmarks/container.sh
 
 # Sentinode against its peers, which get a venv of their own: make bench BENCH='fit --quick'
 bench: install $(PEERS)/installed

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,19 +32,22 @@ class Contender(Protocol):
     def measure(self) -> float: ...
 
 
-def environment(threads: int) -> dict[str, str]:
-    """That of every contender: so many threads, no GPU, and the way to `blocks`."""
+def environment(threads: int, variables: Mapping[str, str] | None = None) -> dict[str, str]:
+    """That of every contender: so many threads, no GPU, the way to `blocks`; variables set to "" are taken out."""
     counts = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
     quiet = {"CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "3"}
-    return {**os.environ, **counts, **quiet, "PYTHONPATH": str(HERE)}
+    every = {**os.environ, **counts, **quiet, "PYTHONPATH": str(HERE), **(variables or {})}
+    return {name: value for name, value in every.items() if value or name not in (variables or {})}
 
 
 class Server:
     """A script that stays alive between its blocks, so that it starts and warms up once; see `blocks.py`."""
 
-    def __init__(self, python: str, script: str, *options: object, threads: int) -> None:
+    def __init__(
+        self, python: str, script: str, *options: object, threads: int, variables: Mapping[str, str] | None = None
+    ) -> None:
         self._command = [python, str(HERE / script), *map(str, options), "--threads", str(threads)]
-        self._environment = environment(threads)
+        self._environment = environment(threads, variables)
 
     def __enter__(self) -> Server:
         self._errors = tempfile.TemporaryFile("w+")

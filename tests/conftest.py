@@ -24,6 +24,7 @@ from sentinode.data.patches import PatchSet
 from sentinode.data.phantom import write_phantom
 from sentinode.experiments.material import Material
 from sentinode.experiments.session import Session
+from sentinode.loops.jit import processor
 from sentinode.settings import override
 
 torch.set_num_threads(1)  # tiny networks: more threads only wait for each other
@@ -35,6 +36,14 @@ def pytest_configure() -> None:
     """A shell starts what runs in its background deaf to Ctrl-C, and so are its children; tests press Ctrl-C."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say with which instructions of the processor the numbers were computed."""
+    name, features = processor()
+    loops = "AVX-512" if "+avx512f" in features else "AVX2" if "+avx2" in features else "no AVX2"
+    torchs = torch.backends.cpu.get_cpu_capability()
+    terminalreporter.write_line(f"instructions: loops for {name} ({loops}), PyTorch {torchs}")
 
 
 @pytest.fixture(scope="session")

@@ -113,14 +113,17 @@ def test_the_variable_names_the_cache_of_the_library_too(monkeypatch: pytest.Mon
     assert machine.default_cache() == tmp_path / "sentinode"
 
 
-@pytest.mark.parametrize(
-    "home", ["~/.cache/sentinode", "/proc/none/sentinode"]
-)  # no home at all; one not to be written
+@pytest.mark.parametrize("home", [None, "~/.cache/sentinode", "/proc/none/sentinode"])  # two of none, one read-only
 def test_without_a_home_the_cache_is_temporary_and_said_to_be(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, home: str
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, home: str | None
 ) -> None:
+    def cache_of(*_: object, **__: object) -> str:
+        if home is None:
+            raise RuntimeError("could not determine the home directory")
+        return home
+
     monkeypatch.delenv("SENTINODE_CACHE", raising=False)
-    monkeypatch.setattr(machine.platformdirs, "user_cache_dir", lambda *_, **__: home)
+    monkeypatch.setattr(machine.platformdirs, "user_cache_dir", cache_of)
     monkeypatch.setattr(machine.tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(os, "access", lambda path, _: not str(path).startswith("/proc"))
     with pytest.warns(SentinodeWarning, match="SENTINODE_CACHE"):

@@ -115,8 +115,11 @@ def default_cache() -> Path:
 
 def user_cache() -> Path | None:
     """sentinode's folder in the user's cache; None where it cannot be written."""
-    place = Path(platformdirs.user_cache_dir("sentinode", appauthor=False))
-    if not place.is_absolute():  # a "~" that stands for no home
+    try:
+        place = Path(platformdirs.user_cache_dir("sentinode", appauthor=False))
+    except RuntimeError:  # no home, and no user of this number who could have one
+        return None
+    if not place.is_absolute():  # older releases leave the "~"
         return None
     try:
         existing = next(folder for folder in (place, *place.parents) if folder.exists())

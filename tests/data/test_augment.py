@@ -13,6 +13,8 @@ from sentinode.data.augment import apply, draw, stain, turn, zoom, zoom_by_grid
 from sentinode.data.preprocess import shrink
 from sentinode.data.symmetry import SYMMETRIES, apply_symmetry
 
+pytestmark = pytest.mark.numeric
+
 KERAS = Path(__file__).parents[1] / "models" / "keras_reference.npz"
 
 

@@ -18,6 +18,8 @@ from sentinode.data.macenko import normalise_stain
 from sentinode.data.patches import PatchSet
 from sentinode.data.preprocess import notices, prepare, preprocess, shrink
 
+pytestmark = pytest.mark.numeric
+
 REFERENCE = np.array([[0.5626, 0.7201, 0.4062], [0.2159, 0.8012, 0.5581]])
 STRENGTHS = np.array([1.9705, 1.0308])
 OTHER = np.array([[0.65, 0.70, 0.29], [0.10, 0.95, 0.29]])

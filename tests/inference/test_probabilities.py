@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
 
 from conftest import make_patches
+from rounding import Rounding
 from sentinode.config import NotebookModel, PreprocessConfig
 from sentinode.data.preprocess import Prepared, as_input, prepare
 from sentinode.data.symmetry import apply_symmetry
@@ -33,25 +36,39 @@ def probabilities(network: torch.nn.Module, prepared: Prepared, view_count: int,
     return predict_probabilities(network, prepared, view_count=view_count, batch_size=batch_size, device=CPU)
 
 
-def test_batch_size_does_not_matter(network: torch.nn.Module, prepared: Prepared) -> None:
-    np.testing.assert_allclose(
-        probabilities(network, prepared, 8, 4), probabilities(network, prepared, 8, 21), atol=1e-6
-    )
-
-
-def test_eight_views_are_the_mean_over_the_symmetries(network: torch.nn.Module, prepared: Prepared) -> None:
+def known(network: torch.nn.Module, prepared: Prepared) -> tuple[torch.Tensor, torch.Tensor]:
+    """Probabilities of each symmetry by the network itself, (8, N), in single precision and in double."""
     images = as_input(torch.from_numpy(prepared[slice(0, 21)]).permute(0, 3, 1, 2))
+    exact = copy.deepcopy(network).double().eval()
     network.eval()
     with torch.no_grad():
-        each = torch.stack([torch.sigmoid(network(apply_symmetry(images, k))).squeeze(1) for k in range(8)])
-    np.testing.assert_allclose(probabilities(network, prepared, 8), each.mean(0).numpy(), atol=1e-6)
-    np.testing.assert_allclose(probabilities(network, prepared, 1), each[0].numpy(), atol=1e-6)
+        turned = [apply_symmetry(images, k) for k in range(8)]
+        single = torch.stack([torch.sigmoid(network(view)).squeeze(1) for view in turned])
+        return single, torch.stack([torch.sigmoid(exact(view.double())).squeeze(1) for view in turned])
 
 
+@pytest.mark.numeric
+def test_views_are_averaged_over_the_symmetries_whatever_the_batch_size(
+    network: torch.nn.Module, prepared: Prepared
+) -> None:
+    single, exact = known(network, prepared)
+    rounding = Rounding()
+    for size in (4, 8, 21):
+        eight, one = (torch.from_numpy(probabilities(network, prepared, count, size)).float() for count in (8, 1))
+        rounding.add("8 views", eight, single.mean(0), exact.mean(0))
+        rounding.add("1 view", one, single[0], exact[0])
+    rounding.check()
+
+
+@pytest.mark.numeric
 def test_eight_views_do_not_care_how_the_patch_lies(network: torch.nn.Module, prepared: Prepared) -> None:
     assert prepared.held is not None
     turned = Prepared(prepared.patches, prepared.rows, prepared.config, np.ascontiguousarray(prepared.held[:, ::-1]))
-    np.testing.assert_allclose(probabilities(network, prepared, 8), probabilities(network, turned, 8), atol=1e-6)
+    single, exact = known(network, prepared)
+    rounding = Rounding()
+    of_turned = torch.from_numpy(probabilities(network, turned, 8)).float()
+    rounding.add("turned", of_turned, single.mean(0), exact.mean(0))
+    rounding.check()
 
 
 class Sure(torch.nn.Module):

@@ -7,9 +7,12 @@ import sys
 
 import numba
 import numpy as np
+import pytest
 import torch
 
 from sentinode.loops import jit, norm_relu_pool, zoom
+
+pytestmark = pytest.mark.numeric
 
 IMAGES = np.random.default_rng(0).random((7, 32, 32, 3), np.float32)
 

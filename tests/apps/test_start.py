@@ -1,0 +1,59 @@
+"""The command line starts in any environment: what it holds for other programs breaks nothing, and all is printed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+DRAW = """
+from sentinode.apps.start import prepare_process
+prepare_process()
+import os
+from sentinode.report.figures import panel
+with panel("figure", "A line.") as drawing:
+    drawing.axes.plot([0, 1], [1, 0])
+assert "<path" in drawing.svg
+print([name for name in os.environ if name in ("MPLBACKEND", "MATPLOTLIBRC", "OMP_NUM_THREADS", "NUMBA_NUM_THREADS")])
+"""
+SAY = """
+import sys
+from sentinode.apps.start import prepare_process
+prepare_process()
+from sentinode.apps import console
+console.say("gr\u00fcn \u2014 \u6771\u4eac K\udcf6ln.tif")
+console.notice("\u2265 95 %")
+console.show_table("scores", ["\u0394", "value"], [["\u6771\u4eac", "1"]])
+"""
+
+
+def python(code: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
+    kept = {name: value for name, value in os.environ.items() if name in ("PATH", "TMPDIR", "SYSTEMROOT", "PYTHONPATH")}
+    return subprocess.run([sys.executable, "-c", code], env=kept | environment, capture_output=True)
+
+
+def test_what_the_environment_holds_for_others_breaks_no_figure() -> None:
+    """Jupyter's backend, which this interpreter lacks; a matplotlibrc that is not there; counts set to nothing."""
+    backend = "module://matplotlib_inline.backend_inline"
+    left = {"MPLBACKEND": backend, "MATPLOTLIBRC": "/nowhere", "OMP_NUM_THREADS": "", "NUMBA_NUM_THREADS": "many"}
+    told = python(DRAW, HOME="/nowhere", TZ="Nowhere/Land", LC_ALL="xx_XX", TERM="", COLUMNS="wide", **left)
+    assert told.returncode == 0, told.stderr
+    assert told.stdout.strip() == b"[]"
+
+
+@pytest.mark.parametrize(
+    ("encoding", "first"),
+    [
+        ("ascii", rb"gr\xfcn \u2014 \u6771\u4eac K\udcf6ln.tif"),
+        ("cp1252", b"gr\xfcn \x97 \\u6771\\u4eac K\\udcf6ln.tif"),
+        ("utf-8", "gr\u00fcn \u2014 \u6771\u4eac K\\udcf6ln.tif".encode()),
+    ],
+)
+def test_what_the_output_cannot_show_is_spelled_out(encoding: str, first: bytes) -> None:
+    told = python(SAY, PYTHONIOENCODING=f"{encoding}:strict", PYTHONUTF8="0", LC_ALL="C")
+    assert told.returncode == 0, told.stderr
+    assert told.stdout.splitlines()[0] == first
+    assert told.stderr.startswith(b"note: ")
+    assert len(told.stdout.splitlines()) == 3
