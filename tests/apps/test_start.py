@@ -18,7 +18,7 @@ with panel("figure", "A line.") as drawing:
 assert "<path" in drawing.svg
 print([name for name in os.environ if name in ("MPLBACKEND", "MATPLOTLIBRC", "OMP_NUM_THREADS", "NUMBA_NUM_THREADS")])
 """
-SAY = """
+SAY = r"""
 import sys
 from sentinode.apps.start import prepare_process
 prepare_process()

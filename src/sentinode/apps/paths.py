@@ -44,7 +44,10 @@ def require_something_to_draw(folder: Path) -> None:
     """Raise RunError unless a folder holds records of any kind."""
     if not folder.is_dir():
         raise RunError("is no folder", where=folder, remedy="Give a folder of results.")
-    if not (_holds_results(folder) or any((folder / name).exists() for name in ("check.json", "evidence.json"))):
+    if not (
+        _holds_results(folder)
+        or any((folder / name).exists() for name in ("check.json", "evidence.json", "scores.json"))
+    ):
         raise RunError(
             "holds no study, run or check",
             where=folder,
