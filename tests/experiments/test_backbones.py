@@ -17,7 +17,7 @@ from sentinode.config import DrawnSplit, FitHead, RunConfig, StudyConfig
 from sentinode.data.batches import derive_seed
 from sentinode.data.preprocess import Prepared
 from sentinode.data.split import make_split
-from sentinode.errors import ConfigError
+from sentinode.errors import ConfigError, RunError
 from sentinode.experiments.material import Material
 from sentinode.experiments.run import Run
 from sentinode.experiments.train import train_run
@@ -278,3 +278,12 @@ def test_a_p4m_network_for_other_sizes_is_refused_before_a_folder_is_begun(
     with pytest.raises(ConfigError, match=r"preprocess\.size_px: a p4m network takes inputs of 32, 48, 64, 96"):
         train_run(material, config, tmp_path / "run", device=CPU)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_claims_a_larger_backbone_than_it_has_weights_of_is_refused(
+    run_config: RunConfig, material: Material, tmp_path: Path
+) -> None:
+    run = train_run(material, override(run_config, {**TINY, "fit.epochs": 1}), tmp_path / "run", device=CPU)
+    larger = override(run.config, {"model.backbone": "vit_huge_patch14_224"})
+    with pytest.raises(RunError, match="holds fewer weights than 'vit_huge_patch14_224' has"):
+        replace(run, config=larger).network(CPU)

@@ -32,7 +32,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from sentinode.config import RunConfig
+from sentinode.config import RunConfig, TimmModel
 from sentinode.data.artefacts import RUN_SEAL, write_json
 from sentinode.data.tables import read_table
 from sentinode.errors import RunError, storage_errors
@@ -40,9 +40,10 @@ from sentinode.evaluation.clusters import ClusterKind
 from sentinode.experiments.blend import BLEND, Blend, open_blend
 from sentinode.experiments.decision import DECISION, Decision, open_decision
 from sentinode.experiments.run_record import RUN_RECORD, NetworkRecord, RunRecord
-from sentinode.fitting.checkpoint import load_weights
+from sentinode.fitting.checkpoint import count_weights, load_weights
 from sentinode.inference.probabilities import Predictions
 from sentinode.models.build import build
+from sentinode.models.zoo import weight_count
 from sentinode.settings import is_folder_name, parse_toml
 
 CONTENTS: Final = (
@@ -160,13 +161,18 @@ class Run:
                 where=self.folder,
                 remedy="Take those of its members.",
             )
+        weights, model = self.folder / "model.safetensors", self.config.model
+        if isinstance(model, TimmModel) and weight_count(model.backbone) > count_weights(weights):
+            raise RunError(
+                f"holds fewer weights than {model.backbone!r} has", where=weights, remedy="Restore the run's own file."
+            )
         network = build(
-            self.config.model,
+            model,
             input_size_px=self.config.preprocess.size_px,
             generator=torch.Generator().manual_seed(0),
             pretrained=False,
         )
-        load_weights(self.folder / "model.safetensors", network)
+        load_weights(weights, network)
         return network.to(device).eval()
 
 

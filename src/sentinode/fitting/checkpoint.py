@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -38,6 +41,12 @@ def load_weights(path: Path, network: nn.Module) -> None:
         raise RunError(
             f"holds weights of another network ({reason})", where=path, remedy="Restore the run's own file."
         ) from error
+
+
+def count_weights(path: Path) -> int:
+    """How many numbers a file of weights says that it holds, parameters and buffers; its head alone is read."""
+    with _opened(path) as file:
+        return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
 
 
 def save_checkpoint(path: Path, state: FitState, history: list[dict[str, Any]]) -> None:
@@ -93,9 +102,15 @@ def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    with _opened(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+            yield file
     except FileNotFoundError as error:
         raise RunError("is missing", where=path, remedy="Restore the file, or train the run again.") from error
     except (OSError, safetensors.SafetensorError) as error:

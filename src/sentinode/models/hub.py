@@ -21,7 +21,7 @@ def from_hub(timm: Any, name: str) -> Any:
     if not timm.is_model_pretrained(name):
         raise WeightsError(
             f"no pretrained weights of {name!r} were ever published in timm",
-            remedy=f"Choose another backbone ({OFFLINE}), or ask for random weights with pretrained = false.",
+            remedy=f"Choose another backbone ({OFFLINE}), or ask for random ones with model.pretrained = 'none'.",
         )
     try:
         with _without_warnings():

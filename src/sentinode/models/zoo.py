@@ -6,8 +6,9 @@ Weights that were asked for and cannot be had are an error: timm's random ones n
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from inspect import signature
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import torch
 from jaxtyping import Float
@@ -22,6 +23,9 @@ from sentinode.models.summary import InitialWeights
 from sentinode.settings import suggestion
 
 Weights = bool | Literal["hub", "package"]
+
+LARGEST: Final = 700_000_000
+"""Most weights of a backbone; with gradients and Adam's moments they take 11 GB."""
 Features = Literal["last", "stages", "blocks"]
 
 
@@ -171,11 +175,17 @@ def backbone(
     resize_px: the size that patches are brought to; None leaves them, or takes the network's own size if it is fixed.
 
     Which network it is does not depend on `pretrained`: a state dict fits whatever `pretrained` was.
-    Raises MissingExtraError without timm, ConfigError for a name that timm does not know or a size or stages that the
-    network does not have, WeightsError where the weights cannot be had.
+    Raises MissingExtraError without timm, ConfigError for a name that timm does not know, a network of more than
+    `LARGEST` weights, or a size or stages that it does not have, WeightsError where the weights cannot be had.
     """
     timm = _timm()
-    _check_name(timm, name)
+    count = weight_count(name)
+    if count > LARGEST:
+        raise ConfigError(
+            f"{name!r} has {count:,} weights, and the most is {LARGEST:,}",
+            where="model.backbone",
+            remedy="Choose a smaller one.",
+        )
     config = timm.get_pretrained_cfg(name)
     mean, std = config.mean, config.std
     # timm draws from the global state; it gets a seed there, and the state is put back.
@@ -208,6 +218,19 @@ def backbone(
         initial=initial,
     )
     return network.to(memory_format=torch.channels_last)
+
+
+@cache
+def weight_count(name: str) -> int:
+    """How many weights timm's network `name` has without its classifier, found without making room for them.
+
+    Raises as `backbone` does for a name that timm does not know.
+    """
+    timm = _timm()
+    _check_name(timm, name)
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        body = timm.create_model(name, in_chans=3, num_classes=0)
+    return sum(parameter.numel() for parameter in body.parameters())
 
 
 def _timm() -> Any:
