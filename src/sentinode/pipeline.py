@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
+
 from sentinode.config import RunConfig, StudyConfig
-from sentinode.data.artefacts import write_json, write_text
+from sentinode.data.artefacts import claim, write_json, write_text
 from sentinode.data.competition import TABLES
 from sentinode.data.explore import explore
 from sentinode.data.schema import TableHead, head_of
 from sentinode.data.split import drop_negatives
 from sentinode.data.tables import attributes_of_folder
-from sentinode.deploy.submission import make_submission, write_submission
-from sentinode.errors import RunError
+from sentinode.deploy.submission import make_submission, require_ids, write_submission
+from sentinode.errors import RunError, SubmissionError
 from sentinode.experiments.compare import (
     RunStore,
     audit_leak,
@@ -36,6 +40,7 @@ from sentinode.experiments.record import (
     STUDY_ERRORS,
     STUDY_EVIDENCE,
     STUDY_IDENTITY,
+    STUDY_RECORD,
     ClassCounts,
     InputRange,
     Question,
@@ -49,7 +54,7 @@ from sentinode.explain.attributes import attributes
 from sentinode.explain.galleries import examples, write_inputs, write_pictures
 from sentinode.explain.review import review
 from sentinode.progress import ALL_RUNS, of_step
-from sentinode.report.page import write_check_page, write_study_page
+from sentinode.report.page import CHECK, REPORT, write_check_page, write_study_page
 from sentinode.settings import override, parse_toml, to_toml
 
 EXAMPLES_A_CLASS = 12
@@ -78,10 +83,33 @@ def study(
     of_settings: tuple[Question, ...] = ("compare", "tune") if config.tune else ("compare",)
     questions = asking or of_settings
     require_askable(config, questions)
-    refuse_another_study(out, config, resume=resume)
-    gathered = gather(data, config, session)
-    given = attributes_of_folder(data, config.data, gathered.material.candidates.ids)
-    settle_identity(out, config, {"data_sha256": gathered.material.data_hash, "questions": sorted(questions)})
+    with nullcontext() if is_finished_study(out) else claim(out, begun=STUDY_CONFIG):
+        refuse_another_study(out, config, resume=resume)
+        gathered = gather(data, config, session)
+        asked_ids = ids_to_submit(gathered, config, session)
+        given = attributes_of_folder(data, config.data, gathered.material.candidates.ids)
+        settle_identity(out, config, {"data_sha256": gathered.material.data_hash, "questions": sorted(questions)})
+        if not is_finished_study(out):
+            answer(data, gathered, given, asked_ids, config, preset, out, session, questions)
+        if not (out / CHECK).is_file():
+            write_check_page(out)
+        if not (out / REPORT).is_file():
+            write_study_page(out)
+    return Study.open(out)
+
+
+def answer(
+    data: Path,
+    gathered: Gathered,
+    given: pd.DataFrame | None,
+    asked_ids: np.ndarray | None,
+    config: StudyConfig,
+    preset: str,
+    out: Path,
+    session: Session,
+    questions: Collection[Question],
+) -> None:
+    """Train, compare, tune and predict, or go on with that, and write the records; the study's own is the last."""
     write_json(out / "check.json", gathered.check.to_json())
     write_json(
         out / "explore.json", explore(gathered.material.patches, seed=config.seeds[0], progress=session.progress)
@@ -108,7 +136,7 @@ def study(
     write_json(out / STUDY_EVIDENCE, {question: found.to_json() for question, found in evidence.items()})
     chosen = choose(asked, config.fit.metric)
 
-    rows = submit(gathered, chosen, out, session)
+    rows = 0 if asked_ids is None else submit(gathered, asked_ids, chosen, out, session)
     write_json(out / DECISION, decide_together(chosen).to_json())
     told = of_step(session.progress, "subgroups")
     known = attributes(material.patches, chosen.predictions.ids, given, on_progress=told)
@@ -124,9 +152,6 @@ def study(
 
     pruned = tuning.pruned if tuning else 0
     record(gathered, config, preset, asked, pruned, chosen, rows, shown, inputs, tables).write(out)
-    write_check_page(out)
-    write_study_page(out)
-    return Study.open(out)
 
 
 def runs_asked_for(config: StudyConfig, questions: Collection[Question]) -> int:
@@ -149,15 +174,18 @@ def require_askable(config: StudyConfig, questions: Collection[Question]) -> Non
         require_auditable(config)
 
 
+def is_finished_study(folder: Path) -> bool:
+    return (folder / STUDY_RECORD).is_file()
+
+
 def refuse_another_study(out: Path, config: StudyConfig, *, resume: bool) -> None:
-    """Raise RunError where the folder holds something else than this study, or this one unasked."""
+    """Raise RunError where the folder holds another study, or this one unasked."""
     identity = out / STUDY_CONFIG
     if not identity.is_file():
-        if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-            raise RunError("is not empty and holds no study", where=out, remedy="Choose a new or empty --out.")
-    elif not resume:
+        return
+    if not resume:
         raise RunError("holds a study already", where=out, remedy="Pass --resume to go on, or another --out.")
-    elif parse_toml(identity.read_text(encoding="utf-8"), StudyConfig, where=identity).digest() != config.digest():
+    if parse_toml(identity.read_text(encoding="utf-8"), StudyConfig, where=identity).digest() != config.digest():
         raise RunError(
             "holds a study with other settings", where=out, remedy="Resume with the same settings, or another --out."
         )
@@ -167,8 +195,8 @@ def settle_identity(out: Path, config: StudyConfig, identity: dict[str, Any]) ->
     """Note what the study is of, or raise RunError, before anything is rewritten, where it was of something else."""
     path = out / STUDY_IDENTITY
     if not path.is_file():
+        write_text(out / STUDY_CONFIG, to_toml(config))  # first: with it the folder is this study's, however it ends
         write_json(path, identity)
-        write_text(out / STUDY_CONFIG, to_toml(config))
     elif json.loads(path.read_text(encoding="utf-8")) != identity:
         raise RunError(
             "holds a study of other patches, labels or questions",
@@ -205,15 +233,36 @@ def shown_split(config: StudyConfig, questions: Collection[Question]) -> RunConf
     return run if run.split.folds is None else override(run, {"split.seed": config.seeds[0], "split.fold": 1})
 
 
-def submit(gathered: Gathered, chosen: Variant, out: Path, session: Session) -> int:
-    """Predict the test part with the chosen variant's runs, averaged; returns the submission's rows."""
+def ids_to_submit(gathered: Gathered, config: StudyConfig, session: Session) -> np.ndarray | None:
+    """The ids that the submission is to hold, (m,) str; None, which is told, where there will be no submission.
+
+    Raises SubmissionError, before anything is trained, where images that it needs are not there.
+    """
     if gathered.test is None:
-        session.notify("There is no test part, so there is nothing to submit.")
-        return 0
+        session.notify("There is no test part, so there will be no submission.")
+        return None
+    asked = gathered.sample_ids if len(gathered.sample_ids) else gathered.test.ids
+    absent = np.setdiff1d(asked, gathered.test.ids)
+    if len(absent) and "missing" in config.data.leave_out:
+        session.notify(f"{len(absent):,} ids of the sample submission have no image, so there will be no submission.")
+        return None
+    if len(absent):
+        raise SubmissionError(
+            f"{len(absent):,} of {len(asked):,} ids of the sample submission have no image in the test part that "
+            f"can be read (first: {absent[0]})",
+            where=gathered.check.folder.root,
+            remedy="Restore the images, or put 'missing' into data.leave_out for a study without a submission.",
+        )
+    require_ids(gathered.test.ids, asked)
+    return asked
+
+
+def submit(gathered: Gathered, asked_ids: np.ndarray, chosen: Variant, out: Path, session: Session) -> int:
+    """Predict the test part with the chosen variant's runs, averaged; returns the submission's rows."""
+    assert gathered.test is not None
     predictions = predict(chosen.runs, gathered.test, device=session.device, progress=session.progress)
     predictions.write(out / "predictions-test.csv")
-    sample_ids = gathered.sample_ids if len(gathered.sample_ids) else gathered.test.ids
-    submission = make_submission(predictions, sample_ids)
+    submission = make_submission(predictions, asked_ids)
     write_submission(out / "submission.csv", submission)
     return len(submission)
 

@@ -7,6 +7,7 @@ which device the work is done and who hears of progress; without one the default
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import nullcontext
 from pathlib import Path
 
 from sentinode import pipeline
@@ -20,14 +21,14 @@ from sentinode.experiments.gather import gather
 from sentinode.experiments.given import clusters_of, open_given, pair_given
 from sentinode.experiments.predict import open_runs
 from sentinode.experiments.record import STUDY_EVIDENCE, Question
-from sentinode.experiments.run import Run
+from sentinode.experiments.run import Run, claim_run
 from sentinode.experiments.session import Session
 from sentinode.experiments.study import Study
 from sentinode.experiments.train import train_run
 from sentinode.experiments.variants import resolve_variants
 from sentinode.explain.galleries import worst_mistakes, write_pictures
 from sentinode.progress import of_step
-from sentinode.report.page import write_comparison_page, write_run_page
+from sentinode.report.page import REPORT, write_comparison_page, write_run_page
 from sentinode.settings import override
 
 study = pipeline.study
@@ -36,21 +37,22 @@ study = pipeline.study
 def fit(data: Path, config: RunConfig, out: Path, session: Session | None = None, *, resume: bool = False) -> Run:
     """Train one run, or one of several members, into the folder `out`, or go on with it, and draw its page."""
     session = session or Session()
-    material = gather(data, config, session).material
-    run = train_run(
-        material,
-        config,
-        out,
-        device=session.device,
-        resume=resume,
-        progress=session.progress,
-        processes=session.processes,
-    )
-    if not session.processes.writes:
-        return run
-    mistakes = worst_mistakes(run.predictions, pipeline.MISTAKES_A_CLASS)
-    write_pictures(out / "pictures", material.patches, [m.id for of_class in mistakes.values() for m in of_class])
-    write_run_page(out)
+    with claim_run(out) if session.processes.writes else nullcontext():
+        material = gather(data, config, session).material
+        run = train_run(
+            material,
+            config,
+            out,
+            device=session.device,
+            resume=resume,
+            progress=session.progress,
+            processes=session.processes,
+        )
+        if session.processes.writes and not (out / REPORT).is_file():
+            mistakes = worst_mistakes(run.predictions, pipeline.MISTAKES_A_CLASS)
+            shown = [m.id for of_class in mistakes.values() for m in of_class]
+            write_pictures(out / "pictures", material.patches, shown)
+            write_run_page(out)
     return run
 
 
@@ -106,16 +108,18 @@ def compare_runs(
 
 
 def ensemble(runs: Iterable[Path], out: Path, session: Session | None = None, *, weights: Weighting = "fitted") -> Run:
-    """Blend finished runs, and studies' chosen runs, into one run in the new folder `out`, and draw its page.
+    """Blend finished runs, and studies' chosen runs, into one run in the folder `out`, and draw its page.
 
     Weights of the members' logits are "fitted", by log loss on the validation side that all must share, or "equal".
-    The members are copied, so the folder stands alone. Raises RunError with the reason where runs do not go together.
+    The members are copied, so the folder stands alone. The same call goes on where one was interrupted. Raises RunError
+    with the reason where runs do not go together.
     """
     session, folders = session or Session(), list(runs)
     members = [run for folder in folders for run in open_runs(folder)]
     run = join_runs(members, out, weights, device=session.device, progress=session.progress)
-    _copy_pictures(run, [*folders, *(member.folder for member in members)])
-    write_run_page(out)
+    if not (out / REPORT).is_file():
+        _copy_pictures(run, [*folders, *(member.folder for member in members)])
+        write_run_page(out)
     return run
 
 

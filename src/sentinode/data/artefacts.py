@@ -106,7 +106,8 @@ def claim(folder: Path, *, begun: str | None = None, replaces: Collection[str] =
             refuse_sealed(folder)  # by whoever held it until now
             found = {path.name for path in folder.iterdir() if not _is_passing(path)}
             if found and begun not in found and not found <= set(replaces):
-                raise RunError("is not empty", where=folder, remedy="Choose a new or empty folder.")
+                lacks = f" and holds no {begun}" if begun else ""
+                raise RunError(f"is not empty{lacks}", where=folder, remedy="Choose a new or empty folder.")
             _sweep(folder.rglob(f".*{_PART}"))
             yield
     finally:

@@ -25,7 +25,7 @@ from typing import Any, Final
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from sentinode.data.artefacts import write_json
+from sentinode.data.artefacts import claim_file, write_json
 from sentinode.data.cutting import Cutter, DefectKind, SlidePlan, TruthRow, field_side_px
 from sentinode.data.images import encode_tiff
 from sentinode.data.listing import PHANTOM_NOTE
@@ -87,28 +87,32 @@ def write_phantom(
     finished = _finished(dest, patches, slides, seed)
     if finished is not None:
         return finished
-    plans = _plan(patches, slides, seed)
-    staging = dest.absolute().with_name(f".{dest.name}.{os.getpid()}.partial")
-    try:
-        with storage_errors(dest):
-            for part in ("train", "test"):
-                (staging / part).mkdir(parents=True)
-            rows: list[TruthRow] = []
-            # Closing waits for the workers: none may write any more when the folder is renamed or removed.
-            with closing(_make_slides(plans, staging, _worker_count(workers, patches, slides))) as made:
-                for of_slide in made:
-                    rows += of_slide
-                    if on_progress is not None:
-                        on_progress(len(rows), patches)
-            rows.sort(key=lambda row: row.id)
-            summary = _summarise(dest, seed, slides, rows)
-            _write_tables(staging, rows)
-            _write_manifest(staging / "phantom.json", summary)
-            if dest.exists():
-                dest.rmdir()  # empty, as checked: not every system renames onto a folder
-            staging.rename(dest)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+    with claim_file(dest):
+        finished = _finished(dest, patches, slides, seed)  # by whoever held it until now
+        if finished is not None:
+            return finished
+        plans = _plan(patches, slides, seed)
+        staging = dest.absolute().with_name(f".{dest.name}.{os.getpid()}.part")
+        try:
+            with storage_errors(dest):
+                for part in ("train", "test"):
+                    (staging / part).mkdir(parents=True)
+                rows: list[TruthRow] = []
+                # Closing waits for the workers: none may write any more when the folder is renamed or removed.
+                with closing(_make_slides(plans, staging, _worker_count(workers, patches, slides))) as made:
+                    for of_slide in made:
+                        rows += of_slide
+                        if on_progress is not None:
+                            on_progress(len(rows), patches)
+                rows.sort(key=lambda row: row.id)
+                summary = _summarise(dest, seed, slides, rows)
+                _write_tables(staging, rows)
+                _write_manifest(staging / "phantom.json", summary)
+                if dest.exists():
+                    dest.rmdir()  # empty, as checked: not every system renames onto a folder
+                staging.rename(dest)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
     return summary
 
 

@@ -6,7 +6,6 @@ The members lie in the folder's `members`: trained there by `train`, or copied t
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -19,7 +18,7 @@ import torch
 from jaxtyping import Float, Int, Shaped
 
 from sentinode.config import SHARED, DecisionConfig, PredictConfig, RunConfig, Weighting
-from sentinode.data.artefacts import write_atomically, write_json, write_text
+from sentinode.data.artefacts import claim, write_atomically, write_bytes, write_json, write_text
 from sentinode.data.batches import derive_seed
 from sentinode.data.tables import read_table
 from sentinode.errors import ConfigError, DataError, RunError, SplitError, storage_errors
@@ -33,10 +32,10 @@ from sentinode.experiments.decision import DECISION
 from sentinode.experiments.environment import describe_environment
 from sentinode.experiments.given import best_known_clusters
 from sentinode.experiments.material import Material
-from sentinode.experiments.run import MANIFEST, MEMBERS, Run, claim_new_folder, sealed, write_manifest
+from sentinode.experiments.run import CONFIG, ENVIRONMENT, MANIFEST, MEMBERS, Run, is_finished, sealed, write_manifest
 from sentinode.inference.probabilities import Predictions
 from sentinode.progress import Progress, silent
-from sentinode.settings import is_folder_name, override, to_flat, to_toml
+from sentinode.settings import is_folder_name, override, parse_toml, to_flat, to_toml
 
 _PURPOSE: Final = 3  # of the numbers drawn here, among those that derive from a run's seed
 _SIDES: Final = "id,label,side,cluster"
@@ -46,13 +45,33 @@ _ABSENT: Final = object()  # of a setting that a kind of section does not have
 def join_runs(
     runs: Sequence[Run], folder: Path, weights: Weighting, *, device: torch.device, progress: Progress = silent
 ) -> Run:
-    """Copy finished runs into a new folder and blend them; raises RunError where they do not go together."""
+    """Copy finished runs into a new folder and blend them, or go on with that where it was interrupted.
+
+    The blend of the same runs that is there already is returned as it is. Raises RunError where the runs do not go
+    together, or the folder is another's.
+    """
     require_blendable(runs)
     names = _member_names(runs)
     config = _shared_config(dict(zip(names, runs, strict=True)), weights)
-    claim_new_folder(folder)
-    for done, (name, run) in enumerate(zip(names, runs, strict=True), 1):
-        _copy(run.folder, folder / MEMBERS / name)
+    members = {folder / MEMBERS / name: run for name, run in zip(names, runs, strict=True)}
+    if is_finished(folder) and _is_blend_of(folder, config, members):
+        return Run.open(folder)
+    with claim(folder, begun=CONFIG):
+        return _join(folder, config, members, device, progress)
+
+
+def _join(
+    folder: Path, config: RunConfig, members: Mapping[Path, Run], device: torch.device, progress: Progress
+) -> Run:
+    """Fill a folder that is empty, or holds what an interrupted call left."""
+    identity, runs = folder / CONFIG, list(members.values())
+    if not identity.is_file():
+        write_text(identity, to_toml(config))
+    elif not _is_blend_of(folder, config, {place: run for place, run in members.items() if place.exists()}):
+        raise RunError("is not empty and holds another run", where=folder, remedy="Choose a new or empty folder.")
+    for done, (place, run) in enumerate(members.items(), 1):
+        if not place.exists():
+            _copy(run.folder, place)
         progress("copy", done, len(runs))
     clusters, kind = best_known_clusters(runs)
     sides = _united_sides(runs, clusters)
@@ -68,9 +87,18 @@ def join_runs(
         "clusters": kind,
         "notices": _differences_in_data(runs),
     }
-    write_json(folder / "environment.json", environment)
-    write_text(folder / "config.toml", to_toml(config))
-    return seal_blend(folder, config, [Run.open(folder / MEMBERS / name) for name in names], clusters)
+    write_json(folder / ENVIRONMENT, environment)
+    return seal_blend(folder, config, [Run.open(place) for place in members], clusters)
+
+
+def _is_blend_of(folder: Path, config: RunConfig, members: Mapping[Path, Run]) -> bool:
+    """Whether the folder is of this config, and each place in it holds the same finished run as is to lie there."""
+    text = (folder / CONFIG).read_text(encoding="utf-8")
+    same = parse_toml(text, RunConfig, where=folder / CONFIG).digest() == config.digest()
+    return same and all(
+        is_finished(place) and (place / MANIFEST).read_bytes() == (run.folder / MANIFEST).read_bytes()
+        for place, run in members.items()
+    )
 
 
 def seal_blend(folder: Path, config: RunConfig, members: Sequence[Run], clusters: Mapping[str, str]) -> Run:
@@ -216,11 +244,12 @@ def _member_names(runs: Sequence[Run]) -> list[str]:
 
 
 def _copy(source: Path, target: Path) -> None:
-    """The sealed files of a run, its manifest last."""
+    """The sealed files of a run; the folder is whole or absent."""
+    staging = target.with_name(f".{target.name}.part")
+    for name in (*sealed(source)[0], MANIFEST):
+        write_bytes(staging / name, (source / name).read_bytes())
     with storage_errors(target):
-        target.mkdir(parents=True)
-        for name in (*sealed(source)[0], MANIFEST):
-            shutil.copyfile(source / name, target / name)
+        staging.rename(target)
 
 
 def _united_sides(runs: Sequence[Run], clusters: Mapping[str, str]) -> pd.DataFrame:

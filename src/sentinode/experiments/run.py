@@ -1,9 +1,9 @@
 """The run folder: the one contract between fitting, comparing, reporting and deploying.
 
-config.toml         every setting, resolved
+config.toml         every setting, resolved; written first: from then on the folder is this run's
 split.csv           id, label, side, cluster: the slide, or what stands in for it
+environment.json    versions, commit, machine, data hash, seed; with it the run is begun, and training starts
 run.json            what the settings do not tell: the network's layers, how it began, what it was shown
-environment.json    versions, commit, machine, data hash, seed
 history.csv         one row an epoch
 checkpoint/         to resume
 predictions.csv     id, label, probability of the validation side
@@ -23,6 +23,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -33,9 +34,9 @@ import torch
 from torch import nn
 
 from sentinode.config import RunConfig, TimmModel
-from sentinode.data.artefacts import RUN_SEAL, write_json
+from sentinode.data.artefacts import RUN_SEAL, claim, write_json
 from sentinode.data.tables import read_table
-from sentinode.errors import RunError, storage_errors
+from sentinode.errors import RunError
 from sentinode.evaluation.clusters import ClusterKind
 from sentinode.experiments.blend import BLEND, Blend, open_blend
 from sentinode.experiments.decision import DECISION, Decision, open_decision
@@ -46,11 +47,13 @@ from sentinode.models.build import build
 from sentinode.models.zoo import weight_count
 from sentinode.settings import is_folder_name, parse_toml
 
+CONFIG: Final = "config.toml"
+ENVIRONMENT: Final = "environment.json"
 CONTENTS: Final = (
-    "config.toml",
+    CONFIG,
     "split.csv",
+    ENVIRONMENT,
     RUN_RECORD,
-    "environment.json",
     "history.csv",
     "predictions.csv",
     "scores.json",
@@ -176,18 +179,14 @@ class Run:
         return network.to(device).eval()
 
 
-def claim_new_folder(folder: Path) -> None:
-    """Make a folder for results; raises RunError where something is in it already."""
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise RunError("is not empty", where=folder, remedy="Choose a new or empty folder.")
-    with storage_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+def claim_run(folder: Path) -> AbstractContextManager[None]:
+    """Hold a run's folder, alone, to fill it or to go on with it; a finished run's is only read. Raises as `claim`."""
+    return nullcontext() if is_finished(folder) else claim(folder, begun=CONFIG)
 
 
 def is_run(folder: Path) -> bool:
-    """Whether the folder is a run's, finished or not."""
-    begun = (folder / "checkpoint").is_dir() or ((folder / MEMBERS).is_dir() and (folder / "config.toml").is_file())
-    return is_finished(folder) or begun
+    """Whether the folder is a run's, finished or begun."""
+    return is_finished(folder) or all((folder / name).is_file() for name in (CONFIG, ENVIRONMENT))
 
 
 def is_finished(folder: Path) -> bool:
@@ -238,7 +237,7 @@ def verify(folder: Path) -> None:
             raise RunError(
                 "is an unfinished run",
                 where=folder,
-                remedy="Give the command that began it again, with --resume, or, of `ensemble`, into a new folder.",
+                remedy="Give the command that began it again (with --resume, where it was `train`).",
             )
         raise RunError(
             "is no run: it has no manifest.json", where=folder, remedy="Give a folder that `train` or `study` wrote."

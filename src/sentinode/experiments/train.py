@@ -6,6 +6,7 @@ import copy
 import json
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,7 +16,7 @@ import torch
 from sentinode.config import FitHead, FitStages, HeadFitConfig, RunConfig
 from sentinode.data.artefacts import write_json, write_text
 from sentinode.data.batches import derive_seed
-from sentinode.errors import RunError, SentinodeWarning, storage_errors
+from sentinode.errors import RunError, SentinodeWarning
 from sentinode.evaluation import metrics
 from sentinode.experiments.decide import decide
 from sentinode.experiments.decision import DECISION
@@ -32,7 +33,7 @@ from sentinode.experiments.history import (
 )
 from sentinode.experiments.material import Material
 from sentinode.experiments.pseudo import RECORD, PseudoLabels
-from sentinode.experiments.run import MEMBERS, Run, is_finished, write_manifest
+from sentinode.experiments.run import CONFIG, ENVIRONMENT, MEMBERS, Run, claim_run, is_finished, write_manifest
 from sentinode.experiments.run_record import record_of_run
 from sentinode.experiments.streams import Streams, open_streams
 from sentinode.experiments.teacher import pseudo_labels, pseudo_labels_of
@@ -64,54 +65,83 @@ def train_run(
 ) -> Run:
     """Train, or with `resume` finish, the run in `folder`; a finished run of the same config is returned as it is.
 
-    `on_epoch` is called with each new row of the history; an exception it raises stops the run, which
-    can be resumed. Raises RunError for a folder of another run, DivergedError where the loss is no
-    number. A config with members trains these and blends them; their epochs are not told. Of several processes, which
-    all call this, the first writes.
+    `on_epoch` is called with each row of the history, those of an interrupted call first; an exception it raises stops
+    the run, which can be resumed. Raises RunError for a folder of another run, or that another process writes;
+    DivergedError where the loss is no number. A config with members trains these and blends them; their epochs are not
+    told. Of several processes, which all call this, the first writes.
     """
-    if config.ensemble is not None:
-        return _train_members(
-            material, config, folder, device=device, resume=resume, progress=progress, processes=processes
+    with (
+        claim_run(folder) if processes.writes else nullcontext(),
+        torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),  # the caller's random state stays
+    ):
+        if config.ensemble is not None:
+            return _train_members(
+                material, config, folder, device=device, resume=resume, progress=progress, processes=processes
+            )
+        return _train_network(
+            material,
+            config,
+            folder,
+            device=device,
+            resume=resume,
+            progress=progress,
+            on_epoch=on_epoch,
+            processes=processes,
         )
+
+
+def _train_network(
+    material: Material,
+    config: RunConfig,
+    folder: Path,
+    *,
+    device: torch.device,
+    resume: bool,
+    progress: Progress,
+    on_epoch: Callable[[dict[str, Any]], None] | None,
+    processes: Processes,
+) -> Run:
     keep_freed_memory()
-    # Before the folder is claimed, for weights may be missing; a finished run is not built again.
+    # Before the run is begun, for weights may be missing; a finished run is not built again.
     state = None if is_finished(folder) else _new_state(config, device)
-    pseudo = _claim_together(folder, config, material, device, resume=resume, progress=progress, processes=processes)
+    pseudo = _begin_together(folder, config, material, device, resume=resume, progress=progress, processes=processes)
     if state is None:
         return Run.open(folder)
     streams = open_streams(material, config, pseudo)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(config.fit.seed))
-        head_first = config.fit.head_first if isinstance(config.fit, FitStages) else None
-        if head_first and processes.writes and not (folder / _LAST).is_file():
-            _fit_head(folder, material, config, head_first, state, streams, device, progress)
-        history = _restore(folder, state, processes)
-        best_path = folder / "checkpoint" / "best.safetensors"
+    torch.manual_seed(derive_seed(config.fit.seed))
+    head_first = config.fit.head_first if isinstance(config.fit, FitStages) else None
+    if head_first and processes.writes and not (folder / _LAST).is_file():
+        _fit_head(folder, material, config, head_first, state, streams, device, progress)
+    history = _restore(folder, state, processes)
+    if on_epoch:
+        for row in history:
+            on_epoch(row)
+    best_path = folder / "checkpoint" / "best.safetensors"
 
-        step = f"train {folder.name}"
-        records = _records(material, config, state, streams, step, device, progress, processes)
-        while not has_finished(history, config.fit):
-            record = next(records)
-            row = history_row(record)
-            history.append(row)
-            planned = record.epoch if has_finished(history, config.fit) else config.fit.epochs_planned
-            patches = int(row["training_patches"])
-            progress(step, record.epoch * patches, planned * patches, _in_words(row, config.fit.epochs_planned))
-            if not processes.writes:
-                continue
-            if best_epoch(history, config.fit) == record.epoch:
-                save_weights(best_path, state.result)
-            save_checkpoint(folder / _LAST, state, history)
-            write_history(folder, history)
-            if on_epoch:
-                on_epoch(row)
-        if processes.writes:
-            if config.fit.keep == "best":
-                load_weights(best_path, state.result)
-                if notice := undefined_epochs(history, config.fit):
-                    warnings.warn(f"{folder.name}: {notice}", SentinodeWarning, stacklevel=2)
-            _finish(material, config, folder, state, streams, device)
-        processes.wait()
+    step = f"train {folder.name}"
+    records = _records(material, config, state, streams, step, device, progress, processes)
+    while not has_finished(history, config.fit):
+        record = next(records)
+        row = history_row(record)
+        history.append(row)
+        planned = record.epoch if has_finished(history, config.fit) else config.fit.epochs_planned
+        patches = int(row["training_patches"])
+        progress(step, record.epoch * patches, planned * patches, _in_words(row, config.fit.epochs_planned))
+        if not processes.writes:
+            continue
+        if best_epoch(history, config.fit) == record.epoch:
+            save_weights(best_path, state.result)
+        write_history(folder, history)  # before what says that the epoch is done
+        save_checkpoint(folder / _LAST, state, history)
+        if on_epoch:
+            on_epoch(row)
+    if processes.writes:
+        if config.fit.keep == "best":
+            load_weights(best_path, state.result)
+            if notice := undefined_epochs(history, config.fit):
+                warnings.warn(f"{folder.name}: {notice}", SentinodeWarning, stacklevel=2)
+        _finish(material, config, folder, state, streams, device)
+    processes.wait()
     return Run.open(folder)
 
 
@@ -172,11 +202,11 @@ def _train_members(
 ) -> Run:
     """Train, or go on with, every member below the folder, then blend them."""
     require_trainable(material, config)
-    for name, own in config.members().items():  # before the folder is claimed, as for a run of one network
+    for name, own in config.members().items():  # before the run is begun, as for one of a single network
         if not is_finished(folder / MEMBERS / name):
             _new_state(own, device)
     if processes.writes:
-        _claim(folder, config, material, device, resume=resume, progress=progress)
+        _begin(folder, config, material, device, resume=resume, progress=progress)
     if is_finished(folder):
         return Run.open(folder)
     members = [
@@ -235,7 +265,7 @@ def _restore(folder: Path, state: FitState, processes: Processes) -> History:
     return load_checkpoint(checkpoint, state)
 
 
-def _claim_together(
+def _begin_together(
     folder: Path,
     config: RunConfig,
     material: Material,
@@ -245,36 +275,46 @@ def _claim_together(
     progress: Progress,
     processes: Processes,
 ) -> PseudoLabels | None:
-    """The first process claims the folder; the others read there what joins training."""
-    pseudo = _claim(folder, config, material, device, resume=resume, progress=progress) if processes.writes else None
+    """The first process begins the run; the others read there what joins training."""
+    pseudo = _begin(folder, config, material, device, resume=resume, progress=progress) if processes.writes else None
     if config.pseudo is None:
         return None
     processes.wait()
     return pseudo if processes.writes else pseudo_labels_of(folder, config)
 
 
-def _claim(
+def _begin(
     folder: Path, config: RunConfig, material: Material, device: torch.device, *, resume: bool, progress: Progress
 ) -> PseudoLabels | None:
-    """Make the folder this run's own, or raise RunError where it is another's; returns what joins its training."""
-    identity = folder / "config.toml"
-    if identity.is_file():
+    """Make the claimed folder this run's own, or raise RunError where it is another's; returns what joins training."""
+    identity = folder / CONFIG
+    begun = identity.is_file()
+    if begun:
         if not resume:
             raise RunError("holds a run already", where=folder, remedy="Pass --resume, or another folder.")
-        begun = parse_toml(identity.read_text(encoding="utf-8"), RunConfig, where=identity)
-        if begun.digest() != config.digest():
+        if parse_toml(identity.read_text(encoding="utf-8"), RunConfig, where=identity).digest() != config.digest():
             raise RunError(
                 "holds a run with other settings",
                 where=folder,
                 remedy="Resume it with its own, or choose another folder.",
             )
-        _check_same_data(folder, material)
-        return pseudo_labels_of(folder, config)
-    if folder.is_dir() and any(folder.iterdir()):
-        raise RunError("is not empty and holds no run", where=folder, remedy="Choose a new or empty folder.")
+        if (folder / ENVIRONMENT).is_file():
+            _check_same_data(folder, material)
+            return pseudo_labels_of(folder, config)
+    write_text(identity, to_toml(config))
+    try:
+        return _prepare(folder, config, material, device, progress)
+    except BaseException:
+        if not begun:  # what cannot be begun leaves no run; what was killed just here is gone on with
+            identity.unlink(missing_ok=True)
+        raise
+
+
+def _prepare(
+    folder: Path, config: RunConfig, material: Material, device: torch.device, progress: Progress
+) -> PseudoLabels | None:
+    """Write what the run starts from: pseudo-labels, where there are any, the split and, last, the environment."""
     pseudo = pseudo_labels(material, config, device, progress)
-    with storage_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
     own = () if config.ensemble else open_streams(material, config, pseudo).notices  # members note theirs
     environment = {
         **describe_environment(device),
@@ -288,14 +328,13 @@ def _claim(
     }
     if pseudo:
         pseudo.write(folder)
-    write_json(folder / "environment.json", environment)
     material.write_split(config, folder / "split.csv")
-    write_text(identity, to_toml(config))  # last: a folder without it is not yet a run, and is not resumed as one
+    write_json(folder / ENVIRONMENT, environment)
     return pseudo
 
 
 def _check_same_data(folder: Path, material: Material) -> None:
-    noted = json.loads((folder / "environment.json").read_text(encoding="utf-8"))["data_sha256"]
+    noted = json.loads((folder / ENVIRONMENT).read_text(encoding="utf-8"))["data_sha256"]
     if noted != material.data_hash:
         raise RunError(
             "was begun with other patches or labels", where=folder, remedy="Give the same data, or another folder."

@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable
+import itertools
+import json
+import math
+import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import optuna
+from optuna.distributions import BaseDistribution
 from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
-from optuna.trial import TrialState
+from optuna.storages.journal import BaseJournalBackend
+from optuna.trial import FrozenTrial, TrialState
 
 from sentinode.config import Range, RunConfig, Scalar, StudyConfig, TuneConfig
+from sentinode.data.artefacts import claim
+from sentinode.data.batches import derive_seed
 from sentinode.errors import RunError, storage_errors
 from sentinode.experiments.compare import RunStore, grid
 from sentinode.experiments.comparison import Comparison, Variant, paired
 from sentinode.experiments.run import Run
 from sentinode.settings import folder_name, override, short_name
 
-_DEFAULT_TRIALS = 20
+_DEFAULT_TRIALS: Final = 20
+_JOURNAL: Final = "optuna.journal"
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,44 +40,50 @@ class Tuning:
 
 
 def tune(config: StudyConfig, store: RunStore, folder: Path) -> Tuning:
-    """Run, or go on with, the search whose journal lies in `folder`."""
+    """Run, or go on with, the search whose journal lies in `folder`: what it finds does not tell which of both it was.
+
+    Raises RunError where another process searches there, or the journal is damaged.
+    """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     base, asked = config.trials_base(), config.search
-    with storage_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        storage = JournalStorage(JournalFileBackend(str(folder / "optuna.journal")))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        study = optuna.create_study(
-            study_name="tune",
-            storage=storage,
-            sampler=_sampler(asked),
-            pruner=_pruner(asked),
-            direction="maximize",
-            load_if_exists=True,
-        )
-    _requeue_unfinished_trials(study)
-    total = trial_count(asked)
-    finished = _count(study, TrialState.COMPLETE, TrialState.PRUNED)
     variants: dict[int, Variant] = {}
+    with claim(folder, begun=_JOURNAL):
+        study = _open_journal(folder / _JOURNAL, asked)
+        while _count(study, TrialState.COMPLETE, TrialState.PRUNED) < trial_count(asked):
+            trial = _interrupted(study) or study.ask()
+            settings = {key: _suggest(trial, key, space) for key, space in asked.search.items()}
+            try:
+                runs = _train_trial(trial, settings, config, base, store)
+            except optuna.TrialPruned:
+                study.tell(trial, state=TrialState.PRUNED)
+                continue
+            trial.set_user_attr("runs", [run.name for run in runs])
+            variants[trial.number] = Variant(variant_name(settings), settings, tuple(runs))
+            study.tell(trial, _mean_score(runs, base.fit.metric))
+        found = _in_order(study, variants, config, base, store)
+    return Tuning(paired(found), _count(study, TrialState.PRUNED))
 
-    def objective(trial: optuna.Trial) -> float:
-        settings = {key: _suggest(trial, key, space) for key, space in asked.search.items()}
-        runs: list[Run] = []
-        for order, (place, of_place) in enumerate(grid(config)):
-            report = _report_to(
-                trial, base.fit.metric, first_step=order * base.fit.epochs_planned, runs_before=len(runs)
-            )
-            run_config = override(base, {**settings, **of_place})
-            runs.append(store.train(_run_name(settings, place), run_config, on_epoch=report))
-        value = float(np.mean([run.scores[base.fit.metric] for run in runs]))
-        trial.set_user_attr("runs", [run.name for run in runs])
-        variants[trial.number] = Variant(variant_name(settings), settings, tuple(runs))
-        return value
 
-    if finished < total:
-        study.optimize(objective, n_trials=total - finished)
-    return Tuning(paired(_in_order(study, variants, config, base, store)), _count(study, TrialState.PRUNED))
+def _train_trial(
+    trial: optuna.Trial, settings: dict[str, Scalar], config: StudyConfig, base: RunConfig, store: RunStore
+) -> list[Run]:
+    """One run for each seed and fold; raises TrialPruned where the first of them is not worth finishing."""
+    runs: list[Run] = []
+    for order, (place, of_place) in enumerate(grid(config)):
+        report = _report_to(trial, base.fit.metric, first_step=order * base.fit.epochs_planned, runs_before=len(runs))
+        runs.append(store.train(_run_name(settings, place), override(base, {**settings, **of_place}), on_epoch=report))
+    return runs
+
+
+def _mean_score(runs: list[Run], metric: str) -> float:
+    value = float(np.mean([run.scores[metric] for run in runs]))
+    if not math.isfinite(value):  # Optuna would ask for the trial again, without end
+        raise RunError(
+            f"validation patches of one class have no {metric}, so no trial can be chosen by it",
+            where=runs[0].folder,
+            remedy="Set another fit.metric, or a split with both classes on each side.",
+        )
+    return value
 
 
 def variant_name(settings: dict[str, Scalar]) -> str:
@@ -126,15 +139,45 @@ def _plain(value: Any) -> Scalar:
     raise RunError(f"a search value {value!r} is no plain value", remedy="Use numbers, strings, true and false.")
 
 
-def _sampler(config: TuneConfig) -> optuna.samplers.BaseSampler:
-    match config.sampler:
-        case "grid":
-            grid = {key: space for key, space in config.search.items() if isinstance(space, list)}
-            return optuna.samplers.GridSampler(grid, seed=config.seed)
-        case "tpe":
-            return optuna.samplers.TPESampler(seed=config.seed)
-        case "random":
-            return optuna.samplers.RandomSampler(seed=config.seed)
+class _Draws(optuna.samplers.BaseSampler):
+    """Draws that depend on the seed, the trial's number, the setting's place and the trials that are finished.
+
+    On nothing else: a search that was interrupted goes on as it would have, and tries nothing twice.
+    """
+
+    def __init__(self, config: TuneConfig) -> None:
+        self._config, self._names = config, list(config.search)
+
+    def infer_relative_search_space(self, _study: optuna.Study, _trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        return {}  # every setting is drawn by itself
+
+    def sample_relative(
+        self, _study: optuna.Study, _trial: FrozenTrial, _space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        return {}
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        seed = derive_seed(self._config.seed, trial.number, self._names.index(param_name)) % 2**32
+        inner: optuna.samplers.BaseSampler
+        match self._config.sampler:
+            case "grid":
+                return self._first_unfinished_point(study)[param_name]
+            case "tpe":
+                inner = optuna.samplers.TPESampler(seed=seed)
+            case "random":
+                inner = optuna.samplers.RandomSampler(seed=seed)
+        return inner.sample_independent(study, trial, param_name, param_distribution)
+
+    def _first_unfinished_point(self, study: optuna.Study) -> dict[str, Scalar]:
+        """The grid's points stand in an order of the seed's; the journal tells which are finished."""
+        settled = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+        done = {repr([trial.params[name] for name in self._names]) for trial in settled}
+        points = list(itertools.product(*(space for space in self._config.search.values() if isinstance(space, list))))
+        order = np.random.default_rng(self._config.seed).permutation(len(points))
+        point = next(points[at] for at in order if repr(list(points[at])) not in done)
+        return dict(zip(self._names, point, strict=True))
 
 
 def _pruner(config: TuneConfig) -> optuna.pruners.BasePruner:
@@ -151,7 +194,7 @@ def trial_count(config: TuneConfig) -> int:
     """How many trials a search has: those asked for, of a grid its points at most."""
     if config.sampler != "grid":
         return config.trials or _DEFAULT_TRIALS
-    size = int(np.prod([len(space) for space in config.search.values() if isinstance(space, list)]))
+    size = math.prod(len(space) for space in config.search.values() if isinstance(space, list))
     return min(config.trials or size, size)
 
 
@@ -159,28 +202,70 @@ def _report_to(
     trial: optuna.Trial, metric: str, *, first_step: int, runs_before: int
 ) -> Callable[[dict[str, Any]], None]:
     """Tell Optuna each epoch's score; a pruner decides on the trial's first run only, so seeds stay paired."""
+    told = set(trial.study.get_trials(deepcopy=False)[trial.number].intermediate_values)  # before an interruption
 
     def on_epoch(row: dict[str, Any]) -> None:
-        score = row[f"validation_{metric}"]
-        if score is not None:  # patches of one class have no AUC
-            trial.report(score, first_step + int(row["epoch"]))
+        step = first_step + int(row["epoch"])
+        if step not in told:
+            trial.report(row[f"validation_{metric}"], step)
         if runs_before == 0 and trial.should_prune():
             raise optuna.TrialPruned
 
     return on_epoch
 
 
-def _requeue_unfinished_trials(study: optuna.Study) -> None:
-    """A trial that was interrupted, killed or failed is tried again with the same settings; its runs resume."""
-    trials = study.get_trials(deepcopy=False)
-    settled = [trial.params for trial in trials if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
-    settled += [trial.system_attrs["fixed_params"] for trial in trials if trial.state == TrialState.WAITING]
-    for trial in trials:
-        if trial.state == TrialState.RUNNING:
-            study.tell(trial.number, state=TrialState.FAIL)
-        if trial.state in (TrialState.RUNNING, TrialState.FAIL) and trial.params and trial.params not in settled:
-            study.enqueue_trial(trial.params)
-            settled.append(trial.params)
+class _Journal(BaseJournalBackend):
+    """Optuna's journal in a claimed folder, a line for each change; a line that a killed process left half is cut off.
+
+    Optuna's own is guarded by a lock that outlives its process: a search whose process was killed would wait for it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._lines = path, list[bytes]()
+        if path.is_file():
+            *self._lines, half = path.read_bytes().split(b"\n")
+            if half:
+                os.truncate(path, path.stat().st_size - len(half))
+
+    def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
+        yield from map(json.loads, self._lines[log_number_from:])
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        lines = [json.dumps(log, separators=(",", ":")).encode() for log in logs]
+        with storage_errors(self._path), self._path.open("ab") as file:
+            file.write(b"".join(line + b"\n" for line in lines))
+            file.flush()
+            os.fsync(file.fileno())
+        self._lines += lines
+
+
+def _open_journal(path: Path, config: TuneConfig) -> optuna.Study:
+    """The search in a claimed folder, begun here or before; raises RunError where its journal is damaged."""
+    try:
+        study = optuna.create_study(
+            study_name="tune",
+            storage=JournalStorage(_Journal(path)),
+            sampler=_Draws(config),
+            pruner=_pruner(config),
+            direction="maximize",
+            load_if_exists=True,
+        )
+        for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)):
+            if set(trial.params) != set(config.search):
+                raise ValueError(f"trial {trial.number} has other settings")
+    except (ValueError, KeyError, TypeError, AttributeError, AssertionError, IndexError) as error:
+        raise RunError(
+            f"is no journal of this search ({type(error).__name__}: {error})",
+            where=path,
+            remedy="Remove it to search anew: finished runs are kept.",
+        ) from error
+    return study
+
+
+def _interrupted(study: optuna.Study) -> optuna.Trial | None:
+    """The trial that was running when the search was interrupted, to go on with under its own number."""
+    running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    return optuna.Trial(study, running[0]._trial_id) if running else None
 
 
 def _count(study: optuna.Study, *states: TrialState) -> int:
