@@ -44,8 +44,8 @@ def test_the_tables_hold_the_decisions_numbers(decision: Decision) -> None:
 
 @pytest.mark.parametrize(
     ("temperature", "said"),
-    [(1.7, "above 1 the network is too sure"), (0.6, "below 1 the network is not sure enough"),
-     (1.001, "about as sure as it should be"), (20.0, "no temperature mends")],
+    [(1.7, "above 1 the model is over-confident"), (0.6, "below 1 the model is under-confident"),
+     (1.001, "the model is well calibrated"), (20.0, "no temperature calibrates")],
 )  # fmt: skip
 def test_a_temperature_is_told_in_words(decision: Decision, temperature: float, said: str) -> None:
     other = replace(decision, calibrations={"temperature": Temperature(temperature)})

@@ -55,12 +55,12 @@ def _temperature_in_words(decision: Decision) -> str:
         case Temperature(temperature):
             told = f"Fitted on the whole validation side, T = {temperature:.2f}"
             if not TEMPERATURES[0] * 1.01 < temperature < TEMPERATURES[1] * 0.99:
-                return f"{told}, the end of the range that is tried: no temperature mends these probabilities."
+                return f"{told}, the end of the range that is tried: no temperature calibrates these probabilities."
             if f"{temperature:.2f}" == "1.00":
-                return f"{told}: the network is about as sure as it should be."
+                return f"{told}: the model is well calibrated."
             if temperature > 1:
-                return f"{told}: above 1 the network is too sure, and its probabilities move towards 0.5."
-            return f"{told}: below 1 the network is not sure enough, and its probabilities move away from 0.5."
+                return f"{told}: above 1 the model is over-confident, and its probabilities move towards 0.5."
+            return f"{told}: below 1 the model is under-confident, and its probabilities move away from 0.5."
         case _:
             return ""
 
@@ -89,7 +89,7 @@ def _diagrams(key: str, decision: Decision) -> list[Chart]:
         Chart(
             "Reliability of the raw probabilities",
             reliability_diagram(f"{key}-reliability-raw", [raw]),
-            "On the dotted line probabilities mean what they say; below it they promise more tumour than there is. A "
+            "On the dotted line probabilities equal the share of tumour; below it they are too high. A "
             f"bar is a 95 % band from a bootstrap over {decision.clusters:,} slides or groups.",
         )
     ]

@@ -147,10 +147,10 @@ def _joint(review: Review) -> Explained:
         )
     ]
     return Explained(
-        "Labels, and what the networks say",
-        "A patch is counted as the class whose usual probability it reaches: the mean that patches labelled so have "
-        "for their own class. A patch that reaches neither is not counted.",
-        Table("", ["label", "counted as none", "counted as tumour", "usual probability"], rows),
+        "Labels beside the models' predictions",
+        "A patch counts as tumour if its probability is at least the average probability of patches labelled tumour, "
+        "and likewise for the other class. A patch that reaches neither is not counted.",
+        Table("", ["label", "counted as none", "counted as tumour", "average probability"], rows),
     )
 
 

@@ -221,23 +221,13 @@ def class_table(study: Study) -> Table:
 
 def class_charts(study: Study) -> list[Chart]:
     everything, balanced = study.record.classes["all"], study.record.classes["balanced"]
-    balance = study.config.balance
-    caption = (
-        f"{balance.drop_negative_fraction:.0%} of the negatives dropped."
-        if balance
-        else "These settings drop no negatives."
-    )
-    return [
-        Chart(
-            "Chart 1. All labelled patches",
-            data_figures.class_counts("chart-1", everything.negative, everything.positive),
-        ),
-        Chart(
-            "Chart 2. Balanced",
-            data_figures.class_counts("chart-2", balanced.negative, balanced.positive),
-            caption,
-        ),
-    ]
+    first = data_figures.class_counts("chart-1", everything.negative, everything.positive)
+    shown = [Chart("Chart 1. All labelled patches", first)]
+    if study.config.balance:
+        dropped = study.config.balance.drop_negative_fraction
+        second = data_figures.class_counts("chart-2", balanced.negative, balanced.positive)
+        shown.append(Chart("Chart 2. Balanced", second, f"{dropped:.0%} of the negatives dropped."))
+    return shown
 
 
 def _total(counts: ClassCounts) -> int:
