@@ -125,7 +125,7 @@ def _single_class(runs: Sequence[Run]) -> Iterator[Remark]:
     if not found:
         return
     networks = [network for run in found for network in run.networks]
-    trained = [network for network in networks if network.config.fit.train == "all"]
+    trained = [network for network in networks if network.config.fit.train != "head"]
     remedies = ["train longer"] if trained else []
     if any(network.config.model.architecture != "timm" for network in trained):
         remedies.append("lower the batch-norm momentum")
