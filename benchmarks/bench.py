@@ -41,7 +41,7 @@ PREDICT_BATCH = 512
 def notebook_run() -> RunConfig:
     """The notebook's settings, but on all patches and in whole epochs."""
     changes = {"balance": None, "sample": None}
-    epochs = {"fit.epochs": 1, "fit.steps_per_epoch": None, "fit.validation_steps": None}
+    epochs = {"fit.epochs": 1, "fit.epoch_fraction": None}
     return override(load_preset("seed").run_config(), changes | epochs)
 
 

@@ -47,7 +47,15 @@ RUNS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
     "quick": ("quick", {}),
     "fair before": ("fair", {"fit.batch_size": 16}),
     "fair after": ("fair", {"model.norm": "after", "fit.patience": 1}),
-    "seed": ("seed", {"balance.drop_negative_fraction": 0.31, "fit.steps_per_epoch": 3, "fit.validation_steps": 2}),
+    "seed": (
+        "seed",
+        {
+            "balance.drop_negative_fraction": 0.31,
+            "fit.epoch_fraction": None,
+            "fit.steps_per_epoch": 3,
+            "fit.validation_steps": 2,
+        },
+    ),
     "sampled": ("fair", {"sample.per_class": 120, "sample.training_per_class": 60, "split.folds": 3, "split.fold": 2}),
     "flips and swa": ("fair", {"fit.augment.symmetries": "flips", "fit.average.kind": "swa"}),
     "cosine and ema": (

@@ -49,7 +49,7 @@ def measure(folder: Path, scratch: Path, patches: int, seeds: int) -> dict[str, 
     keep_freed_memory()
     config = override(
         load_preset("seed").run_config(),
-        {"fit.batch_size": 64, "fit.epochs": 1, "fit.steps_per_epoch": None, "fit.validation_steps": None},
+        {"fit.batch_size": 64, "fit.epochs": 1, "fit.epoch_fraction": None},
     )
     assert isinstance(config.fit, FitAll)
     listing = read_competition(folder).training.take(np.arange(patches))

@@ -49,7 +49,7 @@ def test_the_seed_preset_is_the_notebook() -> None:
     assert isinstance(config.fit, FitAll)
     assert config.fit.augment == AugmentConfig(symmetries="none", zoom_across_centre=0.2)
     assert (config.fit.epochs, config.fit.batch_size, config.fit.learning_rate) == (20, 32, 1e-3)
-    assert (config.fit.steps_per_epoch, config.fit.validation_steps) == (546, 234)
+    assert config.fit.epoch_fraction == 0.5
     assert config.fit.keep == "last"
     assert config.search.search == {"model.bn_momentum": [0.99, 0.75, 0.5, 0.25]}
     assert config.seeds == (25,)
@@ -60,7 +60,7 @@ def test_the_fair_preset_is_fair() -> None:
     config = load_preset("fair")
     assert config.split.by == "auto"
     assert isinstance(config.fit, FitAll)
-    assert config.fit.steps_per_epoch is None
+    assert config.fit.epoch_fraction is config.fit.steps_per_epoch is None
     assert (config.fit.keep, config.fit.metric) == ("best", "auc")
     assert config.fit.augment.zoom_across_centre == 0
     assert len(config.seeds) >= 3
@@ -120,10 +120,15 @@ def test_settings_are_toml_where_they_can_be() -> None:
 
 def test_an_override_leaves_the_original() -> None:
     config = load_preset("seed")
-    changed = override(config, {"fit.steps_per_epoch": None, "model.norm": "after"})
-    assert (changed.fit.steps_per_epoch, changed.model.norm) == (None, "after")
-    assert override(config, parse_settings(["fit.steps_per_epoch=none"])).fit.steps_per_epoch is None
-    assert config.fit.steps_per_epoch == 546
+    changed = override(config, {"fit.epoch_fraction": None, "model.norm": "after"})
+    assert (changed.fit.epoch_fraction, changed.model.norm) == (None, "after")
+    assert override(config, parse_settings(["fit.epoch_fraction=none"])).fit.epoch_fraction is None
+    assert config.fit.epoch_fraction == 0.5
+
+
+def test_an_epoch_has_one_length() -> None:
+    with pytest.raises(ConfigError, match=r"leave out fit\.steps_per_epoch and fit\.validation_steps"):
+        override(load_preset("seed"), {"fit.steps_per_epoch": 300})
 
 
 def test_none_is_a_word_where_a_setting_knows_it_and_leaves_an_optional_one_out() -> None:

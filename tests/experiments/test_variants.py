@@ -35,7 +35,7 @@ def test_a_preset_counts_by_what_differs_and_never_by_its_split() -> None:
 def test_a_setting_that_the_other_leaves_out_is_left_out() -> None:
     seed, fair = load_preset("seed").run_config(), BASE.run_config()
     back = differences(seed, fair)
-    assert back["fit.steps_per_epoch"] == "none"
+    assert back["fit.epoch_fraction"] == "none"
     assert override(seed, back).fit == fair.fit
 
 

@@ -105,6 +105,26 @@ def test_steps_are_a_whole_pass_at_most() -> None:
     assert [len(r.validation.labels) for r in records] == [8, 8]
 
 
+@pytest.mark.parametrize(
+    ("patches", "batches"), [(35_000, 546), (15_000, 234), (4_900, 76), (2_100, 32), (100, 1), (40, 1), (3, 1)]
+)
+def test_half_an_epoch_is_half_of_however_many_patches_there_are(patches: int, batches: int) -> None:
+    """The notebook's 546 and 234 batches of 32 are half of its two sides, in whole batches."""
+    side = BatchStream.__new__(BatchStream)
+    side.labels, side.batch_size = torch.zeros(patches), 32
+    assert steps_in_epoch(side, None, 0.5) == batches
+    assert steps_in_epoch(side, None) == side.batches_per_pass
+
+
+def test_half_epochs_go_on_where_the_last_one_stopped() -> None:
+    config = FitAll(epochs=2, batch_size=8, epoch_fraction=0.5)
+    records = run(new_state(config), config)
+    assert [len(r.training.labels) for r in records] == [len(r.validation.labels) for r in records] == [16, 16]
+    halves = [record.validation.labels for record in records]
+    whole = stream(config, shuffle=False).labels.numpy()
+    assert np.array_equal(np.concatenate(halves), whole[:32])
+
+
 def test_a_loss_that_is_no_number_stops_with_a_clear_error() -> None:
     config = FitAll(epochs=3, batch_size=8)
     state = new_state(config)

@@ -36,7 +36,10 @@ def statement(*runs: tuple[dict[str, Any], int]) -> str:
     [
         ({}, "learning rate 0.001, batches of 32, 4 of at most 20 epochs."),
         ({"fit.train": "head"}, "frozen backbone, fitted with 7 penalties, a fit each."),
-        ({"fit.train": "head", "fit.copies.count": 2}, "fitted to 2 augmented copies of each patch with 7 penalties, a fit each."),
+        (
+            {"fit.train": "head", "fit.copies.count": 2},
+            "fitted to 2 augmented copies of each patch with 7 pen",
+        ),
         (
             {"fit.train": "stages", "fit.head_first": {}, "fit.frozen_stages": 3},
             ", the head fitted before the rest, the first 3 stages frozen, ",

@@ -313,7 +313,10 @@ class _Descent(Section):
     """Weights that learn step by step (Adam)."""
 
     epochs: int = Field(
-        20, ge=1, le=10_000, description="passes over the training set, or what `steps_per_epoch` leaves"
+        20,
+        ge=1,
+        le=10_000,
+        description="passes over the training set, or over a part of it where that is asked for",
     )
     batch_size: int = Field(32, ge=2, le=2**16, description="patches a step")
     learning_rate: float = Field(1e-3, gt=0.0, description="the highest, where a schedule changes it")
@@ -327,10 +330,21 @@ class _Descent(Section):
     compile: bool = Field(False, description="torch.compile: for GPUs; on a CPU it does not pay")
     steps_per_epoch: int | None = Field(None, ge=1, le=_MANY, description="batches an epoch (default: a whole pass)")
     validation_steps: int | None = Field(None, ge=1, le=_MANY, description="validation batches an epoch (default: all)")
+    epoch_fraction: float | None = Field(
+        None, gt=0.0, lt=1.0, description="share of each side that an epoch sees, in whole batches (default: all of it)"
+    )
     keep: Literal["last", "best"] = Field("best", description="which epoch's weights are the run's model")
     patience: int | None = Field(None, ge=1, le=10_000, description="stop after so many epochs without a better score")
     metric: Metric = Field("auc", description=_METRIC)
     seed: Seed = Field(25, description=_SEED)
+
+    @model_validator(mode="after")
+    def _an_epoch_has_one_length(self) -> Self:
+        if self.epoch_fraction is not None and (self.steps_per_epoch or self.validation_steps):
+            raise ValueError(
+                "fit.epoch_fraction says how long an epoch is: leave out fit.steps_per_epoch and fit.validation_steps"
+            )
+        return self
 
     @property
     def epochs_planned(self) -> int:

@@ -36,14 +36,14 @@ def open_streams(material: Material, config: RunConfig, pseudo: PseudoLabels | N
         sides[0] = np.append(sides[0], pseudo.joined.labels)
     fit = config.fit
     # A head is fitted to all patches at once.
-    batch_size, steps, validation_steps = (
-        (len(sides[0]), None, None)
+    batch_size, steps, validation_steps, fraction = (
+        (len(sides[0]), None, None, None)
         if isinstance(fit, FitHead)
-        else (fit.batch_size, fit.steps_per_epoch, fit.validation_steps)
+        else (fit.batch_size, fit.steps_per_epoch, fit.validation_steps, fit.epoch_fraction)
     )
     training = BatchStream(prepared[0], sides[0], batch_size=batch_size, seed=fit.seed, shuffle=True)
     # Some of the validation side, another part each epoch, as the notebook has it; or all of it, quickly.
-    partial = validation_steps is not None
+    partial = validation_steps is not None or fraction is not None
     validation = BatchStream(
         prepared[1],
         sides[1],

@@ -164,7 +164,7 @@ def _records(
             state.epochs_done = record.epoch
             yield record
         return
-    steps = steps_in_epoch(streams.training, fit.steps_per_epoch)
+    steps = steps_in_epoch(streams.training, fit.steps_per_epoch, fit.epoch_fraction)
     patches, epochs, batch_size = min(steps * fit.batch_size, len(streams.training)), fit.epochs, fit.batch_size
 
     progress(step, state.epochs_done * patches, epochs * patches)  # the first batch may wait for a compiler

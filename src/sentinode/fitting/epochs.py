@@ -111,8 +111,10 @@ def _rates(network: nn.Module, names: list[str], layer_decay: float) -> list[flo
     return [layer_decay ** below[name] for name in names]
 
 
-def steps_in_epoch(stream: BatchStream, asked: int | None) -> int:
-    """Batches an epoch takes from a stream: those asked for, a whole pass at most."""
+def steps_in_epoch(stream: BatchStream, asked: int | None, fraction: float | None = None) -> int:
+    """Batches an epoch takes from a stream: those asked for, those that fit in a share of its patches, or a pass."""
+    if fraction is not None:
+        return max(1, int(fraction * len(stream) / stream.batch_size))
     return min(asked or stream.batches_per_pass, stream.batches_per_pass)
 
 
@@ -130,8 +132,8 @@ def fit_epochs(
 
     Raises DivergedError as soon as a loss is not finite; the epochs yielded before are sound.
     """
-    steps = steps_in_epoch(training, config.steps_per_epoch)
-    validation_steps = steps_in_epoch(validation, config.validation_steps)
+    steps = steps_in_epoch(training, config.steps_per_epoch, config.epoch_fraction)
+    validation_steps = steps_in_epoch(validation, config.validation_steps, config.epoch_fraction)
     for epoch in range(state.epochs_done, config.epochs):
         started = time.perf_counter()
         trained = _train(state, training, epoch, steps, config, device, on_batch, processes)
