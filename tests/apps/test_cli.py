@@ -20,6 +20,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from sentinode.data.cache import pack
+from sentinode.data.competition import listing_of_files
 from sentinode.data.images import encode_tiff
 from sentinode.experiments.run import write_manifest
 
@@ -30,7 +32,7 @@ FOR_FITTING = ("scipy", "sklearn", "optuna")
 FOR_PAGES = ("matplotlib", "jinja2")
 COMMANDS = [
     "phantom", "check", "split", "study", "train", "compare", "tune", "ensemble", "predict", "evaluate", "report",
-    "doctor",
+    "cache", "doctor",
 ]  # fmt: skip
 
 
@@ -412,11 +414,27 @@ def test_split_train_and_report(phantom_folder: Path, cache: Path, tmp_path: Pat
     assert (tmp_path / "run" / "report.html").is_file()
 
 
-def test_doctor_says_what_is_here() -> None:
-    result = sentinode("doctor")
+def test_doctor_says_what_is_here(tmp_path: Path) -> None:
+    result = sentinode("doctor", cache=tmp_path)
     assert result.returncode == 0
-    for word in ("torch", "device", "threads", "GB free", "extra zoo"):
+    for word in ("torch", "device", "threads", "GB free", "0 sets, 0.00 GB", "extra zoo"):
         assert word in result.stdout
+
+
+def test_the_cache_is_listed_checked_limited_and_cleared(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.tif").write_bytes(encode_tiff(np.zeros((96, 96, 3), np.uint8)))
+    pack(listing_of_files(tmp_path / "images", {"a": "a.tif"}), tmp_path / "cache")
+    assert f"1 patches of {tmp_path / 'images'}" in sentinode("cache", cache=tmp_path / "cache").stdout
+    assert "1 sets, 0.00 GB, all as they were packed" in sentinode("doctor", cache=tmp_path / "cache").stdout
+    (pixels,) = (tmp_path / "cache").glob("*/pixels.u8")
+    pixels.write_bytes(b"\1" + pixels.read_bytes()[1:])
+    assert f"damaged: {pixels.parent}" in sentinode("doctor", cache=tmp_path / "cache").stdout
+    assert "0.00 of 20 GB" in sentinode("cache", "--limit", "20", cache=tmp_path / "cache").stdout
+    assert pixels.exists()
+    assert "removed: 1" in sentinode("cache", "--clear", cache=tmp_path / "cache").stdout
+    assert not pixels.exists()
+    refused(sentinode("cache", "--limit", "many", cache=tmp_path / "cache"), "many")
 
 
 def break_label(folder: Path) -> None:

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import multiprocessing
 import os
 import signal
 import threading
+import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from sentinode.data import cache, packing
-from sentinode.data.cache import cache_key, pack
+from sentinode.data.cache import Limit, cache_key, entries, limit_of, make_room, pack, pack_some, set_limit
 from sentinode.data.competition import listing_of_files
 from sentinode.data.images import encode_tiff
 from sentinode.data.listing import Listing
-from sentinode.errors import DataError, StorageError
+from sentinode.errors import DataError, SentinodeWarning, StorageError
 
 COUNT = 40
 
@@ -57,6 +60,36 @@ def test_the_key_follows_the_content(listing: Listing) -> None:
     first = listing.pixels.folder / "000.tif"  # type: ignore[union-attr]
     os.utime(first, ns=(1, 1))
     assert cache_key(listing) != before
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows tells no time of change")
+@pytest.mark.parametrize("how", ["written over", "put in its place", "swapped with another"])
+def test_other_pixels_under_the_same_name_size_and_time_are_other_patches(
+    how: str, listing: Listing, tmp_path: Path, patches: np.ndarray
+) -> None:
+    pack(listing, tmp_path / "cache")
+    first, second = tmp_path / "images" / "000.tif", tmp_path / "images" / "001.tif"
+    for path in (first, second):
+        os.utime(path, ns=(10**18, 10**18))
+    pack(listing, tmp_path / "cache")
+    expected = patches.copy()
+    match how:
+        case "written over":
+            expected[0] = 255 - patches[0]
+            first.write_bytes(encode_tiff(expected[0]))
+        case "put in its place":
+            expected[0] = 255 - patches[0]
+            (tmp_path / "new.tif").write_bytes(encode_tiff(expected[0]))
+            (tmp_path / "new.tif").replace(first)
+        case _:
+            expected[[0, 1]] = patches[[1, 0]]
+            first.rename(tmp_path / "away")
+            second.rename(first)
+            (tmp_path / "away").rename(second)
+    for path in (first, second):
+        os.utime(path, ns=(10**18, 10**18))
+    packed, _ = pack(listing, tmp_path / "cache")
+    assert np.array_equal(packed.pixels, expected)
 
 
 def test_an_interrupted_build_is_resumed_and_its_chunks_are_not_decoded_again(
@@ -108,7 +141,146 @@ def test_unreadable_images_leave_no_gap(listing: Listing, tmp_path: Path, patche
         packed, unreadable = pack(listing, tmp_path / "cache")
         assert [entry.id for entry in unreadable] == ["p3", "p20", f"p{COUNT - 1}"]
         assert np.array_equal(packed.pixels, np.delete(patches, [3, 20, COUNT - 1], axis=0))
+        assert [entry.row for entry in unreadable] == [3, 20, COUNT - 1]
         assert "p3" not in packed.ids
+
+
+def test_of_one_id_twice_only_the_damaged_image_is_lost(
+    listing: Listing, tmp_path: Path, patches: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a patch stands in train/ and in test/."""
+    twice = replace(listing, ids=np.array(["same"] * 2 + listing.ids[2:].tolist()))
+    (tmp_path / "images" / "001.tif").write_bytes(b"broken")
+    packed, unreadable = pack(twice, tmp_path / "cache")
+    assert [(entry.row, entry.id) for entry in unreadable] == [(1, "same")]
+    assert packed.ids.tolist() == ["same", *listing.ids[2:].tolist()]
+    assert np.array_equal(packed.pixels, np.delete(patches, 1, axis=0))
+    monkeypatch.setattr(packing, "read_plain_into", lambda *_: pytest.fail("packed again"))
+    pack(twice, tmp_path / "cache")
+
+
+@pytest.fixture
+def packed_file(listing: Listing, tmp_path: Path) -> Path:
+    pack(listing, tmp_path / "cache")
+    (path,) = (tmp_path / "cache").glob("*/pixels.u8")
+    return path
+
+
+def flip(path: Path, at: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[at] ^= 16
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("at", range(0, COUNT * 27_648, 99_991))
+def test_a_flipped_bit_is_found_and_mended_when_the_cache_is_opened(
+    at: int, packed_file: Path, listing: Listing, tmp_path: Path, patches: np.ndarray
+) -> None:
+    flip(packed_file, at)
+    with pytest.warns(SentinodeWarning, match="were damaged on the disk: 1 of 5 chunks"):
+        packed, _ = pack(listing, tmp_path / "cache")
+    assert np.array_equal(packed.pixels, patches)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pack(listing, tmp_path / "cache")
+
+
+def test_beside_damaged_images_flips_are_mended_too(listing: Listing, tmp_path: Path, patches: np.ndarray) -> None:
+    (tmp_path / "images" / "003.tif").write_bytes(b"broken")
+    pack(listing, tmp_path / "cache")
+    (path,) = (tmp_path / "cache").glob("*/pixels.u8")
+    flip(path, 1_000_000)
+    with pytest.warns(SentinodeWarning, match="were damaged"):
+        packed, _ = pack(listing, tmp_path / "cache")
+    assert np.array_equal(packed.pixels, np.delete(patches, 3, axis=0))
+
+
+def test_of_many_chunks_a_sample_is_checked_at_opening_and_all_where_that_is_asked_for(
+    packed_file: Path, listing: Listing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache, "_CHECKED_AT_OPENING", 2)
+    summed: list[int] = []
+    monkeypatch.setattr(cache, "sum_of_pixels", lambda pixels: (summed.append(1), packing.sum_of_pixels(pixels))[1])
+    pack(listing, tmp_path / "cache")
+    assert len(summed) == 2
+    flip(packed_file, 5)
+    with pytest.warns(SentinodeWarning, match="were damaged"):
+        pack(listing, tmp_path / "cache", whole=True)
+    assert len(summed) == 2 + 5
+
+
+def test_a_manifest_of_another_form_is_no_manifest(
+    packed_file: Path, listing: Listing, tmp_path: Path, patches: np.ndarray
+) -> None:
+    for text in ("", "{", "[]", '{"patches": 40, "unreadable": []}', '{"patches": "many"}', "null"):
+        (packed_file.parent / "manifest.json").write_text(text)
+        packed, _ = pack(listing, tmp_path / "cache")
+        assert np.array_equal(packed.pixels, patches)
+
+
+def test_a_subset_adds_nothing_to_the_cache(
+    listing: Listing, tmp_path: Path, patches: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "images" / "004.tif").write_bytes(b"broken")
+    root = tmp_path / "cache"
+    subsets = [np.array([7, 2, 30]), np.arange(10, 20), np.array([3, 4, 5])]
+    for rows in subsets:  # before the whole is packed
+        packed, unreadable = pack_some(listing, rows, root)
+        assert np.array_equal(packed.pixels, patches[rows[rows != 4]])
+        assert [(entry.row, entry.id) for entry in unreadable] == [(1, "p4")] * int(4 in rows)
+    assert list(root.iterdir()) == []
+    pack(listing, root)
+    monkeypatch.setattr(packing, "read_plain_into", lambda *_: pytest.fail("read again"))
+    before = sorted(path.name for path in root.iterdir())
+    for rows in subsets:  # from the whole
+        packed, unreadable = pack_some(listing, rows, root)
+        assert packed.ids.tolist() == listing.ids[rows[rows != 4]].tolist()
+        assert np.array_equal(packed.pixels, patches[rows[rows != 4]])
+        assert [(entry.row, entry.id) for entry in unreadable] == [(1, "p4")] * int(4 in rows)
+    assert sorted(path.name for path in root.iterdir()) == before
+
+
+def test_what_was_used_longest_ago_goes_first_and_nothing_that_is_in_use(listing: Listing, tmp_path: Path) -> None:
+    root = tmp_path / "cache"
+    names = []
+    for number in range(4):
+        pack(listing.take(np.arange(number * 10, number * 10 + 10)), root)
+        (name,) = {path.name for path in root.iterdir() if path.is_dir()} - set(names)
+        names.append(name)
+        os.utime(root / name / "manifest.json", (1e9 + number, 1e9 + number))
+    assert [entry.path.name for entry in entries(root)] == names
+    held, _ = pack(listing.take(np.arange(10)), root)  # used again, and open
+    assert [entry.path.name for entry in entries(root)] == [*names[1:], names[0]]
+    removed = make_room(root, Limit(25 * 27_648 / 1e9))
+    assert [entry.path.name for entry in removed] == names[1:3]
+    assert [entry.path.name for entry in make_room(root, Limit(0.0))] == names[3:]
+    assert [entry.path.name for entry in entries(root)] == names[:1]  # still open
+    del held
+    gc.collect()
+    assert [entry.path.name for entry in make_room(root, Limit(0.0))] == names[:1]
+    assert entries(root) == []
+
+
+def test_the_limit_is_kept_with_the_cache_and_holds_when_more_is_packed(listing: Listing, tmp_path: Path) -> None:
+    root = tmp_path / "cache"
+    assert limit_of(root) == Limit(50.0)
+    pack(listing.take(np.arange(10)), root)
+    set_limit(root, Limit(15 * 27_648 / 1e9))
+    pack(listing.take(np.arange(10, 20)), root)
+    (left,) = entries(root)
+    assert left.what == f"10 patches of {tmp_path / 'images'}"
+    (root / "limit.json").write_text('{"limit_gb": -1}')
+    assert limit_of(root) == Limit(50.0)
+
+
+def test_what_a_killed_command_left_can_be_removed(tmp_path: Path) -> None:
+    (tmp_path / "subset-x").mkdir()
+    (tmp_path / "0123").mkdir()
+    (tmp_path / "0123" / "pixels.u8").write_bytes(b"half")
+    (tmp_path / "features").mkdir()
+    (tmp_path / "features" / "a.npy").write_bytes(b"features")
+    assert {entry.path.name for entry in make_room(tmp_path, Limit(0.0))} == {"0123", "a.npy"}
+    assert [entry.path.name for entry in entries(tmp_path)] == ["subset-x"]  # of no size
 
 
 def test_nothing_readable_is_an_error(listing: Listing, tmp_path: Path) -> None:
@@ -160,7 +332,9 @@ def test_a_chunk_is_on_the_disk_before_the_journal_names_it(
 
     with monkeypatch.context() as context:
         context.setattr(os, "fsync", look)
-        context.setattr(cache, "write_json", lambda path, _: path.write_text("{}"))  # it syncs files of its own
+        context.setattr(
+            cache, "write_json", lambda path, made: path.write_text(json.dumps(made))
+        )  # it syncs files of its own
         pack(listing, tmp_path / "cache", workers=1)
     assert len(on_disk) > 1
     assert on_disk[-1]

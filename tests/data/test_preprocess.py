@@ -9,14 +9,14 @@ import pytest
 
 from conftest import make_patches
 from sentinode.config import PreprocessConfig
-from sentinode.data import preprocess
+from sentinode.data import patches as patches_module
 from sentinode.data.preprocess import prepare
 
 
 def test_many_pixels_lie_in_a_file_without_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     patches, rows = make_patches(24), np.array([5, 1, 23, 7])
     in_memory = prepare(patches, rows, PreprocessConfig(), budget_mb=10, scratch=tmp_path / "cache")
-    monkeypatch.setattr(preprocess, "_HELD_IN_MEMORY", 100)
+    monkeypatch.setattr(patches_module, "_HELD_IN_MEMORY", 100)
     in_file = prepare(patches, rows, PreprocessConfig(), budget_mb=10, scratch=tmp_path / "cache")
     assert in_file.held is not None
     assert isinstance(in_file.held.base, np.memmap)
@@ -28,7 +28,7 @@ def test_many_pixels_lie_in_a_file_without_a_name(tmp_path: Path, monkeypatch: p
 
 
 def test_without_a_folder_for_them_they_are_held_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(preprocess, "_HELD_IN_MEMORY", 100)
+    monkeypatch.setattr(patches_module, "_HELD_IN_MEMORY", 100)
     prepared = prepare(make_patches(4), np.arange(4), PreprocessConfig(), budget_mb=10)
     assert prepared.held is not None
     assert not isinstance(prepared.held.base, np.memmap)

@@ -118,9 +118,11 @@ def _labelled(
     rows = np.sort(first[listing.labels[first] != UNLABELLED])
     if not len(rows):
         raise DataError("has no labels of its own", where=data, remedy="Give a table id,label with --labels.")
-    together = _pack(evaluation.with_training_patches(listing, rows, runs), session)
+    taken = evaluation.rows_to_compare(listing, rows, runs)
+    together = _pack(listing, session, rows=taken)
     tissue = evaluation.shared_tissue(together, workers=session.workers, progress=session.progress)
-    patches = evaluation.with_known_slides(together.part(slice(0, len(rows))), runs)
+    scored = together.some(np.searchsorted(taken, rows), session.cache_root)
+    patches = evaluation.with_known_slides(scored, runs)
     return evaluation.Scored(patches, listing, tissue, (labels or data).name, images.note)
 
 
@@ -136,7 +138,12 @@ def _write(found: Evaluation, predictions: Predictions, patches: PatchSet, out: 
     write_json(out / evaluation.SCORES, found.to_json())
 
 
-def _pack(listing: Listing, session: Session) -> PatchSet:
+def _pack(listing: Listing, session: Session, rows: np.ndarray | None = None) -> PatchSet:
     return pack_all(
-        listing, session.cache_root, workers=session.workers, progress=session.progress, notify=session.notify
+        listing,
+        session.cache_root,
+        rows=rows,
+        workers=session.workers,
+        progress=session.progress,
+        notify=session.notify,
     )

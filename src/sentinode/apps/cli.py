@@ -62,6 +62,7 @@ _COMMANDS = (
     (on_runs.predict, "predict run/ DATA/test --out submission.csv --like DATA/sample_submission.csv"),
     (on_runs.evaluate, "evaluate run/ DATA --labels solution.csv --out scores/"),
     (on_runs.report, "report study/"),
+    (on_data.cache, "cache --limit 20"),
     (doctor, "doctor"),
 )
 for _command, _example in _COMMANDS:

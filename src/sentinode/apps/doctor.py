@@ -13,6 +13,7 @@ from typing import Final
 import torch
 
 import sentinode
+from sentinode.data.cache import damaged_chunks, entries, map_pixels, read_manifest
 from sentinode.inference.device import choose_device
 from sentinode.models.pretrained import PACKAGES
 
@@ -34,12 +35,28 @@ def examine(cache_root: Path) -> list[list[str]]:
         ["mps", "available" if torch.backends.mps.is_available() else "not available"],
         ["threads", f"{torch.get_num_threads()} of {os.cpu_count()} processors"],
         ["cache", _disk(cache_root)],
+        ["packed pixels", _packed(cache_root)],
     ]
     for extra, modules in _EXTRAS.items():
         missing = [name for name in modules if find_spec(name) is None]
         install = f"missing {', '.join(missing)}: pip install 'sentinode[{extra}]'"
         rows.append([f"extra {extra}", install if missing else "installed"])
     return rows
+
+
+def _packed(cache_root: Path) -> str:
+    """Whether all packed pixels are still those that were packed."""
+    held = [entry for entry in entries(cache_root) if read_manifest(entry.path) is not None]
+    damaged = [entry.path for entry in held if _is_damaged(entry.path)]
+    if damaged:
+        return f"damaged: {', '.join(map(str, damaged))}. They are mended when used; look after that disk"
+    return f"{len(held)} sets, {sum(entry.size_bytes for entry in held) / 1e9:,.2f} GB, all as they were packed"
+
+
+def _is_damaged(folder: Path) -> bool:
+    manifest = read_manifest(folder)
+    pixels = None if manifest is None or not manifest.kept else map_pixels(folder, manifest)
+    return manifest is not None and pixels is not None and bool(damaged_chunks(pixels, manifest, whole=True))
 
 
 def _disk(folder: Path) -> str:

@@ -1,4 +1,4 @@
-"""Commands on data: paint, check and split them."""
+"""Commands on data: paint, check and split them, and keep what was packed of them small."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from sentinode.apps.options import (
     Slides,
     Workers,
     asked_run,
+    cache_root,
     session_of,
 )
 from sentinode.apps.paths import require_data
@@ -94,3 +95,37 @@ def split(
         console.notice(text)
     console.say(f"{len(drawn.training):,} training and {len(drawn.validation):,} validation patches in {out}")
     console.say(f"Split {drawn.describe()}")
+
+
+def cache(
+    cache: Cache = None,
+    limit: Annotated[
+        float | None, typer.Option(min=0, metavar="GB", help="How large it may grow from now on (at first 50).")
+    ] = None,
+    clear: Annotated[bool, typer.Option("--clear", help="Remove all that is not in use.")] = False,
+) -> None:
+    """List what the cache holds, and keep it small: what was used longest ago goes first, never what is in use."""
+    from datetime import datetime
+
+    from sentinode.apps import console
+    from sentinode.data.cache import Limit, entries, limit_of, make_room, set_limit
+
+    root = cache_root(cache)
+    if limit is not None:
+        set_limit(root, Limit(limit))
+    removed = make_room(root, Limit(0.0) if clear else None) if clear or limit is not None else []
+    held = entries(root)
+    rows = [
+        [
+            entry.path.name,
+            f"{entry.size_bytes / 1e6:,.1f}",
+            f"{datetime.fromtimestamp(entry.used):%Y-%m-%d}",
+            entry.what,
+        ]
+        for entry in held
+    ]
+    console.show_table(str(root), ["name", "MB", "last used", "what"], rows)
+    total = sum(entry.size_bytes for entry in held)
+    console.say(f"{total / 1e9:,.2f} of {limit_of(root).limit_gb:,g} GB")
+    if removed:
+        console.say(f"removed: {len(removed)}, {sum(entry.size_bytes for entry in removed) / 1e9:,.2f} GB")

@@ -2,10 +2,14 @@
 
 A cache is a folder named after the content of its listing:
 
-    <key>/pixels.u8       N * 27,648 bytes, no header
+    <key>/pixels.u8       N * 27,648 bytes, no header; locked, shared, by whoever has it open
     <key>/journal.jsonl   a line for each chunk that is on the disk: its number, its sum, what was unreadable
-    <key>/manifest.json   written last; without it the cache is unfinished and the next call resumes it
+    <key>/manifest.json   written last; without it the cache is unfinished and the next call resumes it. Its time of
+                          modification is that of its last use
     <key>.lock            held while building, so that a second process waits for the first
+
+A disk can lose what it was given. Sums of the pixels are in the manifest: they are checked, of small sets all, of large
+ones a sample, whenever a cache is opened, and what is damaged is decoded again.
 """
 
 from __future__ import annotations
@@ -14,37 +18,70 @@ import hashlib
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from contextlib import closing, contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
 from multiprocessing import current_process
 from pathlib import Path
-from typing import Any, Final
+from tempfile import TemporaryDirectory
+from typing import IO, Annotated, Final
 
 import numpy as np
+from annotated_types import Ge
 from filelock import FileLock, Timeout
+from jaxtyping import Int, UInt8
+from pydantic import TypeAdapter, ValidationError
 
 from sentinode.data.artefacts import write_json
 from sentinode.data.images import PATCH_BYTES, PATCH_SIZE_PX
-from sentinode.data.listing import Listing
+from sentinode.data.listing import Listing, PatchArrays, PatchFiles
 from sentinode.data.packing import pack_chunks, sum_of_pixels
 from sentinode.data.patches import PatchSet
-from sentinode.errors import DataError, storage_errors
+from sentinode.errors import DataError, SentinodeWarning, StorageError, storage_errors
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 Progress = Callable[[int, int], None]
+MANIFEST: Final = "manifest.json"
+SUBSET: Final = "subset-"  # how folders of pixels that are not kept begin
+_LIMIT_FILE: Final = "limit.json"
 _CHUNK: Final = 512  # patches: 14 MB, small enough to resume finely, large enough to cost nothing
+_CHECKED_AT_OPENING: Final = 32  # chunks: 0.45 GB, whose sums take a tenth of a second; smaller sets are checked whole
 
 
 @dataclass(frozen=True)
 class Unreadable:
-    """A patch whose image could not be decoded, and why."""
+    """A patch whose image could not be decoded: its row in the listing, its id, and why."""
 
+    row: int
     id: str
     reason: str
 
 
+@dataclass(frozen=True)
+class Manifest:
+    """What a finished cache holds: how many patches were listed, which are not in it, and the sum of each chunk."""
+
+    patches: int
+    unreadable: list[Unreadable]
+    sums: list[int]
+    source: str
+    """The folder that the images lie in."""
+
+    @property
+    def kept(self) -> int:
+        return self.patches - len(self.unreadable)
+
+
+_MANIFEST: Final = TypeAdapter(Manifest)
+
+
 def cache_key(listing: Listing) -> str:
-    """A digest of the listing's ids and of its files' names, sizes and times of change."""
+    """A digest of the listing's ids and of its files' names and states."""
     digest = hashlib.sha256("\n".join(listing.ids.tolist()).encode())
     digest.update(listing.pixels.fingerprint().encode())
     return digest.hexdigest()[:20]
@@ -55,33 +92,139 @@ def pack(
     cache_root: Path,
     *,
     workers: int = 2,
+    whole: bool = False,
     on_progress: Progress | None = None,
     on_wait: Callable[[], None] | None = None,
 ) -> tuple[PatchSet, list[Unreadable]]:
     """The listing's patches from their cache, which is built, or finished, where need be.
 
-    Images that cannot be read are left out of the PatchSet and listed beside it; all are tried. Raises
-    DataError where none can be read, StorageError where the cache cannot be written.
+    Images that cannot be read are left out of the PatchSet and listed beside it; all are tried. With `whole` all
+    pixels are checked against their sums, not a sample of them. Raises DataError where no image can be read,
+    StorageError where the cache cannot be written.
     """
     folder = cache_root / cache_key(listing)
-    manifest = _read_manifest(folder, len(listing))
-    if manifest is None:
+    built = False
+    while (found := _open(listing, folder, workers, whole=whole)) is None:  # again, should it just be removed
         with _building(folder, on_wait):
-            manifest = _read_manifest(folder, len(listing)) or _build(listing, folder, workers, on_progress)
-    unreadable = [Unreadable(**entry) for entry in manifest["unreadable"]]
-    if unreadable:
-        listing = listing.take(~np.isin(listing.ids, [entry.id for entry in unreadable]))
-    if not len(listing):
+            if read_manifest(folder, len(listing)) is None:
+                _build(listing, folder, workers, on_progress)
+                built = True
+    if built:
+        make_room(cache_root)
+    return found
+
+
+def pack_some(
+    listing: Listing,
+    rows: Int[np.ndarray, " k"],
+    cache_root: Path,
+    *,
+    workers: int = 2,
+    on_progress: Progress | None = None,
+) -> tuple[PatchSet, list[Unreadable]]:
+    """Some rows of a listing, without adding to the cache: from the whole listing's, or else decoded for this call."""
+    if len(rows) < len(listing) and read_manifest(cache_root / cache_key(listing), len(listing)) is None:
+        with storage_errors(cache_root):
+            cache_root.mkdir(parents=True, exist_ok=True)
+        # What is mapped can be removed; Windows keeps it until it is closed, and the next sweep takes it.
+        with TemporaryDirectory(prefix=SUBSET, dir=cache_root, ignore_cleanup_errors=True) as place:
+            return pack(listing.take(rows), Path(place), workers=workers, on_progress=on_progress)
+    packed, unreadable = pack(listing, cache_root, workers=workers, on_progress=on_progress)
+    at = np.full(len(listing), -1)
+    at[np.setdiff1d(np.arange(len(listing)), [entry.row for entry in unreadable])] = np.arange(len(packed))
+    lost = [replace(entry, row=int(place)) for place, entry in _among(unreadable, rows)]
+    return packed.some(at[rows][at[rows] >= 0], cache_root), lost
+
+
+def _among(unreadable: list[Unreadable], rows: Int[np.ndarray, " k"]) -> Iterator[tuple[int, Unreadable]]:
+    """Those that stand among some rows, with their places there."""
+    by_row = {entry.row: entry for entry in unreadable}
+    return ((place, by_row[row]) for place, row in enumerate(rows.tolist()) if row in by_row)
+
+
+def _open(listing: Listing, folder: Path, workers: int, *, whole: bool) -> tuple[PatchSet, list[Unreadable]] | None:
+    """A finished cache, its pixels checked; None where there is none."""
+    manifest = read_manifest(folder, len(listing))
+    if manifest is None:
+        return None
+    if not manifest.kept:
         raise DataError(
-            f"none of the {len(unreadable)} images can be used (first: {unreadable[0].reason})",
+            f"none of the {len(listing)} images can be used (first: {manifest.unreadable[0].reason})",
             remedy="Give 96 x 96 patches with 8-bit RGB.",
         )
-    with storage_errors(folder):
-        pixels = np.memmap(folder / "pixels.u8", np.uint8, "r", shape=_shape(len(listing)))
-    return (
-        PatchSet(listing.ids, listing.labels, listing.slides, listing.groups, np.asarray(pixels)),
-        unreadable,
+    kept = np.setdiff1d(np.arange(len(listing)), [entry.row for entry in manifest.unreadable])
+    listing = listing.take(kept) if len(kept) < len(listing) else listing
+    pixels = map_pixels(folder, manifest)
+    if pixels is None:
+        return None
+    damaged = damaged_chunks(pixels, manifest, whole=whole)
+    if damaged:
+        _decode_again(listing, folder, manifest, damaged, workers)
+    with suppress(OSError):  # a cache that cannot be written is not pruned either
+        os.utime(folder / MANIFEST)
+    patches = PatchSet(listing.ids, listing.labels, listing.slides, listing.groups, pixels)
+    return patches, manifest.unreadable
+
+
+def map_pixels(folder: Path, manifest: Manifest) -> UInt8[np.ndarray, "n 96 96 3"] | None:
+    """A finished cache's pixels, which nobody removes while they are in use; None where they were just removed."""
+    try:
+        with (folder / "pixels.u8").open("rb") as file:
+            hold(file, shared=True)
+            if not os.path.samestat(os.fstat(file.fileno()), (folder / "pixels.u8").stat()):
+                return None
+            return np.asarray(np.memmap(file, np.uint8, "r", shape=_shape(manifest.kept)))
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise StorageError(
+            f"cannot be read ({error.strerror or error})", where=folder, remedy="Choose another cache."
+        ) from error
+
+
+def hold(file: IO[bytes], *, shared: bool) -> bool:
+    """Lock an open file for as long as it, or a memory map of it, is open; whether it could be.
+
+    Locks of the system's, where it has them: a map keeps its file's. Windows removes no file that is open anyway.
+    """
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX | fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        return shared
+    return True
+
+
+def damaged_chunks(pixels: UInt8[np.ndarray, "n 96 96 3"], manifest: Manifest, *, whole: bool) -> list[int]:
+    """The chunks whose pixels no longer have their sum: of all of them, or of a sample where they are many."""
+    chunks = np.arange(len(manifest.sums))
+    if not whole and len(chunks) > _CHECKED_AT_OPENING:
+        # Any sample will do, and another each time finds more: no result depends on it.
+        chunks = np.sort(np.random.default_rng().choice(chunks, _CHECKED_AT_OPENING, replace=False))
+    return [n for n in chunks.tolist() if sum_of_pixels(pixels[n * _CHUNK : (n + 1) * _CHUNK]) != manifest.sums[n]]
+
+
+def _decode_again(kept: Listing, folder: Path, manifest: Manifest, damaged: list[int], workers: int) -> None:
+    """Put the pixels of damaged chunks right from the images, which have not changed since."""
+    warnings.warn(
+        f"packed pixels were damaged on the disk: {len(damaged)} of {len(manifest.sums)} chunks in {folder} are "
+        "decoded again; look after that disk",
+        SentinodeWarning,
+        stacklevel=2,
     )
+    chunks = [(n, range(n * _CHUNK, min((n + 1) * _CHUNK, manifest.kept))) for n in damaged]
+    with _building(folder, None), storage_errors(folder):
+        for some in pack_chunks(kept.pixels, chunks, folder / "pixels.u8", workers=workers):
+            for chunk in some:
+                if chunk.unreadable or chunk.sum != manifest.sums[chunk.number]:
+                    raise StorageError(
+                        "holds damaged pixels, and the images they came from can no longer be read as they were",
+                        where=folder,
+                        remedy="Remove that folder, and look after the disk.",
+                    )
 
 
 @contextmanager
@@ -104,7 +247,7 @@ def _building(folder: Path, on_wait: Callable[[], None] | None) -> Iterator[None
         lock.release()
 
 
-def _build(listing: Listing, folder: Path, workers: int, on_progress: Progress | None) -> dict[str, Any]:
+def _build(listing: Listing, folder: Path, workers: int, on_progress: Progress | None) -> None:
     path = folder / "pixels.u8"
     with storage_errors(folder):
         _allocate(path, len(listing))
@@ -127,36 +270,46 @@ def _build(listing: Listing, folder: Path, workers: int, on_progress: Progress |
             # The workers read on meanwhile, so the disk is never idle; and what the journal names has arrived.
             os.fsync(pixels.fileno())
             for chunk in some:
-                unreadable = [{"id": str(listing.ids[row]), "reason": reason} for row, reason in chunk.unreadable]
-                entry = {"chunk": chunk.number, "sum": chunk.sum, "unreadable": unreadable}
-                journal.write(json.dumps(entry) + "\n")
-                done[chunk.number] = unreadable
+                done[chunk.number] = entry = _JournalEntry(chunk.number, chunk.sum, list(chunk.unreadable))
+                journal.write(json.dumps(asdict(entry)) + "\n")
                 packed += len(chunks[chunk.number])
             journal.flush()
             if on_progress:
                 on_progress(packed, len(listing))
-    unreadable = [entry for number in sorted(done) for entry in done[number]]
+    entries = [done[number] for number in chunks]
+    lost = [Unreadable(row, str(listing.ids[row]), reason) for entry in entries for row, reason in entry.unreadable]
+    sums = [entry.sum for entry in entries]
     with storage_errors(folder):
-        if unreadable:
-            _close_gaps(folder, ~np.isin(listing.ids, [entry["id"] for entry in unreadable]))
-        manifest = {"patches": len(listing), "unreadable": unreadable}
-        write_json(folder / "manifest.json", manifest)
+        if lost:
+            sums = _close_gaps(folder, len(listing), [entry.row for entry in lost])
+        manifest = Manifest(len(listing), lost, sums, str(_source(listing)))
+        write_json(folder / MANIFEST, asdict(manifest))
         (folder / "journal.jsonl").unlink()
-    return manifest
 
 
-def _close_gaps(folder: Path, readable: np.ndarray) -> None:
-    """Move the readable rows together and shorten the file, a chunk in memory at a time."""
+def _source(listing: Listing) -> Path:
+    match listing.pixels:
+        case PatchFiles(folder=folder):
+            return folder.resolve()
+        case PatchArrays(files=files):
+            return files[0].parent.resolve()
+
+
+def _close_gaps(folder: Path, count: int, lost: list[int]) -> list[int]:
+    """Move the readable rows together and shorten the file, a chunk in memory at a time; the chunks' new sums."""
     # The rows move, so the journal's sums no longer hold: if we are killed here, the next build starts anew.
     (folder / "journal.jsonl").write_text("", encoding="utf-8")
-    pixels = np.memmap(folder / "pixels.u8", np.uint8, "r+", shape=_shape(len(readable)))
-    rows = np.flatnonzero(readable)
+    pixels = np.memmap(folder / "pixels.u8", np.uint8, "r+", shape=_shape(count))
+    rows = np.setdiff1d(np.arange(count), lost)
+    sums = []
     for start in range(0, len(rows), _CHUNK):
-        chunk = rows[start : start + _CHUNK]
-        pixels[start : start + len(chunk)] = pixels[chunk]
+        chunk = pixels[rows[start : start + _CHUNK]]
+        pixels[start : start + len(chunk)] = chunk
+        sums.append(sum_of_pixels(chunk))
     pixels.flush()
     del pixels  # Windows shortens no file that is mapped
     os.truncate(folder / "pixels.u8", len(rows) * PATCH_BYTES)
+    return sums
 
 
 def _allocate(path: Path, count: int) -> None:
@@ -171,34 +324,139 @@ def _allocate(path: Path, count: int) -> None:
         file.truncate(size)
 
 
-def _verified_journal(path: Path, pixels_path: Path) -> dict[int, list[dict[str, str]]]:
+@dataclass(frozen=True)
+class _JournalEntry:
+    """A chunk that is on the disk: its number and sum, and which rows could not be read, and why."""
+
+    chunk: int
+    sum: int
+    unreadable: list[tuple[int, str]]
+
+
+_JOURNAL_ENTRY: Final = TypeAdapter(_JournalEntry)
+
+
+def _verified_journal(path: Path, pixels_path: Path) -> dict[int, _JournalEntry]:
     """Finished chunks of an earlier, interrupted build whose pixels still have the sum noted for them."""
-    done: dict[int, list[dict[str, str]]] = {}
+    done: dict[int, _JournalEntry] = {}
     if not path.exists():
         return done
     pixels = np.memmap(pixels_path, np.uint8, "r").reshape(-1, *_shape(1)[1:])
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_bytes().splitlines():
         try:
-            entry = json.loads(line)
-            start = entry["chunk"] * _CHUNK
-            if sum_of_pixels(pixels[start : start + _CHUNK]) == entry["sum"]:
-                done[entry["chunk"]] = entry["unreadable"]
-        except (ValueError, KeyError):
+            entry = _JOURNAL_ENTRY.validate_json(line)
+        except ValidationError:
             continue  # the line that was being written when the process was killed
+        start = entry.chunk * _CHUNK
+        if 0 <= start < len(pixels) and sum_of_pixels(pixels[start : start + _CHUNK]) == entry.sum:
+            done[entry.chunk] = entry
     with path.open("a", encoding="utf-8") as journal:
         journal.write("\n")  # closes such a line
     return done
 
 
-def _read_manifest(folder: Path, count: int) -> dict[str, Any] | None:
+def read_manifest(folder: Path, count: int | None = None) -> Manifest | None:
+    """What a finished cache, of `count` patches if that is known, holds; None where it is not finished or damaged."""
     try:
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        kept = count - len(manifest["unreadable"])
-        complete = manifest["patches"] == count and (folder / "pixels.u8").stat().st_size == kept * PATCH_BYTES
-    except (OSError, ValueError, KeyError):
+        manifest = _MANIFEST.validate_json((folder / MANIFEST).read_bytes())
+        size = (folder / "pixels.u8").stat().st_size
+    except (OSError, ValidationError):
         return None
-    return manifest if complete else None
+    complete = size == manifest.kept * PATCH_BYTES and len(manifest.sums) == -(-manifest.kept // _CHUNK)
+    return manifest if complete and count in (None, manifest.patches) else None
 
 
 def _shape(count: int) -> tuple[int, int, int, int]:
     return (count, PATCH_SIZE_PX, PATCH_SIZE_PX, 3)
+
+
+# --- how much there is ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Something in a cache that can be made again: packed pixels, features, or what a killed command left."""
+
+    path: Path
+    size_bytes: int
+    used: float
+    """When it was used last, in seconds since 1970."""
+    what: str
+
+
+@dataclass(frozen=True)
+class Limit:
+    """How large a cache may grow."""
+
+    limit_gb: Annotated[float, Ge(0)] = 50.0
+
+
+_LIMIT: Final = TypeAdapter(Limit)
+
+
+def entries(cache_root: Path) -> list[Entry]:
+    """What a cache holds, the least recently used first."""
+    found = []
+    for path in cache_root.iterdir() if cache_root.is_dir() else ():
+        if path.is_dir() and (path.name.startswith(SUBSET) or (path / "pixels.u8").is_file()):
+            manifest = read_manifest(path)
+            what = f"{manifest.kept:,} patches of {manifest.source}" if manifest else "unfinished"
+            found.append(_entry(path, what, path / MANIFEST if manifest else path))
+    for path in (cache_root / "features").glob("*.npy"):
+        found.append(_entry(path, "features of a backbone", path))
+    return sorted(found, key=lambda entry: entry.used)
+
+
+def _entry(path: Path, what: str, used: Path) -> Entry:
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    return Entry(path, sum(file.stat().st_size for file in files), used.stat().st_mtime, what)
+
+
+def limit_of(cache_root: Path) -> Limit:
+    """The limit that was set for a cache, or the default."""
+    try:
+        return _LIMIT.validate_json((cache_root / _LIMIT_FILE).read_bytes())
+    except (OSError, ValidationError):
+        return Limit()
+
+
+def set_limit(cache_root: Path, limit: Limit) -> None:
+    write_json(cache_root / _LIMIT_FILE, asdict(limit))
+
+
+def make_room(cache_root: Path, limit: Limit | None = None) -> list[Entry]:
+    """Remove what was used longest ago until a cache holds no more than its limit; what is in use stays.
+
+    Returns what was removed.
+    """
+    most = (limit or limit_of(cache_root)).limit_gb * 1e9
+    held = entries(cache_root)
+    total, removed = sum(entry.size_bytes for entry in held), []
+    for entry in held:
+        if total <= most:
+            break
+        if _remove(entry.path):
+            total -= entry.size_bytes
+            removed.append(entry)
+    return removed
+
+
+def _remove(path: Path) -> bool:
+    """Remove an entry unless it is in use or being made."""
+    if path.is_file():
+        path.unlink(missing_ok=True)
+        return True
+    lock = FileLock(path.with_suffix(".lock"))
+    try:
+        with lock.acquire(timeout=0):
+            if (path / "pixels.u8").is_file():
+                with (path / "pixels.u8").open("rb") as pixels:
+                    if not hold(pixels, shared=False):
+                        return False
+                    (path / MANIFEST).unlink(missing_ok=True)  # first, so that nobody takes the rest for whole
+                    shutil.rmtree(path)
+            else:
+                shutil.rmtree(path)
+    except (Timeout, OSError):  # being made; or open, on Windows; or another's, who may keep it
+        return False
+    return True

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from sentinode.config import DataConfig, Omission
-from sentinode.data.cache import Unreadable, pack
+from sentinode.data.cache import Unreadable, pack, pack_some
 from sentinode.data.competition import (
     SAMPLE,
     folders_with_images,
@@ -137,21 +137,25 @@ def pack_folder(
     cache_root: Path,
     *,
     workers: int = 2,
+    whole: bool = False,
     progress: Progress = silent,
     notify: Callable[[str], None] = lambda _: None,
 ) -> PackedFolder:
-    """Pack both parts of a data folder; images that cannot be read are left out and listed."""
+    """Pack both parts of a data folder; images that cannot be read are left out and listed.
+
+    With `whole` all pixels that were packed before are checked, not a sample of them.
+    """
     listing = folder.training if folder.test is None else folder.training.followed_by(folder.test)
     everything, unreadable = pack(
         listing,
         cache_root,
         workers=workers,
+        whole=whole,
         on_progress=of_step(progress, "pack"),
         on_wait=_waiting(notify),
     )
     # Row numbers, not ids, tell the parts apart: one patch may stand in both under one id.
-    lost = np.isin(folder.training.ids, [entry.id for entry in unreadable])
-    split_at = len(folder.training) - int(lost.sum())
+    split_at = len(folder.training) - sum(entry.row < len(folder.training) for entry in unreadable)
     test = everything.part(slice(split_at, None)) if folder.test is not None else None
     return PackedFolder(everything, everything.part(slice(0, split_at)), test, tuple(unreadable))
 
@@ -217,17 +221,23 @@ def pack_all(
     listing: Listing,
     cache_root: Path,
     *,
+    rows: np.ndarray | None = None,
     workers: int = 2,
     progress: Progress = silent,
     notify: Callable[[str], None] = lambda _: None,
 ) -> PatchSet:
-    """Pack patches of which none may be missing; raises DataError where one cannot be read."""
-    patches, unreadable = pack(
-        listing, cache_root, workers=workers, on_progress=of_step(progress, "pack"), on_wait=_waiting(notify)
-    )
+    """Pack patches of which none may be missing: all of a listing, or some rows of it, which adds nothing to the cache.
+
+    Raises DataError where one cannot be read.
+    """
+    told = of_step(progress, "pack")
+    if rows is None:
+        patches, unreadable = pack(listing, cache_root, workers=workers, on_progress=told, on_wait=_waiting(notify))
+    else:
+        patches, unreadable = pack_some(listing, rows, cache_root, workers=workers, on_progress=told)
     if unreadable:
         raise DataError(
-            f"images that cannot be used: {len(unreadable)} of {len(listing)} "
+            f"images that cannot be used: {len(unreadable)} of {len(patches) + len(unreadable)} "
             f"(first: {unreadable[0].reason.rstrip('.')})",
             remedy="Restore or remove them.",
         )

@@ -20,6 +20,15 @@ Origin = Literal["competition", "PatchCamelyon", "phantom", "other"]
 """Whose patches they are: a folder can have the competition's layout and hold another's patches."""
 
 
+def state_of(found: os.stat_result) -> str:
+    """What changes whenever a file's content does, however it was changed.
+
+    Size and time of modification alone do not: who copies another image over one can keep both (`cp -p`, `touch -r`).
+    The system's own time of change and the file's number cannot be set. On Windows that time is the file's creation.
+    """
+    return f"{found.st_size} {found.st_mtime_ns} {found.st_ctime_ns} {found.st_ino} {found.st_dev}"
+
+
 @dataclass(frozen=True, eq=False)
 class PatchFiles:
     """Pixels in one image file a patch, named relative to one folder."""
@@ -31,13 +40,13 @@ class PatchFiles:
         return len(self.names)
 
     def fingerprint(self) -> str:
-        """A digest of every file's name, size and time of change; pixels are not read."""
+        """A digest of every file's name and `state_of`; pixels are not read."""
         digest = hashlib.sha256(os.fsencode(self.folder.resolve()))
         prefix = f"{self.folder}{os.sep}"
         for name in self.names:
             try:
-                stat = os.stat(prefix + name)  # noqa: PTH116  (a Path for each name takes longer than the call)
-                digest.update(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+                found = os.stat(prefix + name)  # noqa: PTH116  (a Path for each name takes longer than the call)
+                digest.update(f"{name}\0{state_of(found)}\n".encode())
             except OSError:  # reading it will say what is wrong
                 digest.update(f"{name}\0unreadable\n".encode())
         return digest.hexdigest()
@@ -60,8 +69,7 @@ class PatchArrays:
     def fingerprint(self) -> str:
         digest = hashlib.sha256()
         for file in self.files:
-            stat = file.stat()
-            digest.update(f"{file.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+            digest.update(os.fsencode(file.resolve()) + f"\0{state_of(file.stat())}\n".encode())
         digest.update(np.ascontiguousarray(self.file_of).tobytes())
         digest.update(np.ascontiguousarray(self.row_of).tobytes())
         return digest.hexdigest()

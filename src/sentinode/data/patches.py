@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import math
+import os
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import numpy as np
 from jaxtyping import Bool, Int, Int8, Shaped, UInt8
 
-from sentinode.errors import DataError
+from sentinode.errors import DataError, storage_errors
 
 UNLABELLED: Final = -1
+_HELD_IN_MEMORY: Final = 64_000_000  # bytes; what is more lies in a file, so that memory does not grow with the patches
+_COPIED_AT_ONCE: Final = 512
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,3 +69,29 @@ class PatchSet(PatchTable):
     def part(self, rows: slice) -> PatchSet:
         """A run of neighbouring rows; the pixels are not copied."""
         return PatchSet(self.ids[rows], self.labels[rows], self.slides[rows], self.groups[rows], self.pixels[rows])
+
+    def some(self, rows: Int[np.ndarray, " k"], scratch: Path) -> PatchSet:
+        """Some patches, in the order given; pixels of neighbouring rows are not copied, others as `room_for` has it."""
+        if len(rows) and np.array_equal(rows, np.arange(rows[0], rows[0] + len(rows))):
+            return self.part(slice(int(rows[0]), int(rows[-1]) + 1))
+        pixels = room_for((len(rows), *self.pixels.shape[1:]), scratch)
+        for start in range(0, len(rows), _COPIED_AT_ONCE):
+            some = rows[start : start + _COPIED_AT_ONCE]
+            pixels[start : start + len(some)] = self.pixels[some]
+        return PatchSet(self.ids[rows], self.labels[rows], self.slides[rows], self.groups[rows], pixels)
+
+
+def room_for(shape: tuple[int, ...], scratch: Path | None) -> UInt8[np.ndarray, "n h w 3"]:
+    """Room for pixels: in memory, or, for many, in a file without a name in the folder `scratch`.
+
+    Its pages the system can write out and drop. Raises StorageError where there is no room.
+    """
+    size = math.prod(shape)
+    if scratch is None or size <= _HELD_IN_MEMORY or os.name != "posix":  # elsewhere an open file keeps its name
+        return np.empty(shape, np.uint8)
+    with storage_errors(scratch):
+        scratch.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=scratch) as file:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, size)  # a full disk fails here, and not at some later access
+            return np.asarray(np.memmap(file, np.uint8, "w+", shape=shape))

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import math
-import os
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Int8, UInt8
@@ -16,11 +12,9 @@ from torch import Tensor
 
 from sentinode.config import PreprocessConfig
 from sentinode.data.macenko import normalise_stain
-from sentinode.data.patches import PatchSet
-from sentinode.errors import storage_errors
+from sentinode.data.patches import PatchSet, room_for
 
 _CHUNK = 2048
-_HELD_IN_MEMORY: Final = 64_000_000  # bytes; what is more lies in a file, so that memory does not grow with the patches
 _NOT_KNOWN = -1
 
 
@@ -111,7 +105,7 @@ def prepare(
     if size > budget_mb * 1e6:
         return Prepared(patches, rows, config, None)
     shape = (len(rows), config.size_px, config.size_px, 3)
-    prepared = Prepared(patches, rows, config, _room(shape, scratch))
+    prepared = Prepared(patches, rows, config, room_for(shape, scratch))
     assert prepared.held is not None
     order = np.argsort(rows)  # read the memory map from front to back
     for start in range(0, len(rows), _CHUNK):
@@ -120,18 +114,6 @@ def prepare(
         if on_progress:
             on_progress(min(start + _CHUNK, len(rows)), len(rows))
     return prepared
-
-
-def _room(shape: tuple[int, ...], scratch: Path | None) -> UInt8[np.ndarray, "n s s 3"]:
-    size = math.prod(shape)
-    if scratch is None or size <= _HELD_IN_MEMORY or os.name != "posix":  # elsewhere an open file keeps its name
-        return np.empty(shape, np.uint8)
-    with storage_errors(scratch):
-        scratch.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=scratch) as file:
-            if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(file.fileno(), 0, size)  # a full disk fails here, and not at some later access
-            return np.asarray(np.memmap(file, np.uint8, "w+", shape=shape))
 
 
 def notices(*sides: Prepared) -> list[str]:

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 import numpy as np
-from jaxtyping import Shaped
+from jaxtyping import Int, Shaped
 
 from sentinode.config import RunConfig
 from sentinode.data.audit import audit_patches
@@ -192,11 +192,14 @@ class Scored:
         return Seen(*counts)
 
 
-def with_training_patches(listing: Listing, scored: np.ndarray, runs: Sequence[Run]) -> Listing:
-    """The scored rows of a listing, then its other patches that the runs were trained on: to find shared tissue in."""
+def rows_to_compare(listing: Listing, scored: Int[np.ndarray, " k"], runs: Sequence[Run]) -> Int[np.ndarray, " j"]:
+    """The scored rows of a listing, and others that the runs were trained on, to find shared tissue in.
+
+    They are in order, so that the pixels of neighbours are not copied.
+    """
     trained = np.array(sorted(frozenset[str]().union(*(run.training_ids for run in runs))), dtype=str)
     others = np.isin(listing.ids, trained) & ~np.isin(listing.ids, listing.ids[scored])
-    return listing.take(np.r_[scored, np.flatnonzero(others)])
+    return np.union1d(scored, np.flatnonzero(others))
 
 
 def shared_tissue(patches: PatchSet, *, workers: int, progress: Progress = silent) -> dict[str, int]:
