@@ -12,6 +12,7 @@ import hashlib
 import stat
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import UnionType
 from typing import Any, Final, TypeVar, Union, get_args, get_origin
@@ -66,8 +67,7 @@ def read_toml(path: Path, kind: type[C]) -> C:
 
 
 def parse_toml(text: str, kind: type[C], *, where: str | Path) -> C:
-    table = _parsed(text, where)
-    return _validated(kind, _settled(kind, table, None, "", where), where)
+    return _validated(kind, _settled(kind, _parsed(text, where), _Asked(kind, None, where)), where)
 
 
 def to_toml(config: Section) -> str:
@@ -81,7 +81,7 @@ def override(config: C, settings: Mapping[str, Any], *, where: str | Path | None
     A setting that changes the kind of a section leaves what both kinds share, and drops the rest. The word "none", like
     None, leaves an optional setting or section out; to others it is a word like any.
     """
-    table = config.model_dump(mode="python", exclude_none=True)
+    table, asked = config.model_dump(mode="python", exclude_none=True), _Asked(type(config), frozenset(settings), where)
     for name, value in settings.items():
         at = table
         *parents, last = name.split(".")
@@ -89,9 +89,9 @@ def override(config: C, settings: Mapping[str, Any], *, where: str | Path | None
             inner = at.get(part)
             at[part] = at = {} if inner is None or inner == "none" else inner
             if not isinstance(at, dict):
-                raise _no_section(name, part, where)
+                raise asked.no_section(name, part)
         at[last] = value
-    return _validated(type(config), _settled(type(config), table, frozenset(settings), "", where), where)
+    return _validated(type(config), _settled(type(config), table, asked), where)
 
 
 def to_flat(config: Section, prefix: str = "") -> dict[str, Any]:
@@ -199,17 +199,55 @@ def _value(text: str) -> Any:
     return alone["value"] if listed["value"] == [alone["value"]] or alone["value"] != alone["value"] else text
 
 
-def _settled(
-    kind: type[Section], table: dict[str, Any], given: frozenset[str] | None, prefix: str, where: str | Path | None
-) -> dict[str, Any]:
-    """The table without what has no place in a section of this kind; raises ConfigError where that was asked for.
+@dataclass(frozen=True)
+class _Asked:
+    """What was asked for: of which settings, by which full names (None: by all of a table), and where."""
 
-    given: full names of the settings that were asked for; None where all were.
-    """
+    root: type[Section]
+    given: frozenset[str] | None
+    where: str | Path | None
+
+    def as_given(self, name: str) -> str | None:
+        """The name under which a setting was asked for, itself or by a part of it; None where it was not."""
+        if self.given is None or any(f"{name}.".startswith(f"{each}.") for each in self.given):
+            return name
+        return next((each for each in self.given if each.startswith(f"{name}.")), None)
+
+    def belongs(self, name: str, home: str) -> ConfigError:
+        told = f"setting {name!r} belongs to {home}"
+        return ConfigError(told, where=self.where, remedy="Leave it out, or set that, too.")
+
+    def no_section(self, name: str, part: str) -> ConfigError:
+        told = f"setting {_shown(name)}: {_shown(part)} is a value, not a section"
+        return ConfigError(told, where=self.where, remedy=f"Set {_shown(part)} itself.")
+
+    def unknown(self, prefix: str, name: str, section: type[Section]) -> ConfigError:
+        """With the names that there are, and the likeliest: the same name elsewhere, a like one here, or elsewhere."""
+        here = list(section.model_fields)
+        everywhere = {full.rpartition(".")[2]: full for full in reversed(list(_names(self.root)))}
+        meant = suggestion(name, here)
+        if name in everywhere:
+            meant = f". Did you mean {everywhere[name]!r}?"
+        elif meant == "." and (close := difflib.get_close_matches(name[:_SHOWN], everywhere, n=1)):
+            meant = f". Did you mean {everywhere[close[0]]!r}?"
+        told = f"unknown setting {_shown(prefix + name)}"
+        return ConfigError(told, where=self.where, remedy=f"Known here: {', '.join(here)}{meant}")
+
+
+def _names(section: type[Section], prefix: str = "") -> Iterator[str]:
+    """The full names of all settings and sections of every kind."""
+    for name, field in section.model_fields.items():
+        yield f"{prefix}{name}"
+        for inner in kinds(field):
+            yield from _names(inner, f"{prefix}{name}.")
+
+
+def _settled(kind: type[Section], table: Mapping[str, Any], asked: _Asked, prefix: str = "") -> dict[str, Any]:
+    """The table without what has no place in a section of this kind; raises ConfigError where that was asked for."""
     settled = {name: value for name, value in table.items() if not _is_left_out(kind.model_fields.get(name), value)}
     for name, home in kind.misplaced(settled).items():
-        if asked := _as_given(prefix + name, given):
-            raise _belongs(asked, home, where)
+        if told := asked.as_given(prefix + name):
+            raise asked.belongs(told, home)
         *parents, last = name.split(".")
         at = settled
         for part in parents:
@@ -218,80 +256,53 @@ def _settled(
     for name, value in settled.items():
         field = kind.model_fields.get(name)
         if field is None:
-            raise _unknown(prefix, name, kind, where)
+            raise asked.unknown(prefix, name, kind)
         full, sections = prefix + name, kinds(field)
         if not sections:
-            if deeper := [each for each in given or () if each.startswith(f"{full}.")]:
-                raise _no_section(deeper[0], name, where)
+            if deeper := [each for each in asked.given or () if each.startswith(f"{full}.")]:
+                raise asked.no_section(deeper[0], name)
         elif isinstance(value, Mapping):
-            settled[name] = _section(field, sections, dict(value), given, full, where)
+            settled[name] = _section(field, sections, dict(value), asked, full)
         elif not isinstance(value, Section):
             one = f"{full}.{field.discriminator or next(iter(sections[0].model_fields))}"
             raise ConfigError(
                 f"setting {full!r} is a section, not a value (given: {_shown(value)})",
-                where=where,
+                where=asked.where,
                 remedy=f"Set {one}, say.",
             )
     return settled
 
 
 def _section(
-    field: FieldInfo,
-    sections: list[type[Section]],
-    table: dict[str, Any],
-    given: frozenset[str] | None,
-    full: str,
-    where: str | Path | None,
+    field: FieldInfo, sections: list[type[Section]], table: dict[str, Any], asked: _Asked, full: str
 ) -> dict[str, Any]:
     """The table of a section in the kind that it names, or in the default's; without what belongs to other kinds."""
     if len(sections) == 1:
-        return _settled(sections[0], table, given, f"{full}.", where)
+        return _settled(sections[0], table, asked, f"{full}.")
     tag = str(field.discriminator)
-    asked = table.setdefault(tag, getattr(field.default, tag))
+    named = table.setdefault(tag, getattr(field.default, tag))
     names = {name: section for section in sections for name in kind_names(section, field)}
-    if not isinstance(asked, str) or asked not in names:
+    if not isinstance(named, str) or named not in names:
         *others, last = map(repr, names)
         raise ConfigError(
-            f"setting '{full}.{tag}': should be {', '.join(others)} or {last} (given: {_shown(asked)})",
-            where=where,
-            remedy=f"Choose one of them{suggestion(str(asked), names)}",
+            f"setting '{full}.{tag}': should be {', '.join(others)} or {last} (given: {_shown(named)})",
+            where=asked.where,
+            remedy=f"Choose one of them{suggestion(str(named), names)}",
         )
-    chosen = names[asked]
+    chosen = names[named]
     for name in [name for name in table if name not in chosen.model_fields]:
         homes = [repr(each) for each, section in names.items() if name in section.model_fields]
-        if homes and (told := _as_given(f"{full}.{name}", given)):
-            raise _belongs(told, f"{full}.{tag} = {' or '.join(homes)}, not {asked!r}", where)
+        if homes and (told := asked.as_given(f"{full}.{name}")):
+            raise asked.belongs(told, f"{full}.{tag} = {' or '.join(homes)}, not {named!r}")
         if homes:
             del table[name]
-    return _settled(chosen, table, given, f"{full}.", where)
+    return _settled(chosen, table, asked, f"{full}.")
 
 
 def _is_left_out(field: FieldInfo | None, value: Any) -> bool:
     if field is None or type(None) not in get_args(field.annotation):
         return False
     return value is None or (isinstance(value, str) and value == "none")
-
-
-def _as_given(name: str, given: frozenset[str] | None) -> str | None:
-    """The name under which a setting was asked for, itself or by a part of it; None where it was not."""
-    if given is None or any(f"{name}.".startswith(f"{each}.") for each in given):
-        return name
-    return next((each for each in given if each.startswith(f"{name}.")), None)
-
-
-def _belongs(name: str, home: str, where: str | Path | None) -> ConfigError:
-    return ConfigError(f"setting {name!r} belongs to {home}", where=where, remedy="Leave it out, or set that, too.")
-
-
-def _no_section(name: str, part: str, where: str | Path | None) -> ConfigError:
-    told = f"setting {_shown(name)}: {_shown(part)} is a value, not a section"
-    return ConfigError(told, where=where, remedy=f"Set {_shown(part)} itself.")
-
-
-def _unknown(prefix: str, name: str, section: type[BaseModel], where: str | Path | None) -> ConfigError:
-    names = list(section.model_fields)
-    remedy = f"Known here: {', '.join(names)}{suggestion(name, names)}"
-    return ConfigError(f"unknown setting {_shown(prefix + name)}", where=where, remedy=remedy)
 
 
 def _shown(value: Any) -> str:
