@@ -166,10 +166,7 @@ def runs_asked_for(config: StudyConfig, questions: Collection[Question]) -> int:
 
 def require_askable(config: StudyConfig, questions: Collection[Question]) -> None:
     """Raise ConfigError, before anything is read, where the settings do not have what a question needs."""
-    if "compare" in questions:
-        config.variants()
-    if "tune" in questions:
-        config.trials_base()
+    config.require_askable(questions)
     if "leak" in questions:
         require_auditable(config)
 

@@ -25,11 +25,9 @@ from sentinode.experiments.run import Run, claim_run
 from sentinode.experiments.session import Session
 from sentinode.experiments.study import Study
 from sentinode.experiments.train import train_run
-from sentinode.experiments.variants import resolve_variants
 from sentinode.explain.galleries import worst_mistakes, write_pictures
 from sentinode.progress import of_step
 from sentinode.report.page import REPORT, write_comparison_page, write_run_page
-from sentinode.settings import override
 
 study = pipeline.study
 
@@ -54,17 +52,6 @@ def fit(data: Path, config: RunConfig, out: Path, session: Session | None = None
             write_pictures(out / "pictures", material.patches, shown)
             write_run_page(out)
     return run
-
-
-def with_variants(config: StudyConfig, names: Iterable[str]) -> StudyConfig:
-    """The config with other variants to compare, named as on the command line."""
-    return override(config, {"compare.variants": resolve_variants(names, config)})
-
-
-def with_seeds(config: StudyConfig, seeds: int) -> StudyConfig:
-    """The config with so many seeds, from its first on."""
-    first = config.seeds[0]
-    return override(config, {"seeds": list(range(first, first + seeds))})
 
 
 def compare(

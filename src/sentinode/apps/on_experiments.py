@@ -52,6 +52,7 @@ def study(
 ) -> None:
     """Run the whole study: check, explore, split, compare, tune, predict, report."""
     asked = asked_study(preset, config, settings, slides, groups, group_by, folds, default="quick")
+    asked.require_askable(["compare", "tune"] if asked.tune else ["compare"])
     if data is not None:
         require_data(data)
 
@@ -144,13 +145,18 @@ def compare(
     """
     asked = asked_study(preset, config, settings, slides, groups, group_by, folds, default="fair")
     require_data_or_runs(data)
+    named = [*(variants or []), *(more or [])]
+
+    from sentinode.api.settings import with_seeds, with_variants
+
+    if variants:
+        asked = with_variants(asked, named)
 
     from sentinode.api import experiments as api
     from sentinode.apps import console, results
     from sentinode.experiments.given import holds_runs
     from sentinode.settings import override
 
-    named = [*(variants or []), *(more or [])]
     if holds_runs(data):
         _refuse_beside_runs(
             {
@@ -169,10 +175,10 @@ def compare(
         console.say(f"{out / 'report.html'}")
         return
     compares = bool(named) or not leak
-    if compares:
-        asked = api.with_variants(asked, named or asked.compare.variants)
+    if compares and not variants:
+        asked = with_variants(asked, named or asked.compare.variants)
     if seeds is not None:
-        asked = api.with_seeds(asked, seeds)
+        asked = with_seeds(asked, seeds)
     if leak and asked.split.folds is None:
         asked = override(asked, {"split.folds": _LEAK_FOLDS})
     with console.steps() as progress:
@@ -212,6 +218,7 @@ def tune(
 ) -> None:
     """Search over settings (batch-norm momentum, if you say nothing else); every trial is a run."""
     asked = asked_study(preset, config, settings, slides, groups, group_by, folds, default="fair")
+    asked.require_askable(["tune"])
     require_data(data)
 
     from sentinode.api import experiments as api

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from math import prod
 from typing import Annotated, Any, Final, Literal, Self
 
@@ -118,6 +118,13 @@ class StudyConfig(RunConfig):
     def run_config(self) -> RunConfig:
         """The settings of a run, without the questions."""
         return RunConfig(**{name: getattr(self, name) for name in RunConfig.model_fields})
+
+    def require_askable(self, questions: Collection[str]) -> None:
+        """Raise ConfigError where the settings do not have what a comparison or a search needs."""
+        if "compare" in questions:
+            self.variants()
+        if "tune" in questions:
+            self.trials_base()
 
     def variants(self) -> dict[str, RunConfig]:
         """The settings of each variant; raises ConfigError where one has none of a run's, or two would be one run."""
