@@ -6,7 +6,6 @@ import json
 from collections.abc import Collection, Mapping
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -34,6 +33,7 @@ from sentinode.experiments.decide import decide_together
 from sentinode.experiments.decision import DECISION
 from sentinode.experiments.evidence import weigh
 from sentinode.experiments.gather import Gathered, gather
+from sentinode.experiments.material import require_same
 from sentinode.experiments.predict import predict
 from sentinode.experiments.record import (
     STUDY_CONFIG,
@@ -88,7 +88,7 @@ def study(
         gathered = gather(data, config, session)
         asked_ids = ids_to_submit(gathered, config, session)
         given = attributes_of_folder(data, config.data, gathered.material.candidates.ids)
-        settle_identity(out, config, {"data_sha256": gathered.material.data_hash, "questions": sorted(questions)})
+        settle_identity(out, config, gathered.material.identity(shown_split(config, questions)), questions)
         if not is_finished_study(out):
             answer(data, gathered, given, asked_ids, config, preset, out, session, questions)
         if not (out / CHECK).is_file():
@@ -188,18 +188,23 @@ def refuse_another_study(out: Path, config: StudyConfig, *, resume: bool) -> Non
         )
 
 
-def settle_identity(out: Path, config: StudyConfig, identity: dict[str, Any]) -> None:
-    """Note what the study is of, or raise RunError, before anything is rewritten, where it was of something else."""
+def settle_identity(
+    out: Path, config: StudyConfig, identity: Mapping[str, str], questions: Collection[Question]
+) -> None:
+    """Note what the study is of, or raise RunError, before anything is trained, where it was of something else."""
     path = out / STUDY_IDENTITY
     if not path.is_file():
         write_text(out / STUDY_CONFIG, to_toml(config))  # first: with it the folder is this study's, however it ends
-        write_json(path, identity)
-    elif json.loads(path.read_text(encoding="utf-8")) != identity:
+        write_json(path, {"data": dict(identity), "questions": sorted(questions)})
+        return
+    noted = json.loads(path.read_text(encoding="utf-8"))
+    if noted["questions"] != sorted(questions):
         raise RunError(
-            "holds a study of other patches, labels or questions",
+            f"holds a study of other questions ({', '.join(noted['questions'])})",
             where=out,
-            remedy="Resume it with the same data and command, or choose another --out.",
+            remedy="Resume it with the same command, or choose another --out.",
         )
+    require_same(noted["data"], identity, where=out)
 
 
 def choose(asked: Mapping[Question, Comparison], metric: str) -> Variant:

@@ -16,6 +16,7 @@ from sentinode.data.split import (
     assign_units,
     drop_negatives,
     make_split,
+    reached_slides,
     sample_classes,
     unite_groups,
 )
@@ -91,6 +92,71 @@ def test_with_slides_unknown_groups_stay_together_and_singles_are_free() -> None
     assert 0 < on_validation[groups == ""].mean() < 1
 
 
+def partly_known(count: int = 200, slides: int = 10, every: int = 20) -> PatchTable:
+    """Patches of some slides; of each `every`-th patch the slide is not known."""
+    data = candidates(count, slides=slides)
+    return PatchTable(data.ids, data.labels, np.where(np.arange(count) % every, data.slides, ""), data.groups)
+
+
+@pytest.mark.parametrize("every", [2, 20, 200])
+@pytest.mark.parametrize("seed", range(3))
+def test_slides_known_for_a_part_stay_whole_and_the_rest_is_counted(every: int, seed: int) -> None:
+    data = partly_known(every=every)
+    split = make_split(data, None, None, DrawnSplit(seed=seed))
+    on_validation = np.isin(data.ids, split.validation)
+    for slide in set(data.slides.tolist()) - {""}:
+        assert len(set(on_validation[data.slides == slide])) == 1
+    unknown = 200 // every
+    assert split.basis == "slide+group"
+    assert split.describe().startswith("by slide where it is known, and no such slide has patches on both sides")
+    assert f"the slide of {unknown} of 200 patches is not known; {unknown} of them share tissue with no" in "".join(
+        split.notices
+    )
+
+
+def test_patches_of_unknown_slide_go_where_their_tissue_is() -> None:
+    data = partly_known()
+    groups = np.full(200, "", dtype=str).astype("<U8")
+    groups[[0, 1, 20, 40]] = ["a", "a", "b", "b"]  # 0, 20 and 40 are of unknown slide; 1 is on a known one
+    data = PatchTable(data.ids, data.labels, data.slides, groups)
+    for seed in range(10):
+        split = make_split(data, None, None, DrawnSplit(seed=seed))
+        on_validation = np.isin(data.ids, split.validation)
+        assert len(set(on_validation[(data.slides == data.slides[1]) | (data.ids == "p0")])) == 1
+        assert on_validation[20] == on_validation[40]
+        assert "7 of them share tissue with no other" in "".join(split.notices)
+
+
+def test_tissue_shared_with_two_slides_goes_with_the_one_that_most_of_it_is_on() -> None:
+    slides = np.array(["s2", "s1", "s1", "", "s2", "s1", "", ""])
+    groups = np.array(["a", "a", "a", "a", "b", "b", "b", ""])
+    assert reached_slides(slides, groups).tolist() == ["s2", "s1", "s1", "s1", "s2", "s1", "s1", ""]
+
+
+def test_slides_asked_for_but_known_for_a_part_only_is_an_error() -> None:
+    with pytest.raises(SplitError, match="the slide of 10 of 200 patches is not known"):
+        split_of(partly_known(), by="slide")
+
+
+@pytest.mark.parametrize("by", ["random", "group"])
+def test_known_slides_that_a_split_cuts_are_counted(by: str) -> None:
+    data = partly_known()
+    split = make_split(data, None, None, DrawnSplit(by=by))  # type: ignore[arg-type]
+    assert "10 of 10 known slides have patches on both sides: scores may be too good" in split.notices
+
+
+@pytest.mark.parametrize("by", ["auto", "group"])
+def test_groups_that_are_patients_are_called_patients(by: str) -> None:
+    data = candidates(300, slides=12)
+    patients = np.array([f"patient{int(slide) // 2}" for slide in data.slides])
+    data = PatchTable(data.ids, data.labels, data.slides, patients)
+    config = DrawnSplit(by=by)  # type: ignore[arg-type]
+    split = make_split(data, None, None, config, patients_known=True)
+    assert split.describe() == "by patient: no patient has patches on both sides"
+    on_validation = np.isin(data.ids, split.validation)
+    assert all(len(set(on_validation[patients == patient])) == 1 for patient in set(patients.tolist()))
+
+
 def test_a_random_split_says_that_it_ignores_slides() -> None:
     split = make_split(candidates(), None, None, DrawnSplit(by="random"))
     assert split.basis == "random"
@@ -120,8 +186,31 @@ def test_a_side_with_one_class_is_an_error() -> None:
     labels = np.array([0] * 50 + [1] * 50, dtype=np.int8)
     slides = np.array(["a"] * 50 + ["b"] * 50)
     data = PatchTable(np.arange(100).astype(str), labels, slides, np.full(100, "", dtype=str))
-    with pytest.raises(SplitError, match=r"has (no patch|only the class)"):
+    with pytest.raises(
+        SplitError,
+        match=r"has only the class . \(split by slide\): of the slides 0 hold both classes, 1 negative and 1 positive "
+        "patches only, so no choice gives both classes to training and validation",
+    ):
         split_of(data)
+
+
+def test_a_refusal_of_folds_says_what_cannot_be() -> None:
+    data = candidates(200, slides=6)
+    data = PatchTable(data.ids, np.isin(data.slides, ["1", "2"]).astype(np.int8), data.slides, data.groups)
+    with pytest.raises(SplitError, match=r"4 negative and 2 positive patches only, so no choice gives .* 3 folds"):
+        [split_of(data, folds=3, fold=fold) for fold in (1, 2, 3)]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_share_that_whole_slides_allow_is_found(seed: int) -> None:
+    """Of five slides only the last gives both sides both classes near a share of .2: 111 of 569 patches."""
+    sizes = [(157, 0), (89, 0), (9, 119), (84, 0), (2, 109)]
+    labels = np.concatenate([np.repeat([0, 1], own) for own in sizes]).astype(np.int8)
+    slides = np.repeat(list("abcde"), np.sum(sizes, axis=1))
+    data = PatchTable(np.arange(569).astype(str), labels, slides, np.full(569, "", dtype=str))
+    split = make_split(data, None, None, DrawnSplit(validation_fraction=0.2, seed=seed))
+    assert set(slides[split.validation.astype(int)].tolist()) == {"e"}
+    assert split.notices == ()
 
 
 def test_slides_asked_for_but_not_known_is_an_error() -> None:
@@ -135,7 +224,7 @@ def test_a_split_reads_back_from_its_table(tmp_path: Path) -> None:
     labels, slides = (
         dict(zip(data.ids.tolist(), column.tolist(), strict=True)) for column in (data.labels, data.slides)
     )
-    drawn.write(tmp_path / "split.csv", labels=labels, clusters=slides)
+    (tmp_path / "split.csv").write_text(drawn.to_csv(labels=labels, clusters=slides))
     table = pd.read_csv(tmp_path / "split.csv", dtype=str)
     assert [slides[i] for i in table["id"]] == table["cluster"].tolist()
     again = make_split(data, None, None, FileSplit(by="file", file=tmp_path / "split.csv"))
@@ -156,7 +245,7 @@ def test_a_wrong_table_of_sides_is_refused(tmp_path: Path, text: str, said: str)
     path = tmp_path / "split.csv"
     path.write_text(text)
     with pytest.raises(SplitError, match=said):
-        split_of(candidates(), by="file", file=path)
+        make_split(candidates(), None, None, FileSplit(file=path))
 
 
 def test_groupings_are_united() -> None:

@@ -13,11 +13,13 @@ import torch
 from sentinode.api.experiments import compare_runs
 from sentinode.config import StudyConfig, load_preset
 from sentinode.errors import DataError, RunError
+from sentinode.evaluation.clusters import ClusterKind
 from sentinode.experiments.compare import RunStore, compare
 from sentinode.experiments.comparison import Comparison
 from sentinode.experiments.evidence import weigh
 from sentinode.experiments.given import clusters_of, holds_runs, open_given, pair_given
 from sentinode.experiments.material import Material
+from sentinode.experiments.run import Run
 from sentinode.settings import override
 
 CPU = torch.device("cpu")
@@ -73,9 +75,28 @@ def test_a_table_of_slides_overrules_what_the_runs_knew(
     pd.DataFrame({"id": trained.ids, "slide": np.arange(len(trained.ids)) % 2}).to_csv(table, index=False)
     clusters, kind = clusters_of(trained, table)
     assert (kind, len(set(clusters.values()))) == ("slide", 2)
-    pd.DataFrame({"id": trained.ids[1:], "slide": "a"}).to_csv(table, index=False)
-    with pytest.raises(DataError, match="lacks 1 of the"):
+    pd.DataFrame({"id": ["of", "another"], "slide": "a"}).to_csv(table, index=False)
+    with pytest.raises(DataError, match="none with the slide of a validation patch"):
         clusters_of(trained, table)
+
+
+@pytest.mark.parametrize(
+    ("of_runs", "together"), [("slide", "slide"), ("stain", "slide+stain"), ("group", "slide+group")]
+)
+def test_a_table_of_some_slides_leaves_the_other_patches_to_what_the_runs_knew(
+    trained: Comparison, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, of_runs: ClusterKind, together: ClusterKind
+) -> None:
+    monkeypatch.setattr(Run, "cluster_kind", of_runs)
+    before, _ = clusters_of(trained)
+    table = tmp_path / "slides.csv"
+    named = trained.ids[::2].tolist()
+    empty = [i for i in trained.ids.tolist() if i not in named][:2]
+    pd.DataFrame({"id": named + empty, "slide": ["a"] * len(named) + [""] * 2}).to_csv(table, index=False)
+    clusters, kind = clusters_of(trained, table)
+    assert kind == together
+    assert {clusters[i] for i in named} == {"a"}
+    rest = [i for i in trained.ids.tolist() if i not in named]
+    assert [clusters[i] for i in rest] == [before[i] for i in rest]
 
 
 def test_runs_that_do_not_pair_are_refused_with_the_reason(

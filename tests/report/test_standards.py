@@ -210,6 +210,8 @@ def test_unknown_slides_are_said_to_be_unknown(study: Study) -> None:
     ("basis", "status", "told"),
     [
         ("slide", Status.REPORTED, "no slide has patches on both sides"),
+        ("patient", Status.REPORTED, "no patient has patches on both sides"),
+        ("slide+group", Status.REPORTED, "Slides where they are known"),
         ("group", Status.REPORTED, "may be on both sides"),
         ("stain", Status.REPORTED, "stand in for slides"),
         ("random", Status.REPORTED, "Single patches only"),

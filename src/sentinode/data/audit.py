@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -53,7 +52,8 @@ class Audit:
 
     `duplicates` includes those up to symmetry (`symmetry` 1 to 7), `overlaps` the true shifts only;
     `groups` joins both: every id that shares tissue with another, and its group's number.
-    `label_conflicts` are the duplicates whose two labels differ.
+    `label_conflicts` are the duplicates whose two labels differ. `pixel_digests` has the SHA-1 of each patch's raw RGB
+    bytes, (N,) bytes, in the order of the patches.
     """
 
     patches: int
@@ -65,6 +65,7 @@ class Audit:
     groups: dict[str, int]
     blanks: dict[str, list[str]]
     id_mismatches: list[str]
+    pixel_digests: Shaped[np.ndarray, " n"]
 
     def table(self) -> list[tuple[str, int, str]]:
         """What was counted, how often, and what it means."""
@@ -137,21 +138,24 @@ def audit_patches(
     def read(first_row: int, chunk: Pixels) -> _Chunk:
         hashes = hash_pixels(chunk)
         digests = _digests(chunk)
-        wrong = [first_row + k for k, digest in enumerate(digests) if names[first_row + k] != digest]
+        wrong = [first_row + k for k, digest in enumerate(digests.tolist()) if names[first_row + k] != digest.hex()]
         return _Chunk(
             find_anchors(chunk, hashes, first_row, count),
             sum_pixels(hashes),
             _kinds(*brightness_and_contrast(chunk)),
             wrong,
+            digests,
         )
 
     anchors, sums, kinds, wrong_rows = [], [np.empty(0, np.uint64)], [np.empty(0, "<U5")], []
+    digests = [np.empty(0, "V20")]
     chunks = map_chunks(read, pixels, workers=workers, on_progress=_stage("read", on_progress))
     for block in in_blocks(chunks):
         anchors.append(np.concatenate([chunk.anchors for chunk in block]))
         sums += [chunk.sums for chunk in block]
         kinds += [chunk.kinds for chunk in block]
         wrong_rows += [row for chunk in block for row in chunk.wrong_rows]
+        digests += [chunk.digests for chunk in block]
 
     duplicates = match_sums(pixels, np.concatenate(sums))
     overlaps = match_anchors(pixels, anchors, workers=workers, on_progress=_stage("compare", on_progress))
@@ -174,6 +178,7 @@ def audit_patches(
         groups={names[row]: int(groups[row]) for row in np.flatnonzero(groups >= 0)},
         blanks={name: [names[row] for row in np.flatnonzero(kind == name)] for name in ("white", "black", "flat")},
         id_mismatches=[names[row] for row in wrong_rows],
+        pixel_digests=np.concatenate(digests),
     )
 
 
@@ -215,8 +220,14 @@ def id_mismatches(
     on_progress: Progress | None = None,
 ) -> list[int]:
     """The rows whose id is not the SHA-1 of their raw RGB bytes, in lower-case hexadecimal."""
+    digests = pixel_digests(pixels, workers=workers, on_progress=on_progress)
+    return [row for row, digest in enumerate(digests.tolist()) if digest.hex() != str(ids[row])]
+
+
+def pixel_digests(pixels: Pixels, *, workers: int = 2, on_progress: Progress | None = None) -> Shaped[np.ndarray, " n"]:
+    """The SHA-1 of each patch's raw RGB bytes, (N,) of 20 bytes."""
     digests = map_chunks(lambda _, chunk: _digests(chunk), pixels, workers=workers, on_progress=on_progress)
-    return [row for row, digest in enumerate(itertools.chain.from_iterable(digests)) if digest != str(ids[row])]
+    return np.concatenate([np.empty(0, "V20"), *digests])
 
 
 def balance_by_slide(labels: Int8[np.ndarray, " n"], slides: Sequence[str] | np.ndarray) -> pd.DataFrame:
@@ -240,6 +251,7 @@ class _Chunk(NamedTuple):
     sums: UInt64[np.ndarray, " n"]
     kinds: Shaped[np.ndarray, " n"]
     wrong_rows: list[int]
+    digests: Shaped[np.ndarray, " n"]
 
 
 def _kinds(
@@ -256,8 +268,8 @@ def _kinds(
     return np.select([black, white, contrast < flat_contrast], ["black", "white", "flat"], default="")
 
 
-def _digests(chunk: Pixels) -> list[str]:
-    return [hashlib.sha1(patch, usedforsecurity=False).hexdigest() for patch in chunk]
+def _digests(chunk: Pixels) -> Shaped[np.ndarray, " n"]:
+    return np.array([hashlib.sha1(patch, usedforsecurity=False).digest() for patch in chunk], dtype="V20")
 
 
 def _named_duplicates(names: list[str], duplicates: Iterable[Duplicate]) -> tuple[DuplicateIds, ...]:

@@ -27,7 +27,14 @@ from sentinode.data.images import SUFFIXES
 from sentinode.data.listing import DataFolder, Finding, Listing
 from sentinode.data.patches import UNLABELLED, PatchSet
 from sentinode.data.pcam import is_pcam_folder, present_parts, read_parts, read_pcam
-from sentinode.data.tables import GROUP_COLUMNS, SLIDE_COLUMNS, read_column_by_id, table_at
+from sentinode.data.tables import (
+    GROUP_COLUMNS,
+    PATIENT_COLUMNS,
+    SLIDE_COLUMNS,
+    read_column_by_id,
+    read_named_column,
+    table_at,
+)
 from sentinode.errors import DataError
 from sentinode.progress import Progress, of_step, silent
 
@@ -47,7 +54,8 @@ def read_folder(root: Path, config: DataConfig | None = None) -> DataFolder:
     require_data_folder(root)
     folder = read_pcam(root) if is_pcam_folder(root) else read_competition(root)
     slides = _table(config.slides or table_at(root / "slides.csv"), SLIDE_COLUMNS)
-    groups = _table(config.groups or table_at(root / "groups.csv"), GROUP_COLUMNS)
+    groups_path = config.groups or table_at(root / "groups.csv")
+    column, groups = ("", None) if groups_path is None else read_named_column(groups_path, GROUP_COLUMNS)
     findings = list(folder.findings)
     for table, name in ((slides, "slides"), (groups, "groups")):
         if table is not None and not any(i in table for i in folder.training.ids.tolist()):
@@ -57,6 +65,7 @@ def read_folder(root: Path, config: DataConfig | None = None) -> DataFolder:
         training=folder.training.with_tables(slides=slides, groups=groups),
         test=folder.test and folder.test.with_tables(slides=slides, groups=groups),
         findings=tuple(findings),
+        groups_are_patients=column.strip().casefold() in PATIENT_COLUMNS,
     )
 
 

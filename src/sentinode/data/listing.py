@@ -153,3 +153,4 @@ class DataFolder:
     findings: tuple[Finding, ...]
     note: str = ""
     """Said on every page made from this data; for a phantom, that the tissue is synthetic."""
+    groups_are_patients: bool = False

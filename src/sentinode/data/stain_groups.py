@@ -87,9 +87,12 @@ def uncut_clusters(clusters: Int[np.ndarray, " n"], groups: Shaped[np.ndarray, "
 
 
 def stain_statistics(
-    pixels: Pixels, on_progress: Callable[[int, int], None] | None = None
-) -> Float32[np.ndarray, "n 19"]:
-    """Describe stain and texture, a row for each patch; NaN for the stain of patches with next to no tissue.
+    pixels: Pixels,
+    on_progress: Callable[[int, int], None] | None = None,
+    *,
+    rows: Int[np.ndarray, " k"] | None = None,
+) -> Float32[np.ndarray, "described 19"]:
+    """Describe stain and texture of all patches or of those in `rows`; NaN for the stain of one with hardly any tissue.
 
     Of the tissue's optical density (columns in this order): the `residual` direction, in which it is
     least, square to both stains, so that it hardly depends on what tissue is shown, and the logarithm of
@@ -99,12 +102,14 @@ def stain_statistics(
     it grows from one to two and from two to four pixels' distance, more where out of focus.
     Patches are read in chunks, so memory does not grow with the pixels.
     """
-    statistics = np.empty((len(pixels), sum(columns for columns, _ in _BLOCKS.values())), np.float32)
-    for start in range(0, len(pixels), _CHUNK_PATCHES):
-        chunk = np.asarray(pixels[start : start + _CHUNK_PATCHES])
-        statistics[start : start + len(chunk)] = np.concatenate([_stain(chunk), _scan(chunk)], axis=1)
+    count = len(pixels) if rows is None else len(rows)
+    statistics = np.empty((count, sum(columns for columns, _ in _BLOCKS.values())), np.float32)
+    for start in range(0, count, _CHUNK_PATCHES):
+        some = slice(start, start + _CHUNK_PATCHES)
+        chunk = np.asarray(pixels[some if rows is None else rows[some]])
+        statistics[some] = np.concatenate([_stain(chunk), _scan(chunk)], axis=1)
         if on_progress is not None:
-            on_progress(start + len(chunk), len(pixels))
+            on_progress(start + len(chunk), count)
     return statistics
 
 

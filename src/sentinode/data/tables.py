@@ -26,7 +26,8 @@ from sentinode.files import read_bytes
 
 ID_COLUMNS = ("id", "patch", "patch_id", "patch_name", "name", "filename")
 SLIDE_COLUMNS = ("slide", "wsi")
-GROUP_COLUMNS = ("group", "overlap_group")
+PATIENT_COLUMNS = ("patient", "patient_id")
+GROUP_COLUMNS = ("group", "overlap_group", *PATIENT_COLUMNS)
 # How R, pandas, databases and spreadsheets write what is not known, in lower case.
 _UNKNOWN: Final = frozenset(
     (
@@ -206,6 +207,11 @@ def read_column_by_id(path: Path, candidates: Sequence[str]) -> dict[str, str]:
     The first of `candidates` that is a column gives the values. "FILE.csv:column" names another. A value that is not
     known, in any spelling of `is_unknown`, is "".
     """
+    return read_named_column(path, candidates)[1]
+
+
+def read_named_column(path: Path, candidates: Sequence[str]) -> tuple[str, dict[str, str]]:
+    """The name of the column that `read_column_by_id` reads, as the table has it, and what it holds."""
     file, _, named = str(path).rpartition(":") if not path.exists() and ":" in str(path) else (str(path), "", "")
     wanted = (named,) if named else tuple(candidates)
     table = read_table(Path(file), purpose=f"id,{wanted[0]}")
@@ -226,7 +232,7 @@ def read_column_by_id(path: Path, candidates: Sequence[str]) -> dict[str, str]:
             where=file,
             remedy="Keep one row for each id.",
         )
-    return dict(zip(pairs["id"].tolist(), pairs["value"].tolist(), strict=True))
+    return column, dict(zip(pairs["id"].tolist(), pairs["value"].tolist(), strict=True))
 
 
 def read_attributes(path: Path) -> pd.DataFrame:

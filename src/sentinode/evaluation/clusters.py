@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 from numpy.typing import NDArray
 
-ClusterKind = Literal["slide", "stain", "group"]
-"""What the clusters are: slides where they are known, or what stands in for them."""
+ClusterKind = Literal["slide", "patient", "slide+group", "slide+stain", "group", "stain"]
+"""What the clusters are: slides or patients, or what stands in for them, for all patches or those without a slide."""
+
+CLUSTERS_IN_WORDS: Final[dict[ClusterKind, str]] = {
+    "slide": "slides",
+    "patient": "patients",
+    "slide+group": "slides where they are known and groups of patches for the rest",
+    "slide+stain": "slides where they are known and clusters of stain (in place of slides) for the rest",
+    "group": "groups of patches",
+    "stain": "clusters of stain (in place of slides)",
+}
+
+STAIN_CAUTION: Final = (
+    "Where slides are not known, how far patches depend on each other is guessed: on synthetic tissue, whose slides "
+    "are known, intervals from clusters of stain were about as wide as those from slides. A table of slides is better."
+)
+"""Said wherever intervals draw clusters of stain."""
 
 
 def cluster_numbers(names: Shaped[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:

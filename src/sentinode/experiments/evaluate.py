@@ -177,7 +177,7 @@ class Scored:
         ]
         by_slide = [_named(self.everything.slides, self.everything)]
         for run in runs:
-            if run.cluster_kind in ("slide", "group"):
+            if run.cluster_kind in ("slide", "patient", "group"):
                 (by_slide if run.cluster_kind == "slide" else by_tissue).append(run.clusters_by_id)
         kinds = [
             set(ids) & trained,

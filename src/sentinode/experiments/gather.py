@@ -44,12 +44,20 @@ def gather(root: Path, config: RunConfig, session: Session) -> Gathered:
     if packed.test is not None:
         unwanted = _rows_to_drop(check, config.data, packed.test.ids).values()
         usable = ~np.any([np.zeros(len(packed.test), dtype=bool), *unwanted], axis=0)
-        unlabelled = Unlabelled(packed.everything, len(packed.training), usable, check.audit.groups)
+        unlabelled = Unlabelled(
+            packed.everything,
+            len(packed.training),
+            usable,
+            check.audit.groups,
+            check.audit.pixel_digests[len(packed.training) :],
+        )
     material = Material(
         packed.training,
         groups,
+        patients_known=folder.groups_are_patients and bool(np.all(packed.training.groups != "")),
         eligible=eligible,
         unlabelled=unlabelled,
+        pixel_digests=check.audit.pixel_digests[: len(packed.training)],
         note=folder.note,
         origin=check.origin,
         cache_root=session.cache_root,

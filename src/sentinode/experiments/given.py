@@ -27,7 +27,16 @@ _KINDS: Final = (
     "split.by",
 )
 _LONGEST: Final = 80  # letters of a variant's name: it heads tables and stands in figures
-_BEST_FIRST: Final[tuple[ClusterKind, ...]] = ("slide", "stain", "group")
+_WITH_SLIDES: Final[dict[ClusterKind, ClusterKind]] = {
+    "slide": "slide",
+    "patient": "slide+group",
+    "slide+stain": "slide+stain",
+    "slide+group": "slide+group",
+    "stain": "slide+stain",
+    "group": "slide+group",
+}
+"""What clusters become where a table names the slides of some patches."""
+_BEST_FIRST: Final[tuple[ClusterKind, ...]] = ("patient", "slide", "slide+stain", "slide+group", "stain", "group")
 
 
 def holds_runs(folder: Path) -> bool:
@@ -105,19 +114,23 @@ def _label(own: Mapping[str, Any], run: Run, taken: Sequence[str]) -> str:
 def clusters_of(comparison: Comparison, slides: Path | None = None) -> tuple[dict[str, str], ClusterKind]:
     """The slides of the validation patches from a table id,slide; else what the best informed of the runs knows.
 
-    Raises DataError where the table lacks a patch.
+    Patches whose slide the table does not tell keep the cluster that the runs know. Raises DataError where it tells
+    none.
     """
-    if slides is not None:
-        table = read_column_by_id(slides, SLIDE_COLUMNS)
-        missing = [i for i in comparison.ids.tolist() if i not in table]
-        if missing:
-            raise DataError(
-                f"lacks {len(missing):,} of the {len(comparison.ids):,} validation patches (first: {missing[0]})",
-                where=slides,
-                remedy="Give a table with the slide of every patch.",
-            )
-        return {i: table[i] for i in comparison.ids.tolist()}, "slide"
-    return best_known_clusters([run for variant in comparison.variants for run in variant.runs])
+    known, kind = best_known_clusters([run for variant in comparison.variants for run in variant.runs])
+    if slides is None:
+        return known, kind
+    table = read_column_by_id(slides, SLIDE_COLUMNS)
+    named = {i: table[i] for i in comparison.ids.tolist() if table.get(i)}
+    if not named:
+        raise DataError(
+            f"has {len(table):,} rows, none with the slide of a validation patch",
+            where=slides,
+            remedy="Mend its ids, or give the table of these patches.",
+        )
+    if len(named) == len(comparison.ids):
+        return named, "slide"
+    return {i: known.get(i, "") for i in comparison.ids.tolist()} | named, _WITH_SLIDES[kind]
 
 
 def best_known_clusters(runs: Sequence[Run]) -> tuple[dict[str, str], ClusterKind]:

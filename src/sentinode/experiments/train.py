@@ -31,7 +31,7 @@ from sentinode.experiments.history import (
     undefined_epochs,
     write_history,
 )
-from sentinode.experiments.material import Material
+from sentinode.experiments.material import Material, require_same
 from sentinode.experiments.pseudo import RECORD, PseudoLabels
 from sentinode.experiments.run import CONFIG, ENVIRONMENT, MEMBERS, Run, claim_run, is_finished, write_manifest
 from sentinode.experiments.run_record import record_of_run
@@ -299,7 +299,7 @@ def _begin(
                 remedy="Resume it with its own, or choose another folder.",
             )
         if (folder / ENVIRONMENT).is_file():
-            _check_same_data(folder, material)
+            _require_same_data(folder, config, material)
             return pseudo_labels_of(folder, config)
     write_text(identity, to_toml(config))
     try:
@@ -319,11 +319,17 @@ def _prepare(
     environment = {
         **describe_environment(device),
         "data_sha256": material.data_hash,
+        "data": material.identity(config),
         "data_note": material.note,
         "seed": config.fit.seed,
         "split": material.split(config).describe(),
         "clusters": material.cluster_kind,
-        "notices": [*material.split(config).notices, *own, *([pseudo.notice] if pseudo else [])],
+        "notices": [
+            *material.split(config).notices,
+            *material.cluster_notices,
+            *own,
+            *([pseudo.notice] if pseudo else []),
+        ],
         **({RECORD: pseudo.record} if pseudo else {}),
     }
     if pseudo:
@@ -333,12 +339,9 @@ def _prepare(
     return pseudo
 
 
-def _check_same_data(folder: Path, material: Material) -> None:
-    noted = json.loads((folder / ENVIRONMENT).read_text(encoding="utf-8"))["data_sha256"]
-    if noted != material.data_hash:
-        raise RunError(
-            "was begun with other patches or labels", where=folder, remedy="Give the same data, or another folder."
-        )
+def _require_same_data(folder: Path, config: RunConfig, material: Material) -> None:
+    environment = json.loads((folder / ENVIRONMENT).read_text(encoding="utf-8"))
+    require_same(environment["data"], material.identity(config), where=folder)
 
 
 def _finish(

@@ -21,15 +21,33 @@ class Remark:
 
 
 def split_name(basis: str) -> str:
-    return {"random": "random", "file": "from a file", "stain": "by stain cluster"}.get(basis, f"by {basis}")
+    named = {
+        "random": "random",
+        "file": "from a file",
+        "stain": "by stain cluster",
+        "slide+group": "by slide where known",
+    }
+    return named.get(basis, f"by {basis}")
+
+
+def kept_apart(basis: str) -> str:
+    """Whether a split can be trusted, in a few words."""
+    return {"slide": "slides kept apart", "patient": "patients kept apart"}.get(basis, "read with care")
 
 
 def split_caution(record: RunRecord) -> Remark | None:
     """What the split leaves open; None where slides are kept apart."""
     unknown = record.slides_known == "none"
     match record.split_basis:
-        case "slide":
+        case "slide" | "patient":
             return None
+        case "slide+group":
+            return Remark(
+                "Slides are known for a part of the patches",
+                "Slides that are known stay on one side. Of the other patches those found to share tissue do, but some "
+                "of one slide may be on both: the scores may be too good. Complete the table of slides for a split "
+                "that can be trusted.",
+            )
         case "random":
             return Remark(
                 "The split ignores slides",

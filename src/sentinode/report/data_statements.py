@@ -22,6 +22,8 @@ _SOURCES: Final[dict[Origin, str]] = {
 }
 _DISJOINT: Final = {
     "slide": "Slides: no slide has patches on both sides. Whether two slides are of one patient is not known.",
+    "patient": "Patients: no patient has patches on both sides.",
+    "slide+group": "Slides where they are known; the other patches may be of a slide that is on both sides.",
     "group": "Tissue that was found to be shared; patches of one slide or patient may be on both sides.",
     "stain": "Clusters of stain and texture, which stand in for slides; a slide or patient may be on both sides.",
     "random": "Single patches only: patches of one slide or patient may be on both sides.",

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from sentinode.evaluation.bootstrap import Interval
+from sentinode.evaluation.clusters import STAIN_CAUTION, ClusterKind
 from sentinode.experiments.decision import Scale
 from sentinode.experiments.evaluate import Evaluation, SlideScores
 from sentinode.inference.probabilities import Predictions
@@ -22,10 +23,13 @@ _COVERS: Final = (
     "The intervals say what other slides like these would give. They do not cover another training, another scanner or "
     "another hospital."
 )
-_STAND_INS: Final = {
+_STAND_INS: Final[dict[ClusterKind, str]] = {
     "slide": "",
-    "stain": " Slides are not known, and clusters of stain stand in for them: how far patches depend on each other is "
-    "guessed. A table of slides (--slides) is better.",
+    "patient": "",
+    "slide+group": " Where slides are not known, groups of patches stand in for them: where a group is less than a "
+    "slide, the intervals are too narrow.",
+    "slide+stain": f" {STAIN_CAUTION}",
+    "stain": f" {STAIN_CAUTION}",
     "group": " Slides are not known, and groups of patches stand in for them: where a group is less than a slide, the "
     "intervals are too narrow.",
 }

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from sentinode.config import FitConfig, RunConfig
 from sentinode.evaluation.bootstrap import Interval
+from sentinode.evaluation.clusters import CLUSTERS_IN_WORDS
 from sentinode.experiments.evidence import Evidence
 from sentinode.experiments.run import Run
 from sentinode.experiments.study import Study
@@ -24,7 +25,6 @@ from sentinode.report.network_statements import (
 from sentinode.report.tables import CLUSTER_NAMES, METRIC_NAMES, confusion_of, mean_and_spread, number
 
 _DISCRIMINATION: Final = ("auc", "average_precision", "accuracy", "balanced_accuracy")
-_CLUSTERS: Final = {"slide": "slides", "stain": "clusters of stain", "group": "groups of patches"}
 _CALIBRATION: Final = ("ece", "brier_score", "log_loss")
 
 
@@ -188,7 +188,7 @@ class ModelStatements:
             return "The records hold no intervals."
         return (
             f"Intervals from {found.replicates:,} bootstrap replicates of {found.clusters:,} "
-            f"{_CLUSTERS[found.cluster_kind]} ({found.patches:,} patches) and the seeds."
+            f"{CLUSTERS_IN_WORDS[found.cluster_kind]} ({found.patches:,} patches) and the seeds."
         )
 
     @property

@@ -18,7 +18,14 @@ _MISTAKES: Final = (
     ("Tumour seen where the label says none", "False positives", "negative"),
     ("Tumour missed", "False negatives", "positive"),
 )
-_CLUSTERS: Final = {"slide": "slide", "stain": "stain cluster", "group": "group"}
+_CLUSTERS: Final = {
+    "slide": "slide",
+    "patient": "patient",
+    "slide+group": "slide or group",
+    "slide+stain": "slide or stain cluster",
+    "group": "group",
+    "stain": "stain cluster",
+}
 _MEANINGS: Final = {
     "slide": "The slide that a patch was cut from.",
     "stain": "Slides are not known: patches of like stain and texture stand in for them.",

@@ -10,7 +10,7 @@ from sentinode.experiments.blend import Blend
 from sentinode.experiments.pseudo import record_of
 from sentinode.experiments.run import Run
 from sentinode.report import charts, parts
-from sentinode.report.cautions import cautions, split_caution, split_name
+from sentinode.report.cautions import cautions, kept_apart, split_caution, split_name
 from sentinode.report.data_statements import centre_square
 from sentinode.report.decision_part import decision_part
 from sentinode.report.network_statements import curves_statement, seeded_statement
@@ -34,7 +34,6 @@ def run_context(run: Run) -> dict[str, Any]:
     record, pseudo = run.record, record_of(run)
     is_head = run.config.fit.train == "head"
     rows = "fits of a head" if is_head else "epochs"
-    kept_apart = "read with care" if split_caution(record) else "slides kept apart"
     whose = f"ensemble of {len(run.members)} networks" if run.members else "kept weights, one run"
     return {
         "title": f"Run {run.name}",
@@ -63,7 +62,7 @@ def run_context(run: Run) -> dict[str, Any]:
         "cards": [
             ("Validation AUC", number(run.scores["auc"], 3), whose),
             ("Accuracy at 0.5", number(run.scores["accuracy"], 3), whose),
-            ("Split", split_name(record.split_basis), kept_apart),
+            ("Split", split_name(record.split_basis), kept_apart(record.split_basis)),
         ],
         "cautions": cautions([run]),
         "notices": list(run.environment.get("notices", [])),

@@ -11,7 +11,7 @@ from sentinode.experiments.run import Run
 from sentinode.experiments.study import Study
 from sentinode.explain.review import Review
 from sentinode.report import charts, comparison_part, data_figures, notebook, parts, verdict_words, words
-from sentinode.report.cautions import Remark, cautions, split_caution, split_name
+from sentinode.report.cautions import Remark, cautions, kept_apart, split_caution, split_name
 from sentinode.report.charts import Chart
 from sentinode.report.check_page import findings
 from sentinode.report.data_statements import centre_square, label_rule
@@ -157,7 +157,7 @@ def cards(study: Study, runs: list[Run]) -> list[tuple[str, str, str]]:
         (
             "Split",
             split_name(record.split_basis),
-            "slides kept apart" if record.split_basis == "slide" else "read with care",
+            kept_apart(record.split_basis),
         ),
         ("Runs", f"{len(runs)}", _a_variant(study)),
     ]

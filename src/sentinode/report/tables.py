@@ -32,7 +32,14 @@ METRIC_NAMES: Final = {
     "brier_score": "Brier score",
     "ece": "calibration error",
 }
-CLUSTER_NAMES: Final = {"slide": "slides", "stain": "clusters of stain", "group": "groups"}
+CLUSTER_NAMES: Final = {
+    "slide": "slides",
+    "patient": "patients",
+    "slide+group": "slides and groups",
+    "slide+stain": "slides and clusters of stain",
+    "group": "groups",
+    "stain": "clusters of stain",
+}
 MISSING: Final = "–"
 _UNBROKEN: Final = "\u00a0"
 _SIDE_BY_SIDE: Final = 5

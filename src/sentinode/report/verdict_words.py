@@ -8,10 +8,10 @@ from dataclasses import replace
 import numpy as np
 
 from sentinode.config import ModelConfig, NotebookModel
+from sentinode.evaluation.clusters import CLUSTERS_IN_WORDS, STAIN_CAUTION
 from sentinode.evaluation.verdict import FEWEST_SEEDS, Verdict
 from sentinode.experiments.evidence import Evidence, IndependentTests
 
-_CLUSTERS = {"slide": "slides", "stain": "clusters of stain (in place of slides)", "group": "groups of patches"}
 _SIGNIFICANT = 0.05
 
 
@@ -57,22 +57,22 @@ def rule(evidence: Evidence) -> str:
         f"The rule was fixed beforehand: “better” takes at least {FEWEST_SEEDS} seeds, P(better) of 0.75 or more, "
         f"a 95 % interval that leaves out zero{holm}, and a difference of at least {smallest:g}; one "
         "that lacks only the last is “too small to matter”, everything else “no evidence”. "
-        f"The intervals draw {_CLUSTERS[evidence.cluster_kind]} and seeds anew; they do not cover "
+        f"The intervals draw {CLUSTERS_IN_WORDS[evidence.cluster_kind]} and seeds anew; they do not cover "
         f"{beyond}.{_slides_unknown(evidence)}"
     )
 
 
 def _slides_unknown(evidence: Evidence) -> str:
     """What it means that something stands in for slides."""
-    if evidence.cluster_kind == "slide":
-        return ""
-    return (
-        " Slides are not known, so how far patches depend on each other is guessed: on synthetic tissue, whose slides "
-        "are known, intervals from clusters of stain were about as wide as those from slides. A table of slides is "
-        "better."
-        if evidence.cluster_kind == "stain"
-        else " Slides are not known: where a group is less than a slide, these intervals are too narrow."
-    )
+    match evidence.cluster_kind:
+        case "slide" | "patient":
+            return ""
+        case "group":
+            return " Slides are not known: where a group is less than a slide, these intervals are too narrow."
+        case "slide+group":
+            return " Not all slides are known: where a group is less than a slide, these intervals are too narrow."
+        case "stain" | "slide+stain":
+            return f" {STAIN_CAUTION}"
 
 
 def assumed_independent(tests: IndependentTests) -> str:
