@@ -319,8 +319,10 @@ def test_two_variants_of_the_same_settings_are_refused() -> None:
     with pytest.raises(ConfigError, match="the variants 'x' and 'y' come to the same settings"):
         override(load_preset("fair"), same).variants()
     config = override(load_preset("fair"), {"tune.search": {"fit.learning_rate": [0.1, 1, 1.0]}})
-    with pytest.raises(ConfigError, match=r"fit.learning_rate = 1 and 1\.0 come to the same settings"):
-        config.trials_base()
+    with pytest.raises(ConfigError, match=r"fit.learning_rate = 1 and fit.learning_rate = 1\.0 come to the same"):
+        config.trials()
+    both = {"tune.search": {"fit.epochs": [1, 20], "fit.keep": ["best", "last"]}}
+    assert len(override(load_preset("fair"), both).trials()) == 4
 
 
 @pytest.mark.parametrize("section", ["compare.variants", "ensemble.members"])
@@ -349,7 +351,7 @@ def test_what_numbers_the_repeats_is_no_variants_own(name: str) -> None:
 def test_a_question_is_checked_when_it_is_asked(settings: dict[str, Any], said: str) -> None:
     config = override(load_preset("fair"), settings)
     with pytest.raises(ConfigError, match=said):
-        config.variants() if "compare.variants" in settings else config.trials_base()
+        config.variants() if "compare.variants" in settings else config.trials()
 
 
 def test_the_document_of_settings_is_the_settings() -> None:

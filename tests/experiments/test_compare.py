@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from sentinode.config import StudyConfig, load_preset
-from sentinode.errors import RunError
+from sentinode.errors import ConfigError, RunError
 from sentinode.experiments import compare as compare_module
 from sentinode.experiments.compare import RunStore, compare
 from sentinode.experiments.comparison import Difference, Variant, paired
@@ -141,3 +142,53 @@ def test_a_pruner_stops_poor_trials_and_they_are_counted(
     tuning = tune(searching, store(material, tmp_path), tmp_path / "tune")
     assert tuning.pruned > 0
     assert len(tuning.comparison.variants) >= 1
+
+
+@pytest.mark.parametrize(
+    ("variants", "said"),
+    [
+        ({"a": {}, "b": {"split.validation_fraction": 0.5}}, "'b' would be validated on other patches than 'a'"),
+        ({"a": {}, "b": {"sample.per_class": 10}}, "'b' would be validated on other patches than 'a'"),
+        ({"a": {"split.by": "auto"}, "b": {"split.by": "slide"}}, "'a' and 'b' come to the same settings and patches"),
+        (
+            {"a": {"sample.training_per_class": 5000}, "b": {"sample.training_per_class": 9000}},
+            "'a' and 'b' come to the same settings and patches",
+        ),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_before_training(
+    material: Material, config: StudyConfig, tmp_path: Path, variants: dict[str, dict[str, Any]], said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        compare(override(config, {"compare.variants": variants}), store(material, tmp_path))
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_search_over_other_patches_is_refused_before_training(
+    material: Material, config: StudyConfig, tmp_path: Path
+) -> None:
+    asked = override(config, {"tune.search": {"split.validation_fraction": [0.3, 0.5]}})
+    with pytest.raises(ConfigError, match="would be validated on other patches"):
+        tune(asked, store(material, tmp_path), tmp_path / "tune")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_any_kinds_of_model_and_a_blend_are_compared(material: Material, config: StudyConfig, tmp_path: Path) -> None:
+    variants = {
+        "plain": {},
+        "p4m": {"model.architecture": "p4m", "predict.views": 1},
+        "few": {"sample.training_per_class": 20},
+        "blend": {"ensemble.members": {"a": {"model.norm": "after"}, "b": {"model.bn_momentum": 0.5}}},
+    }
+    found = compare(override(config, {"compare.variants": variants, "seeds": [25]}), store(material, tmp_path))
+    assert [variant.blends for variant in found.variants] == [False, False, False, True]
+    assert len({tuple(variant.predictions.probabilities) for variant in found.variants}) == 4
+
+
+def test_values_of_a_search_that_are_near_each_other_stay_two(
+    material: Material, config: StudyConfig, tmp_path: Path
+) -> None:
+    rates = [0.001, 0.0010000001]
+    asked = override(config, {"tune.search": {"fit.learning_rate": rates}, "seeds": [25], "tune.seed": 2**32 - 1})
+    found = tune(asked, store(material, tmp_path), tmp_path / "tune").comparison
+    assert [variant.name for variant in found.variants] == [f"learning_rate {rate}" for rate in rates]

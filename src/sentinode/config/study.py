@@ -124,7 +124,7 @@ class StudyConfig(RunConfig):
         if "compare" in questions:
             self.variants()
         if "tune" in questions:
-            self.trials_base()
+            self.trials()
 
     def variants(self) -> dict[str, RunConfig]:
         """The settings of each variant; raises ConfigError where one has none of a run's, or two would be one run."""
@@ -150,28 +150,34 @@ class StudyConfig(RunConfig):
         return self.tune
 
     def trials_base(self) -> RunConfig:
-        """The settings that all trials of the search share; raises ConfigError where a trial could not be run.
+        """The settings that all trials of the search share."""
+        return override(self.run_config(), self.search.base, where="tune.base")
 
-        Every value is tried here, each beside the first of the others, so that no trial is refused after hours.
+    def trials(self) -> dict[str, RunConfig]:
+        """Each value of the search beside the first of the others, named such as "fit.epochs = 3"; of a range the ends.
+
+        Raises ConfigError where one cannot be set, or where two come to the same run, also beside the others' last:
+        such things are not to be learned after hours.
         """
-        base = override(self.run_config(), self.search.base, where="tune.base")
+        base, found = self.trials_base(), dict[str, RunConfig]()
         choices = {
             key: space if isinstance(space, list) else [space.low, space.high]
             for key, space in self.search.search.items()
         }
-        firsts = {key: values[0] for key, values in choices.items()}
+        firsts, lasts = ({key: values[at] for key, values in choices.items()} for at in (0, -1))
         for key, values in choices.items():
-            seen: dict[str, Scalar] = {}
+            seen: dict[tuple[str, ...], str] = {}
             for value in values:
-                digest = override(base, {**firsts, key: value}, where="tune.search").digest()
-                if digest in seen:
+                name = f"{key} = {value!r}"
+                beside = [override(base, {**others, key: value}, where="tune.search") for others in (firsts, lasts)]
+                found[name] = beside[0]
+                if (twin := seen.setdefault(tuple(config.digest() for config in beside), name)) is not name:
                     raise ConfigError(
-                        f"{key} = {seen[digest]!r} and {value!r} come to the same settings",
+                        f"{twin} and {name} come to the same settings",
                         where="tune.search",
                         remedy="Leave one of them out.",
                     )
-                seen[digest] = value
-        return base
+        return found
 
 
 def _require_of_a_variant(settings: Mapping[str, Any], whose: str) -> None:

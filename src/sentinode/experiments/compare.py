@@ -8,7 +8,8 @@ from typing import Any, Final
 
 import torch
 
-from sentinode.config import RunConfig, Scalar, StudyConfig, Value
+from sentinode.config import DrawnSplit, RunConfig, Scalar, StudyConfig, Value
+from sentinode.data.split import Split
 from sentinode.errors import ConfigError
 from sentinode.experiments.comparison import Comparison, Variant, paired
 from sentinode.experiments.material import Material
@@ -103,7 +104,37 @@ def grid(config: StudyConfig) -> list[tuple[str, dict[str, Scalar]]]:
 def compare(config: StudyConfig, store: RunStore) -> Comparison:
     """Train every variant of the config on every seed and fold; without variants the config alone."""
     settings = config.compare.variants or {ALONE: {}}
-    return paired(_train(config, settings, config.variants() or {ALONE: config.run_config()}, store))
+    configs = config.variants() or {ALONE: config.run_config()}
+    _refuse_twins(configs, require_same_validation(config, configs, store.material))
+    return paired(_train(config, settings, configs, store))
+
+
+def require_same_validation(
+    config: StudyConfig, variants: Mapping[str, RunConfig], material: Material
+) -> dict[str, Split]:
+    """The split of each variant, or ConfigError, before anything is trained, where they validate on other patches."""
+    _, of_place = grid(config)[0]
+    splits = {name: material.split(override(own, of_place)) for name, own in variants.items()}
+    first, *others = splits
+    for name in others:
+        if set(splits[name].validation.tolist()) != set(splits[first].validation.tolist()):
+            raise ConfigError(
+                f"{name!r} would be validated on other patches than {first!r}",
+                remedy="Leave balance, sample.per_class and split to the settings that all share.",
+            )
+    return splits
+
+
+def _refuse_twins(variants: Mapping[str, RunConfig], splits: Mapping[str, Split]) -> None:
+    """Raise ConfigError for variants that differ in the way of splitting alone, and yet draw the same patches."""
+    elsewhere = {"balance": None, "sample": None, "split": DrawnSplit()}
+    names: dict[tuple[str, ...], str] = {}
+    for name, own in variants.items():
+        trained = own.model_copy(update=elsewhere).digest(), *splits[name].training.tolist()
+        if (twin := names.setdefault(trained, name)) != name:
+            raise ConfigError(
+                f"{twin!r} and {name!r} come to the same settings and patches", remedy="Leave one of them out."
+            )
 
 
 def audit_leak(config: StudyConfig, store: RunStore) -> Comparison:

@@ -22,7 +22,7 @@ from sentinode.config import Range, RunConfig, Scalar, StudyConfig, TuneConfig
 from sentinode.data.artefacts import claim
 from sentinode.data.batches import derive_seed
 from sentinode.errors import RunError, storage_errors
-from sentinode.experiments.compare import RunStore, grid
+from sentinode.experiments.compare import RunStore, grid, require_same_validation
 from sentinode.experiments.comparison import Comparison, Variant, paired
 from sentinode.experiments.run import Run
 from sentinode.settings import folder_name, override, short_name
@@ -46,6 +46,7 @@ def tune(config: StudyConfig, store: RunStore, folder: Path) -> Tuning:
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     base, asked = config.trials_base(), config.search
+    require_same_validation(config, config.trials(), store.material)
     variants: dict[int, Variant] = {}
     with claim(folder, begun=_JOURNAL):
         study = _open_journal(folder / _JOURNAL, asked)
