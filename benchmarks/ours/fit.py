@@ -18,7 +18,7 @@ from sentinode.config import RunConfig
 from sentinode.experiments.gather import gather
 from sentinode.experiments.session import Session
 from sentinode.experiments.train import train_run
-from sentinode.settings import override, parse_toml
+from sentinode.settings import override, read_toml
 
 _MORE_THAN_WANTED = 10_000
 
@@ -29,9 +29,8 @@ class Enough(Exception):  # noqa: N818 - no error: it ends the run
 
 def main() -> None:
     args = arguments()
-    source = args.data / "run.toml"
     config = override(
-        parse_toml(source.read_text(encoding="utf-8"), RunConfig, where=source),
+        read_toml(args.data / "run.toml", RunConfig),
         {"fit.batch_size": args.batch_size, "fit.epochs": _MORE_THAN_WANTED},
     )
     cpu = torch.device("cpu")

@@ -55,7 +55,7 @@ from sentinode.explain.galleries import examples, write_inputs, write_pictures
 from sentinode.explain.review import review
 from sentinode.progress import ALL_RUNS, of_step
 from sentinode.report.page import CHECK, REPORT, write_check_page, write_study_page
-from sentinode.settings import override, parse_toml, to_toml
+from sentinode.settings import override, read_toml, to_toml
 
 EXAMPLES_A_CLASS = 12
 INPUTS_A_CLASS = 2
@@ -182,7 +182,7 @@ def refuse_another_study(out: Path, config: StudyConfig, *, resume: bool) -> Non
         return
     if not resume:
         raise RunError("holds a study already", where=out, remedy="Pass --resume to go on, or another --out.")
-    if parse_toml(identity.read_text(encoding="utf-8"), StudyConfig, where=identity).digest() != config.digest():
+    if read_toml(identity, StudyConfig).digest() != config.digest():
         raise RunError(
             "holds a study with other settings", where=out, remedy="Resume with the same settings, or another --out."
         )

@@ -18,8 +18,7 @@ from sentinode.experiments.train import train_run
 from sentinode.progress import ALL_RUNS, Progress, silent
 from sentinode.settings import override
 
-ALONE: Final = "as set"
-"""The only variant of a study that compares none."""
+_AS_SET: Final = "as-set"  # the only variant of a study that compares none
 
 
 class RunStore:
@@ -103,8 +102,8 @@ def grid(config: StudyConfig) -> list[tuple[str, dict[str, Scalar]]]:
 
 def compare(config: StudyConfig, store: RunStore) -> Comparison:
     """Train every variant of the config on every seed and fold; without variants the config alone."""
-    settings = config.compare.variants or {ALONE: {}}
-    configs = config.variants() or {ALONE: config.run_config()}
+    settings = config.compare.variants or {_AS_SET: {}}
+    configs = config.variants() or {_AS_SET: config.run_config()}
     _refuse_twins(configs, require_same_validation(config, configs, store.material))
     return paired(_train(config, settings, configs, store))
 

@@ -35,7 +35,7 @@ from sentinode.experiments.material import Material
 from sentinode.experiments.run import CONFIG, ENVIRONMENT, MANIFEST, MEMBERS, Run, is_finished, sealed, write_manifest
 from sentinode.inference.probabilities import Predictions
 from sentinode.progress import Progress, silent
-from sentinode.settings import is_folder_name, override, parse_toml, to_flat, to_toml
+from sentinode.settings import is_folder_name, override, read_toml, to_flat, to_toml
 
 _PURPOSE: Final = 3  # of the numbers drawn here, among those that derive from a run's seed
 _SIDES: Final = "id,label,side,cluster"
@@ -93,8 +93,7 @@ def _join(
 
 def _is_blend_of(folder: Path, config: RunConfig, members: Mapping[Path, Run]) -> bool:
     """Whether the folder is of this config, and each place in it holds the same finished run as is to lie there."""
-    text = (folder / CONFIG).read_text(encoding="utf-8")
-    same = parse_toml(text, RunConfig, where=folder / CONFIG).digest() == config.digest()
+    same = read_toml(folder / CONFIG, RunConfig).digest() == config.digest()
     return same and all(
         is_finished(place) and (place / MANIFEST).read_bytes() == (run.folder / MANIFEST).read_bytes()
         for place, run in members.items()

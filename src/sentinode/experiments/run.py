@@ -45,7 +45,7 @@ from sentinode.fitting.checkpoint import count_weights, load_weights
 from sentinode.inference.probabilities import Predictions
 from sentinode.models.build import build
 from sentinode.models.zoo import weight_count
-from sentinode.settings import is_folder_name, parse_toml
+from sentinode.settings import is_folder_name, read_toml
 
 CONFIG: Final = "config.toml"
 ENVIRONMENT: Final = "environment.json"
@@ -141,9 +141,7 @@ class Run:
         """Read a run; raises RunError where it is unfinished or a file is missing, changed or foreign."""
         verify(folder)
         members, blend = _open_members(folder)
-        config = parse_toml(
-            (folder / "config.toml").read_text(encoding="utf-8"), RunConfig, where=folder / "config.toml"
-        )
+        config = read_toml(folder / CONFIG, RunConfig)
         return cls(
             folder=folder,
             config=config,

@@ -21,7 +21,7 @@ from sentinode.experiments.record import (
     record_errors,
 )
 from sentinode.experiments.run import Run
-from sentinode.settings import parse_toml
+from sentinode.settings import read_toml
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,9 +71,7 @@ class Study:
             weighed = json.loads((folder / STUDY_EVIDENCE).read_text(encoding="utf-8"))
             evidence = {question: Evidence.from_json(found) for question, found in weighed.items()}
             errors = json.loads((folder / STUDY_ERRORS).read_text(encoding="utf-8"))
-        config = parse_toml(
-            (folder / STUDY_CONFIG).read_text(encoding="utf-8"), StudyConfig, where=folder / STUDY_CONFIG
-        )
+        config = read_toml(folder / STUDY_CONFIG, StudyConfig)
         opened: dict[str, Run] = {}
 
         def variant(entry: VariantRecord) -> Variant:

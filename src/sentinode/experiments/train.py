@@ -46,7 +46,7 @@ from sentinode.inference.probabilities import Predictions, predict_probabilities
 from sentinode.models.build import build
 from sentinode.models.zoo import Backbone
 from sentinode.progress import Progress, silent
-from sentinode.settings import parse_toml, to_toml
+from sentinode.settings import read_toml, to_toml
 
 _INITIAL_WEIGHTS = 0
 _LAST: Final = Path("checkpoint") / "last.safetensors"
@@ -292,7 +292,7 @@ def _begin(
     if begun:
         if not resume:
             raise RunError("holds a run already", where=folder, remedy="Pass --resume, or another folder.")
-        if parse_toml(identity.read_text(encoding="utf-8"), RunConfig, where=identity).digest() != config.digest():
+        if read_toml(identity, RunConfig).digest() != config.digest():
             raise RunError(
                 "holds a run with other settings",
                 where=folder,
