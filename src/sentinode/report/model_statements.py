@@ -84,7 +84,14 @@ class ModelStatements:
         name = f"“{self.study.record.chosen}”"
         if len(self.study.variants) == 1:
             return f"{self.kept} {name} is the only variant."
+        if not self._chosen_by_score:
+            return f"{self.kept} {name} {by}."
         return f"{self.kept} {name} {by}: selected and scored on the same patches, its scores are slightly too good."
+
+    @property
+    def _chosen_by_score(self) -> bool:
+        """Not so where splits alone were asked about."""
+        return set(self.study.comparisons) != {"leak"}
 
     @property
     def objectives(self) -> str:

@@ -172,10 +172,9 @@ def layers(name: str, summary: Summary) -> Table:
         ]
         for layer in summary.layers
     ]
-    caption = (
-        f"{name}: {summary.total:,} parameters, {summary.trainable:,} trainable and {summary.non_trainable:,} not "
-        "(moving averages of batch normalisation, and what is frozen)."
-    )
+    others = f"{summary.non_trainable:,} not (moving averages of batch normalisation, and frozen weights)"
+    trainable = f"{summary.trainable:,} trainable and {others}" if summary.non_trainable else "all trainable"
+    caption = f"{name}: {summary.total:,} parameters, {trainable}."
     return Table(caption, ["layer", "output shape", "parameters"], rows)
 
 
