@@ -110,6 +110,8 @@ CASES = [
     Case("PatchCamelyon, the notebook's way", "seed", origin="PatchCamelyon", basis="random"),
     Case("other patches", "seed", origin="other", slides="none", basis="random"),
     Case("grouped though slides are known", basis="group"),
+    Case("by patient", slides="none", basis="patient"),
+    Case("slides known for a part", slides="some", basis="slide+group"),
     Case("by stain", slides="none", basis="stain"),
     Case("by a file", slides="none", basis="file"),
 ]
@@ -173,6 +175,12 @@ CLAIMS: dict[str, Callable[[Case], bool]] = {
     "Slides are not known": lambda c: c.slides == "none" and c.basis == "group",
     "The split does not go by slide": lambda c: c.slides != "none" and c.basis == "group",
     "no slide has patches on both sides": lambda c: c.basis == "slide",
+    "nothing about the patients behind": lambda c: c.basis != "patient" and c.origin != "phantom",
+    "The patient of each patch is known by name": lambda c: c.basis == "patient",
+    "Whether two slides are of one patient is not known": lambda c: c.basis == "slide",
+    "no patient has patches on both sides": lambda c: c.basis == "patient",
+    "Slides are known for a part of the patches": lambda c: c.basis == "slide+group",
+    "slide or patient may be on both sides": lambda c: c.basis in ("group", "stain", "random"),
     "The split ignores slides": lambda c: c.basis == "random",
     "Clusters of stain stand in for slides": lambda c: c.basis == "stain",
     "The split comes from a file": lambda c: c.basis == "file",
@@ -205,7 +213,7 @@ def changed(run: Run, case: Case) -> Run:
         run,
         config=config,
         record=record,
-        environment=run.environment | joined,
+        environment=run.environment | joined | {"clusters": "patient" if case.basis == "patient" else "group"},
         history=run.history[: case.epochs],
     )
     if not case.members:

@@ -21,7 +21,7 @@ _SOURCES: Final[dict[Origin, str]] = {
     "other": "in the layout of the competition Histopathologic Cancer Detection, from another source",
 }
 _DISJOINT: Final = {
-    "slide": "Slides: no slide has patches on both sides. Whether two slides are of one patient is not known.",
+    "slide": "Slides: no slide has patches on both sides.",
     "patient": "Patients: no patient has patches on both sides.",
     "slide+group": "Slides where they are known; the other patches may be of a slide that is on both sides.",
     "group": "Tissue that was found to be shared; patches of one slide or patient may be on both sides.",
@@ -66,7 +66,15 @@ class DataStatements:
 
     @property
     def people(self) -> str:
-        return self.no_people if self.synthetic else "The records hold nothing about the patients behind the patches."
+        if self.synthetic:
+            return self.no_people
+        if self._patients_known:
+            return "The patient of each patch is known by name; the records hold nothing else about the patients."
+        return "The records hold nothing about the patients behind the patches."
+
+    @property
+    def _patients_known(self) -> bool:
+        return self._first.cluster_kind == "patient"
 
     @property
     def slides(self) -> str:
@@ -196,7 +204,9 @@ class DataStatements:
 
     @property
     def disjoint(self) -> str:
-        return _DISJOINT[self.study.record.split_basis]
+        basis = self.study.record.split_basis
+        unknown = basis == "slide" and not self._patients_known
+        return f"{_DISJOINT[basis]}{' Whether two slides are of one patient is not known.' if unknown else ''}"
 
     @property
     def disjoint_status(self) -> str:

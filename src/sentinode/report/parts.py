@@ -79,9 +79,13 @@ def inputs(folder: Path, ranges: Sequence[InputRange]) -> list[SideBySide]:
     """Each patch, what a network is given of it, and how training varies that; the last where there is a picture."""
     strips = []
     for of in ranges:
-        shown = [picture(folder, of.id), *(picture(folder, f"{of.id}.{kind}") for kind in ("input", "varied"))]
-        caption = f"scaled to {of.lowest:.2f} to {of.highest:.2f}"
-        strips.append(SideBySide([each for each in shown if each.source], caption))
+        shown = {
+            "patch": picture(folder, of.id),
+            f"input, {of.lowest:.2f} to {of.highest:.2f}": picture(folder, f"{of.id}.input"),
+            "varied": picture(folder, f"{of.id}.varied"),
+        }
+        found = {name: each for name, each in shown.items() if each.source}
+        strips.append(SideBySide(list(found.values()), "; ".join(found)))
     return [strip for strip in strips if strip.pictures]
 
 
