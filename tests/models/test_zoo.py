@@ -393,6 +393,32 @@ class TestNetwork:
         assert losses[-1] < losses[0]
 
 
+def test_one_patch_alone_is_trained_on_with_batch_norm_over_its_own_values() -> None:
+    """Where the last map is one pixel timm's batch norm refuses it; the gradient is the limit of two equal patches."""
+    network = backbone(TINY, pretrained=False, generator=generator()).train()
+    nn.init.normal_(network.head.weight, generator=generator(2))
+    alone, twice = patches(1, size_px=32), patches(1, size_px=32).expand(2, -1, -1, -1)
+    gradients = []
+    for images in (alone, twice):
+        network.zero_grad()
+        logits = network(images)
+        assert logits.shape == (len(images), 1)
+        F.binary_cross_entropy_with_logits(logits, torch.ones_like(logits)).backward()
+        gradients.append([parameter.grad.clone() for parameter in network.parameters() if parameter.grad is not None])
+    for ours, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
+def test_maps_too_small_for_the_backbone_are_refused_before_a_step_and_leave_no_trace() -> None:
+    network = backbone(TINY, pretrained=False, generator=generator())
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    network.require_trainable(32)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+    network.body.bn1 = nn.InstanceNorm2d(network.body.conv_stem.out_channels)
+    with pytest.raises(ConfigError, match=r"cannot be trained on 2 x 2 pixels \(Expected more than 1 spatial"):
+        network.require_trainable(2)
+
+
 def test_a_giant_is_refused_before_there_is_room_for_it() -> None:
     began = peak_mb()
     for name, count in (("vit_giant_patch14_clip_224", "1,011,203,840"), ("vit_7b_patch16_dinov3", "6,716,030,976")):

@@ -230,6 +230,8 @@ def _train_members(
 def _new_state(config: RunConfig, device: torch.device) -> FitState:
     generator = torch.Generator().manual_seed(derive_seed(config.fit.seed, _INITIAL_WEIGHTS))
     network = build(config.model, input_size_px=config.preprocess.size_px, generator=generator)
+    if isinstance(network, Backbone):
+        network.require_trainable(config.preprocess.size_px)
     return FitState.start(network.to(device), config.fit)
 
 

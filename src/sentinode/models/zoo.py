@@ -5,6 +5,7 @@ Weights that were asked for and cannot be had are an error: timm's random ones n
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from functools import cache
 from inspect import signature
@@ -63,8 +64,32 @@ class Backbone(nn.Module):
         self.register_buffer("scale", torch.ones(head.in_features))
 
     def forward(self, x: Float[Tensor, "n 3 s s"]) -> Float[Tensor, "n 1"]:
-        """Pixels in [0, 1] -> logits."""
+        """Pixels in [0, 1] -> logits.
+
+        One patch alone, as a pass may end in, is trained on as by our own networks, whose batch norm takes one value as
+        its own mean. timm's refuses that, so the patch stands in the batch twice, with the same gradient.
+        """
+        if self.training and len(x) == 1:
+            # The mean, not one of both: what is equal cancels in the gradients, and exactly.
+            return self.classified(self.features(x.expand(2, -1, -1, -1))).mean(0, keepdim=True)
         return self.classified(self.features(x))
+
+    def require_trainable(self, size_px: int) -> None:
+        """Try a step's way forward on two patches of that size; raises ConfigError where the network cannot take them.
+
+        Its maps may be too small for a kernel, or its last one a single pixel, which no layer that normalises each map
+        can be trained on. A copy is tried, for batch norm would note what it saw.
+        """
+        try:
+            with torch.no_grad():
+                copy.deepcopy(self).train()(torch.zeros(2, 3, size_px, size_px, device=self.mean.device))
+        except (RuntimeError, ValueError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ConfigError(
+                f"the backbone cannot be trained on {size_px} x {size_px} pixels ({reason})",
+                where="preprocess.size_px",
+                remedy="Set a larger preprocess.size_px or model.resize_px, or take another backbone.",
+            ) from error
 
     def features(self, x: Float[Tensor, "n 3 s s"]) -> Float[Tensor, "n d"]:
         """Pixels in [0, 1] -> pooled features; for frozen ones call it in evaluation mode, without gradients."""
