@@ -13,7 +13,7 @@ scratch=$(mktemp -d)
 chown "$user" "$scratch"
 busy=()
 trap 'kill "${busy[@]}" 2>/dev/null; rm -rf "$scratch"' EXIT
-for _ in $(seq "$(nproc)"); do
+for _ in $(seq "$(getconf _NPROCESSORS_ONLN)"); do
     .venv/bin/python -c 'while True: pass' &
     busy+=($!)
 done

@@ -15,6 +15,8 @@ import torch
 import sentinode
 from sentinode.data.cache import damaged_chunks, entries, map_pixels, read_manifest
 from sentinode.inference.device import choose_device
+from sentinode.loops.jit import processor
+from sentinode.machine import free_processors
 from sentinode.models.pretrained import PACKAGES
 
 _LIBRARIES: Final = (
@@ -33,7 +35,8 @@ def examine(cache_root: Path) -> list[list[str]]:
         ["device", str(choose_device("auto"))],
         ["cuda", "available" if torch.cuda.is_available() else "not available"],
         ["mps", "available" if torch.backends.mps.is_available() else "not available"],
-        ["threads", f"{torch.get_num_threads()} of {os.cpu_count()} processors"],
+        ["threads", f"{torch.get_num_threads()} of {os.cpu_count()} processors, of which {free_processors()} free"],
+        ["instructions", f"loops for {processor()[0]}, PyTorch {torch.backends.cpu.get_cpu_capability()}"],
         ["cache", _disk(cache_root)],
         ["packed pixels", _packed(cache_root)],
     ]

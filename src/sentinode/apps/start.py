@@ -10,8 +10,9 @@ from typing import Final
 from sentinode.machine import private_temporary_folder, user_cache, wait_passively
 
 # For other programs than this one, whose values would break the libraries or change what they draw: a notebook's kernel
-# names a backend that only it has, and the pages need none.
-_NOT_OURS: Final = ("MPLBACKEND", "MATPLOTLIBRC")
+# names a backend that only it has, and the pages need none; some of the loops are written in the compiler's own terms
+# and cannot do without it.
+_NOT_OURS: Final = ("MPLBACKEND", "MATPLOTLIBRC", "NUMBA_DISABLE_JIT")
 _COUNTS: Final = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
