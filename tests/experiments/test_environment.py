@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from importlib import metadata
 from pathlib import Path
@@ -32,7 +33,7 @@ def checkout(tmp_path: Path) -> Path:
 
 def test_the_state_of_the_code_is_asked_without_writing_into_its_checkout(checkout: Path) -> None:
     """A file that was only touched makes `git status` write a new index, unless it is told not to."""
-    (checkout / "errors.py").touch()
+    os.utime(checkout / "errors.py", (1_000_000_000, 1_000_000_000))
     index = checkout / ".git" / "index"
     before = index.stat().st_mtime_ns, index.read_bytes()
     assert environment._git_state(checkout) == {"commit": git(checkout, "rev-parse", "HEAD"), "dirty": False}
