@@ -126,11 +126,6 @@ def test_an_override_leaves_the_original() -> None:
     assert config.fit.epoch_fraction == 0.5
 
 
-def test_an_epoch_has_one_length() -> None:
-    with pytest.raises(ConfigError, match=r"leave out fit\.steps_per_epoch and fit\.validation_steps"):
-        override(load_preset("seed"), {"fit.steps_per_epoch": 300})
-
-
 def test_none_is_a_word_where_a_setting_knows_it_and_leaves_an_optional_one_out() -> None:
     config = override(load_preset("fair"), {"preprocess.stain": "macenko", "tune.pruner": "median", "split.folds": 3})
     back = override(config, parse_settings(["preprocess.stain=none", "tune.pruner=none", "split.folds=none"]))
@@ -210,6 +205,7 @@ STAGES = {**TIMM, "fit.train": "stages"}
         ({}, {"fit.average.decay": 0.5}, "fit.average.kind = 'ema', not 'none'"),
         ({"fit.average.kind": "swa"}, {"fit.average.decay": 0.5}, "fit.average.kind = 'ema', not 'swa'"),
         ({}, {"fit.average": {"kind": "ema", "start": 0.5}}, "fit.average.kind = 'swa', not 'ema'"),
+        ({"fit.epoch_fraction": 0.5}, {"fit.steps_per_epoch": 3}, "an epoch without fit.epoch_fraction"),
         ({}, {"split.file": "x.csv"}, "split.by = 'file', not 'auto'"),
         ({}, {"split.fold": 1}, "split.folds"),
         ({"split.folds": 3}, {"split.validation_fraction": 0.1}, "a split without split.folds"),
@@ -258,6 +254,8 @@ def test_another_kind_keeps_what_both_share_and_drops_the_rest() -> None:
     assert back.model == ResidualModel(bn_momentum=0.5)
     whole = override(base, {"model.architecture": "notebook"})
     assert whole.fit == FitAll(epochs=7, seed=3, metric="accuracy", average=EmaAverage(decay=0.5))
+    counted = override(RunConfig(), {"fit.steps_per_epoch": 3, "fit.validation_steps": 2})
+    assert override(counted, {"fit.epoch_fraction": 0.5}).fit == FitAll(epoch_fraction=0.5)
     folds = override(override(RunConfig(), {"split.validation_fraction": 0.1}), {"split.folds": 3})
     assert override(folds, {"split.folds": "none"}).split == DrawnSplit()
 

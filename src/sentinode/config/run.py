@@ -338,13 +338,13 @@ class _Descent(Section):
     metric: Metric = Field("auc", description=_METRIC)
     seed: Seed = Field(25, description=_SEED)
 
-    @model_validator(mode="after")
-    def _an_epoch_has_one_length(self) -> Self:
-        if self.epoch_fraction is not None and (self.steps_per_epoch or self.validation_steps):
-            raise ValueError(
-                "fit.epoch_fraction says how long an epoch is: leave out fit.steps_per_epoch and fit.validation_steps"
-            )
-        return self
+    @classmethod
+    def misplaced(cls, table: Mapping[str, Any]) -> dict[str, str]:
+        """An epoch has one length: a fraction, or numbers of batches."""
+        if table.get("epoch_fraction") is None:
+            return {}
+        counted = [name for name in ("steps_per_epoch", "validation_steps") if table.get(name) is not None]
+        return dict.fromkeys(counted, "an epoch without fit.epoch_fraction")
 
     @property
     def epochs_planned(self) -> int:
