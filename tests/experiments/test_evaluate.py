@@ -21,10 +21,11 @@ from sentinode.errors import DataError, RunError, SentinodeError, StorageError
 from sentinode.evaluation.metrics import scores
 from sentinode.evaluation.weighted import weighted_scores
 from sentinode.experiments import predict as prediction
-from sentinode.experiments.evaluate import AT_HALF, Seen
+from sentinode.experiments.evaluate import AT_HALF, Seen, validation_intervals
 from sentinode.experiments.run import Run
 from sentinode.experiments.session import Session
 from sentinode.inference.probabilities import Predictions
+from sentinode.report.tables import between
 from sentinode.settings import override
 
 SETTINGS = {"fit.epochs": 1, "fit.batch_size": 16, "predict.views": 1}
@@ -149,8 +150,8 @@ def test_every_score_has_an_interval_that_holds_it(
     for name, interval in found.scores.items():
         assert interval.estimate == pytest.approx(expected[name]), name
         assert interval.low <= interval.estimate <= interval.high, name
-    assert found.cluster_kind == "slide"
-    assert found.clusters == len(found.slides)
+    assert found.intervals.cluster_kind == "slide"
+    assert found.intervals.clusters == len(found.slides)
     record = json.loads((tmp_path / "out" / "scores.json").read_text())
     assert record["scores"]["auc"]["estimate"] == expected["auc"]
     assert record["scores"]["auc"]["low"] < expected["auc"] <= record["scores"]["auc"]["high"]
@@ -158,6 +159,15 @@ def test_every_score_has_an_interval_that_holds_it(
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "were trained on: this score flatters" in page
     assert "Slide by slide" in page
+
+
+def test_a_runs_page_gives_each_score_its_interval(run: Run) -> None:
+    found = validation_intervals(run)
+    assert found.cluster_kind == "slide"
+    page = (run.folder / "report.html").read_text(encoding="utf-8")
+    for name, interval in found.scores.items():
+        assert interval.estimate == pytest.approx(run.scores[name]), name
+        assert between(interval) in page, name
 
 
 def test_a_slides_line_is_of_its_patches_alone(run: Run, phantom_folder: Path, here: Session, tmp_path: Path) -> None:

@@ -69,9 +69,9 @@ def show_evaluation(found: Evaluation) -> None:
 
     for text in found.notices:
         console.notice(text)
-    kind = CLUSTER_NAMES[found.cluster_kind]
+    clusters = f"{found.intervals.clusters:,} {CLUSTER_NAMES[found.intervals.cluster_kind]}"
     rows = [[name, _number(of.estimate), _end(of.low), _end(of.high)] for name, of in found.scores.items()]
-    title = f"{found.model} on {found.labels}: {found.patches:,} patches, 95 % intervals over {found.clusters:,} {kind}"
+    title = f"{found.model} on {found.labels}: {found.patches:,} patches, 95 % intervals over {clusters}"
     console.show_table(title, ["score", "value", "low", "high"], rows)
     if found.slides:
         head = ["slide", "patches", "positive", "mean probability", "auc", "accuracy"]

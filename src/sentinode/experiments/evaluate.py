@@ -73,6 +73,46 @@ class Seen:
 
 
 @dataclass(frozen=True)
+class Intervals:
+    """Each score of one prediction with its interval, from so many replicates of so many clusters."""
+
+    scores: dict[str, Interval]
+    clusters: int
+    cluster_kind: ClusterKind
+    replicates: int
+
+    @classmethod
+    def of(
+        cls,
+        predictions: Predictions,
+        clusters: Shaped[np.ndarray, " n"],
+        kind: ClusterKind,
+        rng: np.random.Generator,
+        *,
+        workers: int = 2,
+    ) -> Intervals:
+        metrics = (*METRICS, *AT_HALF)
+        found = bootstrap(
+            predictions.labels,
+            predictions.probabilities[None, None],
+            clusters,
+            rng=rng,
+            metrics=metrics,
+            replicates=REPLICATES,
+            workers=workers,
+        )
+        scores = {metric: found.interval(0, metric) for metric in metrics}
+        return cls(scores, found.clusters, kind, REPLICATES - found.left_out)
+
+
+def validation_intervals(run: Run) -> Intervals:
+    """Of a run's own validation side, its clusters as the run knows them."""
+    cluster_of = run.clusters_by_id
+    clusters = np.array([cluster_of.get(i, "") for i in run.predictions.ids.tolist()], dtype=str)
+    return Intervals.of(run.predictions, clusters, run.cluster_kind, _rng(run, _FOR_SCORES))
+
+
+@dataclass(frozen=True)
 class SlideScores:
     """One slide; NaN where it lacks the class that a score needs. The name "unknown" is of all patches without one."""
 
@@ -100,7 +140,7 @@ class PointApplied:
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """What a model is worth on labelled patches; `clusters` were drawn in the intervals."""
+    """What a model is worth on labelled patches."""
 
     model: str
     networks: int
@@ -110,11 +150,8 @@ class Evaluation:
     patches: int
     positive: int
     seen: Seen
-    clusters: int
-    cluster_kind: ClusterKind
-    replicates: int
-    scores: dict[str, Interval]
-    """Of the mean probability of the model's networks, at the threshold 0.5 where there is one."""
+    intervals: Intervals
+    """Of the scores of the mean probability of the model's networks, at the threshold 0.5 where there is one."""
     slides: tuple[SlideScores, ...]
     """None where no slide is known."""
     points: tuple[PointApplied, ...]
@@ -122,6 +159,10 @@ class Evaluation:
     """Of the raw probabilities, and of those that the validation side's maps calibrate."""
     curves: Bands | None
     """None where the patches have one class."""
+
+    @property
+    def scores(self) -> dict[str, Interval]:
+        return self.intervals.scores
 
     @property
     def notices(self) -> list[str]:
@@ -138,18 +179,19 @@ class Evaluation:
         return [f"{named} undefined: all {self.patches:,} patches are {'positive' if self.positive else 'negative'}."]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON types."""
+        """Plain JSON types; the intervals' entries stand beside the others."""
+        plain = {name: value for name, value in vars(self).items() if name != "intervals"}
         arrays = {
             "agreements": {scale: agreement.to_json() for scale, agreement in self.agreements.items()},
             "curves": self.curves.to_json() if self.curves else None,
         }
         records = {
             "seen": asdict(self.seen),
-            "scores": {name: asdict(found) for name, found in self.scores.items()},
+            **asdict(self.intervals),
             "slides": [asdict(slide) for slide in self.slides],
             "points": [asdict(point) for point in self.points],
         }
-        return {**vars(self), **records, **arrays}
+        return {**plain, **records, **arrays}
 
 
 @dataclass(frozen=True, eq=False)
@@ -241,22 +283,11 @@ def evaluate(
     """Score the predictions that the runs of a model made of labelled patches; `decision` is the model's own."""
     labels, probabilities = predictions.labels, predictions.probabilities
     clusters, kind = cluster(scored, runs[0].config, progress=progress)
-
-    def rng(purpose: int) -> np.random.Generator:
-        return np.random.default_rng(derive_seed(runs[0].seed, _PURPOSE, purpose))
-
-    metrics = (*METRICS, *AT_HALF)
-    found = bootstrap(
-        labels,
-        probabilities[None, None],
-        clusters,
-        rng=rng(_FOR_SCORES),
-        metrics=metrics,
-        replicates=REPLICATES,
-        workers=workers,
-    )
-    slides = [slide for slide in scored.patches.slides.tolist() if slide]
+    slides = scored.patches.slides
     both_classes = 0 < int(labels.sum()) < len(labels)
+    curves = (
+        curve_bands(labels, probabilities[None], clusters, rng=_rng(runs[0], _FOR_CURVES)) if both_classes else None
+    )
     return Evaluation(
         model=model,
         networks=sum(len(run.networks) for run in runs),
@@ -265,18 +296,19 @@ def evaluate(
         patches=len(labels),
         positive=int(labels.sum()),
         seen=scored.seen_by(runs),
-        clusters=found.clusters,
-        cluster_kind=kind,
-        replicates=REPLICATES - found.left_out,
-        scores={metric: found.interval(0, metric) for metric in metrics},
-        slides=_by_slide(predictions, scored.patches.slides) if slides else (),
-        points=_applied(decision, predictions, clusters, rng(_FOR_POINTS), workers),
+        intervals=Intervals.of(predictions, clusters, kind, _rng(runs[0], _FOR_SCORES), workers=workers),
+        slides=_by_slide(predictions, slides) if (slides != "").any() else (),
+        points=_applied(decision, predictions, clusters, _rng(runs[0], _FOR_POINTS), workers),
         agreements={
-            scale: Agreement.of(labels, values, clusters, rng(_FOR_RELIABILITY))
+            scale: Agreement.of(labels, values, clusters, _rng(runs[0], _FOR_RELIABILITY))
             for scale, values in _scales(decision, probabilities).items()
         },
-        curves=curve_bands(labels, probabilities[None], clusters, rng=rng(_FOR_CURVES)) if both_classes else None,
+        curves=curves,
     )
+
+
+def _rng(run: Run, purpose: int) -> np.random.Generator:
+    return np.random.default_rng(derive_seed(run.seed, _PURPOSE, purpose))
 
 
 def _by_slide(predictions: Predictions, slides: Shaped[np.ndarray, " n"]) -> tuple[SlideScores, ...]:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from sentinode.evaluation.bootstrap import Interval
 from sentinode.evaluation.clusters import STAIN_CAUTION, ClusterKind
 from sentinode.experiments.decision import Scale
 from sentinode.experiments.evaluate import Evaluation, SlideScores
@@ -16,7 +15,7 @@ from sentinode.report.charts import Chart
 from sentinode.report.decision_figures import Believed, reliability_diagram
 from sentinode.report.decision_part import AGREEMENT_SCORES, LOOKS
 from sentinode.report.figures import VARIANTS
-from sentinode.report.tables import CLUSTER_NAMES, METRIC_NAMES, Table, number
+from sentinode.report.tables import METRIC_NAMES, Table, between, number, one_prediction
 from sentinode.report.words import NO_CLINIC
 
 _COVERS: Final = (
@@ -56,8 +55,16 @@ def evaluation_context(folder: Path, found: Evaluation, predictions: Predictions
             whose,
         ],
         "cards": [
-            (METRIC_NAMES["auc"], number(found.scores["auc"].estimate, 3), _between(found.scores["auc"])),
-            ("Accuracy at 0.5", number(found.scores["accuracy"].estimate, 3), _between(found.scores["accuracy"])),
+            (
+                METRIC_NAMES["auc"],
+                number(found.scores["auc"].estimate, 3),
+                f"95 % interval {between(found.scores['auc'])}",
+            ),
+            (
+                "Accuracy at 0.5",
+                number(found.scores["accuracy"].estimate, 3),
+                f"95 % interval {between(found.scores['accuracy'])}",
+            ),
             (
                 "Known from training",
                 f"{found.seen.flattering:,}",
@@ -65,16 +72,8 @@ def evaluation_context(folder: Path, found: Evaluation, predictions: Predictions
             ),
         ],
         "warnings": found.notices,
-        "scores_table": Table(
-            f"Scores on {found.patches:,} patches, with 95 % intervals from {found.replicates:,} bootstrap replicates "
-            f"of {found.clusters:,} {CLUSTER_NAMES[found.cluster_kind]}.",
-            ["score", "value", "95 % interval"],
-            [
-                [METRIC_NAMES[metric], number(of.estimate, 3), _between(of, prefix="")]
-                for metric, of in found.scores.items()
-            ],
-        ),
-        "covers": _COVERS + _STAND_INS[found.cluster_kind],
+        "scores_table": one_prediction(f"Scores on {found.patches:,} patches", found.intervals),
+        "covers": _COVERS + _STAND_INS[found.intervals.cluster_kind],
         "slides_table": _slides(found.slides) if found.slides else None,
         "curves": _curves(found),
         "matrix": parts.matrix(f"{found.model} on these patches", predictions),
@@ -84,12 +83,6 @@ def evaluation_context(folder: Path, found: Evaluation, predictions: Predictions
         "mistakes": parts.mistakes(folder, predictions),
         "no_clinic": NO_CLINIC,
     }
-
-
-def _between(found: Interval, prefix: str = "95 % interval ") -> str:
-    if found.low != found.low:
-        return f"{prefix}unknown"
-    return f"{prefix}{number(found.low, 3)}\u00a0to\u00a0{number(found.high, 3)}"
 
 
 def _slides(slides: Sequence[SlideScores]) -> Table:
@@ -169,10 +162,7 @@ def _points(found: Evaluation) -> Table:
             point.name,
             number(point.threshold),
             f"{point.called_positive:,}",
-            *(
-                f"{number(rate.estimate, 3)} ({_between(rate, prefix='')})"
-                for rate in (point.sensitivity, point.specificity)
-            ),
+            *(f"{number(of.estimate, 3)} ({between(of)})" for of in (point.sensitivity, point.specificity)),
             number(point.validation_sensitivity, 3),
             number(point.validation_specificity, 3),
         ]

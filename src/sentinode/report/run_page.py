@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from sentinode.config import RunConfig
 from sentinode.experiments.blend import Blend
+from sentinode.experiments.evaluate import validation_intervals
 from sentinode.experiments.pseudo import record_of
 from sentinode.experiments.run import Run
 from sentinode.report import charts, parts
@@ -17,10 +18,12 @@ from sentinode.report.network_statements import curves_statement, seeded_stateme
 from sentinode.report.tables import (
     METRIC_NAMES,
     Table,
+    card,
     environment,
     layers,
     networks_of,
     number,
+    one_prediction,
     runs_table,
 )
 from sentinode.settings import to_flat, to_toml
@@ -32,6 +35,7 @@ _NOT_TOLD: Final = "–"
 def run_context(run: Run) -> dict[str, Any]:
     split_in_words = str(run.environment.get("split", ""))
     record, pseudo = run.record, record_of(run)
+    intervals = validation_intervals(run)
     is_head = run.config.fit.train == "head"
     rows = "fits of a head" if is_head else "epochs"
     whose = f"ensemble of {len(run.members)} networks" if run.members else "kept weights, one run"
@@ -60,17 +64,13 @@ def run_context(run: Run) -> dict[str, Any]:
             *([f"{len(run.members)} networks"] if run.members else [f"seed {run.seed}", f"{len(run.history)} {rows}"]),
         ],
         "cards": [
-            ("Validation AUC", number(run.scores["auc"], 3), whose),
-            ("Accuracy at 0.5", number(run.scores["accuracy"], 3), whose),
+            card("Validation AUC", intervals.scores["auc"]),
+            card("Accuracy at 0.5", intervals.scores["accuracy"]),
             ("Split", split_name(record.split_basis), kept_apart(record.split_basis)),
         ],
         "cautions": cautions([run]),
         "notices": list(run.environment.get("notices", [])),
-        "scores_table": Table(
-            f"Validation scores of the {whose}." if run.members else "Validation scores of the kept weights: one run.",
-            ["score", "value"],
-            [[name, number(run.scores[metric])] for metric, name in METRIC_NAMES.items()],
-        ),
+        "scores_table": one_prediction(f"Validation scores of the {whose}", intervals),
         "members": _members(run, run.blend) if run.blend else None,
         "curves": [] if run.members else charts.of_run(run),
         "roc": [charts.roc_of_run(run)],

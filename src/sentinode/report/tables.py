@@ -13,6 +13,7 @@ from sentinode.config import RunConfig
 from sentinode.evaluation.bootstrap import Interval
 from sentinode.evaluation.metrics import Confusion, confusion
 from sentinode.experiments.comparison import Comparison, Variant
+from sentinode.experiments.evaluate import Intervals
 from sentinode.experiments.evidence import Evidence
 from sentinode.experiments.history import best_epoch
 from sentinode.experiments.run import Run
@@ -90,6 +91,28 @@ def intervals(evidence: Evidence, colours: Sequence[str]) -> Table:
         "patches) and the seeds."
     )
     return _by_variant(caption, metrics, rows, colours)
+
+
+def one_prediction(whose: str, found: Intervals) -> Table:
+    """Every score of one prediction with its interval; `whose` begins the caption."""
+    caption = (
+        f"{whose}, with 95 % intervals from {found.replicates:,} bootstrap replicates of {found.clusters:,} "
+        f"{CLUSTER_NAMES[found.cluster_kind]}."
+    )
+    rows = [[METRIC_NAMES[metric], number(of.estimate), between(of)] for metric, of in found.scores.items()]
+    return Table(caption, ["score", "value", "95 % interval"], rows)
+
+
+def card(name: str, found: Interval) -> tuple[str, str, str]:
+    """A score as it heads a page: its name, its value, and its interval."""
+    return name, number(found.estimate, 3), f"95 % interval {between(found)}"
+
+
+def between(found: Interval) -> str:
+    """Such as "0.880 to 0.940"."""
+    if not math.isfinite(found.low):
+        return "unknown"
+    return f"{number(found.low, 3)} to {number(found.high, 3)}".replace(" ", _UNBROKEN)
 
 
 def _by_variant(
