@@ -6,15 +6,17 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pandas as pd
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from sentinode.api import runs as api
-from sentinode.api.experiments import fit
+from sentinode.api.experiments import compare_runs_on, fit
 from sentinode.config import load_preset
 from sentinode.data.images import encode_tiff, read_patch
 from sentinode.errors import DataError, RunError, SentinodeError, StorageError
@@ -22,11 +24,12 @@ from sentinode.evaluation.metrics import scores
 from sentinode.evaluation.weighted import weighted_scores
 from sentinode.experiments import predict as prediction
 from sentinode.experiments.evaluate import AT_HALF, Seen, validation_intervals
-from sentinode.experiments.run import Run
+from sentinode.experiments.given import on_other_patches
+from sentinode.experiments.run import Run, write_manifest
 from sentinode.experiments.session import Session
 from sentinode.inference.probabilities import Predictions
 from sentinode.report.tables import between
-from sentinode.settings import override
+from sentinode.settings import override, to_toml
 
 SETTINGS = {"fit.epochs": 1, "fit.batch_size": 16, "predict.views": 1}
 
@@ -340,3 +343,78 @@ def test_rates_under_weights_are_those_of_repeated_patches() -> None:
     for found, times in zip(weighted_scores(labels, probabilities, weights, AT_HALF), weights, strict=True):
         expected = scores(np.repeat(labels, times), np.repeat(probabilities, times))
         np.testing.assert_allclose(found, [expected[name] for name in AT_HALF], atol=1e-6)
+
+
+def relative(run: Run, folder: Path, *, seed: int, rate: float) -> Path:
+    """A run of other settings, its weights a little off: as good as trained, and there at once."""
+    shutil.copytree(run.folder, folder)
+    config = override(run.config, {"fit.seed": seed, "fit.learning_rate": rate})
+    (folder / "config.toml").write_text(to_toml(config))
+    rng, weights = np.random.default_rng([seed, round(1e6 * rate)]), load_file(folder / "model.safetensors")
+    for name, values in weights.items():
+        if values.dtype == np.float32 and "running" not in name:
+            weights[name] = values + 0.02 * rng.standard_normal(values.shape).astype(np.float32)
+    save_file(weights, folder / "model.safetensors")
+    write_manifest(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def family(run: Run, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two variants of three seeds."""
+    root = tmp_path_factory.mktemp("family")
+    return [
+        relative(run, root / f"{rate}-{seed}", seed=seed, rate=rate) for rate in (0.001, 0.002) for seed in (25, 26, 27)
+    ]
+
+
+def test_runs_are_compared_on_labelled_patches_by_the_same_rule(
+    family: list[Path],
+    phantom_folder: Path,
+    here: Session,
+    truth: pd.DataFrame,
+    table: Callable[[Sequence[str]], Path],
+    tmp_path: Path,
+) -> None:
+    ids = of_test(truth)
+    quick = override(load_preset("fair"), {"compare.replicates": 200})
+    labels, out = table(ids), tmp_path / "out"
+    comparison, evidence, seen = compare_runs_on(family, phantom_folder, labels, out, quick, here)
+    assert seen == Seen(0, 0, 0, 0)
+    assert comparison.seeds == (25, 26, 27)
+    assert sorted(comparison.ids) == sorted(ids)
+    (verdict,) = evidence.verdicts
+    for variant in comparison.variants:
+        for one in variant.runs:
+            alone = api.evaluate(one.folder, phantom_folder, labels, here)
+            assert one.scores["auc"] == pytest.approx(alone.scores["auc"].estimate)
+    first, second = (variant.scores("auc") for variant in comparison.variants)
+    assert verdict.difference == pytest.approx((second - first).mean())
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "on labels.csv" in page
+    assert "were trained on" not in page
+
+
+def test_what_any_of_the_runs_was_trained_on_is_said(
+    run: Run, family: list[Path], phantom_folder: Path, here: Session, tmp_path: Path
+) -> None:
+    table, out = phantom_folder / "train_labels.csv", tmp_path / "out"
+    quick = override(load_preset("fair"), {"compare.replicates": 200})
+    *_, seen = compare_runs_on([family[0], family[3]], phantom_folder, table, out, quick, here)
+    assert seen.trained == len(run.training_ids)
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert f"{seen.trained} of " in page
+    assert "were trained on by any of the runs: this score flatters" in page
+    assert json.loads((out / "evidence.json").read_text())["seen"]["trained"] == seen.trained
+
+
+def test_networks_of_a_seeds_folds_predict_together(run: Run, tmp_path: Path) -> None:
+    ids, labels = np.array(["a", "b"]), np.array([0, 1], np.int8)
+    folds = [override(run.config, {"split.folds": 2, "split.fold": fold}) for fold in (1, 2)]
+    runs = [replace(run, config=config) for config in folds]
+    said = [Predictions(ids, labels, np.array(values)) for values in ([0.2, 0.4], [0.4, 0.8])]
+    (found,) = on_other_patches(runs, said)
+    assert found.predictions.probabilities == pytest.approx([0.3, 0.6])
+    assert found.scores["auc"] == 1
+    with pytest.raises(RunError, match="the settings, the seed and the fold"):
+        on_other_patches([runs[0], runs[0]], said)

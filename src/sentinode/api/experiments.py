@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 
 from sentinode import pipeline
@@ -16,10 +17,11 @@ from sentinode.data.artefacts import claim, write_bytes, write_json
 from sentinode.data.phantom import write_phantom
 from sentinode.experiments.comparison import Comparison
 from sentinode.experiments.ensemble import join_runs
+from sentinode.experiments.evaluate import Seen, cluster, open_labelled
 from sentinode.experiments.evidence import Evidence, weigh
 from sentinode.experiments.gather import gather
-from sentinode.experiments.given import clusters_of, open_given, pair_given
-from sentinode.experiments.predict import open_runs
+from sentinode.experiments.given import clusters_of, on_other_patches, open_given, pair_given
+from sentinode.experiments.predict import open_runs, predict
 from sentinode.experiments.record import STUDY_EVIDENCE, Question
 from sentinode.experiments.run import Run, claim_run
 from sentinode.experiments.session import Session
@@ -27,7 +29,7 @@ from sentinode.experiments.study import Study
 from sentinode.experiments.train import train_run
 from sentinode.explain.galleries import worst_mistakes, write_pictures
 from sentinode.progress import of_step
-from sentinode.report.page import REPORT, write_comparison_page, write_run_page
+from sentinode.report.page import REPORT, write_comparison_page, write_run_page, write_scored_comparison_page
 
 study = pipeline.study
 
@@ -92,6 +94,38 @@ def compare_runs(
         write_json(out / STUDY_EVIDENCE, {"compare": evidence.to_json()})
         write_comparison_page(out, comparison, evidence)
     return comparison, evidence
+
+
+def compare_runs_on(
+    folders: Iterable[Path],
+    data: Path,
+    labels: Path | None,
+    out: Path,
+    config: StudyConfig | None = None,
+    session: Session | None = None,
+    *,
+    slides: Path | None = None,
+) -> tuple[Comparison, Evidence, Seen]:
+    """Compare finished runs on labelled patches, given as to `evaluate`, by the rule that `compare_runs` follows.
+
+    The runs need not share a split. Returned, and said on the page, is also how many of the patches any of them was
+    trained on. Networks of one seed's folds predict together.
+    """
+    session = session or Session()
+    with claim(out, replaces=[STUDY_EVIDENCE]):
+        runs = open_given(list(folders))
+        scored = open_labelled(data, labels, slides, runs, session)
+        said = [predict([run], scored.patches, device=session.device, progress=session.progress) for run in runs]
+        comparison = pair_given(on_other_patches(runs, said))
+        asked = (config or StudyConfig()).compare
+        clusters, kind = cluster(scored, runs[0].config, progress=session.progress)
+        evidence = weigh(
+            comparison, dict(zip(scored.patches.ids.tolist(), clusters.tolist(), strict=True)), kind, asked
+        )
+        seen = scored.seen_by(runs)
+        write_json(out / STUDY_EVIDENCE, {"compare": evidence.to_json(), "seen": asdict(seen)})
+        write_scored_comparison_page(out, comparison, evidence, runs, seen, scored)
+    return comparison, evidence, seen
 
 
 def ensemble(runs: Iterable[Path], out: Path, session: Session | None = None, *, weights: Weighting = "fitted") -> Run:

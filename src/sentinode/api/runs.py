@@ -6,26 +6,22 @@ which device the work is done and who hears of progress; without one the default
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from sentinode.data.artefacts import claim, claim_file, write_json
 from sentinode.data.competition import read_sample_ids
-from sentinode.data.ingest import pack_all, read_images, read_labels
+from sentinode.data.ingest import pack_all, read_images
 from sentinode.data.listing import Listing
-from sentinode.data.patches import UNLABELLED, PatchSet
+from sentinode.data.patches import PatchSet
 from sentinode.deploy.submission import make_submission, require_ids, write_submission
-from sentinode.errors import DataError, RunError
+from sentinode.errors import RunError
 from sentinode.experiments import evaluate as evaluation
 from sentinode.experiments import predict as prediction
 from sentinode.experiments.decision import DECISION, open_decision
 from sentinode.experiments.evaluate import Evaluation
-from sentinode.experiments.run import Run
 from sentinode.experiments.session import Session
 from sentinode.inference.probabilities import Predictions
 
@@ -90,7 +86,7 @@ def evaluate(
     session = session or Session()
     with claim(out, replaces=evaluation.BEFORE_SCORES) if out else nullcontext():
         runs, decision = prediction.open_runs(model), open_decision(model)
-        scored = _labelled(data, labels, slides, runs, session)
+        scored = evaluation.open_labelled(data, labels, slides, runs, session)
         predictions = prediction.predict(runs, scored.patches, device=session.device, progress=session.progress)
         found = evaluation.evaluate(
             model.resolve().name,
@@ -106,26 +102,6 @@ def evaluate(
     return found
 
 
-def _labelled(
-    data: Path, labels: Path | None, slides: Path | None, runs: Sequence[Run], session: Session
-) -> evaluation.Scored:
-    """The labelled patches, packed, with what they share with each other and with the training of the runs."""
-    images = read_images(data, part="all" if labels else "test", slides=slides)
-    listing = images.listing
-    if labels:
-        listing = replace(listing, labels=read_labels(labels, listing.ids))
-    first = np.unique(listing.ids, return_index=True)[1]  # an id may stand in both parts: it is scored once
-    rows = np.sort(first[listing.labels[first] != UNLABELLED])
-    if not len(rows):
-        raise DataError("has no labels of its own", where=data, remedy="Give a table id,label with --labels.")
-    taken = evaluation.rows_to_compare(listing, rows, runs)
-    together = _pack(listing, session, rows=taken)
-    tissue = evaluation.shared_tissue(together, workers=session.workers, progress=session.progress)
-    scored = together.some(np.searchsorted(taken, rows), session.cache_root)
-    patches = evaluation.with_known_slides(scored, runs)
-    return evaluation.Scored(patches, listing, tissue, (labels or data).name, images.note)
-
-
 def _write(found: Evaluation, predictions: Predictions, patches: PatchSet, out: Path) -> None:
     from sentinode.explain.galleries import worst_mistakes, write_pictures  # here: without --out nothing is drawn
     from sentinode.report.page import write_evaluation_page
@@ -138,12 +114,7 @@ def _write(found: Evaluation, predictions: Predictions, patches: PatchSet, out: 
     write_json(out / evaluation.SCORES, found.to_json())
 
 
-def _pack(listing: Listing, session: Session, rows: np.ndarray | None = None) -> PatchSet:
+def _pack(listing: Listing, session: Session) -> PatchSet:
     return pack_all(
-        listing,
-        session.cache_root,
-        rows=rows,
-        workers=session.workers,
-        progress=session.progress,
-        notify=session.notify,
+        listing, session.cache_root, workers=session.workers, progress=session.progress, notify=session.notify
     )

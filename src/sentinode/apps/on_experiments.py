@@ -133,6 +133,11 @@ def compare(
     slides: Slides = None,
     groups: Groups = None,
     group_by: GroupBy = None,
+    on: Annotated[
+        Path | None,
+        typer.Option("--data", metavar="DATA", help="With runs: compare them on the labelled patches in this folder."),
+    ] = None,
+    labels: Annotated[Path | None, typer.Option(help="With --data: table id,label, as for evaluate.")] = None,
     resume: Resume = False,
     cache: Cache = None,
     device: Device = "auto",
@@ -141,7 +146,8 @@ def compare(
 ) -> None:
     """Train variants on the same patches, splits, seeds and batch order, and weigh the differences.
 
-    Folders of finished runs in place of DATA are compared as they are, where they pair.
+    Folders of finished runs in place of DATA are compared as they are, where they pair; with --data and --labels on
+    labelled patches.
     """
     asked = asked_study(preset, config, settings, slides, groups, group_by, folds, default="fair")
     require_data_or_runs(data)
@@ -170,10 +176,22 @@ def compare(
                 "--resume": resume,
             }
         )
-        comparison, evidence = api.compare_runs([data, *map(Path, named)], out, asked, slides=slides)
-        results.show_comparison(comparison, evidence)
+        folders = [data, *map(Path, named)]
+        if on is None:
+            _require_data(labels)
+            results.show_comparison(*api.compare_runs(folders, out, asked, slides=slides))
+        else:
+            with console.steps() as progress:
+                session = session_of(cache, device, workers, progress, threads=threads)
+                comparison, evidence, seen = api.compare_runs_on(
+                    folders, on, labels, out, asked, session, slides=slides
+                )
+            for text in seen.in_words(len(comparison.ids), by="any of the runs"):
+                console.notice(text)
+            results.show_comparison(comparison, evidence, side="")
         console.say(f"{out / 'report.html'}")
         return
+    _refuse_without_runs({"--data": on, "--labels": labels})
     compares = bool(named) or not leak
     if compares and not variants:
         asked = with_variants(asked, named or asked.compare.variants)
@@ -187,6 +205,23 @@ def compare(
         result = api.compare(data, asked, out, session, preset=origin, resume=resume, variants=compares, leak=leak)
     results.show_study(result)
     console.say(f"{out / 'report.html'}")
+
+
+def _require_data(labels: Path | None) -> None:
+    from sentinode.errors import ConfigError
+
+    if labels is not None:
+        raise ConfigError("--labels needs --data", remedy="Name the folder with the patches that the labels name.")
+
+
+def _refuse_without_runs(options: dict[str, Path | None]) -> None:
+    from sentinode.errors import ConfigError
+
+    given = [name for name, value in options.items() if value is not None]
+    if given:
+        raise ConfigError(
+            f"{given[0]} is for finished runs, but none was given", remedy="Give folders of runs in place of DATA."
+        )
 
 
 def _refuse_beside_runs(options: dict[str, object]) -> None:

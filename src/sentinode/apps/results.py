@@ -22,8 +22,8 @@ def show_study(study: Study) -> None:
         show(found, study.evidence[question])
 
 
-def show_comparison(comparison: Comparison, evidence: Evidence) -> None:
-    show_variants(comparison)
+def show_comparison(comparison: Comparison, evidence: Evidence, *, side: str = "validation ") -> None:
+    show_variants(comparison, side=side)
     for verdict in evidence.verdicts:
         console.say(verdict.in_words())
 
@@ -36,7 +36,7 @@ def show_leak(leak: Comparison, evidence: Evidence) -> None:
         console.say(sentence)
 
 
-def show_variants(comparison: Comparison) -> None:
+def show_variants(comparison: Comparison, *, side: str = "validation ") -> None:
     from sentinode.experiments.evidence import METRIC_NAMES  # here: a table of scores does without the evidence
 
     metric = comparison.metric
@@ -46,7 +46,7 @@ def show_variants(comparison: Comparison) -> None:
         return "one seed" if deviation is None else f"{deviation:.4f}"
 
     rows = [[variant.name, f"{variant.mean(metric):.4f}", spread(variant)] for variant in comparison.variants]
-    console.show_table(f"validation {METRIC_NAMES[metric]}", ["variant", "mean", "standard deviation"], rows)
+    console.show_table(f"{side}{METRIC_NAMES[metric]}", ["variant", "mean", "standard deviation"], rows)
 
 
 def show_members(run: Run) -> None:

@@ -10,17 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from jaxtyping import Int, Shaped
+from jaxtyping import Shaped
 
 from sentinode.config import RunConfig
 from sentinode.data.audit import audit_patches
 from sentinode.data.batches import derive_seed
-from sentinode.data.listing import Listing
-from sentinode.data.patches import PatchSet, PatchTable
+from sentinode.data.ingest import pack_all, read_images, read_labels
+from sentinode.data.patches import UNLABELLED, PatchSet, PatchTable
 from sentinode.data.split import unite_groups
+from sentinode.errors import DataError
 from sentinode.evaluation import metrics as scoring
 from sentinode.evaluation.bands import Bands, curve_bands
 from sentinode.evaluation.bootstrap import METRICS, Interval, bootstrap
@@ -29,6 +31,7 @@ from sentinode.evaluation.subgroups import UNKNOWN
 from sentinode.experiments.decision import Agreement, Decision, PointName, Scale
 from sentinode.experiments.material import Material
 from sentinode.experiments.run import Run
+from sentinode.experiments.session import Session
 from sentinode.inference.probabilities import Predictions
 from sentinode.progress import Progress, silent
 
@@ -60,14 +63,15 @@ class Seen:
         """How many were trained on, or share tissue or a slide with what was."""
         return self.trained + self.tissue + self.slide
 
-    def in_words(self, patches: int) -> list[str]:
-        """What it means for scores of so many patches, a sentence each."""
-        chosen = "are of the validation side, which chose the epoch and the thresholds: slightly too good"
+    def in_words(self, patches: int, *, by: str = "") -> list[str]:
+        """What it means for scores of so many patches, a sentence each; `by` says who was trained, of several."""
+        of = f" by {by}" if by else ""
+        chosen = f"are of the validation side{f' of {by}' if by else ''}, which chose the epoch and the thresholds"
         told = [
-            (self.trained, "were trained on: this score flatters"),
-            (self.tissue, "share tissue with patches that were trained on: this score flatters"),
-            (self.slide, "are of slides that were trained on: this score flatters"),
-            (self.validated, chosen),
+            (self.trained, f"were trained on{of}: this score flatters"),
+            (self.tissue, f"share tissue with patches that were trained on{of}: this score flatters"),
+            (self.slide, f"are of slides that were trained on{of}: this score flatters"),
+            (self.validated, f"{chosen}: slightly too good"),
         ]
         return [f"{count:,} of {patches:,} patches {what}." for count, what in told if count]
 
@@ -234,26 +238,46 @@ class Scored:
         return Seen(*counts)
 
 
-def rows_to_compare(listing: Listing, scored: Int[np.ndarray, " k"], runs: Sequence[Run]) -> Int[np.ndarray, " j"]:
-    """The scored rows of a listing, and others that the runs were trained on, to find shared tissue in.
+def open_labelled(
+    data: Path, labels: Path | None, slides: Path | None, runs: Sequence[Run], session: Session
+) -> Scored:
+    """The patches below `data` that a table id,label names, packed; without one, PatchCamelyon's test part.
 
-    They are in order, so that the pixels of neighbours are not copied.
+    They are compared, pixel by pixel, with each other and with those in `data` that the runs were trained on. Slides
+    are those of the table `slides`, or of slides.csv in `data`, else those that a run knows.
     """
+    images = read_images(data, part="all" if labels else "test", slides=slides)
+    listing = images.listing
+    if labels:
+        listing = replace(listing, labels=read_labels(labels, listing.ids))
+    first = np.unique(listing.ids, return_index=True)[1]  # an id may stand in both parts: it is scored once
+    rows = np.sort(first[listing.labels[first] != UNLABELLED])
+    if not len(rows):
+        raise DataError("has no labels of its own", where=data, remedy="Give a table id,label with --labels.")
     trained = np.array(sorted(frozenset[str]().union(*(run.training_ids for run in runs))), dtype=str)
-    others = np.isin(listing.ids, trained) & ~np.isin(listing.ids, listing.ids[scored])
-    return np.union1d(scored, np.flatnonzero(others))
-
-
-def shared_tissue(patches: PatchSet, *, workers: int, progress: Progress = silent) -> dict[str, int]:
-    """The number of the group of each patch that is a copy of, or overlaps with, another of them."""
-    audit = audit_patches(
-        patches.ids, patches.labels, patches.slides, patches.pixels, workers=workers, on_progress=progress
+    others = np.isin(listing.ids, trained) & ~np.isin(listing.ids, listing.ids[rows])
+    taken = np.union1d(rows, np.flatnonzero(others))  # in order, so that the pixels of neighbours are not copied
+    together = pack_all(
+        listing,
+        session.cache_root,
+        rows=taken,
+        workers=session.workers,
+        progress=session.progress,
+        notify=session.notify,
     )
-    return audit.groups
+    audit = audit_patches(
+        together.ids,
+        together.labels,
+        together.slides,
+        together.pixels,
+        workers=session.workers,
+        on_progress=session.progress,
+    )
+    scored = together.some(np.searchsorted(taken, rows), session.cache_root)
+    return Scored(_with_known_slides(scored, runs), listing, audit.groups, (labels or data).name, images.note)
 
 
-def with_known_slides(patches: PatchSet, runs: Sequence[Run]) -> PatchSet:
-    """The patches, those without a slide on the one that a run knows them to be of."""
+def _with_known_slides(patches: PatchSet, runs: Sequence[Run]) -> PatchSet:
     known = _joined([run.clusters_by_id for run in runs if run.cluster_kind == "slide"])
     slides = [slide or known.get(i, "") for i, slide in zip(patches.ids.tolist(), patches.slides.tolist(), strict=True)]
     return replace(patches, slides=np.array(slides, dtype=str))

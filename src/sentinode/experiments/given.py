@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final
@@ -12,8 +13,10 @@ from sentinode.config import Value
 from sentinode.data.tables import SLIDE_COLUMNS, read_column_by_id
 from sentinode.errors import DataError, RunError
 from sentinode.evaluation.clusters import ClusterKind
+from sentinode.evaluation.metrics import scores
 from sentinode.experiments.comparison import Comparison, Variant, paired
 from sentinode.experiments.run import Run, is_run
+from sentinode.inference.probabilities import Predictions, average
 from sentinode.settings import short_name, to_flat
 
 _OF_A_REPEAT: Final = ("fit.seed", "split.seed", "split.fold")
@@ -82,6 +85,22 @@ def pair_given(runs: Sequence[Run]) -> Comparison:
         in_order = sorted(own_runs, key=lambda run: (run.seed, run.config.split.fold or 0))
         variants.append(Variant(label, own, tuple(in_order)))
     return paired(variants)
+
+
+def on_other_patches(runs: Sequence[Run], said: Sequence[Predictions]) -> list[Run]:
+    """The runs as if they had been validated on the patches that they predicted, which are the same for all.
+
+    Networks of one seed's folds predict together, as they do for a submission: their mean is one run's.
+    """
+    together: dict[tuple[str, int], list[tuple[Run, Predictions]]] = {}
+    for run, predictions in zip(runs, said, strict=True):
+        together.setdefault((repr(_compared_settings(run)), run.seed), []).append((run, predictions))
+    found = []
+    for pairs in together.values():
+        _refuse_twins([run for run, _ in pairs])
+        mean = average(predictions for _, predictions in pairs)
+        found.append(replace(pairs[0][0], predictions=mean, scores=scores(mean.labels, mean.probabilities)))
+    return found
 
 
 def _differing(every: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -147,13 +147,13 @@ def together(key: str, variants: Sequence[Variant], titles: Mapping[str, str]) -
     return charts
 
 
-def by_seed(key: str, variants: Sequence[Variant], metric: str) -> Chart:
+def by_seed(key: str, variants: Sequence[Variant], metric: str, *, side: str = "validation ") -> Chart:
     rows = [(v.name, colour, v.scores(metric).tolist()) for v, colour in zip(variants, colours(variants), strict=True)]
     name = METRIC_NAMES[metric]
     several = len(variants[0].repeats) > 1
     return Chart(
         f"{name} of the kept weights, seed by seed",
-        score_figures.scores_by_seed(f"{key}-seeds-{metric}", f"validation {name}", rows),
+        score_figures.scores_by_seed(f"{key}-seeds-{metric}", f"{side}{name}", rows),
         "A dot is a seed, a grey line joins the same seed's dots, a bar marks the mean."
         if several
         else "One seed each: the distance between two dots may be luck.",

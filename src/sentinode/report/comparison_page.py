@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from sentinode.experiments.comparison import Comparison
+from sentinode.experiments.evaluate import Scored, Seen
 from sentinode.experiments.evidence import Evidence
 from sentinode.experiments.run import Run
-from sentinode.report import comparison_part, notebook, verdict_words, words
+from sentinode.report import charts, comparison_part, notebook, verdict_words, words
 from sentinode.report.cautions import Remark, cautions, split_caution
-from sentinode.report.tables import METRIC_NAMES, environment, mean_and_spread, networks, runs_table
+from sentinode.report.tables import (
+    METRIC_NAMES,
+    environment,
+    intervals,
+    kept_scores,
+    mean_and_spread,
+    networks,
+    over_seeds,
+    runs_table,
+)
 from sentinode.settings import to_toml
+
+_OWN_SPLITS: Final = (
+    "The runs were not all trained on the same patches: the training side varies as well as initial weights, order of "
+    "batches and augmentation."
+)
 
 
 def comparison_context(comparison: Comparison, evidence: Evidence) -> dict[str, Any]:
@@ -52,6 +67,51 @@ def comparison_context(comparison: Comparison, evidence: Evidence) -> dict[str, 
         "settings": to_toml(first.config),
         "runs_table": runs_table(runs, first.config),
         "environment": environment(first.environment),
+    }
+
+
+def scored_comparison_context(
+    comparison: Comparison, evidence: Evidence, runs: Sequence[Run], seen: Seen, scored: Scored
+) -> dict[str, Any]:
+    """Finished runs that were compared on labelled patches, whatever their validation sides."""
+    variants, metric, swatches = comparison.variants, comparison.metric, charts.colours(comparison.variants)
+    first, patches = runs[0], len(comparison.ids)
+    one_split = len({run.training_ids for run in runs}) == 1
+    block = comparison_part.verdict_block("scored", comparison, evidence)
+    return {
+        "title": f"A comparison of finished runs on {scored.labels}",
+        "note": scored.note,
+        "sections": {
+            "conclusion": "Conclusion",
+            "compare": "Comparison",
+            "settings": "Settings and runs",
+        },
+        "facts": [
+            f"{len(variants)} variants",
+            f"{len(runs)} runs, seeds {', '.join(map(str, comparison.seeds))}",
+            f"{patches:,} labelled patches",
+        ],
+        "cards": [
+            (METRIC_NAMES[metric], mean_and_spread(variant.scores(metric), 3), variant.name) for variant in variants
+        ],
+        "warnings": seen.in_words(patches, by="any of the runs"),
+        "conclusion": [
+            Remark("Comparison", " ".join(verdict_words.verdicts(evidence))),
+            Remark("Use", words.NO_CLINIC),
+        ],
+        "scores": kept_scores(variants, swatches, f"Scores on the labelled patches: {over_seeds(comparison)}."),
+        "by_seed": [charts.by_seed("scored", variants, metric, side="")],
+        "curves": charts.roc_and_precision("scored", evidence, variants, "Labelled patches")
+        if 0 < int((variants[0].predictions.labels == 1).sum()) < patches
+        else [],
+        "verdict": {
+            **block,
+            "notebook": "",
+            "varied": block["varied"] if one_split else _OWN_SPLITS,
+            "intervals": intervals(evidence, swatches, "Scores on the labelled patches"),
+        },
+        "settings": to_toml(first.config),
+        "runs_table": runs_table(runs, first.config),
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, Final
@@ -14,14 +15,14 @@ import sentinode
 from sentinode.data.artefacts import write_text
 from sentinode.errors import RunError
 from sentinode.experiments.comparison import Comparison
-from sentinode.experiments.evaluate import SCORES, Evaluation
+from sentinode.experiments.evaluate import SCORES, Evaluation, Scored, Seen
 from sentinode.experiments.evidence import Evidence
 from sentinode.experiments.record import STUDY_CONFIG, STUDY_EVIDENCE, STUDY_RECORD
 from sentinode.experiments.run import Run, is_run
 from sentinode.experiments.study import Study
 from sentinode.inference.probabilities import Predictions
 from sentinode.report.check_page import check_context
-from sentinode.report.comparison_page import comparison_context
+from sentinode.report.comparison_page import comparison_context, scored_comparison_context
 from sentinode.report.evaluation_page import evaluation_context
 from sentinode.report.figures import NEGATIVE, POSITIVE
 from sentinode.report.run_page import run_context
@@ -70,6 +71,14 @@ def write_run_page(folder: Path) -> Path:
 def write_comparison_page(folder: Path, comparison: Comparison, evidence: Evidence) -> Path:
     """Write report.html of finished runs that were compared."""
     return _write(folder / REPORT, "runs.html", comparison_context(comparison, evidence))
+
+
+def write_scored_comparison_page(
+    folder: Path, comparison: Comparison, evidence: Evidence, runs: Sequence[Run], seen: Seen, scored: Scored
+) -> Path:
+    """Write report.html of finished runs that were compared on labelled patches."""
+    context = scored_comparison_context(comparison, evidence, runs, seen, scored)
+    return _write(folder / REPORT, "scored_runs.html", context)
 
 
 def write_evaluation_page(folder: Path, found: Evaluation, predictions: Predictions) -> Path:

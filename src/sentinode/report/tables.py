@@ -81,12 +81,14 @@ def over_seeds(comparison: Comparison) -> str:
     return f"mean ± standard deviation over {seeds} seeds{of_folds}"
 
 
-def intervals(evidence: Evidence, colours: Sequence[str]) -> Table:
-    """Every metric with its interval, a column a variant; many variants are a row each."""
+def intervals(
+    evidence: Evidence, colours: Sequence[str], whose: str = "Validation scores of the kept weights"
+) -> Table:
+    """Every metric with its interval, a column a variant; many variants are a row each. `whose` begins the caption."""
     metrics = list(next(iter(evidence.intervals.values())))
     rows = {name: [_interval(found[metric]) for metric in metrics] for name, found in evidence.intervals.items()}
     caption = (
-        f"Validation scores of the kept weights, mean over seeds, with 95 % intervals from {evidence.replicates:,} "
+        f"{whose}, mean over seeds, with 95 % intervals from {evidence.replicates:,} "
         f"bootstrap replicates of {evidence.clusters:,} {CLUSTER_NAMES[evidence.cluster_kind]} ({evidence.patches:,} "
         "patches) and the seeds."
     )
