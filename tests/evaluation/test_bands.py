@@ -50,10 +50,12 @@ def test_bands_agree_with_a_loop_of_scikit_learn(ties: bool, folds: int) -> None
         return np.array([np.mean([score(seed, part) for part in range(folds)], axis=0) for seed in range(3)])
 
     rng = np.random.default_rng(3)  # all replicates are one chunk: its draws are made again
-    times, seeds = Clusters.of(slides).draw(25, rng), draw_seeds(3, 25, rng)
+    clusters = Clusters.of(slides, labels)
+    times, seeds = clusters.patches(clusters.draw(25, rng), rng), draw_seeds(3, 25, rng)
     observed = by_seed(np.ones(len(labels), int))
     values = np.array([share @ by_seed(weights) for share, weights in zip(seeds, times, strict=True)])
-    low, high = np.clip(ends(values, observed, Clusters.of(slides).effective(labels), 0.9), 0, 1)
+    low, high = ends(values, observed, clusters.design(parts, rng), 0.9, scale="share")
+    low[20] = 1  # at a rate of 1 all are called positive
     for band, half in ((found.roc, slice(21)), (found.precision_recall, slice(21, None))):
         assert band.x == pytest.approx(grid)
         assert band.mean == pytest.approx(observed.mean(axis=0)[half])
@@ -105,12 +107,19 @@ def test_one_class_has_no_curve_and_one_slide_no_band() -> None:
     assert np.isnan([alone.low, alone.high]).all()
 
 
-def test_replicates_without_a_class_are_left_out() -> None:
-    # Slides hold one class each: a quarter of all draws of two slides lacks the one, a quarter the other.
-    labels, p = np.array([0, 0, 1, 1]), np.array([[0.1, 0.2, 0.8, 0.9]])
-    found = curve_bands(labels, p, np.array(["a", "a", "b", "b"]), rng=np.random.default_rng(0))
-    assert (found.roc.low == 1).all()
-    assert (found.precision_recall.low == 1).all()
+def test_a_perfect_curve_has_a_band_and_slides_of_one_class_a_few_have_none() -> None:
+    labels, p = np.repeat([0, 1], 20), np.repeat([[0.2, 0.8]], 20, axis=1).reshape(1, -1)
+    rng = np.random.default_rng(0)
+    found = curve_bands(labels, p, np.repeat(np.arange(10), 4), rng=rng, replicates=50)
+    bound = 0.05 ** (1 / 5)  # five slides of each class, all of them right
+    for band in (found.roc, found.precision_recall):
+        assert (band.mean == 1).all()
+        assert (band.high == 1).all()
+        assert band.low[:-1] == pytest.approx(bound, abs=0.02)
+    assert found.roc.low[-1] == 1
+    few = curve_bands(labels, p, np.repeat(np.arange(4), 10), rng=rng, replicates=50).roc
+    assert (few.mean == 1).all()
+    assert np.isnan([few.low, few.high]).all()
 
 
 def test_json_keeps_five_digits() -> None:

@@ -1,11 +1,11 @@
-"""Numbers of clusters by hand; draws by what must stay together and by their moments."""
+"""Numbers of clusters by hand; draws by what must stay together and by their moments; what a design can tell."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from sentinode.evaluation.clusters import Clusters, cluster_numbers, draw_seeds
+from sentinode.evaluation.clusters import Clusters, Design, cluster_numbers, draw_seeds
 
 
 @pytest.mark.parametrize(
@@ -29,11 +29,97 @@ def test_a_name_does_not_collide_with_the_number_of_a_nameless_patch() -> None:
 
 def test_draws_keep_clusters_whole_and_are_as_many_as_there_are() -> None:
     names = np.array(["a", "", "b", "a", "b", "a", ""])
-    times = Clusters.of(names).draw(500, np.random.default_rng(0))
+    labels = np.array([0, 1, 0, 1, 1, 1, 1])  # a and b hold both classes, the two others positives alone
+    clusters, rng = Clusters.of(names, labels), np.random.default_rng(0)
+    times = clusters.patches(clusters.draw(500, rng), rng)
     assert (times[:, names == "a"] == times[:, [0]]).all()
     assert (times[:, names == "b"] == times[:, [2]]).all()
-    assert (times[:, [0, 1, 2, 6]].sum(axis=1) == 4).all()  # one patch of each cluster
+    assert (times[:, [0, 2]].sum(axis=1) == 2).all()
+    assert (times[:, [1, 6]].sum(axis=1) == 2).all()
     assert times.mean(axis=0) == pytest.approx(1, abs=0.12)
+
+
+def test_no_replicate_lacks_a_class() -> None:
+    labels = np.r_[1, np.zeros(5, int)]
+    clusters, rng = Clusters.of(np.full(6, ""), labels), np.random.default_rng(0)
+    times = clusters.patches(clusters.draw(200, rng), rng)
+    assert (times[:, 0] == 1).all()
+    assert (times[:, 1:].sum(axis=1) == 5).all()
+
+
+def test_resampled_patches_stay_in_their_cluster_and_class() -> None:
+    names, labels = np.repeat(["a", "b", "c"], 6), np.tile([0, 0, 0, 0, 1, 1], 3)
+    clusters, rng = Clusters.of(names, labels), np.random.default_rng(0)
+    drawn = clusters.draw(300, rng)
+    times = clusters.patches(drawn, rng, "resampled")
+    for cluster, name in enumerate("abc"):
+        for label, size in ((0, 4), (1, 2)):
+            inside = (names == name) & (labels == label)
+            assert (times[:, inside].sum(axis=1) == size * drawn[:, cluster]).all()
+    assert times.max() > 3
+
+
+def design_of(sizes: list[tuple[int, int]], parts: list[int] | None = None, others: list[int] | None = None) -> Design:
+    """Of clusters with so many negatives and positives, each wholly in its part; a second seed's parts are `others`."""
+    names = np.repeat(np.arange(len(sizes)), [sum(size) for size in sizes])
+    labels = np.concatenate([np.repeat([0, 1], size) for size in sizes])
+    seeds = [np.zeros(len(sizes), int)] if parts is None else [np.array(each) for each in (parts, others or parts)]
+    return Clusters.of(names, labels).design(np.array([each[names] for each in seeds]), np.random.default_rng(0))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "freedom", "widening", "effective"),
+    [
+        ([(5, 5)] * 10, 9, 10 / 9, (10, 10)),
+        ([(0, 8)] * 5 + [(8, 0)] * 5, 8, 5 / 4, (5, 5)),
+        # (2/9 + 11/144)^2 / ((2/9)^2 / 2 + (11/144)^2 / 11)
+        ([(0, 8)] * 3 + [(8, 0)] * 12, 3.53, (1 / 3 + 1 / 12) / (2 / 9 + 11 / 144), (3, 12)),
+        ([(1, 0)] * 40 + [(0, 1)] * 4, 3.71, (1 / 4 + 1 / 40) / (3 / 16 + 39 / 1600), (4, 40)),
+        ([(0, 8)] * 2 + [(8, 0)] * 2, 2, 2, (2, 2)),
+    ],
+)
+def test_what_equal_clusters_tell_by_hand(
+    sizes: list[tuple[int, int]], freedom: float, widening: float, effective: tuple[int, int]
+) -> None:
+    found = design_of(sizes)
+    assert found.freedom == pytest.approx(freedom, rel=0.05)
+    assert found.widening == pytest.approx(widening, rel=0.05)
+    assert sorted(each.effective for each in found.classes) == pytest.approx(sorted(effective), rel=0.05)
+
+
+def test_clusters_of_other_sizes_tell_less_than_as_many_equal_ones() -> None:
+    found = design_of([(40, 40), (10, 10), (10, 10), (10, 10), (10, 10)])
+    assert all(1.5 < each.effective < 4 for each in found.classes)
+    assert found.widening > 5 / 4
+
+
+def test_parts_take_their_share() -> None:
+    # Of two slides in a part one degree of freedom is lost; some is won back where a replicate lacks a part.
+    whole, in_parts = (design_of([(5, 5)] * 8, parts) for parts in (None, [0, 0, 1, 1, 2, 2, 3, 3]))
+    assert whole.freedom == pytest.approx(7, rel=0.05)
+    assert 4 < in_parts.freedom < 6
+    assert in_parts.widening > whole.widening
+    # Slides that share a part under one seed and not under the other tell more of it.
+    once, twice = (
+        design_of([(5, 5)] * 8, [0, 0, 0, 0, 1, 1, 1, 1], other)
+        for other in ([0, 0, 0, 0, 1, 1, 1, 1], [0, 1, 0, 1, 0, 1, 0, 1])
+    )
+    assert once.freedom < twice.freedom
+
+
+def test_a_shortage_is_told_with_what_it_would_take() -> None:
+    assert design_of([(5, 5)] * 3).shortage("slides") is None
+    told = design_of([(0, 5)] * 2 + [(5, 0)] * 6).shortage("slides")
+    assert told == "slides with tumour: 2; at least 3 would be needed"
+    both = design_of([(0, 5), (5, 0)]).shortage("groups")
+    assert both == (
+        "groups with tumour-free patches: 1; at least 3 would be needed and groups with tumour: 1; at least 3 would be "
+        "needed"
+    )
+    unequal = design_of([(5, 500), (5, 5), (5, 5), (5, 5)]).shortage("slides")
+    assert unequal is not None
+    assert unequal.startswith("slides with tumour: 4, which tell as much as 2.")
+    assert "such would be needed" in unequal
 
 
 @pytest.mark.parametrize("seeds", [2, 3, 10])

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from sentinode.evaluation.bootstrap import PairedInterval
-from sentinode.evaluation.verdict import Question, decide, holm, seeds_to_tell
+from sentinode.evaluation.verdict import Question, Sameness, decide, holm, seeds_to_tell
 
 
 def question(mean: float, *, spread: float = 0.005, by_seed: tuple[float, ...] = (0.01, 0.012, 0.014)) -> Question:
     replicates = np.random.default_rng(0).normal(mean, spread, 2000)
-    return Question("after", "before", "AUC", interval_of(mean, replicates), np.array(by_seed))
+    return Question("after", "before", "AUC", interval_of(mean, replicates), np.array(by_seed), seeds_run=len(by_seed))
 
 
 def interval_of(mean: float, replicates: np.ndarray) -> PairedInterval:
@@ -60,6 +62,46 @@ def test_one_run_never_gets_a_verdict() -> None:
     assert "2 seeds are too few" in two.in_words()
 
 
+def unknown(mean: float = 0.05) -> Question:
+    """A difference on two slides."""
+    nan, reason = float("nan"), "slides with tumour: 2; at least 3 would be needed"
+    interval = PairedInterval(mean, nan, nan, 0.95, share_a_better=1.0, p_value=nan, reason=reason)
+    return Question("after", "before", "AUC", interval, np.array([0.05, 0.06, 0.04]), seeds_run=3)
+
+
+def test_too_few_slides_give_no_verdict_and_say_how_many_it_takes() -> None:
+    said = verdict_of(unknown())
+    assert said.outcome == "too few slides"
+    assert "95 % interval unknown" in said.in_words()
+    assert "Too few to tell: slides with tumour: 2; at least 3 would be needed" in said.in_words()
+    assert "nan" not in said.in_words()
+
+
+def test_seeds_that_gave_one_network_are_one_seed() -> None:
+    said = verdict_of(replace(question(0.05, by_seed=(0.05,)), seeds_run=3))
+    assert said.outcome == "too few seeds"
+    assert "3 seeds gave one network and count as 1 (folds would make them differ)" in said.in_words()
+    some = verdict_of(replace(question(0.05, by_seed=(0.05, 0.06)), seeds_run=3))
+    assert "3 seeds gave 2 networks and count as 2" in some.in_words()
+
+
+@pytest.mark.parametrize("same", ["network", "predictions"])
+def test_what_is_the_same_is_called_so_and_has_no_p_value(same: Sameness) -> None:
+    said = verdict_of(replace(question(0.0), same=same))
+    assert said.outcome == f"same {same}"
+    assert np.isnan([said.p_value, said.p_holm]).all()
+    assert ("same network" if same == "network" else "predict the same") in said.in_words()
+    assert "evidence" not in said.in_words()
+
+
+def test_questions_that_cannot_be_asked_do_not_make_the_others_harder() -> None:
+    borderline = question(0.011, spread=0.005)
+    alone = verdict_of(borderline)
+    idle = [replace(question(0.0), same="network")] * 5 + [unknown()] * 5
+    among = decide([*idle, borderline], smallest_effect=0.005)[-1]
+    assert (among.outcome, among.p_holm) == ("better", alone.p_holm)
+
+
 def test_many_questions_make_each_answer_harder() -> None:
     borderline = question(0.011, spread=0.005)
     assert verdict_of(borderline).outcome == "better"
@@ -72,6 +114,8 @@ def test_holm_by_hand() -> None:
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert holm([0.5, 0.6]) == pytest.approx([1.0, 1.0])
     assert holm([0.02]) == [0.02]
+    nan = float("nan")
+    assert holm([nan, 0.04, nan, 0.01]) == pytest.approx([nan, 0.04, nan, 0.02], nan_ok=True)
 
 
 def test_seeds_to_tell_by_hand() -> None:
@@ -88,6 +132,7 @@ def test_the_rule_rarely_calls_a_winner_where_there_is_none() -> None:
     for _ in range(400):
         centre = rng.normal(0, 0.01)
         replicates = rng.normal(centre, 0.01, 1000)
-        asked = Question("a", "b", "AUC", interval_of(centre, replicates), rng.normal(centre, 0.01, 5))
+        by_seed = rng.normal(centre, 0.01, 5)
+        asked = Question("a", "b", "AUC", interval_of(centre, replicates), by_seed, seeds_run=5)
         wrong += verdict_of(asked, smallest_effect=0.001).outcome in ("better", "worse")
     assert wrong / 400 < 0.08

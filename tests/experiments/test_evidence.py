@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,9 +12,10 @@ import torch
 
 from sentinode.config import StudyConfig, load_preset
 from sentinode.experiments.compare import RunStore, compare
-from sentinode.experiments.comparison import Comparison
+from sentinode.experiments.comparison import Comparison, Variant, paired
 from sentinode.experiments.evidence import Evidence, weigh
 from sentinode.experiments.material import Material
+from sentinode.experiments.run import Run
 from sentinode.settings import override
 
 
@@ -72,6 +74,73 @@ def test_one_cluster_cannot_tell_how_clusters_differ(
 ) -> None:
     one = dict.fromkeys(slides, "the only slide")
     evidence = weighed(comparison, config, one)
-    assert np.isnan(evidence.intervals["before"]["auc"].low)
-    assert evidence.verdicts[0].outcome == "no evidence"
+    interval = evidence.intervals["before"]["auc"]
+    assert np.isnan([interval.low, interval.high]).all()
+    assert interval.reason is not None
+    assert "slides with tumour: 1; at least 3 would be needed" in interval.reason
+    assert np.isnan(evidence.curves["before"].roc.low).all()
+    assert evidence.verdicts[0].outcome == "too few slides"
+    assert evidence.to_json()["intervals"]["before"]["auc"]["low"] is None
     assert Evidence.from_json(json.loads(json.dumps(evidence.to_json()))).to_json() == evidence.to_json()
+
+
+def of_seed(run: Run, seed: int) -> Run:
+    """The same network, as another seed's run would have it that left nothing to chance."""
+    return replace(run, config=override(run.config, {"fit.seed": seed}))
+
+
+def test_seeds_that_gave_one_network_count_once(comparison: Comparison, config: StudyConfig) -> None:
+    before, after = comparison.variants
+    one = paired(
+        [
+            replace(variant, runs=tuple(of_seed(variant.runs[0], seed) for seed in (25, 26, 27)))
+            for variant in (before, after)
+        ]
+    )
+    assert (one.seeds, one.repeated_seeds, one.varied) == ((25,), (26, 27), ())
+    assert one.variants[0].standard_deviation("auc") is None
+    evidence = weighed(one, config, {})  # each patch is its own: enough of them for an interval
+    assert (evidence.seeds, evidence.seeds_run) == (1, 3)
+    (verdict,) = evidence.verdicts
+    assert verdict.outcome == "too few seeds"
+    assert "3 seeds gave one network" in verdict.in_words()
+
+
+def test_a_seed_counts_where_any_variant_differs_under_it(comparison: Comparison) -> None:
+    before, after = comparison.variants
+    fixed = replace(before, runs=tuple(of_seed(before.runs[0], seed) for seed in (25, 26, 27)))
+    found = paired([fixed, after])
+    assert found.seeds == (25, 26, 27)
+    assert found.variants[0].standard_deviation("auc") is None  # its own spread is that of one network
+    assert len(found.variants[0].distinct_scores("auc")) == 1
+    assert found.variants[1].standard_deviation("auc") == after.standard_deviation("auc")
+
+
+def test_what_varies_is_told_from_the_runs(comparison: Comparison) -> None:
+    assert comparison.varied == ("initial weights", "order of batches", "augmentation")
+    assert comparison.repeated_seeds == ()
+
+
+def test_variants_of_equal_weights_are_the_same_network(
+    comparison: Comparison, config: StudyConfig, slides: dict[str, str]
+) -> None:
+    before, after = comparison.variants
+    evidence = weighed(paired([before, Variant("twin", {}, before.runs), after]), config, slides)
+    twin, other = evidence.verdicts
+    assert twin.outcome == "same network"
+    assert np.isnan([twin.p_value, twin.p_holm]).all()
+    assert "twin and before are the same network" in twin.in_words()
+    assert other.p_holm == pytest.approx(other.p_value, nan_ok=True)  # Holm counts one question
+    assert Evidence.from_json(json.loads(json.dumps(evidence.to_json()))).to_json() == evidence.to_json()
+
+
+def test_one_network_that_predicts_in_another_way_is_compared(comparison: Comparison) -> None:
+    before = comparison.variants[0]
+
+    def shifted(run: Run) -> Run:
+        said = run.predictions
+        return replace(run, predictions=replace(said, probabilities=said.probabilities / 2))
+
+    other = replace(before, name="other", runs=tuple(shifted(run) for run in before.runs))
+    assert other.same_as(before) is None
+    assert before.same_as(before) == "network"

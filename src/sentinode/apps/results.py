@@ -23,7 +23,10 @@ def show_study(study: Study) -> None:
 
 
 def show_comparison(comparison: Comparison, evidence: Evidence, *, side: str = "validation ") -> None:
+    from sentinode.report.verdict_words import varied  # here: a table of scores does without the evidence
+
     show_variants(comparison, side=side)
+    console.say(varied(evidence))
     for verdict in evidence.verdicts:
         console.say(verdict.in_words())
 
@@ -43,7 +46,9 @@ def show_variants(comparison: Comparison, *, side: str = "validation ") -> None:
 
     def spread(variant: Variant) -> str:
         deviation = variant.standard_deviation(metric)
-        return "one seed" if deviation is None else f"{deviation:.4f}"
+        if deviation is None:
+            return "one seed" if len(variant.repeats) == 1 else "one network"
+        return f"{deviation:.4f}"
 
     rows = [[variant.name, f"{variant.mean(metric):.4f}", spread(variant)] for variant in comparison.variants]
     console.show_table(f"{side}{METRIC_NAMES[metric]}", ["variant", "mean", "standard deviation"], rows)
@@ -65,7 +70,7 @@ def show_scores(title: str, scores: dict[str, float]) -> None:
 
 def show_evaluation(found: Evaluation) -> None:
     """What must be known first, then each score with its interval, and each slide."""
-    from sentinode.report.tables import CLUSTER_NAMES
+    from sentinode.evaluation.clusters import CLUSTER_NAMES  # here: NumPy takes its time
 
     for text in found.notices:
         console.notice(text)

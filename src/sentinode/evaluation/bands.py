@@ -24,7 +24,7 @@ _CHUNK_ELEMENTS: Final = 2**17  # replicates x patches worked on at a time: its 
 
 @dataclass(frozen=True, eq=False)
 class Band:
-    """A mean curve and its band, all in [0, 1]; NaN where labels lack a class, `low` and `high` with one cluster."""
+    """A mean curve and its band, all in [0, 1]; NaN where labels lack a class, its ends with too few clusters."""
 
     x: Float[np.ndarray, " points"]
     mean: Float[np.ndarray, " points"]
@@ -86,7 +86,7 @@ def curve_bands(
     Equal probabilities fall on one side together. A replicate in which a part lacks a class is left out; where the
     labels themselves lack one, the curves are NaN.
     """
-    clustering = Clusters.of(clusters)
+    clustering = Clusters.of(clusters, labels)
     grid = np.linspace(0.0, 1.0, points)
     partitions = np.zeros(probabilities.shape, np.int64) if parts is None else parts
     ranked = [
@@ -105,13 +105,13 @@ def curve_bands(
     chunks = []
     for start in range(0, replicates, size):
         count = min(size, replicates - start)
-        times, seeds = clustering.draw(count, rng), draw_seeds(len(probabilities), count, rng)
+        times = clustering.patches(clustering.draw(count, rng), rng)
+        seeds = draw_seeds(len(probabilities), count, rng)
         chunks.append(np.einsum("srx,rs->rx", by_seed(times), seeds))
-    low, high = np.full((2, 2 * points), np.nan)
-    if len(clustering.sizes) > 1:
-        low, high = ends(np.concatenate(chunks), observed, clustering.effective(labels), level)
+    low, high = ends(np.concatenate(chunks), observed, clustering.design(partitions, rng), level, scale="share")
+    low[points - 1] = high[points - 1]  # where all are called positive, so are all positives
     roc, precision_recall = (
-        Band(grid, observed[:, half].mean(axis=0), np.clip(low[half], 0, 1), np.clip(high[half], 0, 1))
+        Band(grid, observed[:, half].mean(axis=0), low[half], high[half])
         for half in (slice(points), slice(points, None))
     )
     return Bands(roc, precision_recall, level)

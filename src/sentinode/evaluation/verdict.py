@@ -4,6 +4,9 @@ With three seeds or more, a variant is called better when, in its favour, the sh
 0.75, the 95 % interval of the difference leaves out zero, Holm's correction for the number of questions asked
 leaves its p-value at 0.05 or less, and the difference is at least the smallest that matters. A difference that
 fails at the last alone is "too small to matter". Everything else is "no evidence".
+
+What cannot be asked gets no p-value, and Holm's correction does not count it: variants that are the same network, and
+a difference whose interval is unknown for there are too few slides.
 """
 
 from __future__ import annotations
@@ -29,7 +32,8 @@ POWER = 0.8
 class Question:
     """One comparison: is `a` better than `b` in `metric`?
 
-    interval: of the difference a - b, where higher means better for a; by_seed: (s,) the same difference, seed by seed.
+    interval: of the difference a - b, where higher means better for a. by_seed: the same difference, seed by seed, of
+    seeds that differ; seeds_run: how many were run. same: what both have in common under every seed, if anything.
     """
 
     a: str
@@ -37,9 +41,22 @@ class Question:
     metric: str
     interval: PairedInterval
     by_seed: Float[np.ndarray, " s"]
+    seeds_run: int
+    same: Sameness | None = None
 
 
-Outcome = Literal["better", "worse", "too small to matter", "no evidence", "too few seeds"]
+Sameness = Literal["network", "predictions"]
+"""Equal weights and predictions, or equal predictions of other weights."""
+Outcome = Literal[
+    "better",
+    "worse",
+    "too small to matter",
+    "no evidence",
+    "too few seeds",
+    "too few slides",
+    "same network",
+    "same predictions",
+]
 
 
 @dataclass(frozen=True)
@@ -57,21 +74,43 @@ class Verdict:
     p_value: float
     p_holm: float
     seeds: int
+    """Seeds that differ in what they trained, or in their split."""
+    seeds_run: int
     seeds_better: int
     smallest_effect: float
     seeds_needed: int | None
     """Seeds that would tell the smallest effect apart in 4 of 5 repetitions; None for a single seed."""
+    reason: str | None = None
+    """Why the interval is unknown, if it is."""
+
+    def interval_in_words(self) -> str:
+        """Such as "95 % interval +0.004 to +0.021", or "95 % interval unknown"."""
+        return f"95 % interval {'unknown' if np.isnan(self.low) else f'{self.low:+.3f} to {self.high:+.3f}'}"
 
     def in_words(self) -> str:
-        interval = f"95 % interval {self.low:+.3f} to {self.high:+.3f}"
+        interval = self.interval_in_words()
         seeds = f"higher in {self.seeds_better} of {self.seeds} seeds; P(better) = {self.p_better:.2f}"
         match self.outcome:
-            case "too few seeds":
-                few = "One run each cannot" if self.seeds == 1 else f"{self.seeds} seeds are too few to"
+            case "same network":
                 return (
-                    f"{self.a} minus {self.b}: {self.difference:+.3f} {self.metric} ({interval}). {few} tell a "
-                    "difference from the luck of the seed: no winner is named; a verdict takes "
-                    f"{FEWEST_SEEDS} seeds or more."
+                    f"{self.a} and {self.b} are the same network: their weights are equal under every seed. What they "
+                    "differ in changed nothing."
+                )
+            case "same predictions":
+                return (
+                    f"{self.a} and {self.b} predict the same of every patch under every seed, by other weights: these "
+                    "patches cannot tell them apart."
+                )
+            case "too few slides":
+                return (
+                    f"{self.a} minus {self.b}: {self.difference:+.3f} {self.metric} ({interval}). Too few to tell: "
+                    f"{self.reason}. No winner is named."
+                )
+            case "too few seeds":
+                return (
+                    f"{self.a} minus {self.b}: {self.difference:+.3f} {self.metric} ({interval}). "
+                    f"{too_few_seeds(self)} a difference from the luck of the seed: no winner is named; a verdict "
+                    f"takes {FEWEST_SEEDS} seeds or more."
                 )
             case "better" | "worse":
                 return (
@@ -91,9 +130,20 @@ class Verdict:
                 )
 
 
+def too_few_seeds(verdict: Verdict) -> str:
+    """The beginning of a sentence that goes on with what they cannot tell."""
+    if verdict.seeds < verdict.seeds_run:
+        networks = "one network" if verdict.seeds == 1 else f"{verdict.seeds} networks"
+        return (
+            f"{verdict.seeds_run} seeds gave {networks} and count as {verdict.seeds} (folds would make them differ), "
+            "too few to tell"
+        )
+    return "One run each cannot tell" if verdict.seeds == 1 else f"{verdict.seeds} seeds are too few to tell"
+
+
 def decide(questions: Sequence[Question], *, smallest_effect: float) -> list[Verdict]:
     """Answer several questions together, the chance of any false "better" held at 5 % (Holm 1979)."""
-    p_values = [question.interval.p_value for question in questions]
+    p_values = [float("nan") if question.same else question.interval.p_value for question in questions]
     corrected = holm(p_values)
     return [
         _answer(question, p, p_holm, smallest_effect)
@@ -102,12 +152,12 @@ def decide(questions: Sequence[Question], *, smallest_effect: float) -> list[Ver
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down correction of p-values, in their own order, each at most 1."""
-    order = np.argsort(p_values)
-    count, largest = len(p_values), 0.0
-    corrected = np.empty(count)
-    for rank, index in enumerate(order):
-        largest = max(largest, min(1.0, (count - rank) * p_values[index]))
+    """Holm's step-down correction of p-values, in their own order, each at most 1; NaN is no question, and stays."""
+    corrected = np.array(p_values, np.float64)
+    asked = np.flatnonzero(~np.isnan(corrected))
+    largest = 0.0
+    for rank, index in enumerate(asked[np.argsort(corrected[asked])]):
+        largest = max(largest, min(1.0, (len(asked) - rank) * corrected[index]))
         corrected[index] = largest
     return [float(value) for value in corrected]
 
@@ -127,7 +177,11 @@ def _answer(question: Question, p: float, p_holm: float, smallest_effect: float)
     seeds = len(question.by_seed)
     above, below = low > 0 and p_better >= SMALLEST_SHARE, high < 0 and 1 - p_better >= SMALLEST_SHARE
     outcome: Outcome = "no evidence"
-    if seeds < FEWEST_SEEDS:
+    if question.same:
+        outcome = "same network" if question.same == "network" else "same predictions"
+    elif question.interval.reason:
+        outcome = "too few slides"
+    elif seeds < FEWEST_SEEDS:
         outcome = "too few seeds"
     elif p_holm <= 1 - LEVEL and (above or below):
         outcome = "too small to matter" if abs(observed) < smallest_effect else "better" if above else "worse"
@@ -144,7 +198,9 @@ def _answer(question: Question, p: float, p_holm: float, smallest_effect: float)
         p_value=p,
         p_holm=p_holm,
         seeds=seeds,
+        seeds_run=question.seeds_run,
         seeds_better=int(np.sum(question.by_seed > 0)),
         smallest_effect=smallest_effect,
         seeds_needed=None if spread is None else seeds_to_tell(smallest_effect, spread),
+        reason=question.interval.reason,
     )

@@ -138,6 +138,7 @@ class Prediction:
     """One seed's probabilities of all patches, positives first."""
 
     metrics: tuple[str, ...]
+    both_classes: bool
     ranks: _Ranks | None  # None where no metric needs them, or a class is absent
     terms: Float[np.ndarray, "n k"]  # summed over patches: right positives, right negatives, squares, logs, gaps by bin
 
@@ -155,17 +156,21 @@ class Prediction:
             (probabilities - positive) ** 2,
             log_losses(labels, probabilities),
         )
-        ranked = positive.any() and not positive.all() and not _RANKED.isdisjoint(metrics)
+        both_classes = bool(positive.any() and not positive.all())
+        ranked = both_classes and not _RANKED.isdisjoint(metrics)
         return cls(
             tuple(metrics),
+            both_classes,
             _Ranks.of(probabilities[positive], probabilities[~positive]) if ranked else None,
             np.column_stack([*single, gaps]).astype(np.float32),
         )
 
     def measure(self, weights: Weights) -> Float[np.ndarray, "r metrics"]:
+        """NaN where a replicate lacks a class that is here, and of one class all along, for metrics that need both."""
         positives, negatives = weights.positives.sum(axis=1), weights.negatives.sum(axis=1)
         total = positives + negatives
-        complete = (positives > 0) & (negatives > 0)
+        both = (positives > 0) & (negatives > 0)
+        complete = both if self.both_classes else total > 0
         with np.errstate(divide="ignore", invalid="ignore"):
             found = self.ranks.measure(weights) if self.ranks and len(total) else {}
             if not _RANKED.issuperset(self.metrics):

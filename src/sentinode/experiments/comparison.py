@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Int, Shaped
 
 from sentinode.config import Metric, Value
 from sentinode.errors import RunError
+from sentinode.evaluation.verdict import Sameness
 from sentinode.experiments.run import Run
+from sentinode.experiments.run_record import Seeded
 from sentinode.inference.probabilities import Predictions, average
+
+Source = Literal["split"] | Seeded
+"""What can differ from seed to seed."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +51,20 @@ class Repeat:
         number = np.repeat(np.arange(len(parts)), [len(ids) for ids in parts])
         return number[np.argsort(np.concatenate(parts))]
 
+    @cached_property
+    def networks(self) -> tuple[str, ...]:
+        """Digests of what it trained, run by run."""
+        return tuple(run.weights_digest for run in self.runs)
+
+    @cached_property
+    def split(self) -> tuple[tuple[frozenset[str], frozenset[str]], ...]:
+        """Training and validation ids, run by run."""
+        return tuple((run.training_ids, frozenset(run.predictions.ids.tolist())) for run in self.runs)
+
+    def is_again(self, other: Repeat) -> bool:
+        """Whether this seed tells nothing that the other did not: its networks and split are the same."""
+        return self.networks == other.networks and self.split == other.split
+
 
 @dataclass(frozen=True, eq=False)
 class Variant:
@@ -76,10 +96,30 @@ class Variant:
     def mean(self, metric: str) -> float:
         return float(self.scores(metric).mean())
 
+    @cached_property
+    def distinct(self) -> tuple[Repeat, ...]:
+        """The repeats but for those whose networks and split an earlier one has."""
+        kept: list[Repeat] = []
+        for repeat in self.repeats:
+            if not any(repeat.is_again(other) for other in kept):
+                kept.append(repeat)
+        return tuple(kept)
+
+    def distinct_scores(self, metric: str) -> np.ndarray:
+        """The validation scores of the seeds that differ: what a spread is that of."""
+        return np.array([repeat.score(metric) for repeat in self.distinct])
+
     def standard_deviation(self, metric: str) -> float | None:
-        """Over seeds; None for a single seed, which says nothing about spread."""
-        values = self.scores(metric)
+        """Over seeds that differ; None for a single one, which says nothing about spread."""
+        values = self.distinct_scores(metric)
         return float(values.std(ddof=1)) if len(values) > 1 else None
+
+    def same_as(self, other: Variant) -> Sameness | None:
+        """What it has in common with a variant of the same seeds under every one of them, if anything."""
+        pairs = list(zip(self.repeats, other.repeats, strict=True))
+        if not all(np.array_equal(a.predictions.probabilities, b.predictions.probabilities) for a, b in pairs):
+            return None
+        return "network" if all(a.networks == b.networks for a, b in pairs) else "predictions"
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,6 +159,8 @@ class Comparison:
     """Variants whose runs share data, seeds and validation patches; `paired` has checked it."""
 
     variants: tuple[Variant, ...]
+    repeated_seeds: tuple[int, ...] = ()
+    """Seeds that were run and gave what an earlier one gave, under every variant: their runs are not among these."""
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -138,6 +180,22 @@ class Comparison:
     def ids(self) -> Shaped[np.ndarray, " n"]:
         """Of the validation patches, in the order of every repeat's predictions."""
         return self.variants[0].repeats[0].predictions.ids
+
+    @cached_property
+    def varied(self) -> tuple[Source, ...]:
+        """What differs from seed to seed: the split as the runs have it, and, where weights differ, what drew them."""
+        several = [variant.repeats for variant in self.variants]
+        split = any(repeat.split != repeats[0].split for repeats in several for repeat in repeats)
+        weights = any(repeat.networks != repeats[0].networks for repeats in several for repeat in repeats)
+        drawn = {
+            source
+            for variant in self.variants
+            for run in variant.runs
+            for network in run.networks
+            for source in network.network_record.seeded
+        }
+        sources: tuple[Source, ...] = ("initial weights", "order of batches", "augmentation")
+        return (*(("split",) if split else ()), *(s for s in sources if weights and s in drawn))
 
     def differences(self, metric: str) -> list[Difference]:
         """Every later variant minus the first."""
@@ -170,7 +228,25 @@ def paired(variants: Iterable[Variant], *, same_split: bool = True) -> Compariso
         for repeat, other in zip(variant.repeats, first.repeats, strict=True):
             _refuse_other_patches(repeat, other, first, same_split=same_split)
             _refuse_other_patches(repeat, first.repeats[0], first, same_split=False)
-    return comparison
+    return _without_repeated_seeds(comparison)
+
+
+def _without_repeated_seeds(comparison: Comparison) -> Comparison:
+    kept: list[int] = []
+    columns = list(zip(*(variant.repeats for variant in comparison.variants), strict=True))
+    for number, column in enumerate(columns):
+        earlier = (columns[k] for k in kept)
+        if not any(all(a.is_again(b) for a, b in zip(column, other, strict=True)) for other in earlier):
+            kept.append(number)
+    seeds = comparison.seeds
+    repeated = tuple(seed for number, seed in enumerate(seeds) if number not in kept)
+    return Comparison(
+        tuple(
+            replace(variant, runs=tuple(run for run in variant.runs if run.seed not in repeated))
+            for variant in comparison.variants
+        ),
+        repeated,
+    )
 
 
 def _refuse_other_patches(repeat: Repeat, other: Repeat, first: Variant, *, same_split: bool) -> None:

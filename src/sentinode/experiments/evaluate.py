@@ -26,7 +26,7 @@ from sentinode.errors import DataError
 from sentinode.evaluation import metrics as scoring
 from sentinode.evaluation.bands import Bands, curve_bands
 from sentinode.evaluation.bootstrap import METRICS, Interval, bootstrap
-from sentinode.evaluation.clusters import ClusterKind
+from sentinode.evaluation.clusters import CLUSTER_NAMES, ClusterKind
 from sentinode.evaluation.subgroups import UNKNOWN
 from sentinode.experiments.decision import Agreement, Decision, PointName, Scale
 from sentinode.experiments.material import Material
@@ -104,6 +104,7 @@ class Intervals:
             metrics=metrics,
             replicates=REPLICATES,
             workers=workers,
+            unit=CLUSTER_NAMES[kind],
         )
         scores = {metric: found.interval(0, metric) for metric in metrics}
         return cls(scores, found.clusters, kind, REPLICATES - found.left_out)
@@ -171,7 +172,13 @@ class Evaluation:
     @property
     def notices(self) -> list[str]:
         """What a reader of the scores has to know first, a sentence each."""
-        return [*self.seen.in_words(self.patches), *self.undefined]
+        return [*self.seen.in_words(self.patches), *self.undefined, *self.unknown]
+
+    @property
+    def unknown(self) -> list[str]:
+        """Why intervals of scores that are defined are unknown; none where all are known."""
+        reasons = (found.reason for found in self.scores.values() if not np.isnan(found.estimate))
+        return [f"95 % intervals are unknown: {reason}." for reason in dict.fromkeys(reasons) if reason]
 
     @property
     def undefined(self) -> list[str]:

@@ -12,10 +12,10 @@ from sentinode.config import CompareConfig
 from sentinode.data.batches import derive_seed
 from sentinode.evaluation.bands import Bands, curve_bands
 from sentinode.evaluation.bootstrap import METRICS, Interval, Replicates, bootstrap
-from sentinode.evaluation.clusters import ClusterKind
+from sentinode.evaluation.clusters import CLUSTER_NAMES, ClassClusters, ClusterKind
 from sentinode.evaluation.independent import delong, mcnemar
 from sentinode.evaluation.verdict import Question, Verdict, decide
-from sentinode.experiments.comparison import Comparison, Variant
+from sentinode.experiments.comparison import Comparison, Source, Variant
 
 METRIC_NAMES: Final = {"auc": "AUC", "accuracy": "accuracy"}
 _THRESHOLD: Final = 0.5
@@ -51,15 +51,19 @@ class IndependentTests:
 class Evidence:
     """Intervals and curves by variant, verdicts, and the tests that others would print.
 
-    `clusters` slides, or what stands in for them (`cluster_kind`), were drawn in each of the `replicates`
-    in which both classes occur; `folds` is 1 where every seed has a single split.
+    `clusters` slides, or what stands in for them (`cluster_kind`), were drawn in each of the `replicates`; `by_class`
+    tells how many of them hold a class, and as how many equal ones they count. `seeds` of the `seeds_run` differ in
+    their networks or their split, in what `varied` names; `folds` is 1 where every seed has a single split.
     """
 
     clusters: int
     cluster_kind: ClusterKind
+    by_class: tuple[ClassClusters, ...]
     patches: int
     replicates: int
     seeds: int
+    seeds_run: int
+    varied: tuple[Source, ...]
     folds: int
     intervals: dict[str, dict[str, Interval]]
     verdicts: tuple[Verdict, ...]
@@ -67,7 +71,7 @@ class Evidence:
     curves: dict[str, Bands]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON types; an end that cannot be known (one slide alone) is null."""
+        """Plain JSON types; an end that is unknown, for slides are too few, is null."""
         plain = {key: value for key, value in vars(self).items() if key not in ("intervals", "curves")}
         record: dict[str, Any] = _without_nan(
             plain
@@ -76,6 +80,7 @@ class Evidence:
                     variant: {metric: asdict(interval) for metric, interval in found.items()}
                     for variant, found in self.intervals.items()
                 },
+                "by_class": [asdict(found) for found in self.by_class],
                 "verdicts": [asdict(verdict) for verdict in self.verdicts],
                 "independent": [asdict(tests) for tests in self.independent],
                 "curves": {variant: bands.to_json() for variant, bands in self.curves.items()},
@@ -88,11 +93,16 @@ class Evidence:
         """What `to_json` gave; raises KeyError, TypeError or ValueError for anything else."""
         read = {
             "intervals": {
-                variant: {metric: Interval(**_with_nan(interval)) for metric, interval in by_metric.items()}
+                variant: {
+                    metric: Interval(**_with_nan(interval, optional={"reason"}))
+                    for metric, interval in by_metric.items()
+                }
                 for variant, by_metric in record["intervals"].items()
             },
+            "by_class": tuple(ClassClusters(**found) for found in record["by_class"]),
+            "varied": tuple(record["varied"]),
             "verdicts": tuple(
-                Verdict(**_with_nan(verdict, optional={"seeds_needed"})) for verdict in record["verdicts"]
+                Verdict(**_with_nan(verdict, optional={"seeds_needed", "reason"})) for verdict in record["verdicts"]
             ),
             "independent": tuple(
                 IndependentTests(
@@ -137,14 +147,18 @@ def weigh(
         replicates=config.replicates,
         patches=config.patches,
         parts=folds if comparison.folds > 1 else None,
+        unit=CLUSTER_NAMES[kind],
     )
     first, *others = comparison.variants
     return Evidence(
         clusters=found.clusters,
         cluster_kind=kind,
+        by_class=found.weakest.classes,
         patches=len(labels),
         replicates=config.replicates - found.left_out,
         seeds=len(comparison.seeds),
+        seeds_run=len(comparison.seeds) + len(comparison.repeated_seeds),
+        varied=comparison.varied,
         folds=comparison.folds,
         intervals={
             variant.name: {name: found.interval(row, name) for name in METRICS}
@@ -175,6 +189,8 @@ def _questions(found: Replicates, comparison: Comparison) -> list[Question]:
             metric=METRIC_NAMES[metric],
             interval=found.difference(row, 0, metric),
             by_seed=variant.scores(metric) - first.scores(metric),
+            seeds_run=len(comparison.seeds) + len(comparison.repeated_seeds),
+            same=variant.same_as(first),
         )
         for row, variant in enumerate(others, start=1)
     ]

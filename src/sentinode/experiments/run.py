@@ -63,7 +63,8 @@ CONTENTS: Final = (
 MANIFEST: Final = RUN_SEAL
 MEMBERS: Final = "members"
 PSEUDO: Final = "pseudo.csv"
-_OF_A_NETWORK: Final = ("history.csv", "model.safetensors")
+_WEIGHTS: Final = "model.safetensors"
+_OF_A_NETWORK: Final = ("history.csv", _WEIGHTS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,6 +131,14 @@ class Run:
         """The patches without a label that joined its training, or that of any of its members."""
         tables = [network.folder / PSEUDO for network in self.networks]
         return frozenset(i for path in tables if path.is_file() for i in Predictions.read(path).ids.tolist())
+
+    @cached_property
+    def weights_digest(self) -> str:
+        """Equal for runs that are the same network, or the same networks blended alike, whatever their settings say."""
+        if not self.members:
+            return sealed(self.folder)[0][_WEIGHTS]
+        blended = sorted(zip((member.weights_digest for member in self.members), self.weights, strict=True))
+        return hashlib.sha256(repr(blended).encode()).hexdigest()
 
     @cached_property
     def decision(self) -> Decision:

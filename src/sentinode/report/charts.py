@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+import numpy as np
 from markupsafe import Markup
 
 from sentinode.experiments.comparison import Variant
@@ -167,11 +168,12 @@ def forest(
     colour_of = {variant.name: colour for variant, colour in zip(variants, colours(variants), strict=True)}
     first = evidence.verdicts[0]
     effects = [score_figures.Effect(v.a, colour_of[v.a], v.difference, v.low, v.high) for v in evidence.verdicts]
+    unknown = ", an empty dot has none that is known" if any(np.isnan(effect.low) for effect in effects) else ""
     return Chart(
         f"{first.metric}, difference to “{first.b}”",
         score_figures.forest(f"{key}-forest", first.metric, effects, smallest_effect=first.smallest_effect),
-        f"Right of zero {right_of_zero} “{first.b}”. A line is a 95 % interval; within the grey band a difference is "
-        f"smaller than {first.smallest_effect:g}, the smallest that matters.",
+        f"Right of zero {right_of_zero} “{first.b}”. A line is a 95 % interval{unknown}; within the grey band a "
+        f"difference is smaller than {first.smallest_effect:g}, the smallest that matters.",
     )
 
 

@@ -55,7 +55,7 @@ def comparison_context(comparison: Comparison, evidence: Evidence) -> dict[str, 
             f"{len(comparison.ids):,} validation patches",
         ],
         "cards": [
-            (f"Validation {METRIC_NAMES[metric]}", mean_and_spread(variant.scores(metric), 3), variant.name)
+            (f"Validation {METRIC_NAMES[metric]}", mean_and_spread(variant.distinct_scores(metric), 3), variant.name)
             for variant in comparison.variants
         ],
         "conclusion": [Remark("Comparison", " ".join(conclusion)), Remark("Use", words.NO_CLINIC)],

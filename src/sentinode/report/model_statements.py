@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from sentinode.config import FitConfig, RunConfig
 from sentinode.evaluation.bootstrap import Interval
-from sentinode.evaluation.clusters import CLUSTERS_IN_WORDS
+from sentinode.evaluation.clusters import CLUSTER_NAMES, CLUSTERS_IN_WORDS
 from sentinode.experiments.evidence import Evidence
 from sentinode.experiments.run import Run
 from sentinode.experiments.study import Study
@@ -22,7 +22,7 @@ from sentinode.report.network_statements import (
     seeded_statement,
     training_statement,
 )
-from sentinode.report.tables import CLUSTER_NAMES, METRIC_NAMES, confusion_of, mean_and_spread, number
+from sentinode.report.tables import METRIC_NAMES, confusion_of, mean_and_spread, number
 
 _DISCRIMINATION: Final = ("auc", "average_precision", "accuracy", "balanced_accuracy")
 _CALIBRATION: Final = ("ece", "brier_score", "log_loss")
@@ -204,14 +204,14 @@ class ModelStatements:
 
     @property
     def spread(self) -> str:
-        values = self.study.chosen.scores("auc")
+        values = self.study.chosen.distinct_scores("auc")
         if len(values) == 1:
             return "One seed only: how far scores move with the seed was not measured."
         return f"AUC over {len(values)} seeds: {mean_and_spread(values, 3)} (mean ± standard deviation)."
 
     @property
     def spread_status(self) -> str:
-        return "partly" if len(self.study.chosen.scores("auc")) > 1 else "not done"
+        return "partly" if len(self.study.chosen.distinct) > 1 else "not done"
 
     @property
     def verdicts(self) -> str:
@@ -314,8 +314,7 @@ def _kept(fit: FitConfig) -> str:
 
 
 def _interval(found: Interval) -> str:
-    estimate, low, high = (number(value, 3) for value in (found.estimate, found.low, found.high))
-    return f"{estimate} ({low} to {high})"
+    return f"{number(found.estimate, 3)} ({found.ends_in_words()})"
 
 
 def _upper(text: str) -> str:

@@ -70,7 +70,7 @@ def last_epochs(variants: Sequence[Variant], colours: Sequence[str], caption: st
             variant.name,
             mean_and_spread(epoch["training_accuracy"] for epoch in last) if last else MISSING,
             mean_and_spread(epoch["validation_accuracy"] for epoch in last) if last else MISSING,
-            mean_and_spread(variant.scores("accuracy")),
+            mean_and_spread(variant.distinct_scores("accuracy")),
         ]
         if claimed:
             row += [number(claimed.training_accuracy), number(claimed.validation_accuracy)]

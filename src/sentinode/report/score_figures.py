@@ -86,7 +86,7 @@ def scores_by_seed(name: str, quantity: str, variants: Sequence[tuple[str, str, 
 
 @dataclass(frozen=True)
 class Effect:
-    """A difference and its interval, one row of a forest plot."""
+    """A difference and its interval, one row of a forest plot; where the interval is unknown its ends are NaN."""
 
     label: str
     colour: str
@@ -103,7 +103,10 @@ def forest(name: str, quantity: str, effects: Sequence[Effect], *, smallest_effe
         p.axes.axvline(0, color=MUTED, linewidth=1.0)
         for row, effect in enumerate(reversed(effects)):
             p.axes.plot([effect.low, effect.high], [row, row], color=effect.colour, linewidth=2.1)
-            p.axes.scatter([effect.difference], [row], s=44, color=effect.colour, edgecolors=SURFACE, zorder=3)
+            unknown = np.isnan(effect.low)
+            fill = SURFACE if unknown else effect.colour
+            edge = effect.colour if unknown else SURFACE
+            p.axes.scatter([effect.difference], [row], s=44, color=fill, edgecolors=edge, zorder=3)
         p.axes.set_yticks(range(len(effects)), [effect.label for effect in reversed(effects)], color=INK)
         p.axes.set(xlabel=f"difference in {quantity}", ylim=(-0.6, len(effects) - 0.4))
         p.axes.xaxis.set_major_locator(MaxNLocator(5))

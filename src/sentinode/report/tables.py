@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Final
 
 import numpy as np
 
 from sentinode.config import RunConfig
 from sentinode.evaluation.bootstrap import Interval
+from sentinode.evaluation.clusters import CLUSTER_NAMES
 from sentinode.evaluation.metrics import Confusion, confusion
 from sentinode.experiments.comparison import Comparison, Variant
 from sentinode.experiments.evaluate import Intervals
@@ -32,14 +34,6 @@ METRIC_NAMES: Final = {
     "log_loss": "log loss",
     "brier_score": "Brier score",
     "ece": "calibration error",
-}
-CLUSTER_NAMES: Final = {
-    "slide": "slides",
-    "patient": "patients",
-    "slide+group": "slides and groups",
-    "slide+stain": "slides and clusters of stain",
-    "group": "groups",
-    "stain": "clusters of stain",
 }
 MISSING: Final = "–"
 _UNBROKEN: Final = "\u00a0"
@@ -90,7 +84,7 @@ def intervals(
     caption = (
         f"{whose}, mean over seeds, with 95 % intervals from {evidence.replicates:,} "
         f"bootstrap replicates of {evidence.clusters:,} {CLUSTER_NAMES[evidence.cluster_kind]} ({evidence.patches:,} "
-        "patches) and the seeds."
+        f"patches) and the seeds.{unknown(chain.from_iterable(of.values() for of in evidence.intervals.values()))}"
     )
     return _by_variant(caption, metrics, rows, colours)
 
@@ -99,7 +93,7 @@ def one_prediction(whose: str, found: Intervals) -> Table:
     """Every score of one prediction with its interval; `whose` begins the caption."""
     caption = (
         f"{whose}, with 95 % intervals from {found.replicates:,} bootstrap replicates of {found.clusters:,} "
-        f"{CLUSTER_NAMES[found.cluster_kind]}."
+        f"{CLUSTER_NAMES[found.cluster_kind]}.{unknown(found.scores.values())}"
     )
     rows = [[METRIC_NAMES[metric], number(of.estimate), between(of)] for metric, of in found.scores.items()]
     return Table(caption, ["score", "value", "95 % interval"], rows)
@@ -111,10 +105,14 @@ def card(name: str, found: Interval) -> tuple[str, str, str]:
 
 
 def between(found: Interval) -> str:
-    """Such as "0.880 to 0.940"."""
-    if not math.isfinite(found.low):
-        return "unknown"
-    return f"{number(found.low, 3)} to {number(found.high, 3)}".replace(" ", _UNBROKEN)
+    """Such as "0.880 to 0.940", on one line; "unknown"."""
+    return found.ends_in_words().replace(" ", _UNBROKEN)
+
+
+def unknown(found: Iterable[Interval]) -> str:
+    """Why some of these intervals are unknown, each reason once, as the end of a caption; "" where all are known."""
+    reasons = dict.fromkeys(interval.reason for interval in found if interval.reason)
+    return f" Unknown where it says so ({'; '.join(reasons)})." if reasons else ""
 
 
 def _by_variant(
@@ -129,13 +127,13 @@ def _by_variant(
 
 
 def _interval(found: Interval) -> str:
-    between = f"({number(found.low, 3)} to {number(found.high, 3)})".replace(" ", _UNBROKEN)
-    return f"{number(found.estimate, 3)} {between}"
+    return f"{number(found.estimate, 3)} ({found.ends_in_words()})".replace(" ", _UNBROKEN)
 
 
 def kept_scores(variants: Sequence[Variant], colours: Sequence[str], caption: str) -> Table:
     rows = {
-        variant.name: [mean_and_spread(variant.scores(metric), 3) for metric in METRIC_NAMES] for variant in variants
+        variant.name: [mean_and_spread(variant.distinct_scores(metric), 3) for metric in METRIC_NAMES]
+        for variant in variants
     }
     return _by_variant(caption, list(METRIC_NAMES), rows, colours)
 

@@ -8,10 +8,11 @@ from dataclasses import replace
 import numpy as np
 
 from sentinode.config import ModelConfig, NotebookModel
-from sentinode.evaluation.clusters import CLUSTERS_IN_WORDS, STAIN_CAUTION
-from sentinode.evaluation.verdict import FEWEST_SEEDS, Verdict
+from sentinode.evaluation.clusters import CLUSTER_NAMES, CLUSTERS_IN_WORDS, FEWEST, STAIN_CAUTION
+from sentinode.evaluation.verdict import FEWEST_SEEDS, Verdict, too_few_seeds
 from sentinode.experiments.evidence import Evidence, IndependentTests
 
+_NO_ANSWER = frozenset({"too few seeds", "too few slides", "same network", "same predictions"})
 _SIGNIFICANT = 0.05
 
 
@@ -19,42 +20,53 @@ def verdicts(evidence: Evidence) -> list[str]:
     """The verdicts, with names that stand out in a sentence; several that lack seeds are told in one."""
     if len(evidence.verdicts) > 1 and all(verdict.outcome == "too few seeds" for verdict in evidence.verdicts):
         first = evidence.verdicts[0]
-        told = ", ".join(f"“{v.a}” {v.difference:+.3f} ({interval(v)})" for v in evidence.verdicts)
-        count = "One seed of each is" if first.seeds == 1 else f"{first.seeds} seeds are"
+        told = ", ".join(f"“{v.a}” {v.difference:+.3f} ({v.interval_in_words()})" for v in evidence.verdicts)
         return [
-            f"Differences to “{first.b}” in {first.metric}: {told}. {count} too few to tell them from the luck of the "
+            f"Differences to “{first.b}” in {first.metric}: {told}. {too_few_seeds(first)} them from the luck of the "
             f"seed: no winner is named; a verdict takes {FEWEST_SEEDS} seeds or more."
         ]
     return [replace(verdict, a=f"“{verdict.a}”", b=f"“{verdict.b}”").in_words() for verdict in evidence.verdicts]
 
 
-def interval(verdict: Verdict) -> str:
-    return f"95 % interval {verdict.low:+.3f} to {verdict.high:+.3f}"
-
-
 def varied(evidence: Evidence) -> str:
     """What differs from seed to seed, and what does not."""
-    if evidence.folds > 1:
-        return (
-            f"Each seed draws its own split into {evidence.folds} folds, initial weights, order of batches and "
-            "augmentation: they vary together, so the spread over seeds is that of all four. Under one seed all "
-            "variants have the same of each, and every patch is scored by a network that was not trained on it."
-        )
+    return f"{_counted(evidence)}{_varied(evidence)}"
+
+
+def _counted(evidence: Evidence) -> str:
+    """That some seeds are not counted; nothing where all are."""
+    if evidence.seeds == evidence.seeds_run:
+        return ""
+    networks = "one network" if evidence.seeds == 1 else f"{evidence.seeds} networks"
     return (
-        "All seeds share one split. Initial weights, order of batches and augmentation vary together from seed to "
-        "seed, and under one seed all variants have the same of each. How another split would change the scores is "
-        "not seen; --folds shows it."
+        f"{evidence.seeds_run} seeds gave {networks} of each variant, to the last bit, and are counted as "
+        f"{evidence.seeds}: nothing was left to chance that differs between the others. --folds makes seeds differ. "
     )
+
+
+def _varied(evidence: Evidence) -> str:
+    if evidence.seeds == 1:
+        return "One seed of each: nothing is known of how scores vary with it."
+    *others, last = evidence.varied
+    together = f"{', '.join(others)} and {last}" if others else last
+    vary = "vary together" if others else "varies"
+    own = " Under one seed all variants have the same of each." if others else ""
+    told = f"From seed to seed {together} {vary}.{own}"
+    if "split" in evidence.varied:
+        folds = f" into {evidence.folds} folds" if evidence.folds > 1 else ""
+        return f"{told} Each seed draws its own split{folds}; no patch is scored by a network that was trained on it."
+    return f"{told} All seeds share one split. How another would change the scores is not seen; --folds shows it."
 
 
 def rule(evidence: Evidence) -> str:
     """How a verdict is reached, fixed before anyone looks."""
     smallest = evidence.verdicts[0].smallest_effect
-    asked = len(evidence.verdicts)
+    asked = sum(np.isfinite(verdict.p_value) for verdict in evidence.verdicts)
     holm = f", after Holm's correction for {asked} questions" if asked > 1 else ""
     beyond = "another hospital" if evidence.folds > 1 else "another split or another hospital"
     return (
-        f"The rule was fixed beforehand: “better” takes at least {FEWEST_SEEDS} seeds, P(better) of 0.75 or more, "
+        f"The rule was fixed beforehand: “better” takes at least {FEWEST_SEEDS} seeds that differ, {FEWEST} "
+        f"{CLUSTER_NAMES[evidence.cluster_kind]} of each class, counted as if of one size, P(better) of 0.75 or more, "
         f"a 95 % interval that leaves out zero{holm}, and a difference of at least {smallest:g}; one "
         "that lacks only the last is “too small to matter”, everything else “no evidence”. "
         f"The intervals draw {CLUSTERS_IN_WORDS[evidence.cluster_kind]} and seeds anew; they do not cover "
@@ -110,7 +122,7 @@ def _beside(verdict: Verdict, preferred: ModelConfig, other: ModelConfig) -> str
         return None
     order = (preferred.norm, other.norm) == ("after", "before") and preferred.bn_momentum == other.bn_momentum
     momentum = (preferred.bn_momentum, other.bn_momentum) == (0.25, 0.99) and preferred.norm == other.norm
-    if not (order or momentum) or verdict.outcome == "too few seeds":
+    if not (order or momentum) or verdict.outcome in _NO_ANSWER:
         return None
     answer = {"better": "holds here", "worse": "does not hold here: it is the other way round"}
     told = answer.get(verdict.outcome, "cannot be told from these runs")
@@ -124,7 +136,7 @@ def inflation(evidence: Evidence) -> list[str]:
 
 def _inflation(verdict: Verdict) -> str:
     split = {"random": "The random split", "stain": "The split by clusters of stain"}[verdict.a]
-    told = f"{interval(verdict)}; higher under {verdict.seeds_better} of {verdict.seeds} seeds"
+    told = f"{verdict.interval_in_words()}; higher under {verdict.seeds_better} of {verdict.seeds} seeds"
     match verdict.outcome:
         case "better":
             return (
@@ -140,6 +152,12 @@ def _inflation(verdict: Verdict) -> str:
                 f"{split} gives {verdict.difference:+.3f} {verdict.metric} ({told}). A verdict takes {FEWEST_SEEDS} "
                 "seeds or more."
             )
+        case "too few slides":
+            return (
+                f"{split} gives {verdict.difference:+.3f} {verdict.metric} ({told}). Too few to tell: {verdict.reason}."
+            )
+        case "same network" | "same predictions":
+            return f"{split} gives the same predictions as the trusted one: both splits are the same here."
         case "too small to matter":
             return (
                 f"{split} gives {verdict.difference:+.3f} {verdict.metric} ({told}): a difference, but less than "

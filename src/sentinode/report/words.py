@@ -70,7 +70,7 @@ def chosen_by(questions: Collection[str], metric: str) -> str:
 
 def chosen(variant: Variant, metric: str, submission_rows: int, *, by: str) -> str:
     """`by` says what it was chosen by: its score or its split."""
-    score = mean_and_spread(variant.scores(metric))
+    score = mean_and_spread(variant.distinct_scores(metric))
     if submission_rows:
         runs = "its run" if len(variant.runs) == 1 else f"its {len(variant.runs)} runs, averaged"
         purpose = f"The submission of {submission_rows:,} rows was made with “{variant.name}”: {runs}"
