@@ -62,7 +62,7 @@ def test_they_are_weighed_as_if_trained_for_it(
     asked = weigh(trained, material.clusters_by_id(config), "slide", config.compare)
     assert evidence.cluster_kind == "slide"
     assert evidence.verdicts[0].difference == pytest.approx(asked.verdicts[0].difference)
-    assert evidence.verdicts[0].p_value == pytest.approx(asked.verdicts[0].p_value)
+    assert evidence.verdicts[0].p_better == pytest.approx(asked.verdicts[0].p_better)
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "A comparison of finished runs" in page
     assert "norm after" in page
