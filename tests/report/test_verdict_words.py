@@ -82,6 +82,7 @@ def test_what_varies_from_seed_to_seed_is_told() -> None:
     pretrained = verdict_words.varied(evidence_of(varied=("order of batches",)))
     assert "From seed to seed order of batches varies." in pretrained
     assert "initial weights" not in pretrained
+    assert "is not on record" in verdict_words.varied(evidence_of(varied=()))
 
 
 def test_seeds_that_gave_one_network_are_told() -> None:

@@ -47,6 +47,8 @@ def _counted(evidence: Evidence) -> str:
 def _varied(evidence: Evidence) -> str:
     if evidence.seeds == 1:
         return "One seed of each: nothing is known of how scores vary with it."
+    if not evidence.varied:
+        return "What differs from seed to seed is not on record."
     *others, last = evidence.varied
     together = f"{', '.join(others)} and {last}" if others else last
     vary = "vary together" if others else "varies"
