@@ -367,6 +367,7 @@ def _finish(
     clusters = np.array([cluster_of[i] for i in split.validation.tolist()])
     write_json(folder / DECISION, decide(predictions, clusters, config.decision, seed=config.fit.seed).to_json())
     save_weights(folder / "model.safetensors", state.result)
+    material.write_split(config, folder / "split.csv")  # what was trained on, whatever became of the file meanwhile
     unnormalised = streams.training.prepared.unnormalised + streams.validation.prepared.unnormalised
     record_of_run(material, config, state.network, unnormalised=unnormalised).write(folder)
     write_manifest(folder)

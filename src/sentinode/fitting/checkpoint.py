@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from typing import Any, Final
 import safetensors
 import safetensors.torch
 import torch
+from pydantic import TypeAdapter
 from torch import Tensor, nn
 
 from sentinode.data.artefacts import write_bytes
@@ -19,6 +21,8 @@ from sentinode.errors import RunError
 from sentinode.fitting.epochs import FitState, trainable
 
 _FORMAT: Final = "sentinode-checkpoint-3"
+_DIGEST: Final = "sha256"
+_HISTORY: Final = TypeAdapter(list[dict[str, float | int | None]])
 _MODEL, _AVERAGE, _FIRST, _SECOND, _RANDOM = "model.", "average.", "adam.first.", "adam.second.", "random"
 
 
@@ -28,7 +32,7 @@ def save_weights(path: Path, network: nn.Module) -> None:
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in network.state_dict().items()
     }
-    write_bytes(path, safetensors.torch.save(tensors))
+    _write(path, tensors, {})
 
 
 def load_weights(path: Path, network: nn.Module) -> None:
@@ -67,7 +71,7 @@ def save_checkpoint(path: Path, state: FitState, history: list[dict[str, Any]]) 
         "averaged": str(state.average.updates if state.average else 0),
         "history": json.dumps(history, allow_nan=False),
     }
-    write_bytes(path, safetensors.torch.save(on_cpu, metadata))
+    _write(path, on_cpu, metadata)
 
 
 def load_checkpoint(path: Path, state: FitState) -> list[dict[str, Any]]:
@@ -87,13 +91,13 @@ def load_checkpoint(path: Path, state: FitState) -> list[dict[str, Any]]:
             second.copy_(tensors[_SECOND + name])
         state.optimizer.steps_done = int(metadata["steps_done"])
         state.epochs_done = int(metadata["epochs_done"])
-        history: list[dict[str, Any]] = json.loads(metadata["history"])
-    except (RuntimeError, KeyError, ValueError) as error:
+        history = _HISTORY.validate_json(metadata["history"])
+        torch.set_rng_state(tensors[_RANDOM])
+    except (RuntimeError, KeyError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise RunError(
             f"does not fit this run ({reason})", where=path, remedy="Remove the file to start anew."
         ) from error
-    torch.set_rng_state(tensors[_RANDOM])
     return history
 
 
@@ -101,9 +105,30 @@ def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
+def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write tensors, contiguous and on the CPU, with the digest of all that is in the file."""
+    write_bytes(path, safetensors.torch.save(tensors, {**metadata, _DIGEST: _digest(tensors, metadata)}))
+
+
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """What `_write` wrote; raises RunError where anything of it has changed since."""
     with _opened(path) as file:
-        return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+        tensors, metadata = {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+    if metadata.pop(_DIGEST, None) != _digest(tensors, metadata):
+        raise RunError(
+            "is not the file that was written: it was damaged or changed",
+            where=path,
+            remedy="Restore the file, or train the run again.",
+        )
+    return tensors, metadata
+
+
+def _digest(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
+    digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"|{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 @contextmanager
