@@ -44,6 +44,18 @@ def test_imports_point_to_the_left(path: Path) -> None:
         assert LAYERS.index(layer_of(name)) <= LAYERS.index(own), f"{own} imports {name}"
 
 
+def test_pages_are_drawn_without_a_network() -> None:
+    """They are drawn from records: of `models` they know only what a record of a network is."""
+    pages = [path for path in MODULES if path.relative_to(ROOT).parts[0] == "report"]
+    assert pages
+    for path in pages:
+        known = {name.split(".")[2] for name in imports_of(path) if name.startswith("sentinode.models.")}
+        assert known <= {"summary"}, path
+        assert "timm" not in {
+            node.name for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.alias)
+        }
+
+
 def test_every_module_has_a_layer() -> None:
     named = {f"sentinode.{path.relative_to(ROOT).parts[0].removesuffix('.py')}" for path in MODULES}
     assert {layer_of(name) for name in named} == set(LAYERS)
