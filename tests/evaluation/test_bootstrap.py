@@ -13,7 +13,7 @@ from scipy import stats
 from scipy.special import expit
 
 from sentinode.evaluation import metrics
-from sentinode.evaluation.bootstrap import LOWER_IS_BETTER, METRICS, bootstrap, ends
+from sentinode.evaluation.bootstrap import LOWER_IS_BETTER, METRICS, Replicates, bootstrap, ends
 from sentinode.evaluation.clusters import ClassClusters, Clusters, Design, draw_seeds
 from sentinode.evaluation.weighted import weighted_scores
 
@@ -463,3 +463,94 @@ def test_the_p_value_is_where_the_interval_begins_to_hold_zero() -> None:
     assert told.p_value == pytest.approx(plain, rel=0.3)
     same = bootstrap(labels, np.array([pair[0]] * 2)[:, None], clusters, rng=rng, metrics=["auc"], replicates=200)
     assert same.difference(0, 1, "auc").p_value == 1
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(0, 100_000),
+    st.integers(1, 5),
+    st.sampled_from([3, 5, 12, 60]),
+    st.floats(0, 0.05),
+    st.booleans(),
+)
+def test_p_value_and_interval_never_disagree(
+    seed: int, seeds: int, clusters: int, distance: float, perfect: bool
+) -> None:
+    rng = np.random.default_rng(seed)
+    by_seed = np.clip(rng.normal([[0.9], [0.9 - distance]], 0.01, (2, seeds)), 0, 1)
+    values = np.clip(by_seed.mean(axis=1) + rng.normal(0, 0.015, (400, 2)), 0, 1)
+    if perfect:
+        by_seed[0], values[:, 0] = 1, 1
+    found = Replicates(("auc",), "slides", clusters, (design_of(clusters),) * 2, by_seed[..., None], values[..., None])
+    told = found.difference(0, 1, "auc")
+    assert 0 < told.p_value <= 1
+    if abs(told.p_value - 0.05) > 1e-4:
+        assert (told.p_value < 0.05) == (told.low > 0 or told.high < 0)
+    mirrored = found.difference(1, 0, "auc")
+    assert mirrored.p_value == pytest.approx(told.p_value, rel=1e-3)
+    assert (mirrored.low, mirrored.high) == pytest.approx((-told.high, -told.low))
+
+
+def few_slides(
+    rng: np.random.Generator, slides: int, one_class: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
+    """Two equal variants of three seeds on so many slides (of each class, where each holds one), and their AUC."""
+    count = 2 * slides if one_class else slides
+    names = np.repeat(np.arange(count), 8)
+    labels = (names < slides).astype(int) if one_class else np.tile([0, 1], count * 4)
+    shared = rng.normal(size=count)[names] + rng.normal(size=len(names))
+    own = rng.normal(0, 0.7, (2, 1, count))[..., names] + rng.normal(0, 0.7, (2, 1, count))[..., names] * labels
+    scores = shared + own + rng.normal(0, 0.5, (2, 3, len(names))) + 3 * labels
+    variance = 2 * (1 + 1 + 0.5**2) + 3 * 0.7**2
+    return labels, stats.norm.cdf((scores - 1.5) / 2), names, float(stats.norm.cdf(3 / np.sqrt(variance)))
+
+
+@pytest.mark.parametrize(
+    ("slides", "one_class"), [(2, True), (2, False), (3, True), (3, False), (5, True), (5, False), (10, False)]
+)
+def test_few_slides_are_told_rightly_or_not_at_all(slides: int, one_class: bool) -> None:
+    rng, known, held, apart = np.random.default_rng(slides), 0, 0, 0
+    for _ in range(80):
+        labels, p, names, auc = few_slides(rng, slides, one_class)
+        found = bootstrap(labels, p, names, metrics=["auc"], replicates=150, rng=rng, workers=1)
+        single, difference = found.interval(0, "auc"), found.difference(0, 1, "auc")
+        known += single.reason is None
+        held += single.low <= auc <= single.high
+        apart += difference.p_value <= 0.05
+    if slides < 3:
+        assert known == 0
+    else:
+        assert known == 80
+        assert held >= 74  # of 76 expected
+        assert apart <= 7  # of 4 expected at most
+
+
+@pytest.mark.parametrize(("positives", "folds"), [(2, 1), (4, 4), (12, 4)])
+def test_a_rare_class_is_told_rightly_or_not_at_all(positives: int, folds: int) -> None:
+    rng, known, held, apart = np.random.default_rng(positives + folds), 0, 0, 0
+    labels = (np.arange(80) < positives).astype(int)
+    auc = float(stats.norm.cdf(1.5 / np.sqrt(2 * (1 + 0.3**2))))
+    for _ in range(40):
+        scores = 1.5 * labels + rng.normal(size=(2, 1, 80)) + rng.normal(0, 0.3, (2, 3, 80))
+        dealt = [np.r_[np.arange(positives) % folds, rng.permutation(80 - positives) % folds] for _ in range(3)]
+        found = bootstrap(
+            labels,
+            stats.norm.cdf(scores - 1),
+            np.full(80, ""),
+            metrics=["auc"],
+            replicates=150,
+            rng=rng,
+            workers=1,
+            parts=np.array([dealt, dealt]),
+        )
+        single = found.interval(0, "auc")
+        known += single.reason is None
+        held += single.low <= auc <= single.high
+        apart += found.difference(0, 1, "auc").p_value <= 0.05
+    assert found.left_out == 0
+    if positives < 3:
+        assert known == 0
+    else:
+        assert known == 40
+        assert held >= 35  # of 38 expected
+        assert apart <= 5  # of 2 expected at most
