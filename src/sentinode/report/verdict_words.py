@@ -40,7 +40,7 @@ def _counted(evidence: Evidence) -> str:
     networks = "one network" if evidence.seeds == 1 else f"{evidence.seeds} networks"
     return (
         f"{evidence.seeds_run} seeds gave {networks} of each variant, to the last bit, and are counted as "
-        f"{evidence.seeds}: nothing was left to chance that differs between the others. --folds makes seeds differ. "
+        f"{evidence.seeds}; --folds makes seeds differ. "
     )
 
 
