@@ -40,7 +40,7 @@ def test_intervals_draw_known_slides_and_clusters_of_stain_for_the_rest(every: i
     few = (~known).sum() < 4
     assert all(name == "" if few else name.startswith("stain") for name in named[~known].tolist())
     slides, rest = int(known.sum()), int((~known).sum())
-    assert material.cluster_notices == [
+    assert material.notices == [
         f"intervals draw slides where they are known ({slides} patches of 6 slides) and clusters of stain for the rest "
         f"({rest} patches)"
     ]

@@ -11,7 +11,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Int8, Shaped, UInt64
+from jaxtyping import Bool, Int, Int8, Shaped, UInt64
 
 from sentinode.data.appearance import PerPatch, brightness_and_contrast
 from sentinode.data.chunks import Pixels, Progress, in_blocks, map_chunks
@@ -46,14 +46,27 @@ class OverlapIds(NamedTuple):
     shared_area_px: int
 
 
+@dataclass(frozen=True, eq=False)
+class AuditedRows:
+    """What an audit found of each patch, in the order of the patches."""
+
+    pixel_digests: Shaped[np.ndarray, " n"]
+    """The SHA-1 of its raw RGB bytes."""
+    groups: Int[np.ndarray, " n"]
+    """The number of the group that it shares tissue with, -1 for none."""
+    first_copies: Int[np.ndarray, " n"]
+    """The row of the first patch that equals it, as it is or turned or mirrored: its own where none does."""
+    blank: Bool[np.ndarray, " n"]
+
+
 @dataclass(frozen=True)
 class Audit:
     """What an audit found, in ids; `to_json` is what is kept, `table` what is shown.
 
     `duplicates` includes those up to symmetry (`symmetry` 1 to 7), `overlaps` the true shifts only;
     `groups` joins both: every id that shares tissue with another, and its group's number.
-    `label_conflicts` are the duplicates whose two labels differ. `pixel_digests` has the SHA-1 of each patch's raw RGB
-    bytes, (N,) bytes, in the order of the patches.
+    `label_conflicts` are the duplicates whose two labels differ. One id may be of a patch in training and of another in
+    the test part: `rows` tells these apart.
     """
 
     patches: int
@@ -65,7 +78,7 @@ class Audit:
     groups: dict[str, int]
     blanks: dict[str, list[str]]
     id_mismatches: list[str]
-    pixel_digests: Shaped[np.ndarray, " n"]
+    rows: AuditedRows
 
     def table(self) -> list[tuple[str, int, str]]:
         """What was counted, how often, and what it means."""
@@ -160,6 +173,9 @@ def audit_patches(
     duplicates = match_sums(pixels, np.concatenate(sums))
     overlaps = match_anchors(pixels, anchors, workers=workers, on_progress=_stage("compare", on_progress))
     groups = overlap_groups(count, [*overlaps, *duplicates])
+    first_copies = np.arange(count)
+    for pair in duplicates:
+        first_copies[pair.b] = pair.a
     kind = np.concatenate(kinds)
     tally = Counter(np.asarray(labels).tolist())
     return Audit(
@@ -178,7 +194,7 @@ def audit_patches(
         groups={names[row]: int(groups[row]) for row in np.flatnonzero(groups >= 0)},
         blanks={name: [names[row] for row in np.flatnonzero(kind == name)] for name in ("white", "black", "flat")},
         id_mismatches=[names[row] for row in wrong_rows],
-        pixel_digests=np.concatenate(digests),
+        rows=AuditedRows(np.concatenate(digests), groups, first_copies, kind != ""),
     )
 
 

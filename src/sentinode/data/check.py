@@ -43,18 +43,13 @@ class Check:
 
     def groups(self) -> np.ndarray:
         """For each training patch, the group of patches it shares tissue with; "" for none."""
-        groups = self.audit.groups
-        return np.array([str(groups.get(i, "")) for i in self.packed.training.ids.tolist()], dtype=str)
+        groups = self.audit.rows.groups[: len(self.packed.training)]
+        return np.where(groups < 0, "", groups.astype(str))
 
     def across_parts(self) -> int:
         """Groups of patches that share tissue and lie in both parts: the test part has been seen."""
-        if self.packed.test is None:
-            return 0
-        groups = self.audit.groups
-        training, test = (
-            {groups[i] for i in part.ids.tolist() if i in groups} for part in (self.packed.training, self.packed.test)
-        )
-        return len(training & test)
+        training, test = np.split(self.audit.rows.groups, [len(self.packed.training)])
+        return len(np.intersect1d(training[training >= 0], test))
 
     def table(self) -> list[tuple[str, int, str]]:
         """What was counted, how often, and what it means."""

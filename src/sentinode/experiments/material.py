@@ -64,7 +64,8 @@ class Material:
     `patients_known`: whether the given groups name the patient of every patch;
     `eligible`: (N,) bool, the patches that runs may use (default: all that are labelled); `unlabelled`: what
     pseudo-labels may be given to; `pixel_digests`: (N,) SHA-1 of each patch's pixels, where they are known already;
-    `origin`: whose patches they are; `cache_root`: where features are kept.
+    `notices`: what is to be said of the data on every page; `origin`: whose patches they are; `cache_root`: where
+    features are kept.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class Material:
         eligible: np.ndarray | None = None,
         unlabelled: Unlabelled | None = None,
         pixel_digests: np.ndarray | None = None,
+        notices: tuple[str, ...] = (),
         note: str = "",
         origin: Origin = "other",
         cache_root: Path | None = None,
@@ -86,7 +88,7 @@ class Material:
         self.unlabelled, self.patients_known = unlabelled, patients_known
         if patients_known:
             groups = _patients(patches, groups)
-        self._pixel_digests, self._tissue = pixel_digests, groups
+        self._pixel_digests, self._tissue, self._notices = pixel_digests, groups, notices
         used = patches.labels >= 0 if eligible is None else (patches.labels >= 0) & eligible
         self.candidates = PatchTable(patches.ids[used], patches.labels[used], patches.slides[used], groups[used])
         self._used = used
@@ -171,15 +173,16 @@ class Material:
         return dict(zip(self.candidates.ids.tolist(), names.tolist(), strict=True))
 
     @property
-    def cluster_notices(self) -> list[str]:
-        """What is to be said of the clusters: of how many patches they are slides, where that is so for a part."""
+    def notices(self) -> list[str]:
+        """What is to be said of the data, and of clusters that are slides for a part of the patches."""
         if self.cluster_kind not in ("slide+group", "slide+stain"):
-            return []
+            return [*self._notices]
         known, rest = self._on_slide != "", self.cluster_kind.removeprefix("slide+")
         return [
+            *self._notices,
             f"intervals draw slides where they are known ({int(known.sum()):,} patches of "
             f"{len(np.unique(self._on_slide[known])):,} slides) and {_STAND_INS[rest]} for the rest "
-            f"({int((~known).sum()):,} patches)"
+            f"({int((~known).sum()):,} patches)",
         ]
 
     def split(self, config: RunConfig) -> Split:

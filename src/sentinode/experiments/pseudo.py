@@ -75,8 +75,9 @@ def barred_patches(material: Material, unlabelled: Unlabelled, split: Split) -> 
         "stand in the training part, too": np.isin(ids, patches.ids),
         "share tissue with the validation side": np.isin(unlabelled.tissue[unlabelled.first :], tissue),
     }
-    if split.basis == "slide":
-        barred["lie on a slide of the validation side"] = np.isin(unlabelled.patches.slides, patches.slides[validation])
+    if split.basis in ("slide", "patient", "slide+group"):
+        known = np.setdiff1d(patches.slides[validation], [""])
+        barred["lie on a slide of the validation side"] = np.isin(unlabelled.patches.slides, known)
     return barred
 
 

@@ -13,7 +13,7 @@ import torch
 
 from sentinode.config import RunConfig
 from sentinode.data.patches import PatchTable
-from sentinode.data.split import Split
+from sentinode.data.split import Split, units_of
 from sentinode.errors import ConfigError, RunError
 from sentinode.experiments.decision import DECISION, Decision, open_decision
 from sentinode.experiments.material import Material, Unlabelled
@@ -83,9 +83,7 @@ class Teacher:
 
 def _neighbours(trained: frozenset[str], split: Split, labelled: PatchTable) -> set[str]:
     """Patches of the slides or groups, whichever the split keeps together, that the trained ones are of."""
-    if split.basis in ("random", "file"):
-        return set()
-    units = labelled.slides if split.basis == "slide" else labelled.groups
+    units = units_of(labelled, split.basis)
     known = np.isin(units, np.setdiff1d(units[np.isin(labelled.ids, list(trained))], [""]))
     return set(labelled.ids[known].tolist())
 

@@ -328,7 +328,7 @@ def _prepare(
         "clusters": material.cluster_kind,
         "notices": [
             *material.split(config).notices,
-            *material.cluster_notices,
+            *material.notices,
             *own,
             *([pseudo.notice] if pseudo else []),
         ],

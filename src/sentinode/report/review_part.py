@@ -28,6 +28,9 @@ _CLUSTERS: Final = {
 }
 _MEANINGS: Final = {
     "slide": "The slide that a patch was cut from.",
+    "patient": "The patient that a patch is of.",
+    "slide+group": "The slide that a patch was cut from; where it is not known, patches that share tissue are a group.",
+    "slide+stain": "The slide that a patch was cut from; where it is not known, patches of like stain and texture.",
     "stain": "Slides are not known: patches of like stain and texture stand in for them.",
     "group": "Slides are not known: patches that share tissue are a group.",
     "brightness": "The mean of red, green and blue, 0 (black) to 255 (white), over the whole patch.",
