@@ -63,6 +63,11 @@ class Seen:
         """How many were trained on, or share tissue or a slide with what was."""
         return self.trained + self.tissue + self.slide
 
+    @property
+    def any(self) -> bool:
+        """Whether anything of the training, or of what it chose, rests on these patches."""
+        return self.flattering + self.validated > 0
+
     def in_words(self, patches: int, *, by: str = "") -> list[str]:
         """What it means for scores of so many patches, a sentence each; `by` says who was trained, of several."""
         of = f" by {by}" if by else ""

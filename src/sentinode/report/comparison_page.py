@@ -95,6 +95,7 @@ def scored_comparison_context(
             (METRIC_NAMES[metric], mean_and_spread(variant.scores(metric), 3), variant.name) for variant in variants
         ],
         "warnings": seen.in_words(patches, by="any of the runs"),
+        "unseen": not seen.any,
         "conclusion": [
             Remark("Comparison", " ".join(verdict_words.verdicts(evidence))),
             Remark("Use", words.NO_CLINIC),

@@ -72,6 +72,7 @@ def evaluation_context(folder: Path, found: Evaluation, predictions: Predictions
             ),
         ],
         "warnings": found.notices,
+        "unseen": not found.seen.any,
         "scores_table": one_prediction(f"Scores on {found.patches:,} patches", found.intervals),
         "covers": _COVERS + _STAND_INS[found.intervals.cluster_kind],
         "slides_table": _slides(found.slides) if found.slides else None,
