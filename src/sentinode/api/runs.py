@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -18,12 +19,13 @@ from sentinode.data.listing import Listing
 from sentinode.data.patches import PatchSet
 from sentinode.deploy.submission import make_submission, require_ids, write_submission
 from sentinode.errors import RunError
-from sentinode.experiments import evaluate as evaluation
 from sentinode.experiments import predict as prediction
 from sentinode.experiments.decision import DECISION, open_decision
-from sentinode.experiments.evaluate import Evaluation
 from sentinode.experiments.session import Session
 from sentinode.inference.probabilities import Predictions
+
+if TYPE_CHECKING:
+    from sentinode.experiments.evaluate import Evaluation
 
 operating_point = prediction.operating_point
 
@@ -83,6 +85,8 @@ def evaluate(
     in `data`). How many of the patches the model was trained on, or share a slide or tissue with one, is part of what
     is returned. Into the folder `out`, if given, scores.json, predictions.csv and report.html are written.
     """
+    from sentinode.experiments import evaluate as evaluation  # here: intervals take SciPy, a prediction does not
+
     session = session or Session()
     with claim(out, replaces=evaluation.BEFORE_SCORES) if out else nullcontext():
         runs, decision = prediction.open_runs(model), open_decision(model)
@@ -103,15 +107,16 @@ def evaluate(
 
 
 def _write(found: Evaluation, predictions: Predictions, patches: PatchSet, out: Path) -> None:
+    from sentinode.experiments.evaluate import PREDICTIONS, SCORES
     from sentinode.explain.galleries import worst_mistakes, write_pictures  # here: without --out nothing is drawn
     from sentinode.report.page import write_evaluation_page
     from sentinode.report.parts import MISTAKES_A_CLASS
 
-    predictions.write(out / evaluation.PREDICTIONS)
+    predictions.write(out / PREDICTIONS)
     mistakes = worst_mistakes(predictions, MISTAKES_A_CLASS)
     write_pictures(out / "pictures", patches, [m.id for of_class in mistakes.values() for m in of_class])
     write_evaluation_page(out, found, predictions)
-    write_json(out / evaluation.SCORES, found.to_json())
+    write_json(out / SCORES, found.to_json())
 
 
 def _pack(listing: Listing, session: Session) -> PatchSet:
