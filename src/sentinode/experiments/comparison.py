@@ -5,20 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from jaxtyping import Int, Shaped
 
 from sentinode.config import Metric, Value
 from sentinode.errors import RunError
-from sentinode.evaluation.verdict import Sameness
 from sentinode.experiments.run import Run
 from sentinode.experiments.run_record import Seeded
 from sentinode.inference.probabilities import Predictions, average
 
 Source = Literal["split"] | Seeded
 """What can differ from seed to seed."""
+
+if TYPE_CHECKING:
+    from sentinode.evaluation.verdict import Sameness  # verdicts rest on SciPy, for which a prediction does not wait
 
 
 @dataclass(frozen=True, eq=False)
