@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,7 @@ import pytest
 import sentinode
 from sentinode.config import StudyConfig, load_preset
 from sentinode.data.phantom import write_phantom
-from sentinode.errors import DataError, RunError
+from sentinode.errors import DataError, RunError, SubmissionError
 from sentinode.experiments import train
 from sentinode.experiments.session import Session
 from sentinode.settings import override
@@ -86,6 +88,23 @@ def test_bad_data_leaves_no_folder_behind(config: StudyConfig, session: Session,
     with pytest.raises(DataError):
         sentinode.study(tmp_path / "data", config, tmp_path / "study", session)
     assert not (tmp_path / "study").exists()
+
+
+def test_images_that_the_submission_lacks_are_told_before_anything_is_trained(
+    phantom_folder: Path, config: StudyConfig, session: Session, tmp_path: Path
+) -> None:
+    shutil.copytree(phantom_folder, tmp_path / "data")
+    lost = min((tmp_path / "data" / "test").iterdir())
+    lost.unlink()
+    with pytest.raises(SubmissionError, match=rf"1 of .* have no image in the test part .*first: {lost.stem}"):
+        sentinode.study(tmp_path / "data", config, tmp_path / "study", session)
+    assert not (tmp_path / "study").exists()
+    told: list[str] = []
+    without = override(config, {"data.leave_out": ["missing"], "fit.epochs": 1})
+    asking = replace(session, notify=told.append)
+    study = sentinode.compare(tmp_path / "data", override(without, {"seeds": [25]}), tmp_path / "study", asking)
+    assert study.record.submission_rows == 0
+    assert "so there will be no submission" in told[0]
 
 
 def test_a_folder_of_something_else_is_not_touched(

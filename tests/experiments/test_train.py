@@ -13,7 +13,7 @@ import torch
 from conftest import make_patches
 from sentinode.config import FitAll, RunConfig
 from sentinode.data.patches import PatchSet
-from sentinode.errors import ConfigError, DivergedError, RunError, SentinodeWarning
+from sentinode.errors import ConfigError, DivergedError, RunError, SentinodeError, SentinodeWarning
 from sentinode.evaluation.metrics import scores
 from sentinode.experiments.decide import decide
 from sentinode.experiments.gather import gather
@@ -127,6 +127,44 @@ def test_killed_and_resumed_equals_uninterrupted(material: Material, run_config:
     assert (resumed.folder / "predictions.csv").read_bytes() == (whole.folder / "predictions.csv").read_bytes()
     same = [c for c in whole.history if c not in ("duration_s", "patches_per_s")]
     pd.testing.assert_frame_equal(resumed.history[same], whole.history[same])
+
+
+def test_killed_while_it_is_prepared_a_run_is_gone_on_with(
+    material: Material, run_config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A killed process tidies nothing up, so the folder is as it was after each file of the preparation."""
+    config = override(run_config, {"fit.epochs": 1})
+    whole = train_run(material, config, tmp_path / "whole", device=CPU)
+    for written in (["config.toml"], ["config.toml", "split.csv"], ["config.toml", "split.csv", "environment.json"]):
+        folder = tmp_path / f"after-{len(written)}"
+        folder.mkdir()
+        for name in written:
+            (folder / name).write_bytes((whole.folder / name).read_bytes())
+        (folder / ".split.csv.k3j2h1g0.part").write_text("half")
+        resumed = train_run(material, config, folder, device=CPU, resume=True)
+        assert (folder / "predictions.csv").read_bytes() == (whole.folder / "predictions.csv").read_bytes()
+        assert {path.name for path in folder.iterdir()} == {path.name for path in whole.folder.iterdir()}
+        assert resumed.config == config
+
+
+def test_what_cannot_be_begun_leaves_no_folder(material: Material, run_config: RunConfig, tmp_path: Path) -> None:
+    missing = {"split.by": "file", "split.file": str(tmp_path / "no.csv")}
+    with pytest.raises(SentinodeError, match=r"no\.csv"):
+        train_run(material, override(run_config, missing), tmp_path / "run", device=CPU)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("architecture", ["notebook", "timm"])
+def test_training_leaves_every_global_random_state_as_it_was(
+    material: Material, run_config: RunConfig, tmp_path: Path, architecture: str
+) -> None:
+    backbone = {"model.backbone": "test_efficientnet", "model.pretrained": "none"} if architecture == "timm" else {}
+    config = override(run_config, {"fit.epochs": 1, "model.architecture": architecture, **backbone})
+    # Not Python's own: beartype, which checks shapes while tests run, draws from it.
+    before = torch.get_rng_state(), np.random.get_state()[1].tolist()  # noqa: NPY002
+    train_run(material, config, tmp_path / "run", device=CPU)
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert np.random.get_state()[1].tolist() == before[1]  # noqa: NPY002
 
 
 def test_a_finished_run_is_not_trained_again(
