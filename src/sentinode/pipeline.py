@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from sentinode.config import RunConfig, StudyConfig
-from sentinode.data.artefacts import claim, write_json, write_text
+from sentinode.data.artefacts import claim, tidy_finished, write_json, write_text
 from sentinode.data.competition import TABLES
 from sentinode.data.explore import explore
 from sentinode.data.schema import TableHead, head_of
@@ -83,6 +83,8 @@ def study(
     of_settings: tuple[Question, ...] = ("compare", "tune") if config.tune else ("compare",)
     questions = asking or of_settings
     require_askable(config, questions)
+    if is_finished_study(out):
+        tidy_finished(out)
     with nullcontext() if is_finished_study(out) else claim(out, begun=STUDY_CONFIG):
         refuse_another_study(out, config, resume=resume)
         gathered = gather(data, config, session)

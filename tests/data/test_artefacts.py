@@ -16,7 +16,7 @@ from typing import IO
 
 import pytest
 
-from sentinode.data.artefacts import claim, claim_file, write_atomically, write_json, write_text
+from sentinode.data.artefacts import claim, claim_file, tidy_finished, write_atomically, write_json, write_text
 from sentinode.errors import RunError, SentinodeWarning, StorageError
 
 
@@ -171,6 +171,16 @@ def test_nothing_is_claimed_in_what_is_finished(tmp_path: Path, kind: str) -> No
     write_json(tmp_path / "site" / "manifest.json", {"name": "of another program"})
     with claim(tmp_path / "site" / "out"):
         pass
+
+
+def test_what_a_process_left_that_was_killed_when_all_was_done_is_taken_away(tmp_path: Path) -> None:
+    seal(tmp_path / "done", "run")
+    for leftover in (".lock", ".lock.holder", ".report.html.k3j2h1g0.part"):
+        write_text(tmp_path / "done" / leftover, "half")
+    with claim_file(tmp_path / "done" / "report.html", of_finished=True):  # a page may be drawn anew
+        assert not (tmp_path / "done" / ".report.html.k3j2h1g0.part").exists()
+    tidy_finished(tmp_path / "done")
+    assert [path.name for path in (tmp_path / "done").iterdir()] == ["manifest.json"]
 
 
 def test_a_place_that_cannot_be_written_is_told_at_once(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from typing import IO, Any, Final
 
 from filelock import BaseFileLock, FileLock, Timeout
 
-from sentinode.errors import RunError, SentinodeWarning, storage_errors
+from sentinode.errors import RunError, SentinodeWarning, StorageError, storage_errors
 
 RUN_SEAL: Final = "manifest.json"
 """A run's last file; without it the run is unfinished."""
@@ -117,18 +117,26 @@ def claim(folder: Path, *, begun: str | None = None, replaces: Collection[str] =
 
 
 @contextmanager
-def claim_file(path: Path) -> Iterator[None]:
+def claim_file(path: Path, *, of_finished: bool = False) -> Iterator[None]:
     """Hold a file that is to be written, or a folder that is put there in one step, alone, until the block ends.
 
-    The folder around it is made. Raises RunError where another process holds it or where it lies in what is finished,
-    StorageError where nothing can be written beside it.
+    The folder around it is made. Raises RunError where another process holds it or where it lies in what is finished
+    (but not with `of_finished`, for the pages of that), StorageError where nothing can be written beside it.
     """
-    refuse_sealed(path.parent)
+    if not of_finished:
+        refuse_sealed(path.parent)
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     with _alone(path.with_name(f".{path.name}{_LOCK}"), path):
         _sweep(path.parent.glob(f".{glob.escape(path.name)}.*{_PART}"))
         yield
+
+
+def tidy_finished(folder: Path) -> None:
+    """Take away what a process left that was killed between the last file of a folder and letting go of it."""
+    if (folder / _LOCK).exists():
+        with suppress(RunError, StorageError), _alone(folder / _LOCK, folder):
+            _sweep(folder.rglob(f".*{_PART}"))
 
 
 def refuse_sealed(folder: Path) -> None:

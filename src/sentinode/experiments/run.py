@@ -34,7 +34,7 @@ import torch
 from torch import nn
 
 from sentinode.config import RunConfig, TimmModel
-from sentinode.data.artefacts import RUN_SEAL, claim, write_json
+from sentinode.data.artefacts import RUN_SEAL, claim, tidy_finished, write_json
 from sentinode.data.tables import read_table
 from sentinode.errors import RunError
 from sentinode.evaluation.clusters import ClusterKind
@@ -188,7 +188,10 @@ class Run:
 
 def claim_run(folder: Path) -> AbstractContextManager[None]:
     """Hold a run's folder, alone, to fill it or to go on with it; a finished run's is only read. Raises as `claim`."""
-    return nullcontext() if is_finished(folder) else claim(folder, begun=CONFIG)
+    if not is_finished(folder):
+        return claim(folder, begun=CONFIG)
+    tidy_finished(folder)
+    return nullcontext()
 
 
 def is_run(folder: Path) -> bool:

@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 import sentinode
-from sentinode.data.artefacts import write_text
+from sentinode.data.artefacts import claim_file, write_text
 from sentinode.errors import RunError
 from sentinode.experiments.comparison import Comparison
 from sentinode.experiments.evaluate import SCORES, Evaluation, Scored, Seen
@@ -116,7 +116,8 @@ def _write(path: Path, template: str, context: dict[str, Any]) -> Path:
         positive=POSITIVE,
         version=sentinode.__version__,
     )
-    write_text(path, page)
+    with claim_file(path, of_finished=True):
+        write_text(path, page)
     return path
 
 
