@@ -25,7 +25,14 @@ from sentinode.data.competition import list_images
 from sentinode.data.images import encode_tiff, read_patch
 from sentinode.data.ingest import pack_folder, read_folder
 from sentinode.data.tables import SLIDE_COLUMNS, read_column_by_id, read_table
-from sentinode.errors import DataError, SentinodeError, one_line
+from sentinode.errors import DataError, RunError, SentinodeError, one_line
+from sentinode.experiments.blend import open_blend
+from sentinode.experiments.decision import open_decision
+from sentinode.experiments.environment import read_environment
+from sentinode.experiments.history import read_history
+from sentinode.experiments.record import StudyRecord
+from sentinode.experiments.run_record import RunRecord
+from sentinode.inference.probabilities import Predictions
 
 # --- tables -----------------------------------------------------------------------------------------
 
@@ -642,3 +649,47 @@ def test_control_characters_reach_no_terminal(text: str, capsys: pytest.CaptureF
 def test_a_line_of_a_million_letters_is_cut() -> None:
     assert len(one_line("x" * 1_000_000 + " end")) < 2500
     assert one_line("x" * 1_000_000 + " end").endswith(" end")
+
+
+# --- records of strangers ---------------------------------------------------------------------------
+
+CONTENTS: dict[str, bytes] = {
+    "nothing": b"",
+    "no JSON": b"{",
+    "null": b"null",
+    "a list": b"[]",
+    "a number": b"17",
+    "nothing in it": b"{}",
+    "nested": b"[" * 100_000,
+    "nested objects": b'{"a":' * 100_000,
+    "no text": b"\xff\xfe\x00",
+    "other words": b'{"clusters": 5, "weights": 5, "calibrations": [], "a": "b"}',
+    "numbers of 10,000 digits": b'{"patches": ' + b"9" * 10_000 + b"}",
+}
+READERS: dict[str, Callable[[Path], object]] = {
+    "environment.json": lambda folder: read_environment(folder / "environment.json"),
+    "decision.json": open_decision,
+    "blend.json": open_blend,
+    "run.json": RunRecord.read,
+    "history.csv": lambda folder: read_history(folder / "history.csv"),
+    "predictions.csv": lambda folder: Predictions.read(folder / "predictions.csv"),
+    "study.json": StudyRecord.read,
+}
+
+
+@pytest.mark.parametrize("content", CONTENTS.values(), ids=CONTENTS)
+@pytest.mark.parametrize("name", READERS)
+def test_a_record_that_does_not_fit_is_one_line_with_its_name(name: str, content: bytes, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises((RunError, DataError)) as caught:
+        READERS[name](tmp_path)
+    assert_one_line(caught.value)
+    assert name in str(caught.value) or str(tmp_path) in str(caught.value)
+
+
+@pytest.mark.parametrize("row", ["a,2,0.5", "a,1,1.5", "a,1,-0.1", "a,1,nan", "a,x,0.5", "a,1,", "a,1e9,0.5"])
+def test_predictions_that_are_none_are_refused(row: str, tmp_path: Path) -> None:
+    (tmp_path / "p.csv").write_text(f"id,label,probability\n{row}\n")
+    with pytest.raises(RunError, match="is no table of predictions") as caught:
+        Predictions.read(tmp_path / "p.csv")
+    assert_one_line(caught.value, tmp_path / "p.csv")

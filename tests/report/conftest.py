@@ -29,6 +29,7 @@ from sentinode.experiments.record import (
     STUDY_CONFIG,
     STUDY_ERRORS,
     STUDY_EVIDENCE,
+    STUDY_IDENTITY,
     ClassCounts,
     InputRange,
     StudyRecord,
@@ -187,6 +188,7 @@ def write_fake(folder: Path, fake: FakeStudy) -> Path:
     write_pictures(folder / "pictures")
     write_check(folder, fake)
     (folder / STUDY_CONFIG).write_text(to_toml(config))
+    (folder / STUDY_IDENTITY).write_text("{}")
     variants = []
     for name, accuracies in fake.compared.items():
         of_notebook = config.model.architecture == "notebook"

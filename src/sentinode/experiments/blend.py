@@ -6,20 +6,22 @@ ones; the ensemble's own predictions of these patches take weights that were fit
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, get_args
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from sentinode.config import Weighting
 from sentinode.errors import RunError
 from sentinode.evaluation.blend import SMALLEST, blend
+from sentinode.files import read_record
 from sentinode.inference.probabilities import Predictions
 
 BLEND: Final = "blend.json"
+_ANY_RECORD: Final = TypeAdapter(dict[str, Any])
 _RULES: Final[dict[Weighting, str]] = {
     "fitted": "sigmoid(sum of weight * logit), with the weights of least log loss on the validation side, none of them "
     "below 0, that sum to 1",
@@ -58,8 +60,8 @@ def open_blend(folder: Path) -> Blend:
     """The blend of a finished ensemble; raises RunError where its folder holds none, or a damaged one."""
     path = folder / BLEND
     try:
-        return Blend.from_json(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return Blend.from_json(read_record(path, _ANY_RECORD))
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise RunError(f"is no blend ({error})", where=path, remedy="Restore it, or make the ensemble anew.") from error
 
 

@@ -7,20 +7,22 @@ are worth is measured on patches of other slides or groups than those they were 
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped
+from pydantic import TypeAdapter
 
 from sentinode.errors import ConfigError, DataError, RunError
 from sentinode.evaluation import metrics
 from sentinode.evaluation.calibration import Calibration, Method, Reliability, calibration_from_json, reliability
 from sentinode.evaluation.threshold import OperatingPoint
+from sentinode.files import read_record
 
 DECISION: Final = "decision.json"
+_ANY_RECORD: Final = TypeAdapter(dict[str, Any])
 Scale = Literal["raw", "temperature", "isotonic"]
 PointName = Literal["youden", "sensitivity", "cost"]
 
@@ -148,8 +150,6 @@ def open_decision(folder: Path) -> Decision:
     """The decision of a finished run or study; raises RunError where its folder holds none, or a damaged one."""
     path = folder / DECISION
     try:
-        return Decision.from_json(json.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError as error:
-        raise RunError("is missing", where=path, remedy="Finish the run or study, or begin it anew.") from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, DataError) as error:
+        return Decision.from_json(read_record(path, _ANY_RECORD))
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, DataError) as error:
         raise RunError(f"is no decision ({error})", where=path, remedy="Restore it, or begin the run anew.") from error

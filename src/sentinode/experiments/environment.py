@@ -8,13 +8,32 @@ import subprocess
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
+from pydantic import BaseModel, TypeAdapter
 
 import sentinode
+from sentinode.evaluation.clusters import ClusterKind
+from sentinode.files import read_record
 
 _LIBRARIES = ("torch", "numpy", "numba", "pandas", "scikit-learn", "scipy", "pillow", "h5py", "optuna", "safetensors")
+
+
+class _Environment(BaseModel, extra="allow"):
+    """What others read of a run's environment.json; more may stand there."""
+
+    clusters: ClusterKind
+    notices: list[str]
+    split: str
+
+
+_ENVIRONMENT: Final = TypeAdapter(_Environment)
+
+
+def read_environment(path: Path) -> dict[str, Any]:
+    """A run's environment.json; raises RunError where it is none."""
+    return read_record(path, _ENVIRONMENT).model_dump()
 
 
 def describe_environment(device: torch.device) -> dict[str, Any]:

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from sentinode.config import FitConfig
 from sentinode.data.artefacts import write_atomically
+from sentinode.data.tables import read_table
+from sentinode.errors import RunError
 from sentinode.evaluation import metrics
 from sentinode.fitting.epochs import EpochRecord, Outputs
 
@@ -78,3 +80,17 @@ def _validation(history: History, metric: str) -> NDArray[np.float64]:
 def write_history(folder: Path, history: History) -> None:
     """Save a row for each epoch as history.csv."""
     write_atomically(folder / "history.csv", lambda file: pd.DataFrame(history).to_csv(file, index=False))
+
+
+def read_history(path: Path) -> pd.DataFrame:
+    """A run's history.csv; raises RunError where it is no table of numbers with a row for each epoch."""
+    table = read_table(path, purpose="the history of a run")
+    try:
+        numbers = pd.DataFrame({name: pd.to_numeric(table[name].where(table[name] != "")) for name in table})
+        if list(numbers["epoch"]) != list(range(1, len(table) + 1)):
+            raise ValueError("its epochs are not counted from 1")
+    except (KeyError, ValueError, TypeError) as error:
+        raise RunError(
+            f"is no history of a run ({error})", where=path, remedy="Restore it, or train the run again."
+        ) from error
+    return numbers

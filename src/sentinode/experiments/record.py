@@ -11,33 +11,42 @@ pictures/         <id>.png of patches that a page shows
 evidence.json     intervals, curves with bands, and verdicts, by question
 decision.json     calibration and operating points of the chosen variant
 errors.json       its mistakes, disagreements and suspects, and its scores by subgroup
-study.json        the record below, written when all runs are done
+study.json        the record below, written when all runs are done, with the SHA-256 of the other records and the runs
 submission.csv, predictions-test.csv, report.html
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
 from sentinode.config import Value
-from sentinode.data.artefacts import STUDY_BEGUN, STUDY_SEAL, write_json
+from sentinode.data.artefacts import STUDY_BEGUN, STUDY_SEAL, null_for_nan, write_json
 from sentinode.data.listing import Origin
 from sentinode.data.schema import TableHead
 from sentinode.errors import RunError
 from sentinode.experiments.comparison import Variant
-from sentinode.experiments.run import Run
+from sentinode.experiments.decision import DECISION
+from sentinode.experiments.run import MANIFEST, Run, digest_of
+from sentinode.files import read_record
+from sentinode.settings import is_folder_name
 
 STUDY_CONFIG: Final = STUDY_BEGUN
 STUDY_RECORD: Final = STUDY_SEAL
 STUDY_IDENTITY: Final = "identity.json"
 STUDY_EVIDENCE: Final = "evidence.json"
 STUDY_ERRORS: Final = "errors.json"
+
+_SEALED: Final = (STUDY_CONFIG, STUDY_IDENTITY, "check.json", "explore.json", STUDY_EVIDENCE, DECISION, STUDY_ERRORS)
+ANY_RECORD: Final = TypeAdapter(dict[str, Any])
+_OWN_DIGEST: Final = "record_sha256"
 
 Question = Literal["compare", "tune", "leak"]
 
@@ -99,7 +108,11 @@ class StudyRecord:
     """Of the first examples: what a network is given of them."""
 
     def write(self, folder: Path) -> None:
-        write_json(folder / STUDY_RECORD, asdict(self))
+        """Save the record, and seal with it the study's other records and its runs."""
+        runs = sorted({run for asked in self.asked.values() for variant in asked for run in variant.runs})
+        names = [*_SEALED, *(f"runs/{name}/{MANIFEST}" for name in runs)]
+        content = {**asdict(self), "sha256": {name: digest_of(folder / name) for name in names}}
+        write_json(folder / STUDY_RECORD, {**content, _OWN_DIGEST: _digest_of_record(content)})
 
     @classmethod
     def read(cls, folder: Path) -> StudyRecord:
@@ -112,7 +125,30 @@ class StudyRecord:
                 remedy="Finish it with --resume." if unfinished else "Give a folder that `study` wrote.",
             )
         with record_errors(folder):
-            return TypeAdapter(cls).validate_json((folder / STUDY_RECORD).read_bytes())
+            content = read_record(folder / STUDY_RECORD, ANY_RECORD)
+            if content.pop(_OWN_DIGEST, None) != _digest_of_record(content):
+                raise _changed(folder / STUDY_RECORD)
+            sealed = TypeAdapter(dict[str, str]).validate_python(content.pop("sha256"))
+            record = TypeAdapter(cls).validate_python(content)
+        for name in _SEALED:
+            if not (sealed.get(name) and sealed[name] == digest_of(folder / name)):
+                raise _changed(folder / name)
+        for name in {run for asked in record.asked.values() for variant in asked for run in variant.runs}:
+            seal = f"runs/{name}/{MANIFEST}"
+            if not (is_folder_name(name) and sealed.get(seal) and sealed[seal] == digest_of(folder / seal)):
+                raise _changed(folder / "runs" / name)
+        return record
+
+
+def _digest_of_record(content: dict[str, Any]) -> str:
+    text = json.dumps(null_for_nan(content), sort_keys=True, ensure_ascii=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _changed(path: Path) -> RunError:
+    return RunError(
+        "is not the file that this study was finished with", where=path, remedy="Restore it, or run the study again."
+    )
 
 
 @contextmanager

@@ -21,26 +21,30 @@ members/NAME/       the members, each a whole run folder; the manifest holds the
 from __future__ import annotations
 
 import hashlib
-import json
+import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import pandas as pd
 import torch
+from pydantic import BeforeValidator, TypeAdapter
 from torch import nn
 
 from sentinode.config import RunConfig, TimmModel
 from sentinode.data.artefacts import RUN_SEAL, claim, tidy_finished, write_json
-from sentinode.data.tables import read_table
+from sentinode.data.tables import columns_of, read_table
 from sentinode.errors import RunError
 from sentinode.evaluation.clusters import ClusterKind
 from sentinode.experiments.blend import BLEND, Blend, open_blend
 from sentinode.experiments.decision import DECISION, Decision, open_decision
+from sentinode.experiments.environment import read_environment
+from sentinode.experiments.history import read_history
 from sentinode.experiments.run_record import RUN_RECORD, NetworkRecord, RunRecord
+from sentinode.files import read_record
 from sentinode.fitting.checkpoint import count_weights, load_weights
 from sentinode.inference.probabilities import Predictions
 from sentinode.models.build import build
@@ -61,6 +65,9 @@ CONTENTS: Final = (
     "model.safetensors",
 )
 MANIFEST: Final = RUN_SEAL
+_MANIFEST: Final = TypeAdapter(dict[str, Any])
+_Score = Annotated[float, BeforeValidator(lambda score: math.nan if score is None else score)]  # as `write_json` has it
+_SCORES: Final = TypeAdapter(dict[str, _Score])
 MEMBERS: Final = "members"
 PSEUDO: Final = "pseudo.csv"
 _WEIGHTS: Final = "model.safetensors"
@@ -115,15 +122,25 @@ class Run:
         return kind
 
     @cached_property
+    def _split(self) -> pd.DataFrame:
+        path = self.folder / "split.csv"
+        table = read_table(path, purpose="id,label,side,cluster")
+        if not {"id", "side", "cluster"} <= set(table.columns):
+            raise RunError(
+                f"has the columns {columns_of(table)}", where=path, remedy="Restore it, or train the run again."
+            )
+        return table
+
+    @cached_property
     def clusters_by_id(self) -> dict[str, str]:
         """The slide of each patch, or what stands in for it; "" for a patch on its own."""
-        table = read_table(self.folder / "split.csv", purpose="id,label,side,cluster")
+        table = self._split
         return dict(zip(table["id"].tolist(), table["cluster"].tolist(), strict=True))
 
     @cached_property
     def training_ids(self) -> frozenset[str]:
         """The labelled patches that it, or any of its members, was trained on."""
-        table = read_table(self.folder / "split.csv", purpose="id,label,side,cluster")
+        table = self._split
         return frozenset(table.loc[table["side"] == "training", "id"])
 
     @cached_property
@@ -150,15 +167,14 @@ class Run:
         """Read a run; raises RunError where it is unfinished or a file is missing, changed or foreign."""
         verify(folder)
         members, blend = _open_members(folder)
-        config = read_toml(folder / CONFIG, RunConfig)
         return cls(
             folder=folder,
-            config=config,
+            config=read_toml(folder / CONFIG, RunConfig),
             record=RunRecord.read(folder),
-            environment=json.loads((folder / "environment.json").read_text(encoding="utf-8")),
-            history=pd.DataFrame() if members else pd.read_csv(folder / "history.csv"),
+            environment=read_environment(folder / ENVIRONMENT),
+            history=pd.DataFrame() if members else read_history(folder / "history.csv"),
             predictions=Predictions.read(folder / "predictions.csv"),
-            scores=json.loads((folder / "scores.json").read_text(encoding="utf-8")),
+            scores=read_record(folder / "scores.json", _SCORES),
             members=members,
             blend=blend,
         )
@@ -215,7 +231,7 @@ def contents(members: Sequence[str] = (), *, pseudo: bool = False) -> tuple[str,
 def write_manifest(folder: Path, members: Sequence[str] = ()) -> None:
     """Seal a run folder."""
     pseudo = (folder / PSEUDO).is_file()
-    digests = {name: _digest(folder / name) for name in contents(members, pseudo=pseudo)}
+    digests = {name: digest_of(folder / name) for name in contents(members, pseudo=pseudo)}
     named = {"members": list(members)} if members else {}
     write_json(folder / MANIFEST, {"sentinode_run": 1, **named, "sha256": digests})
 
@@ -223,13 +239,13 @@ def write_manifest(folder: Path, members: Sequence[str] = ()) -> None:
 def sealed(folder: Path) -> tuple[dict[str, str], list[str]]:
     """What a finished run's manifest says: the SHA-256 of each file, and the names of the members, if any."""
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        manifest = read_record(folder / MANIFEST, _MANIFEST)
         members = [str(name) for name in manifest.get("members", [])]
         if not all(map(is_folder_name, members)):
             raise ValueError("a member's name is no folder name")
         digests = manifest["sha256"]
         return {name: str(digests[name]) for name in contents(members, pseudo=PSEUDO in digests)}, members
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunError(
             "is no manifest of a run of this version", where=folder / MANIFEST, remedy="Train the run again."
         ) from error
@@ -255,7 +271,7 @@ def verify(folder: Path) -> None:
     for name, digest in sealed(folder)[0].items():
         if not (folder / name).is_file():
             raise RunError("is missing", where=folder / name, remedy="Restore it, or train the run again.")
-        if _digest(folder / name) != digest:
+        if digest_of(folder / name) != digest:
             raise RunError(
                 "is not the file that this run was finished with",
                 where=folder / name,
@@ -279,6 +295,10 @@ def _open_members(folder: Path) -> tuple[tuple[Run, ...], Blend | None]:
     return members, blend
 
 
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def digest_of(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal; "" where none can be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return ""

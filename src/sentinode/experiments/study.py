@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from sentinode.experiments.comparison import Comparison, Variant
 from sentinode.experiments.decision import Decision, open_decision
 from sentinode.experiments.evidence import Evidence
 from sentinode.experiments.record import (
+    ANY_RECORD,
     STUDY_CONFIG,
     STUDY_ERRORS,
     STUDY_EVIDENCE,
@@ -21,6 +21,7 @@ from sentinode.experiments.record import (
     record_errors,
 )
 from sentinode.experiments.run import Run
+from sentinode.files import read_record
 from sentinode.settings import read_toml
 
 
@@ -66,11 +67,11 @@ class Study:
         """Read a study; raises RunError where it is unfinished or one of its runs is not sound."""
         record = StudyRecord.read(folder)
         with record_errors(folder):
-            check = json.loads((folder / "check.json").read_text(encoding="utf-8"))
-            explore = json.loads((folder / "explore.json").read_text(encoding="utf-8"))
-            weighed = json.loads((folder / STUDY_EVIDENCE).read_text(encoding="utf-8"))
+            check = read_record(folder / "check.json", ANY_RECORD)
+            explore = read_record(folder / "explore.json", ANY_RECORD)
+            weighed: dict[Any, Any] = read_record(folder / STUDY_EVIDENCE, ANY_RECORD)
             evidence = {question: Evidence.from_json(found) for question, found in weighed.items()}
-            errors = json.loads((folder / STUDY_ERRORS).read_text(encoding="utf-8"))
+            errors = read_record(folder / STUDY_ERRORS, ANY_RECORD)
         config = read_toml(folder / STUDY_CONFIG, StudyConfig)
         opened: dict[str, Run] = {}
 

@@ -46,11 +46,15 @@ class Predictions:
     def read(cls, path: Path) -> Predictions:
         table = read_table(path, purpose="id,label,probability")
         try:
-            return cls(
+            read = cls(
                 table["id"].to_numpy(dtype=str),
                 table["label"].astype(np.int8).to_numpy(),
                 table["probability"].astype(np.float64).to_numpy(),
             )
+            possible = (read.probabilities >= 0) & (read.probabilities <= 1) & np.isin(read.labels, [UNLABELLED, 0, 1])
+            if not possible.all():
+                raise ValueError("a label is not 0 or 1, or a probability not between them")
+            return read
         except (KeyError, ValueError, OverflowError) as error:
             raise RunError(
                 f"is no table of predictions ({error})", where=path, remedy="Evaluate the run again."
