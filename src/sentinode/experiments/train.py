@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -13,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from sentinode.config import FitHead, FitStages, HeadFitConfig, RunConfig
+from sentinode.config import FitHead, FitStages, HeadFitConfig, NotebookModel, RunConfig
 from sentinode.data.artefacts import write_json, write_text
 from sentinode.data.batches import derive_seed
 from sentinode.errors import RunError, SentinodeWarning
@@ -21,7 +20,7 @@ from sentinode.evaluation import metrics
 from sentinode.experiments.decide import decide
 from sentinode.experiments.decision import DECISION
 from sentinode.experiments.ensemble import require_trainable, seal_blend
-from sentinode.experiments.environment import describe_environment
+from sentinode.experiments.environment import describe_environment, read_environment
 from sentinode.experiments.features import head_sides
 from sentinode.experiments.history import (
     History,
@@ -342,8 +341,14 @@ def _prepare(
 
 
 def _require_same_data(folder: Path, config: RunConfig, material: Material) -> None:
-    environment = json.loads((folder / ENVIRONMENT).read_text(encoding="utf-8"))
-    require_same(environment["data"], material.identity(config), where=folder)
+    environment = read_environment(folder / ENVIRONMENT)
+    require_same(environment.get("data", {}), material.identity(config), where=folder)
+    begun_in, now = environment.get("torch_threads"), torch.get_num_threads()
+    if begun_in != now and not isinstance(
+        config.model, NotebookModel
+    ):  # whose loops sum alike in any number of threads
+        text = f"{folder.name} was begun in {begun_in} threads and goes on in {now}: its digits may differ in rounding"
+        warnings.warn(text, SentinodeWarning, stacklevel=2)
 
 
 def _finish(
