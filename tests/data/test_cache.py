@@ -275,12 +275,13 @@ def test_the_limit_is_kept_with_the_cache_and_holds_when_more_is_packed(listing:
 
 def test_what_a_killed_command_left_can_be_removed(tmp_path: Path) -> None:
     (tmp_path / "subset-x").mkdir()
+    (tmp_path / "subset-x" / "journal.jsonl").write_text("half")
     (tmp_path / "0123").mkdir()
     (tmp_path / "0123" / "pixels.u8").write_bytes(b"half")
     (tmp_path / "features").mkdir()
     (tmp_path / "features" / "a.npy").write_bytes(b"features")
-    assert {entry.path.name for entry in make_room(tmp_path, Limit(0.0))} == {"0123", "a.npy"}
-    assert [entry.path.name for entry in entries(tmp_path)] == ["subset-x"]  # of no size
+    assert {entry.path.name for entry in make_room(tmp_path, Limit(0.0))} == {"0123", "a.npy", "subset-x"}
+    assert entries(tmp_path) == []
 
 
 def test_nothing_readable_is_an_error(listing: Listing, tmp_path: Path) -> None:
