@@ -37,7 +37,7 @@ def evidence_of(
 
 def test_a_verdict_without_slides_says_what_stands_in_for_them() -> None:
     assert "Slides are not known" not in verdict_words.rule(evidence_of(kind="slide"))
-    assert "0.77 and 0.95 times as wide as those from slides" in verdict_words.rule(evidence_of(kind="stain"))
+    assert "0.79 and 0.94 times as wide as those from slides" in verdict_words.rule(evidence_of(kind="stain"))
     assert "too narrow" in verdict_words.rule(evidence_of(kind="group"))
 
 

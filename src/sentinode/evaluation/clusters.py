@@ -26,7 +26,7 @@ CLUSTERS_IN_WORDS: Final[dict[ClusterKind, str]] = {
 
 STAIN_CAUTION: Final = (
     "Where slides are not known, how far patches depend on each other is guessed: on real patches whose slides are "
-    "known, intervals from clusters of stain were 0.77 and 0.95 times as wide as those from slides, so these are "
+    "known, intervals from clusters of stain were 0.79 and 0.94 times as wide as those from slides, so these are "
     "probably too narrow. A table of slides is better."
 )
 """Said wherever intervals draw clusters of stain."""
