@@ -110,6 +110,9 @@ def curve_bands(
         chunks.append(np.einsum("srx,rs->rx", by_seed(times), seeds))
     low, high = ends(np.concatenate(chunks), observed, clustering.design(partitions, rng), level, scale="share")
     low[points - 1] = high[points - 1]  # where all are called positive, so are all positives
+    # A sensitivity is at least that at any lower rate of false positives, so what bounds one bounds the other.
+    low[:points] = np.maximum.accumulate(low[:points])
+    high[:points] = np.minimum.accumulate(high[:points][::-1])[::-1]
     roc, precision_recall = (
         Band(grid, observed[:, half].mean(axis=0), low[half], high[half])
         for half in (slice(points), slice(points, None))
