@@ -20,7 +20,7 @@ replicates has it, about -log(q) slides are imperfect, and the bound for so many
 
 With fewer than `clusters.FEWEST` clusters of a class nothing of this can be trusted, and the interval is unknown: its
 ends are NaN, and its `reason` says why. Two seeds are too few to speak of others, and one says nothing of them.
-What is covered, over 2 to 40 slides, stands in docs/lab-log.md (`benchmarks/coverage.py`).
+What is covered, over 2 to 40 slides, stands in docs/lab-log.md (`benchmarks/intervals.py`).
 """
 
 from __future__ import annotations

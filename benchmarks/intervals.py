@@ -1,7 +1,7 @@
 """How often intervals hold the truth, and how often two equal variants are told apart, by slides, seeds and classes.
 
-    python benchmarks/coverage.py slides --repetitions 800     slides of one class or of both, 1 to 10 seeds
-    python benchmarks/coverage.py rare --repetitions 800       2 to 80 positives of 400 patches, with and without folds
+    python benchmarks/intervals.py slides --repetitions 800     slides of one class or of both, 1 to 10 seeds
+    python benchmarks/intervals.py rare --repetitions 800       2 to 80 positives of 400 patches, with and without folds
 
 Nothing is trained: scores are drawn, normal within each class, with an effect of the slide, of the slide for a
 variant, of the seed and of the patch, so that the AUC of new slides is known. The product's own bootstrap and verdict
