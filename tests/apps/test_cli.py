@@ -434,9 +434,55 @@ def test_the_cache_is_listed_checked_limited_and_cleared(tmp_path: Path) -> None
     assert pixels.exists()
     assert "removed: 1" in sentinode("cache", "--clear", cache=tmp_path / "cache").stdout
     assert not pixels.exists()
-    wrong = sentinode("cache", "--limit", "many", cache=tmp_path / "cache")
-    assert wrong.returncode == 2
-    assert "'--limit'" in wrong.stderr
+    refused(sentinode("cache", "--limit", "many", cache=tmp_path / "cache"), "'--limit'")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_an_unknown_option_is_one_line(command: str) -> None:
+    refused(sentinode(command, "--nonsense"), f"sentinode {command}: no such option: --nonsense")
+
+
+@pytest.mark.parametrize("command", sorted({*COMMANDS} - {"study", "compare", "cache", "doctor"}))
+def test_a_missing_argument_is_one_line(command: str) -> None:
+    refused(sentinode(command), f"sentinode {command}: missing argument")
+
+
+@pytest.mark.parametrize("command", ["phantom", "check", "study", "evaluate", "report", "cache", "doctor"])
+def test_an_argument_too_many_is_one_line(command: str) -> None:
+    refused(sentinode(command, "one", "two", "three"), f"sentinode {command}: got unexpected extra argument")
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "value"),
+    [
+        ("phantom", "--patches", "many"),
+        ("phantom", "--workers", "0"),
+        ("check", "--workers", "two"),
+        ("split", "--workers", "1.5"),
+        ("study", "--threads", "0"),
+        ("train", "--threads", "-1"),
+        ("train", "--threads", "1\n2"),
+        ("compare", "--folds", "five"),
+        ("tune", "--threads", "nan"),
+        ("ensemble", "--threads", "x"),
+        ("predict", "--workers", "\x1b[31m"),
+        ("evaluate", "--workers", ""),
+        ("cache", "--limit", "-1"),
+    ],
+)
+def test_a_wrong_value_of_an_option_is_one_line(command: str, option: str, value: str) -> None:
+    refused(sentinode(command, option, value), f"'{option}'")
+
+
+@pytest.mark.parametrize(("typed", "meant"), [("trian", "train"), ("pred", "predict"), ("evalute", "evaluate")])
+def test_a_mistyped_command_is_one_line_with_a_suggestion(typed: str, meant: str) -> None:
+    refused(sentinode(typed, "DATA"), f"no such command '{typed}'. Did you mean '{meant}'?")
+
+
+def test_without_a_command_there_is_help() -> None:
+    said = sentinode()
+    assert said.returncode == 0
+    assert "sentinode study --preset quick" in said.stdout
 
 
 def break_label(folder: Path) -> None:

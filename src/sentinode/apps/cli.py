@@ -16,7 +16,6 @@ app = typer.Typer(
     help="Train, compare and tune CNN classifiers for metastatic tissue in lymph-node patches, with comparisons that "
     "can be believed. For research: no medical device.",
     epilog="Start with: sentinode study --preset quick",
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -74,8 +73,9 @@ def run(arguments: list[str]) -> int:
     from sentinode.apps.console import exit_code_of
 
     debug = "--debug" in arguments
-    rest = [argument for argument in arguments if argument != "--debug"]
-    return exit_code_of(lambda: app(rest, prog_name="sentinode"), debug=debug)
+    rest = [argument for argument in arguments if argument != "--debug"] or ["--help"]
+    # Not standalone: typer leaves its errors, which it would draw as boxes, to be told as all others are.
+    return exit_code_of(lambda: app(rest, prog_name="sentinode", standalone_mode=False), debug=debug)
 
 
 def main() -> None:

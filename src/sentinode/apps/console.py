@@ -8,15 +8,20 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any, Final, cast
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from typer import BadParameter
 
 from sentinode.apps.steps import StepBars, StepLines
 from sentinode.errors import FailureError, SentinodeError, SentinodeWarning, one_line
 from sentinode.progress import Progress
 
+_UsageError: Final = cast("type[Exception]", BadParameter.__base__)
+"""Of every wrong option, value or command; typer names only its descendant in public."""
+_INTERRUPTED: Final = 130  # what typer makes of Ctrl-C
 stdout = Console(highlight=False)
 stderr = Console(stderr=True, highlight=False)
 
@@ -81,13 +86,13 @@ def exit_code_of(command: Callable[[], object], *, debug: bool) -> int:
     """Run a command; an error becomes one line and an exit code, with a traceback only for `debug`."""
     interrupted = "interrupted before anything was begun. Give the same command again."
     try:
-        command()
+        code = command()
     except KeyboardInterrupt:
         return _report(interrupted, 1, debug)
     except SystemExit as ending:
-        if ending.code == 130:  # what typer makes of Ctrl-C
-            return _report(interrupted, 1, debug)
         return ending.code if isinstance(ending.code, int) else int(ending.code is not None)
+    except _UsageError as error:
+        return _report(_usage_in_words(error), 2, debug)
     except SentinodeError as error:
         return _report(str(error), error.exit_code, debug)
     except BrokenPipeError:
@@ -103,7 +108,17 @@ def exit_code_of(command: Callable[[], object], *, debug: bool) -> int:
         said = one_line(str(error))[:300]
         remedy = "This is a fault of sentinode: please report it with the output of the same command and --debug."
         return _report(f"{type(error).__name__}: {said}. {remedy}", 1, debug)
-    return 0
+    if code == _INTERRUPTED:
+        return _report(interrupted, 1, debug)
+    return code if isinstance(code, int) else 0
+
+
+def _usage_in_words(error: Any) -> str:
+    """Where, what and what next of a typer error, whose own words begin as sentences do."""
+    said = error.format_message()
+    command = error.ctx.command_path if error.ctx else "sentinode"
+    end = "" if said.endswith((".", "?")) else "."
+    return f"{command}: {said[:1].lower()}{said[1:]}{end} See {command} --help."
 
 
 def _report(line: str, code: int, debug: bool) -> int:
