@@ -20,4 +20,4 @@ done
 env -i PATH=/usr/bin:/bin TMPDIR="$scratch" LC_ALL=C TZ=Asia/Kathmandu PYTHONUTF8=0 PYTHONCOERCECLOCALE=0 \
     PYTHONIOENCODING=ascii PYTHONDONTWRITEBYTECODE=1 \
     setpriv --reuid "$user" --regid "$user" --clear-groups \
-    .venv/bin/python -m pytest -p no:cacheprovider --numprocesses 2 --dist loadfile "$@"
+    .venv/bin/python -m pytest -p no:cacheprovider --numprocesses 2 --dist loadfile --no-loadscope-reorder "$@"

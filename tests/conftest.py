@@ -30,12 +30,31 @@ from sentinode.settings import override
 torch.set_num_threads(1)  # tiny networks: more threads only wait for each other
 
 _SAMPLE = Path(os.environ.get("SENTINODE_REAL_SAMPLE", Path(__file__).parents[2] / "shared" / "hcd"))
+_LONGEST_FIRST = (
+    "apps/test_cli.py",
+    "evaluation/test_bootstrap.py",
+    "report/test_page.py",
+    "models/test_chain.py",
+    "test_pipeline.py",
+    "experiments/test_evaluate.py",
+    "fitting/test_processes.py",
+    "experiments/test_backbones.py",
+    "experiments/test_compare.py",
+    "data/test_overlaps.py",
+)
 
 
 def pytest_configure() -> None:
     """A shell starts what runs in its background deaf to Ctrl-C, and so are its children; tests press Ctrl-C."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that take longest go first, for processes that share the files to end at nearly the same time."""
+    here = Path(__file__).parent
+    rank = {here / name: place for place, name in enumerate(_LONGEST_FIRST)}
+    items.sort(key=lambda item: rank.get(item.path, len(rank)))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -31,6 +31,15 @@ def scaled(x):
 """
 ASK = "from sentinode.loops.caller import scaled; print(scaled(2.0), sum(scaled.stats.cache_hits.values()))"
 
+TOGETHER = """
+import numpy as np
+from sentinode.loops.cross_entropy import cross_entropy
+print("ready", flush=True)
+input()
+cross_entropy(*np.ones((4, 8), np.float32))
+print(*(sum(found.values()) for found in (cross_entropy.stats.cache_hits, cross_entropy.stats.cache_misses)))
+"""
+
 
 def ask(package: Path) -> tuple[float, int]:
     """What the function of a copied package says, and how often it was found compiled."""
@@ -53,6 +62,21 @@ def test_a_loop_whose_callee_in_another_file_was_edited_is_compiled_anew(tmp_pat
     assert ask(package) == (6.0, 1)
     (package / "loops/callee.py").write_text(CALLEE.format(number=5.0))
     assert ask(package) == (10.0, 0)
+
+
+def test_processes_that_begin_together_compile_a_loop_once(tmp_path: Path) -> None:
+    """Each says when it begins to compile and when it ends; the other waits meanwhile, and finds it kept."""
+    command = [sys.executable, "-c", TOGETHER]
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "kept")}
+    started = [
+        subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    for process in started:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    said = [process.communicate("go\n", timeout=60)[0].split() for process in started]
+    assert sorted(said) == [["0", "1"], ["1", "0"]]  # found kept, compiled
 
 
 def test_the_name_of_the_folder_holds_sources_versions_and_processor(

@@ -160,7 +160,7 @@ def write_check(folder: Path, fake: FakeStudy) -> None:
     histogram = {"edges": edges, "negative": [1, 2, 3, 4], "positive": [4, 3, 2, 1]}
     explored = {
         "patches": 60,
-        "quantities": dict.fromkeys(QUANTITIES, histogram),
+        "quantities": dict.fromkeys(QUANTITIES[:2], histogram),  # each is two figures
         "slides": [{"slide": fake.slide, "patches": 60, "tumour_fraction": 0.5} | dict.fromkeys(QUANTITIES, 120.0)],
     }
     (folder / "check.json").write_text(json.dumps(check))

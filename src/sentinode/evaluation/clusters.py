@@ -182,9 +182,10 @@ class Clusters:
             self._weights(parts, times.astype(np.float64)) for times in (np.ones((1, clusters)), self.draw(draws, rng))
         )
         spread = drawn - drawn.mean(axis=1, keepdims=True)
-        by_class = [_freedom(each[None]) for each in spread]
-        variance, freedom = float(np.square(observed).sum()), _freedom(spread)
-        between = float(np.square(spread).sum()) / (draws - 1)
+        traces, products = np.square(spread).sum(axis=(1, 2)), _products(spread)
+        by_class = [_freedom(own, squared, draws) for own, squared in zip(traces, products.diagonal(), strict=True)]
+        freedom = _freedom(traces.sum(), products.sum(), draws)
+        variance, between = float(np.square(observed).sum()), float(traces.sum()) / (draws - 1)
         labels = np.unique(self.labels).tolist()
         holding = [int(np.sum(self.strata & (1 << label) > 0)) for label in labels]
         return Design(
@@ -215,15 +216,21 @@ class Clusters:
         return weights
 
 
-def _freedom(spread: Float[np.ndarray, "classes r clusters"]) -> float:
-    """tr(G)^2 / tr(G G) of the covariance G over replicates, summed over classes; 0 where nothing varies."""
-    draws = spread.shape[1]
-    rows = spread.reshape(-1, spread.shape[2])
-    products = rows.T @ rows if rows.shape[1] < rows.shape[0] else rows @ rows.T  # of one Frobenius norm
-    trace = float(np.square(rows).sum())
+def _products(spread: Float[np.ndarray, "classes r clusters"]) -> Float[np.ndarray, "classes classes"]:
+    """tr(G H) of every two classes' covariances over replicates, each times as many replicates as there are."""
+    classes, draws, clusters = spread.shape
+    if clusters < classes * draws:
+        covariances = np.array([rows.T @ rows for rows in spread]).reshape(classes, -1)
+        products: NDArray[np.float64] = covariances @ covariances.T
+        return products
+    return np.array([[np.square(a @ b.T).sum() for b in spread] for a in spread])
+
+
+def _freedom(trace: float, product: float, draws: int) -> float:
+    """tr(G)^2 / tr(G G) of a covariance G over so many replicates; 0 where nothing varies."""
     if trace < 1e-12 * draws:
         return 0.0
-    inverse = float(np.square(products).sum()) / trace**2 - 1 / draws  # so many draws themselves add their inverse
+    inverse = product / trace**2 - 1 / draws  # so many draws themselves add their inverse
     return float(1 / max(inverse, 1 / draws))
 
 

@@ -58,9 +58,10 @@ def forward(
     _, tall, wide, channels_in = filters.shape
     taps = np.empty((tall, wide, channels_in, size), x.dtype)
     places, turned = filters.reshape(size, tall * wide, channels_in), taps.reshape(tall * wide, channels_in, size)
-    for tap in prange(tall * wide):
-        for c in range(size):
-            turned[tap, :, c] = places[c, tap]
+    for tap in range(tall * wide):
+        for channel in range(channels_in):
+            for c in range(size):
+                turned[tap, channel, c] = places[c, tap, channel]
     pivot, sign = np.empty(size, x.dtype), np.empty(size, x.dtype)
     _convolve(x[0], taps, bias, pivot.reshape(1, 1, size))
     for c in range(size):
@@ -122,15 +123,21 @@ def backward(
                 _of_input(of_z, filters, of_x[n])
     by_tap = of_taps.reshape(groups, tall * wide, channels_in, size)
     result = of_filters.reshape(size, tall * wide, channels_in)
-    for tap in prange(tall * wide):
-        total = by_tap[0, tap]
-        for group in range(1, groups):
-            total += by_tap[group, tap]
-        for c in range(size):
-            result[c, tap] = total[:, c]
+    for tap in range(tall * wide):
+        for channel in range(channels_in):
+            total = by_tap[0, tap, channel]
+            for group in range(1, groups):
+                for c in range(size):
+                    total[c] += by_tap[group, tap, channel, c]
+            for c in range(size):
+                result[c, tap, channel] = total[c]
     for c in range(size):
-        # Batch norm right behind a convolution takes its bias out again.
-        of_bias[c] = sums[:, c].sum() if relu_first else 0
+        of_bias[c] = 0  # batch norm right behind a convolution takes its bias out again
+        if relu_first:
+            total_of_bias = 0.0
+            for group in range(groups):
+                total_of_bias += sums[group, c]
+            of_bias[c] = total_of_bias
 
 
 @compiled

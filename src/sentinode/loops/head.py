@@ -49,7 +49,7 @@ def head(
     pivot, signs = np.maximum(hidden[0], 0) if relu_first else hidden[0].copy(), np.ones(size, x.dtype)
     sum_up(hidden.reshape(-1), pivot, relu_first, totals[0], products[0])
     settle(totals, products, count, pivot, weight, *moving, momentum, epsilon, channels)
-    mean, _, scale = channels
+    mean, scale = channels[0], channels[2]
     top, y = hidden.copy().reshape(-1), np.empty((count, size), x.dtype)
     normalise(top, y.reshape(-1), mean, scale, shift, signs, relu_first)
     of_y = np.empty((count, size), x.dtype)
@@ -63,7 +63,8 @@ def head(
     of_biases[:] = 0
     if relu_first:  # otherwise batch norm takes the bias out again
         for n in range(count):
-            of_biases += of_hidden[n]
+            for o in range(size):
+                of_biases[o] += of_hidden[n, o]
     _of_weights(of_hidden, features, of_weights)
     _of_features(of_hidden, weights, features)
     _unflat(features, of_x)

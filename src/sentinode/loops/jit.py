@@ -11,13 +11,16 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import llvmlite
 import numba
+from filelock import FileLock
 from llvmlite import binding
+from numba.core.compiler_lock import global_compiler_lock
 
 from sentinode.machine import private_temporary_folder, user_cache
 
@@ -34,6 +37,7 @@ _ONLY_PRANGE: Final = {
 _NAME: Final = "loops-"
 _KEPT_DAYS: Final = 30
 _SECONDS_A_DAY: Final = 86_400
+_PATIENCE_S: Final = 120.0  # several times what the largest loop takes
 
 _settings: Final[dict[str, Any]] = vars(numba.config)
 # As many as Numba may ever start: those of the machine, unless the environment asks for fewer.
@@ -85,7 +89,7 @@ def has_feature(feature: str) -> bool:
 
 
 def _compiled(function: Function, **options: Any) -> Function:
-    options = {"fastmath": _FAST_MATHS, "nogil": True, "error_model": "numpy", **options}
+    options = {"fastmath": _FAST_MATHS, "nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True, **options}
     folder = _folder()
     if folder is None:
         alone: Function = numba.njit(**options)(function)
@@ -94,11 +98,31 @@ def _compiled(function: Function, **options: Any) -> Function:
     _settings["CACHE_DIR"] = str(folder)  # where Numba looks first, at this moment
     try:
         kept: Function = numba.njit(cache=True, **options)(function)
+        _compile_in_turn(kept, folder)
     except RuntimeError:  # it cannot be written after all
         kept = numba.njit(**options)(function)
     finally:
         _settings["CACHE_DIR"] = before
     return kept
+
+
+def _compile_in_turn(function: Any, folder: Path) -> None:
+    """Whoever needs a loop that another process is compiling waits for it, and finds it kept.
+
+    Processes that begin together, such as those of a training on several GPUs, would else each compile all of it.
+    """
+    name = f"{function.py_func.__module__}.{function.py_func.__name__}.lock"
+    compile_it, lock = function.compile, FileLock(folder / name, timeout=_PATIENCE_S, thread_local=False)
+
+    def in_turn(signature: Any) -> Any:
+        # The compiler's own lock first, as within a loop's callers: two threads never wait for each other.
+        with ExitStack() as held:
+            held.enter_context(global_compiler_lock)
+            with suppress(OSError, NotImplementedError):  # no locks there, or a lost one: everyone compiles
+                held.enter_context(lock)
+            return compile_it(signature)
+
+    function.compile = in_turn
 
 
 @cache

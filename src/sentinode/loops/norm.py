@@ -28,7 +28,7 @@ def settle(
 ) -> None:
     """A channel's mean, 1 / deviation and scale out of what each patch's places sum up to, both (N, C)."""
     values = len(totals) * places
-    mean, inverse, scale = channels
+    mean, inverse, scale = channels[0], channels[1], channels[2]
     for c in range(pivot.size):
         total, square = 0.0, 0.0
         for n in range(len(totals)):
@@ -49,7 +49,7 @@ def settle_gradients(
     totals: Array, products: Array, places: int, channels: Array, of_weight: Array, of_bias: Array
 ) -> tuple[Array, Array]:
     """Fill the norm's gradients; slope and level, (C,), are what they give back to a value x: slope x + level."""
-    mean, inverse, scale = channels
+    mean, inverse, scale = channels[0], channels[1], channels[2]
     values = len(totals) * places
     slope, level = np.empty(mean.size, mean.dtype), np.empty(mean.size, mean.dtype)
     for c in range(mean.size):

@@ -60,7 +60,7 @@ def forward(
         sum_up(patch, pivots, relu_first, totals[n], squares[n])
         pool(patch, signs, width, kernel, top[n].reshape(-1), at[n].reshape(-1))
     settle(totals, squares, height * width, pivot, weight, moving_mean, moving_variance, momentum, epsilon, channels)
-    mean, _, scale = channels
+    mean, scale = channels[0], channels[2]
     means, scales, biases = tiled(mean, y.shape[2]), tiled(scale, y.shape[2]), tiled(bias, y.shape[2])
     for n in prange(count):
         normalise(top[n].reshape(-1), y[n].reshape(-1), means, scales, biases, signs, relu_first)
@@ -81,7 +81,7 @@ def backward(
 ) -> None:
     """Fill the gradients of x, (N, H, W, C), of weight and of bias, (C,), from that of y, (N, h, w, C)."""
     count, height, width, size = x.shape
-    mean, _, scale = channels
+    mean, scale = channels[0], channels[2]
     totals, products = np.zeros((count, size)), np.zeros((count, size))
     passed = np.empty(y.shape, y.dtype)
     means = tiled(mean, y.shape[2])
@@ -120,7 +120,8 @@ def give_back(
 def tiled(of_channel: Array, width: int) -> Array:
     row = np.empty((width, of_channel.size), of_channel.dtype)
     for j in range(width):
-        row[j] = of_channel
+        for c in range(of_channel.size):
+            row[j, c] = of_channel[c]
     return row.reshape(-1)
 
 

@@ -16,6 +16,7 @@ from typing import Any, Final
 from markupsafe import Markup, escape
 from matplotlib import style
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 # Okabe and Ito 2008: told apart with any kind of colour vision.
@@ -83,7 +84,8 @@ def panel(name: str, description: str, *, height_in: float = 2.7, width_in: floa
         drawing = Panel(figure, figure.add_subplot())
         yield drawing
         buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
+        # `savefig` would draw everything a first time for the layout alone.
+        FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None})  # type: ignore[no-untyped-call]
         drawing.svg = _inline(buffer.getvalue(), description)
 
 

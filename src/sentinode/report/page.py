@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any, Final
@@ -99,22 +100,31 @@ def write_check_page(folder: Path) -> Path:
     return _write(folder / CHECK, "check.html", context)
 
 
-def _write(path: Path, template: str, context: dict[str, Any]) -> Path:
-    environment = Environment(
+@cache
+def _templates() -> Environment:
+    """Kept, for compiling the templates takes longer than filling them in."""
+    return Environment(
         loader=PackageLoader("sentinode.report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+
+
+def _write(path: Path, template: str, context: dict[str, Any]) -> Path:
     css = resources.files("sentinode.report").joinpath("templates/page.css").read_text(encoding="utf-8")
-    page = environment.get_template(template).render(
-        context,
-        css=Markup(css),
-        note_in_css=_css_string(context["note"]),
-        negative=NEGATIVE,
-        positive=POSITIVE,
-        version=sentinode.__version__,
+    page = (
+        _templates()
+        .get_template(template)
+        .render(
+            context,
+            css=Markup(css),
+            note_in_css=_css_string(context["note"]),
+            negative=NEGATIVE,
+            positive=POSITIVE,
+            version=sentinode.__version__,
+        )
     )
     with claim_file(path, of_finished=True):
         write_text(path, page)
