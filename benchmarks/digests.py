@@ -63,7 +63,6 @@ RUNS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
         {"fit.schedule.kind": "cosine", "fit.schedule.warmup_epochs": 0.5, "fit.weight_decay": 0.01, **_EMA},
     ),
     "mixed": ("fair", {"fit.precision": "mixed", "fit.label_smoothing": 0.1}),
-    "residual": ("fair", {"model.architecture": "residual", "model.centre": "crop", "preprocess.size_px": 48}),
     "p4m": ("fair", {"model.architecture": "p4m"}),
     "timm, all": ("fair", _TIMM),
     "timm, stages": ("fair", {**_STAGES, "fit.frozen_stages": 2, "fit.layer_decay": 0.5, **_EMA}),

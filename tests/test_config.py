@@ -20,7 +20,6 @@ from sentinode.config import (
     FitAll,
     FitHead,
     FitStages,
-    ResidualModel,
     RunConfig,
     SampleConfig,
     SeveralMaps,
@@ -184,12 +183,10 @@ STAGES = {**TIMM, "fit.train": "stages"}
 @pytest.mark.parametrize(
     ("base", "setting", "home"),
     [
-        ({}, {"model.centre": "crop"}, "model.architecture = 'residual', not 'notebook'"),
-        ({}, {"model.design": "dense"}, "model.architecture = 'p4m', not 'notebook'"),
         ({}, {"model.backbone": "resnet18"}, "model.architecture = 'timm', not 'notebook'"),
         ({}, {"model.features.kind": "stages"}, "model.architecture = 'timm', not 'notebook'"),
         (TIMM, {"model.norm": "after"}, "model.architecture = 'notebook', not 'timm'"),
-        (TIMM, {"model.bn_momentum": 0.5}, "model.architecture = 'notebook' or 'residual' or 'p4m', not 'timm'"),
+        (TIMM, {"model.bn_momentum": 0.5}, "model.architecture = 'notebook' or 'p4m', not 'timm'"),
         (TIMM, {"model.features.skipped_maps": 3}, "model.features.kind = 'stages' or 'blocks', not 'last'"),
         ({}, {"fit.train": "head"}, "model.architecture = 'timm'"),
         ({}, {"fit.train": "stages"}, "model.architecture = 'timm'"),
@@ -249,9 +246,9 @@ def test_another_kind_keeps_what_both_share_and_drops_the_rest() -> None:
     )
     head = override(base, {"fit.train": "head"})
     assert head.fit == FitHead(seed=3, metric="accuracy")
-    back = override(head, {"model.architecture": "residual", "preprocess.size_px": 48, "model.bn_momentum": 0.5})
+    back = override(head, {"model.architecture": "p4m", "model.bn_momentum": 0.5})
     assert back.fit == FitAll(seed=3, metric="accuracy")
-    assert back.model == ResidualModel(bn_momentum=0.5)
+    assert back.model == P4mModel(bn_momentum=0.5)
     whole = override(base, {"model.architecture": "notebook"})
     assert whole.fit == FitAll(epochs=7, seed=3, metric="accuracy", average=EmaAverage(decay=0.5))
     counted = override(RunConfig(), {"fit.steps_per_epoch": 3, "fit.validation_steps": 2})

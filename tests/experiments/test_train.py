@@ -13,16 +13,14 @@ import torch
 from conftest import make_patches
 from sentinode.config import FitAll, RunConfig
 from sentinode.data.patches import PatchSet
-from sentinode.errors import ConfigError, DivergedError, RunError, SentinodeError, SentinodeWarning
+from sentinode.errors import DivergedError, RunError, SentinodeError, SentinodeWarning
 from sentinode.evaluation.metrics import scores
 from sentinode.experiments.decide import decide
-from sentinode.experiments.gather import gather
 from sentinode.experiments.history import best_epoch, has_finished
 from sentinode.experiments.material import Material
 from sentinode.experiments.predict import predict
 from sentinode.experiments.run import CONTENTS, Run, verify
 from sentinode.experiments.run_record import Augmentation, Preprocessing, RunRecord
-from sentinode.experiments.session import Session
 from sentinode.experiments.train import train_run
 from sentinode.fitting import epochs
 from sentinode.settings import override
@@ -291,25 +289,3 @@ def test_patches_whose_stain_cannot_be_normalised_are_noted(
     on_validation = dict(zip(predictions.ids.tolist(), predictions.probabilities.tolist(), strict=True))
     seen = [on_validation[i] for i in run.predictions.ids.tolist()]
     assert seen == pytest.approx(run.predictions.probabilities.tolist(), abs=1e-5)
-
-
-@pytest.mark.parametrize("centre", ["weighted", "crop"])
-def test_a_residual_network_is_trained_on_a_phantom_resumed_and_predicts(
-    phantom_folder: Path, run_config: RunConfig, session: Session, tmp_path: Path, centre: str
-) -> None:
-    settings = {"model.architecture": "residual", "model.centre": centre, "preprocess.size_px": 48, "fit.epochs": 2}
-    config = override(run_config, {**settings, "model.bn_momentum": 0.75})
-    gathered = gather(phantom_folder, config, session)
-    whole = train_run(gathered.material, config, tmp_path / "whole", device=CPU)
-    assert whole.history["validation_auc"].max() > 0.6
-    with pytest.raises(KilledError):
-        train_run(gathered.material, config, tmp_path / "broken", device=CPU, on_epoch=kill_after(1))
-    resumed = train_run(gathered.material, config, tmp_path / "broken", device=CPU, resume=True)
-    assert (resumed.folder / "model.safetensors").read_bytes() == (whole.folder / "model.safetensors").read_bytes()
-    assert gathered.test is not None
-    assert len(predict([resumed], gathered.test, device=CPU)) == len(gathered.test)
-
-
-def test_a_size_that_a_residual_network_does_not_take_is_refused_before_a_folder_is_made(run_config: RunConfig) -> None:
-    with pytest.raises(ConfigError, match="48, 64, 80 or 96, not 32"):
-        override(run_config, {"model.architecture": "residual"})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from typing import Literal
 
 import pytest
 import torch
@@ -15,24 +14,18 @@ from rounding import Rounding
 from sentinode.data.symmetry import SYMMETRIES, apply_symmetry
 from sentinode.models.group_conv import ORDER, GroupNormRelu, act
 from sentinode.models.notebook import notebook_network
-from sentinode.models.p4m import INPUT_SIZES_PX, DenseBlock, P4MNetwork, Residual, RingReadout, p4m_network
+from sentinode.models.p4m import INPUT_SIZES_PX, P4MNetwork, Residual, RingReadout, p4m_network
 
 pytestmark = pytest.mark.numeric
 
-Design = Literal["plain", "dense"]
-DESIGNS: tuple[Design, ...] = ("plain", "dense")
 # The convolutions' weights, a scale and a shift of each normalised feature, the readout's weights and bias.
 PLAIN_CONVS = {5: 3 * 25 * 8, 6: 3 * 36 * 8}  # the lifting layer's, by kernel size
 PLAIN_REST = 8 * 9 * (8 * 12 + 12 * 16 + 16 * 16 + 16 * 24 + 24 * 24) + 2 * (8 + 12 + 16 + 16 + 24 + 24)
-PARAMETERS: dict[tuple[Design, int], int] = {
-    ("plain", 32): PLAIN_CONVS[5] + PLAIN_REST + 24 * 3 + 1,  # 109,161
-    ("plain", 48): PLAIN_CONVS[5] + PLAIN_REST + 24 * 6 + 1,  # 109,233
-    ("plain", 64): PLAIN_CONVS[6] + PLAIN_REST + 24 * 3 + 1,  # 109,425
-    ("plain", 96): PLAIN_CONVS[6] + PLAIN_REST + 24 * 6 + 1,  # 109,497
-    ("dense", 32): 121_636,
-    ("dense", 48): 116_073,
-    ("dense", 64): 116_183,
-    ("dense", 96): 123_400,
+PARAMETERS: dict[int, int] = {
+    32: PLAIN_CONVS[5] + PLAIN_REST + 24 * 3 + 1,  # 109,161
+    48: PLAIN_CONVS[5] + PLAIN_REST + 24 * 6 + 1,  # 109,233
+    64: PLAIN_CONVS[6] + PLAIN_REST + 24 * 3 + 1,  # 109,425
+    96: PLAIN_CONVS[6] + PLAIN_REST + 24 * 6 + 1,  # 109,497
 }
 
 
@@ -40,8 +33,8 @@ def generator(seed: int = 25) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def network_of(design: Design, size_px: int, *, momentum: float = 0.5) -> P4MNetwork:
-    return p4m_network(input_size_px=size_px, bn_momentum=momentum, generator=generator(), design=design)
+def network_of(size_px: int, *, momentum: float = 0.5) -> P4MNetwork:
+    return p4m_network(input_size_px=size_px, bn_momentum=momentum, generator=generator())
 
 
 def patches(count: int, size_px: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -68,11 +61,10 @@ def variation(network: nn.Module, x: Tensor) -> float:
     return (logits - logits[:, :1]).abs().max().item()
 
 
-@pytest.mark.parametrize(("design", "size_px"), [(d, s) for d in DESIGNS for s in INPUT_SIZES_PX])
-def test_logits_are_invariant(design: Design, size_px: int) -> None:
-    count = 2 if design == "dense" and size_px > 48 else 4
-    x = patches(count, size_px)
-    network = with_a_past(network_of(design, size_px), x)
+@pytest.mark.parametrize("size_px", INPUT_SIZES_PX)
+def test_logits_are_invariant(size_px: int) -> None:
+    x = patches(4, size_px)
+    network = with_a_past(network_of(size_px), x)
     assert network(x).std() > 1e-3  # they do depend on the patch
     rounding = Rounding()
     with torch.no_grad():
@@ -82,10 +74,9 @@ def test_logits_are_invariant(design: Design, size_px: int) -> None:
     rounding.check()
 
 
-@pytest.mark.parametrize("design", DESIGNS)
-def test_in_double_precision_logits_are_invariant_to_rounding(design: Design) -> None:
+def test_in_double_precision_logits_are_invariant_to_rounding() -> None:
     x = patches(3, 32, torch.float64)
-    network = network_of(design, 32).double()
+    network = network_of(32).double()
     assert variation(network.train(), x) < 1e-12
     assert variation(with_a_past(network, x), x) < 1e-12
 
@@ -99,17 +90,17 @@ def test_an_ordinary_network_is_not_invariant() -> None:
 def test_one_wrong_filter_copy_would_be_seen() -> None:
     """One layer whose index is wrong for one of 8 copies makes the network's logits vary."""
     x = patches(4, 32)
-    network = with_a_past(network_of("plain", 32), x)
+    network = with_a_past(network_of(32), x)
     with torch.no_grad():
         network[0].index[:25] = network[0].index[25:50]  # the first copy of each filter, as the second
     assert variation(network, x) > 1e-3
 
 
-@pytest.mark.parametrize(("design", "size_px"), [("plain", 32), ("plain", 64), ("dense", 32)])
-def test_every_layer_of_a_network_is_equivariant(design: Design, size_px: int) -> None:
+@pytest.mark.parametrize("size_px", [32, 64])
+def test_every_layer_of_a_network_is_equivariant(size_px: int) -> None:
     """Layer by layer on the way to the logit, in double precision, and as near to it in single as when not turned."""
     x, rounding = patches(1, size_px), Rounding()
-    network = with_a_past(network_of(design, size_px), x)
+    network = with_a_past(network_of(size_px), x)
     exact = copy.deepcopy(network).double()
     with torch.no_grad():
         for g in SYMMETRIES:
@@ -123,24 +114,15 @@ def test_every_layer_of_a_network_is_equivariant(design: Design, size_px: int) -
     rounding.check()
 
 
-@pytest.mark.parametrize(("design", "size_px"), PARAMETERS)
-def test_parameter_counts(design: Design, size_px: int) -> None:
-    count = sum(parameter.numel() for parameter in network_of(design, size_px).parameters())
-    assert count == PARAMETERS[design, size_px]
+@pytest.mark.parametrize("size_px", PARAMETERS)
+def test_parameter_counts(size_px: int) -> None:
+    count = sum(parameter.numel() for parameter in network_of(size_px).parameters())
+    assert count == PARAMETERS[size_px]
     assert 50_000 < count < 150_000
 
 
-def test_parameters_of_the_dense_network_are_those_of_the_paper() -> None:
-    """Veeling et al. 2018: 119 thousand, counted with 9 features a layer (24 without symmetry, over sqrt 8)."""
-    convolutions = 27 * 9 + sum(72 * 9 * 9 * i for i in range(1, 6)) + sum(8 * (9 * i) ** 2 for i in range(2, 6))
-    norms = 2 * 9 * (sum(range(1, 7)) + sum(range(2, 6)))
-    assert PARAMETERS["dense", 96] == convolutions + norms + 54 + 1
-    assert PARAMETERS["dense", 96] == pytest.approx(119_000, rel=0.05)
-
-
-@pytest.mark.parametrize("design", DESIGNS)
-def test_every_parameter_has_a_gradient(design: Design) -> None:
-    network, x = network_of(design, 32).train(), patches(4, 32)
+def test_every_parameter_has_a_gradient() -> None:
+    network, x = network_of(32).train(), patches(4, 32)
     labels = torch.tensor([[0.0], [1.0], [1.0], [0.0]])
     torch.autograd.backward(F.binary_cross_entropy_with_logits(network(x), labels))
     for name, parameter in network.named_parameters():
@@ -151,22 +133,21 @@ def test_every_parameter_has_a_gradient(design: Design) -> None:
 
 
 def test_overfits_32_patches_with_random_labels() -> None:
-    require_overfitting(network_of("plain", 32), patches(32, 32), steps=25)
+    require_overfitting(network_of(32), patches(32, 32), steps=25)
 
 
 def test_a_training_pass_may_end_in_a_batch_of_one() -> None:
-    logits = network_of("plain", 32).train()(patches(1, 32))
+    logits = network_of(32).train()(patches(1, 32))
     assert logits.shape == (1, 1)
     assert logits.isfinite().all()
 
 
-@pytest.mark.parametrize("design", DESIGNS)
-def test_a_wrong_input_size_is_refused(design: Design) -> None:
+def test_a_wrong_input_size_is_refused() -> None:
     for size_px in (17, 31, 33, 50, 80, 95):
         with pytest.raises(ValueError, match=f"32, 48, 64, 96 pixels, not {size_px}"):
-            network_of(design, size_px)
+            network_of(size_px)
     with pytest.raises(ValueError, match="takes patches of 32 pixels"):
-        network_of(design, 32)(patches(1, 48))
+        network_of(32)(patches(1, 48))
 
 
 def test_the_generator_alone_decides_the_weights() -> None:
@@ -174,15 +155,14 @@ def test_the_generator_alone_decides_the_weights() -> None:
 
 
 def test_the_momentum_is_that_of_every_norm() -> None:
-    for design in DESIGNS:
-        norms = [m for m in network_of(design, 32, momentum=0.75).modules() if isinstance(m, GroupNormRelu)]
-        assert norms
-        assert {norm.momentum for norm in norms} == {0.75}
+    norms = [m for m in network_of(32, momentum=0.75).modules() if isinstance(m, GroupNormRelu)]
+    assert norms
+    assert {norm.momentum for norm in norms} == {0.75}
 
 
 def test_a_state_comes_back() -> None:
     x = patches(4, 32)
-    network = with_a_past(network_of("plain", 32), x)
+    network = with_a_past(network_of(32), x)
     other = p4m_network(input_size_px=32, bn_momentum=0.5, generator=generator(1)).eval()
     other.load_state_dict(network.state_dict())
     assert torch.equal(other(x), network(x))
@@ -208,11 +188,6 @@ def test_the_readout_weighs_rings_about_the_centre() -> None:
         torch.testing.assert_close(readout(maps), expected)
 
 
-def test_blocks_join_what_went_in_with_what_came_out() -> None:
+def test_a_residual_block_adds_what_went_in() -> None:
     maps = torch.rand(2, 2 * ORDER, 6, 6, generator=generator())
-    block = DenseBlock(2, 3, momentum=0.9, generator=generator()).eval()
-    joined = block(maps)
-    assert joined.shape == (2, 5 * ORDER, 4, 4)
-    assert torch.equal(joined[:, : 2 * ORDER], maps[:, :, 1:-1, 1:-1])
-    assert torch.equal(joined[:, 2 * ORDER :], block.conv(block.norm_relu(maps)))
     assert torch.equal(Residual(nn.ReLU())(maps), 2 * maps)

@@ -87,7 +87,6 @@ CASES = [
         )
         for preset in PRESETS
     ),
-    Case("residual", settings={"model.architecture": "residual", "preprocess.size_px": 96}),
     Case("p4m", settings={"model.architecture": "p4m"}, slides="none", basis="group"),
     Case("timm from scratch", settings={**TIMM, "model.pretrained": "none"}, initial=FROM_SCRATCH),
     Case("linear probe", settings={**TIMM, "fit.train": "head"}, initial=PACKAGE),

@@ -188,21 +188,10 @@ class NotebookModel(Section):
     bn_momentum: Fraction = Field(0.99, description="Keras's batch-norm momentum (PyTorch's is 1 - m)")
 
 
-class ResidualModel(Section):
-    """A small residual network that keeps the centre's resolution."""
-
-    architecture: Literal["residual"] = "residual"
-    centre: Literal["weighted", "crop"] = Field(
-        "weighted", description="pooled with weights about the centre, or a stream for the centre alone"
-    )
-    bn_momentum: Fraction = Field(0.99, description="Keras's batch-norm momentum (PyTorch's is 1 - m)")
-
-
 class P4mModel(Section):
     """A network whose logit no turn or mirroring of the patch changes."""
 
     architecture: Literal["p4m"] = "p4m"
-    design: Literal["plain", "dense"] = Field("plain", description="for a CPU, or after Veeling et al. 2018")
     bn_momentum: Fraction = Field(0.99, description="Keras's batch-norm momentum (PyTorch's is 1 - m)")
 
 
@@ -231,7 +220,7 @@ class TimmModel(Section):
     resize_px: int | None = Field(None, ge=32, le=1024, description="side that patches are resized to")
 
 
-ModelConfig = NotebookModel | ResidualModel | P4mModel | TimmModel
+ModelConfig = NotebookModel | P4mModel | TimmModel
 
 
 # Its training.
@@ -507,13 +496,6 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _members_name_settings_of_a_run(self) -> Self:
         self.members()
-        return self
-
-    @model_validator(mode="after")
-    def _the_network_takes_the_size(self) -> Self:
-        size_px = self.preprocess.size_px
-        if self.model.architecture == "residual" and (size_px < 48 or size_px % 16):
-            raise ValueError(f"model.architecture 'residual' needs preprocess.size_px 48, 64, 80 or 96, not {size_px}")
         return self
 
     def members(self) -> dict[str, RunConfig]:

@@ -9,7 +9,6 @@ from sentinode.config import FitAll, FitConfig, FitHead, FitStages, ModelConfig,
 from sentinode.errors import ConfigError
 from sentinode.models.notebook import notebook_network
 from sentinode.models.p4m import p4m_network
-from sentinode.models.residual import residual_network
 from sentinode.models.zoo import Backbone, Weights, backbone
 
 
@@ -27,21 +26,9 @@ def build(config: ModelConfig, *, input_size_px: int, generator: torch.Generator
                 input_size_px=input_size_px,
                 generator=generator,
             )
-        case "residual":
-            return residual_network(
-                centre=config.centre,
-                bn_momentum=config.bn_momentum,
-                input_size_px=input_size_px,
-                generator=generator,
-            )
         case "p4m":
             try:
-                return p4m_network(
-                    input_size_px=input_size_px,
-                    bn_momentum=config.bn_momentum,
-                    generator=generator,
-                    design=config.design,
-                )
+                return p4m_network(input_size_px=input_size_px, bn_momentum=config.bn_momentum, generator=generator)
             except ValueError as error:
                 raise ConfigError(str(error), where="preprocess.size_px", remedy="Mend that setting.") from error
         case "timm":
