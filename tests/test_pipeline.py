@@ -18,7 +18,12 @@ from sentinode.experiments import train
 from sentinode.experiments.session import Session
 from sentinode.settings import override
 
-TINY = {"fit.epochs": 1, "predict.views": 1, "tune.search": {"model.bn_momentum": [0.99, 0.5]}}
+TINY = {
+    "fit.epochs": 1,
+    "predict.views": 1,
+    "tune.search": {"model.bn_momentum": [0.99, 0.5]},
+    "compare.replicates": 200,
+}
 
 
 @pytest.fixture

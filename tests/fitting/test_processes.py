@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 
+from sentinode.apps.cli import run
 from sentinode.config import AugmentConfig
 from sentinode.data.augment import draw
 from sentinode.fitting.processes import ALONE, Processes
@@ -49,23 +50,24 @@ def test_shares_are_disjoint_and_complete_and_keep_their_draws() -> None:
     assert torch.equal(second.stain, draws.stain[1::3])
 
 
-def train(folder: Path, data: Path, *, processes: int) -> pd.DataFrame:
-    out = folder / f"run{processes}"
-    command = [sys.executable]
-    if processes > 1:
-        command += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    command += ["-m", "sentinode", "train", str(data), "--out", str(out), "--device", "cpu"]
-    command += ["--cache", str(folder / "cache")]
+def test_two_processes_train_what_one_does(
+    phantom_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ask = ["train", str(phantom_folder), "--device", "cpu", "--cache", str(tmp_path / "cache")]
     for setting in SETTINGS:
-        command += ["--set", setting]
-    finished = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        ask += ["--set", setting]
+    assert run([*ask, "--out", str(tmp_path / "one")]) == 0
+    assert capsys.readouterr().out.count("average_precision") == 1
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "sentinode"]
+    finished = subprocess.run(
+        [*launch, *ask, "--out", str(tmp_path / "two")],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
     assert finished.returncode == 0, finished.stderr[-2000:]
     assert finished.stdout.count("average_precision") == 1  # one process tells
-    return pd.read_csv(out / "history.csv")
-
-
-def test_two_processes_train_what_one_does(phantom_folder: Path, tmp_path: Path) -> None:
-    one, two = (train(tmp_path, phantom_folder, processes=count) for count in (1, 2))
+    one, two = (pd.read_csv(tmp_path / name / "history.csv") for name in ("one", "two"))
     columns = ["training_loss", "training_auc", "validation_loss", "validation_auc", "training_patches"]
     np.testing.assert_allclose(two[columns], one[columns], rtol=1e-5)
 
@@ -73,8 +75,6 @@ def test_two_processes_train_what_one_does(phantom_folder: Path, tmp_path: Path)
 def test_other_commands_refuse_to_run_several_times(
     phantom_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from sentinode.apps.cli import run
-
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert run(["study", str(phantom_folder), "--out", str(tmp_path / "study")]) == 2
     assert "only `train` is for them" in capsys.readouterr().err
