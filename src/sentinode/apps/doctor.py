@@ -15,15 +15,18 @@ import torch
 import sentinode
 from sentinode.data.cache import damaged_chunks, entries, map_pixels, read_manifest
 from sentinode.inference.device import choose_device
-from sentinode.loops.jit import processor
+from sentinode.loops import at_hand
 from sentinode.machine import free_processors
 from sentinode.models.pretrained import PACKAGES
 
 _LIBRARIES: Final = (
-    "torch", "numpy", "numba", "pandas", "scipy", "scikit-learn", "pydantic", "optuna", "safetensors", "pillow", "h5py",
+    "torch", "numpy", "pandas", "scipy", "scikit-learn", "pydantic", "optuna", "safetensors", "pillow", "h5py",
     "matplotlib", "jinja2",
 )  # fmt: skip
-_EXTRAS: Final = {"zoo": ("torchvision", "timm", *(name.replace("-", "_") for name in PACKAGES.values()))}
+_EXTRAS: Final = {
+    "fast": ("numba",),
+    "zoo": ("torchvision", "timm", *(name.replace("-", "_") for name in PACKAGES.values())),
+}
 
 
 def examine(cache_root: Path) -> list[list[str]]:
@@ -36,7 +39,7 @@ def examine(cache_root: Path) -> list[list[str]]:
         ["cuda", "available" if torch.cuda.is_available() else "not available"],
         ["mps", "available" if torch.backends.mps.is_available() else "not available"],
         ["threads", f"{torch.get_num_threads()} of {os.cpu_count()} processors, of which {free_processors()} free"],
-        ["instructions", f"loops for {processor()[0]}, PyTorch {torch.backends.cpu.get_cpu_capability()}"],
+        ["instructions", f"{_loops()}, PyTorch {torch.backends.cpu.get_cpu_capability()}"],
         ["cache", _disk(cache_root)],
         ["packed pixels", _packed(cache_root)],
     ]
@@ -45,6 +48,14 @@ def examine(cache_root: Path) -> list[list[str]]:
         install = f"missing {', '.join(missing)}: pip install 'sentinode[{extra}]'"
         rows.append([f"extra {extra}", install if missing else "installed"])
     return rows
+
+
+def _loops() -> str:
+    if not at_hand():
+        return "no compiled loops"
+    from sentinode.loops.jit import processor
+
+    return f"loops for {processor()[0]}"
 
 
 def _packed(cache_root: Path) -> str:

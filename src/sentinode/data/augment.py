@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from sentinode.config import AugmentConfig
 from sentinode.data.preprocess import as_input
 from sentinode.data.symmetry import SYMMETRIES, apply_symmetry
+from sentinode.loops import at_hand
 
 # Optical density of haematoxylin, eosin and the rest in red, green and blue (Ruifrok and Johnston 2001).
 _STAINS: Final = ((0.650, 0.704, 0.286), (0.072, 0.990, 0.105), (0.268, 0.570, 0.776))
@@ -84,10 +85,10 @@ def zoom(
 ) -> Float[Tensor, "n 3 s s"]:
     """Scale about the centre as Keras's ImageDataGenerator does: bilinear, the border repeated outwards.
 
-    Bytes become floats in [0, 1]. On the CPU in compiled loops, elsewhere by PyTorch's grid sampler: the same to
-    rounding.
+    Bytes become floats in [0, 1]. On the CPU in compiled loops where they are at hand, elsewhere by PyTorch's grid
+    sampler: the same to rounding.
     """
-    if images.device.type != "cpu" or factors.dtype != torch.float32:
+    if images.device.type != "cpu" or factors.dtype != torch.float32 or not at_hand():
         return zoom_by_grid(as_input(images) if images.dtype == torch.uint8 else images, factors)
     # Here, because every prediction would wait for Numba's start, which only training needs.
     from sentinode.loops import zoom as loops

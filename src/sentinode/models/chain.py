@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from sentinode.loops import at_hand
 from sentinode.models.batch_norm import KerasBatchNorm
 from sentinode.models.links import Block, Convolution, Flatten, Head, Linear, NormReluPool, loops
 
@@ -41,10 +42,15 @@ class Chain:
 
     @classmethod
     def of(cls, network: nn.Module) -> Chain | None:
-        """The chain of a network on the CPU in single precision, or None where a layer is of another kind or frozen."""
+        """The chain of a network on the CPU in single precision, or None where a layer is of another kind or frozen.
+
+        None, too, where loops cannot be compiled.
+        """
         if not isinstance(network, nn.Sequential) or any(
             p.device.type != "cpu" or p.dtype != torch.float32 or not p.requires_grad for p in network.parameters()
         ):
+            return None
+        if not at_hand():
             return None
         layers = list(network)
         head = _head_of(layers[-5:])
