@@ -88,7 +88,7 @@ def test_the_fair_preset_is_fair() -> None:
         ("ensemble.members={a={}, b={'ensemble.weights'='equal'}}", "'b' is to be an ensemble itself"),
         ("ensemble={members={a={}, b={}}, weights='best'}", "'fitted' or 'equal'"),
         ("ensemble.weights=equal", "ensemble.members.* is missing"),
-        ("nonsense", "no setting"),
+        ("nonsense", "is not a setting"),
     ],
 )
 def test_a_wrong_setting_is_named_in_one_line(setting: str, said: str) -> None:
@@ -311,10 +311,10 @@ def test_a_blend_is_its_members_however_they_are_put_together() -> None:
 
 def test_two_variants_of_the_same_settings_are_refused() -> None:
     same = {"compare.variants": {"x": {"fit.epochs": 20}, "y": {}}}
-    with pytest.raises(ConfigError, match="the variants 'x' and 'y' come to the same settings"):
+    with pytest.raises(ConfigError, match="the variants 'x' and 'y' have the same settings"):
         override(load_preset("fair"), same).variants()
     config = override(load_preset("fair"), {"tune.search": {"fit.learning_rate": [0.1, 1, 1.0]}})
-    with pytest.raises(ConfigError, match=r"fit.learning_rate = 1 and fit.learning_rate = 1\.0 come to the same"):
+    with pytest.raises(ConfigError, match=r"rate = 1 and fit.learning_rate = 1\.0 give the same settings"):
         config.trials()
     both = {"tune.search": {"fit.epochs": [1, 20], "fit.keep": ["best", "last"]}}
     assert len(override(load_preset("fair"), both).trials()) == 4
@@ -457,7 +457,7 @@ def test_what_is_no_file_of_settings_is_refused_unread(tmp_path: Path) -> None:
         (f"fit.epochs={'[' * 5000}", "integer"),
         (f"{'a.' * 5000}b=1", "unknown setting"),
         ("fit..epochs=1", "unknown setting"),
-        ("=1", "no setting"),
+        ("=1", "is not a setting"),
     ],
 )
 def test_a_hostile_setting_on_the_command_line_is_refused(pair: str, said: str) -> None:

@@ -366,8 +366,8 @@ NO_PIXELS: dict[str, tuple[Callable[[h5py.File], object], str]] = {
         "is a link",
     ),
     "a soft link to itself": (lambda h5: h5.__setitem__("x", h5py.SoftLink("/x")), "is a link"),
-    "a group": (lambda h5: h5.create_group("x"), "is no dataset"),
-    "a type": (lambda h5: h5.__setitem__("x", np.dtype("u1")), "is no dataset"),
+    "a group": (lambda h5: h5.create_group("x"), "is not a dataset"),
+    "a type": (lambda h5: h5.__setitem__("x", np.dtype("u1")), "is not a dataset"),
     "nothing": (lambda h5: None, "has no dataset 'x'"),
     "2^40 rows": (lambda h5: _claim(h5, 2**40, chunks=(1, 96, 96, 3)), "claims 1,099,511,627,776 rows"),
     "rows never written": (lambda h5: _claim(h5, 12), "is incomplete"),
@@ -510,7 +510,7 @@ LAYOUTS: dict[str, tuple[tuple[str, ...], str, str]] = {
     "slides and classes": (("8863/0", "8863/1", "8864/0"), "2 folders of images (8863/, 8864/)", "id,label"),
     "slides in train": (("train/s1", "train/s2"), "for each slide or class", "slides.csv"),
     "images alone": ((".",), "holds 1 images itself", "`predict` takes them"),
-    "no images": ((), "is no competition folder", "Give the folder"),
+    "no images": ((), "is not a competition folder", "Give the folder"),
     "no table": (("train",), "is missing", "id,label"),
 }  # fmt: skip
 
@@ -690,6 +690,6 @@ def test_a_record_that_does_not_fit_is_one_line_with_its_name(name: str, content
 @pytest.mark.parametrize("row", ["a,2,0.5", "a,1,1.5", "a,1,-0.1", "a,1,nan", "a,x,0.5", "a,1,", "a,1e9,0.5"])
 def test_predictions_that_are_none_are_refused(row: str, tmp_path: Path) -> None:
     (tmp_path / "p.csv").write_text(f"id,label,probability\n{row}\n")
-    with pytest.raises(RunError, match="is no table of predictions") as caught:
+    with pytest.raises(RunError, match="is not a table of predictions") as caught:
         Predictions.read(tmp_path / "p.csv")
     assert_one_line(caught.value, tmp_path / "p.csv")

@@ -143,8 +143,8 @@ def test_a_study_is_not_resumed_with_other_data_or_another_question(
     sentinode.compare(phantom_folder, one_seed, tmp_path / "study", session)
     before = {path: path.read_bytes() for path in (tmp_path / "study").rglob("*") if path.is_file()}
     write_phantom(tmp_path / "other", patches=240, slides=8, seed=8, workers=1)
-    with pytest.raises(RunError, match="was begun with other patches"):
+    with pytest.raises(RunError, match="was started with other patches"):
         sentinode.compare(tmp_path / "other", one_seed, tmp_path / "study", session, resume=True)
-    with pytest.raises(RunError, match="holds a study of other questions"):
+    with pytest.raises(RunError, match="contains a study of other questions"):
         sentinode.tune(phantom_folder, one_seed, tmp_path / "study", session, resume=True)
     assert {path: path.read_bytes() for path in before} == before

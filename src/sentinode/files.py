@@ -14,7 +14,7 @@ from sentinode.errors import DataError, InputError, RunError
 _Record = TypeVar("_Record")
 
 _LARGEST_RECORD_MB: Final = 256  # a hundred times the largest of a study of all patches
-_RESTORE: Final = "Restore it, or begin the run or study anew."
+_RESTORE: Final = "Restore it, or train the run or study again."
 _KINDS: Final = {
     stat.S_IFDIR: "a directory",
     stat.S_IFIFO: "a pipe",
@@ -61,5 +61,7 @@ def read_record(path: Path, kind: TypeAdapter[_Record]) -> _Record:
         first = error.errors(include_url=False)[0]
         place = ".".join(map(str, first["loc"]))
         raise RunError(
-            f"is no record of this version ({f'{place}: ' if place else ''}{first['msg']})", where=path, remedy=_RESTORE
+            f"is not a record of this version ({f'{place}: ' if place else ''}{first['msg']})",
+            where=path,
+            remedy=_RESTORE,
         ) from error

@@ -183,10 +183,14 @@ def refuse_another_study(out: Path, config: StudyConfig, *, resume: bool) -> Non
     if not identity.is_file():
         return
     if not resume:
-        raise RunError("holds a study already", where=out, remedy="Pass --resume to go on, or another --out.")
+        raise RunError(
+            "already contains a study", where=out, remedy="Add --resume to continue, or choose another --out."
+        )
     if read_toml(identity, StudyConfig).digest() != config.digest():
         raise RunError(
-            "holds a study with other settings", where=out, remedy="Resume with the same settings, or another --out."
+            "contains a study with other settings",
+            where=out,
+            remedy="Resume with the same settings, or choose another --out.",
         )
 
 
@@ -202,7 +206,7 @@ def settle_identity(
     noted = json.loads(path.read_text(encoding="utf-8"))
     if noted["questions"] != sorted(questions):
         raise RunError(
-            f"holds a study of other questions ({', '.join(noted['questions'])})",
+            f"contains a study of other questions ({', '.join(noted['questions'])})",
             where=out,
             remedy="Resume it with the same command, or choose another --out.",
         )

@@ -117,7 +117,7 @@ def parse_settings(pairs: Iterable[str]) -> dict[str, Any]:
         name, equals, text = pair.partition("=")
         name, text = name.strip(), text.strip()
         if not equals or not name:
-            raise ConfigError(f"{_shown(pair)} is no setting", where="--set", remedy="Write key.path=value.")
+            raise ConfigError(f"{_shown(pair)} is not a setting", where="--set", remedy="Write key.path=value.")
         if any(letter < " " for letter in pair.strip()):
             told = f"{_shown(pair)} holds a line break or another control character"
             raise ConfigError(told, where="--set", remedy="Give each setting a --set of its own.")
@@ -167,7 +167,7 @@ def _parsed(text: str, where: str | Path) -> dict[str, Any]:
         raise ConfigError(
             f"has a line of {longest:,} letters; settings take {_LONGEST_LINE:,} at most",
             where=where,
-            remedy="Break that line.",
+            remedy="Break this line.",
         )
     try:
         table = tomllib.loads(text)
@@ -175,7 +175,7 @@ def _parsed(text: str, where: str | Path) -> dict[str, Any]:
     except RecursionError as error:
         raise ConfigError("is nested too deeply", where=where, remedy="Give plain settings.") from error
     except ValueError as error:
-        raise ConfigError(f"is not valid TOML: {error}", where=where, remedy="Correct that line.") from error
+        raise ConfigError(f"is not valid TOML: {error}", where=where, remedy="Correct this line.") from error
     return table
 
 
@@ -215,7 +215,7 @@ class _Asked:
 
     def belongs(self, name: str, home: str) -> ConfigError:
         told = f"setting {name!r} belongs to {home}"
-        return ConfigError(told, where=self.where, remedy="Leave it out, or set that, too.")
+        return ConfigError(told, where=self.where, remedy="Leave it out, or set that too.")
 
     def no_section(self, name: str, part: str) -> ConfigError:
         told = f"setting {_shown(name)}: {_shown(part)} is a value, not a section"
@@ -322,7 +322,7 @@ def _validated(kind: type[C], table: Mapping[str, Any], where: str | Path | None
         is_table = isinstance(first["input"], dict | BaseModel)
         given = "" if is_table else f" (given: {_shown(first['input'])})"
         place = f"setting {name!r}: " if name else ""
-        raise ConfigError(f"{place}{problem}{given}", where=where, remedy="Correct that setting.") from error
+        raise ConfigError(f"{place}{problem}{given}", where=where, remedy="Change this setting.") from error
 
 
 def _name_of(kind: type[Section], location: Iterable[str | int]) -> str:

@@ -131,7 +131,7 @@ def test_a_finished_study_is_refused_then_resumed_without_training(
     finished: Path, phantom_folder: Path, cache: Path
 ) -> None:
     again = ["study", phantom_folder, "--preset", "quick", "--out", finished, *TINY]
-    refused(sentinode(*again, cache=cache), "holds a study already")
+    refused(sentinode(*again, cache=cache), "already contains a study")
     before = {path: path.stat().st_mtime_ns for path in (finished / "runs").rglob("model.safetensors")}
     assert sentinode(*again, "--resume", cache=cache).returncode == 0
     assert {path: path.stat().st_mtime_ns for path in before} == before
@@ -194,7 +194,7 @@ def test_predict_at_an_operating_point(trained: Path, phantom_folder: Path, cach
     assert sentinode(*ask, plain, cache=cache).returncode == 0
     result = sentinode(*ask, called, "--threshold", "youden", cache=cache)
     assert result.returncode == 0, result.stderr
-    assert f"above {point['threshold']:.6g} ({point['rule']}; chosen on the validation side)" in result.stdout
+    assert f"above {point['threshold']:.6g} ({point['rule']}; chosen on the validation set)" in result.stdout
     assert f"sensitivity {point['sensitivity']:.3f}, specificity {point['specificity']:.3f}" in result.stdout
     raw, table = pd.read_csv(plain), pd.read_csv(called)
     assert table.columns.tolist() == ["id", "probability", "positive"]
@@ -248,10 +248,10 @@ def test_predict_with_a_calibration_is_still_a_submission(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--threshold", "yuden"], "there is no operating point 'yuden'. Give youden, sensitivity or cost"),
-        (["--threshold", "1.5"], "threshold: 1.5 is no probability"),
-        (["--threshold", "nan"], "threshold: nan is no probability"),
-        (["--calibrate", "platt"], "there is no calibration 'platt'. Give temperature or isotonic"),
+        (["--threshold", "yuden"], "unknown operating point 'yuden'. Give youden, sensitivity or cost"),
+        (["--threshold", "1.5"], "threshold: 1.5 is not a probability"),
+        (["--threshold", "nan"], "threshold: nan is not a probability"),
+        (["--calibrate", "platt"], "unknown calibration 'platt'. Give temperature or isotonic"),
     ],
 )
 def test_predict_refuses_other_points_and_calibrations(
@@ -275,7 +275,7 @@ def test_predict_says_why_a_run_lacks_a_point(trained: Path, phantom_folder: Pat
 def test_train_with_pseudo_labels(finished: Path, phantom_folder: Path, cache: Path, tmp_path: Path) -> None:
     ask = ["train", phantom_folder, "--preset", "quick", "--set", "model.bn_momentum=0.5", "--set", "fit.epochs=4"]
     unsure = sentinode(*ask, "--pseudo-labels", finished, "--out", tmp_path / "none", cache=cache)
-    refused(unsure, "pseudo.confidence: the teacher is sure of no patch at 0.95, of")
+    refused(unsure, "pseudo.confidence: the teacher is confident (0.95) of no patch of")
     assert not (tmp_path / "none").exists()
     assert sentinode(*ask, "--out", tmp_path / "teacher", cache=cache).returncode == 0
     ask += ["--pseudo-labels", tmp_path / "teacher", "--set", "pseudo.confidence=0.6", "--set", "fit.epochs=1"]
@@ -370,11 +370,11 @@ def test_an_ensemble_of_a_study_and_what_is_refused(
     finished: Path, two_runs: list[Path], cache: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    refused(sentinode("ensemble", finished, "--out", out), "one run alone is no ensemble")
+    refused(sentinode("ensemble", finished, "--out", out), "an ensemble needs two runs or more")
     refused(sentinode("ensemble", *two_runs, two_runs[0], "--out", out), "once more")
-    refused(sentinode("ensemble", *two_runs, "--out", out, "--weights", "best"), "there is no weighting 'best'")
+    refused(sentinode("ensemble", *two_runs, "--out", out, "--weights", "best"), "unknown weighting 'best'")
     refused(sentinode("ensemble", *two_runs, "--out", finished), "is not empty")
-    refused(sentinode("ensemble", *two_runs, tmp_path, "--out", out), "is no run")
+    refused(sentinode("ensemble", *two_runs, tmp_path, "--out", out), "is not a run")
     assert not out.exists()
     assert sentinode("ensemble", finished, *two_runs, "--out", out).returncode == 0
     names = [path.name for path in (out / "members").iterdir()]
@@ -394,7 +394,7 @@ def test_an_ensemble_trained_from_settings(phantom_folder: Path, cache: Path, tm
     assert result.returncode == 0, result.stderr
     assert "the blend\t1.000" in result.stdout
     assert (out / "report.html").is_file()
-    refused(sentinode(*asked, cache=cache), "holds a run already")
+    refused(sentinode(*asked, cache=cache), "already contains a run")
     assert sentinode(*asked, "--resume", cache=cache).returncode == 0
 
 
@@ -426,7 +426,7 @@ def test_the_cache_is_listed_checked_limited_and_cleared(tmp_path: Path) -> None
     (tmp_path / "images" / "a.tif").write_bytes(encode_tiff(np.zeros((96, 96, 3), np.uint8)))
     pack(listing_of_files(tmp_path / "images", {"a": "a.tif"}), tmp_path / "cache")
     assert f"1 patches of {tmp_path / 'images'}" in sentinode("cache", cache=tmp_path / "cache").stdout
-    assert "1 sets, 0.00 GB, all as they were packed" in sentinode("doctor", cache=tmp_path / "cache").stdout
+    assert "1 sets, 0.00 GB, all intact" in sentinode("doctor", cache=tmp_path / "cache").stdout
     (pixels,) = (tmp_path / "cache").glob("*/pixels.u8")
     pixels.write_bytes(b"\1" + pixels.read_bytes()[1:])
     assert f"damaged: {pixels.parent}" in sentinode("doctor", cache=tmp_path / "cache").stdout
@@ -519,13 +519,13 @@ def test_bad_data_is_one_line_and_exit_code_2(folder: Path, tmp_path: Path, brea
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["check", "nowhere"], "nowhere: is no folder"),
-        (["check", "tests"], "no competition folder"),
+        (["check", "nowhere"], "nowhere: is not a directory"),
+        (["check", "tests"], "not a competition folder"),
         (["study", "--set", "fit.epoch=3"], "Did you mean 'epochs'"),
         (["study", "--preset", "fast"], "quick, seed, fair"),
-        (["study", "--device", "tpu"], "there is no device"),
+        (["study", "--device", "tpu"], "unknown device"),
         (["report", "tests"], "tests"),
-        (["predict", "tests", "tests", "--out", "x.csv"], "is no run"),
+        (["predict", "tests", "tests", "--out", "x.csv"], "is not a run"),
     ],
 )
 def test_bad_arguments_are_one_line_and_exit_code_2(arguments: list[str], said: str, cache: Path) -> None:
@@ -569,7 +569,7 @@ def test_interrupted_in_training_and_resumed(
     _, said = process.communicate(timeout=60)
     if how == signal.SIGINT:
         assert process.returncode == 1
-        assert said.splitlines()[-1].startswith("error: interrupted. What was finished is kept")
+        assert said.splitlines()[-1].startswith("error: interrupted. Finished work is kept")
     assert not (tmp_path / "run" / "manifest.json").exists()
     resumed = sentinode(*arguments, "--resume", cache=cache)
     assert resumed.returncode == 0, resumed.stderr

@@ -36,22 +36,26 @@ def commands(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
     (folder / "bad.toml").write_text("fit = 3")
     lines: dict[str, list[str]] = {}
     for name in ("study", "train", "compare", "tune", "check", "split"):
-        for place, said in ((none, "is no folder"), (file, "is no folder"), (empty, "is no competition folder")):
+        for place, said in (
+            (none, "is not a directory"),
+            (file, "is not a directory"),
+            (empty, "is not a competition folder"),
+        ):
             lines[f"{name} {Path(place).name}: {said}"] = [name, place, "--out", out]
     for name in ("study", "train", "compare", "tune", "split"):
         lines[f"{name} misspelt: fit.epoch"] = [name, data, "--out", out, "--set", "fit.epoch=3"]
         lines[f"{name} preset: nonsense"] = [name, data, "--out", out, "--preset", "nonsense"]
         lines[f"{name} no config: none"] = [name, data, "--out", out, "--config", none]
         lines[f"{name} bad config: bad.toml"] = [name, data, "--out", out, "--config", bad]
-    for place, said in ((none, "is no folder"), (file, "is no folder"), (empty, "is no run")):
+    for place, said in ((none, "is not a directory"), (file, "is not a directory"), (empty, "is not a run")):
         lines[f"predict {Path(place).name}: {said}"] = ["predict", place, data, "--out", out]
         lines[f"evaluate {Path(place).name}: {said}"] = ["evaluate", place, data, "--labels", file]
         lines[f"ensemble {Path(place).name}: {said}"] = ["ensemble", run, place, "--out", out]
-    lines["report none: is no folder"] = ["report", none]
-    lines["report empty: holds no study, run or check"] = ["report", empty]
-    lines["predict no images: is no folder"] = ["predict", run, none, "--out", out]
+    lines["report none: is not a directory"] = ["report", none]
+    lines["report empty: contains no study, run or check"] = ["report", empty]
+    lines["predict no images: is not a directory"] = ["predict", run, none, "--out", out]
     lines["predict like: is missing"] = ["predict", run, data, "--out", out, "--like", none]
-    lines["evaluate no data: is no folder"] = ["evaluate", run, none, "--labels", file]
+    lines["evaluate no data: is not a directory"] = ["evaluate", run, none, "--labels", file]
     lines["evaluate no labels: is missing"] = ["evaluate", run, data, "--labels", none]
     return lines
 

@@ -185,7 +185,7 @@ def test_what_a_process_left_that_was_killed_when_all_was_done_is_taken_away(tmp
 
 def test_a_place_that_cannot_be_written_is_told_at_once(tmp_path: Path) -> None:
     write_text(tmp_path / "file", "")
-    with pytest.raises(RunError, match="is a file, not a folder"), claim(tmp_path / "file"):
+    with pytest.raises(RunError, match="is a file, not a directory"), claim(tmp_path / "file"):
         pass
     with pytest.raises(StorageError, match="cannot write"), claim(tmp_path / "file" / "out"):
         pass

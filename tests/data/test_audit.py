@@ -71,14 +71,14 @@ def test_the_table_counts_what_was_found(audit: Audit) -> None:
         "without a label": 2,
         "slides": 3,
         "identical duplicates": 1,
-        "turned or mirrored duplicates": 1,
+        "rotated or flipped duplicates": 1,
         "duplicates with another label": 1,
         "overlapping patches": 2,
         "groups that share tissue": 2,
         "near-white patches": 1,
         "near-black patches": 1,
         "flat patches": 1,
-        "ids that are no SHA-1 of the pixels": 8,
+        "ids that do not match the pixels' SHA-1": 8,
     }
 
 

@@ -178,7 +178,7 @@ def test_labels_for_evaluation_join_by_id(folder: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", ["", "hello"])
 def test_a_folder_of_neither_kind_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "file.txt").write_text(content)
-    with pytest.raises(DataError, match="no competition folder"):
+    with pytest.raises(DataError, match="not a competition folder"):
         read_folder(tmp_path)
 
 

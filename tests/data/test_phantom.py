@@ -178,10 +178,10 @@ def test_progress_counts_patches(tmp_path: Path) -> None:
 
 
 def test_other_folders_are_refused(summary: PhantomSummary, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="holds another phantom \\(seed 25\\)"):
+    with pytest.raises(DataError, match="contains another phantom \\(seed 25\\)"):
         write_phantom(summary.folder, **SMALL, seed=26)
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(DataError, match="is not empty and is no finished phantom"):
+    with pytest.raises(DataError, match="is not empty and is not a finished phantom"):
         write_phantom(tmp_path, **SMALL)
     with pytest.raises(DataError, match="is a file"):
         write_phantom(tmp_path / "notes.txt", **SMALL)

@@ -108,7 +108,7 @@ def test_slides_known_for_a_part_stay_whole_and_the_rest_is_counted(every: int, 
         assert len(set(on_validation[data.slides == slide])) == 1
     unknown = 200 // every
     assert split.basis == "slide+group"
-    assert split.describe().startswith("by slide where it is known, and no such slide has patches on both sides")
+    assert split.describe().startswith("by slide where it is known: no such slide is in both sets")
     assert f"the slide of {unknown} of 200 patches is not known; {unknown} of them share tissue with no" in "".join(
         split.notices
     )
@@ -142,7 +142,7 @@ def test_slides_asked_for_but_known_for_a_part_only_is_an_error() -> None:
 def test_known_slides_that_a_split_cuts_are_counted(by: str) -> None:
     data = partly_known()
     split = make_split(data, None, None, DrawnSplit(by=by))  # type: ignore[arg-type]
-    assert "10 of 10 known slides have patches on both sides: scores may be too good" in split.notices
+    assert "10 of 10 known slides are in both sets: scores may be too good" in split.notices
 
 
 @pytest.mark.parametrize("by", ["auto", "group"])
@@ -152,7 +152,7 @@ def test_groups_that_are_patients_are_called_patients(by: str) -> None:
     data = PatchTable(data.ids, data.labels, data.slides, patients)
     config = DrawnSplit(by=by)  # type: ignore[arg-type]
     split = make_split(data, None, None, config, patients_known=True)
-    assert split.describe() == "by patient: no patient has patches on both sides"
+    assert split.describe() == "by patient: no patient is in both sets"
     on_validation = np.isin(data.ids, split.validation)
     assert all(len(set(on_validation[patients == patient])) == 1 for patient in set(patients.tolist()))
 
@@ -237,7 +237,7 @@ def test_a_split_reads_back_from_its_table(tmp_path: Path) -> None:
     ("text", "said"),
     [
         ("id,side\np1,test\n", "neither"),
-        ("id,side\np1,training\np1,validation\n", "twice"),
+        ("id,side\np1,training\np1,validation\n", "duplicate ids"),
         ("id,part\np1,x\n", "columns"),
     ],
 )
@@ -277,5 +277,5 @@ def test_folds_validate_every_patch_once_and_cut_no_slide() -> None:
 
 
 def test_folds_without_a_fold_ask_for_one() -> None:
-    with pytest.raises(SplitError, match="none of them was chosen"):
+    with pytest.raises(SplitError, match="none of them was selected"):
         split_of(candidates(100), folds=3)

@@ -56,8 +56,8 @@ def test_the_ranking_survives_writing(kind: str, tmp_path: Path) -> None:
     [
         (["a"], [0.1], ["a", "b"], "have no patch .first: b"),
         (["a", "b"], [0.1, 0.2], ["a"], "not in the sample submission .first: b"),
-        (["a", "a"], [0.1, 0.2], ["a"], "patches stand twice"),
-        (["a", "b"], [0.1, 0.2], ["a", "b", "b"], "sample submission stand twice"),
+        (["a", "a"], [0.1, 0.2], ["a"], "duplicate ids in the patches"),
+        (["a", "b"], [0.1, 0.2], ["a", "b", "b"], "duplicate ids in the sample submission"),
         (["a", "b"], [0.1, float("nan")], ["a", "b"], "nan for b"),
         (["a", "b"], [0.1, 1.2], ["a", "b"], "1.2 for b"),
         (["a", "b"], [-0.1, 0.2], ["a", "b"], "-0.1 for a"),

@@ -80,7 +80,7 @@ def test_maps_survive_json(method: Method) -> None:
 
 
 def test_foreign_records_and_single_classes_are_refused() -> None:
-    with pytest.raises(DataError, match="'platt' is no calibration"):
+    with pytest.raises(DataError, match="'platt' is not a calibration"):
         calibration_from_json({"method": "platt"})
     for fit in (fit_temperature, fit_isotonic):
         with pytest.raises(DataError, match="only the class 1"):

@@ -104,5 +104,5 @@ def test_one_class_or_an_impossible_wish_is_refused() -> None:
         fixed_sensitivity(LABELS, PROBABILITIES, 1.5)
     with pytest.raises(ConfigError, match="costs of 0 or more"):
         least_cost(LABELS, PROBABILITIES, -1.0, 1.0)
-    with pytest.raises(ConfigError, match="no prevalence"):
+    with pytest.raises(ConfigError, match="not a prevalence"):
         least_cost(LABELS, PROBABILITIES, 1.0, 1.0, prevalence=2.0)

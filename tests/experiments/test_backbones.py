@@ -154,7 +154,7 @@ def test_few_labels_leave_the_validation_side_whole(material: Material) -> None:
     assert np.bincount(labels).tolist() == [7, 7]
     assert set(few.training) <= set(full.training)
     assert np.array_equal(few.validation, full.validation)
-    assert few.left_out["sample: labels that training may not use"] == len(full.training) - 14
+    assert few.left_out["sample: training labels not used"] == len(full.training) - 14
     table = material.candidates
     clipped = make_split(
         table, config.balance, override(config, {"sample.training_per_class": 900}).sample, DrawnSplit()

@@ -147,12 +147,12 @@ def test_a_pruner_stops_poor_trials_and_they_are_counted(
 @pytest.mark.parametrize(
     ("variants", "said"),
     [
-        ({"a": {}, "b": {"split.validation_fraction": 0.5}}, "'b' would be validated on other patches than 'a'"),
-        ({"a": {}, "b": {"sample.per_class": 10}}, "'b' would be validated on other patches than 'a'"),
-        ({"a": {"split.by": "auto"}, "b": {"split.by": "slide"}}, "'a' and 'b' come to the same settings and patches"),
+        ({"a": {}, "b": {"split.validation_fraction": 0.5}}, "'b' would have another validation set than 'a'"),
+        ({"a": {}, "b": {"sample.per_class": 10}}, "'b' would have another validation set than 'a'"),
+        ({"a": {"split.by": "auto"}, "b": {"split.by": "slide"}}, "'a' and 'b' give the same settings and patches"),
         (
             {"a": {"sample.training_per_class": 5000}, "b": {"sample.training_per_class": 9000}},
-            "'a' and 'b' come to the same settings and patches",
+            "'a' and 'b' give the same settings and patches",
         ),
     ],
 )
@@ -168,7 +168,7 @@ def test_a_search_over_other_patches_is_refused_before_training(
     material: Material, config: StudyConfig, tmp_path: Path
 ) -> None:
     asked = override(config, {"tune.search": {"split.validation_fraction": [0.3, 0.5]}})
-    with pytest.raises(ConfigError, match="would be validated on other patches"):
+    with pytest.raises(ConfigError, match="would have another validation set"):
         tune(asked, store(material, tmp_path), tmp_path / "tune")
     assert not (tmp_path / "runs").exists()
 

@@ -187,7 +187,7 @@ def test_other_names_and_damaged_files_are_refused_in_one_line(tmp_path: Path) -
         open_decision(tmp_path)
     for content in ("{", "[]", '{"patches": 3}'):
         (tmp_path / "decision.json").write_text(content)
-        with pytest.raises(RunError, match=r"is no (decision|record of this version)"):
+        with pytest.raises(RunError, match=r"is not a (decision record|record of this version)"):
             open_decision(tmp_path)
 
 

@@ -150,7 +150,7 @@ def test_an_interrupted_ensemble_goes_on_where_it_stopped(
     assert is_run(folder)
     with pytest.raises(RunError, match="is an unfinished run"):
         Run.open(folder)
-    with pytest.raises(RunError, match="holds a run already"):
+    with pytest.raises(RunError, match="already contains a run"):
         train_run(material, trained.config, folder, device=CPU)
     (folder / "members" / "other" / "manifest.json").unlink()  # of the last member only the checkpoint is left
     kept = (folder / "members" / "before" / "model.safetensors").stat().st_mtime_ns
@@ -184,12 +184,12 @@ def test_what_does_not_go_together_is_refused_and_nothing_is_written(
         assert "\n" not in str(caught.value)
         assert not out.exists()
 
-    refused(said="one run alone is no ensemble")
+    refused(said="an ensemble needs two runs or more")
     refused(joined, said="is an ensemble itself")
-    refused(first, said="is the network of .* once more")
+    refused(first, said="is the same network as")
     copied = tmp_path / "copied"
     shutil.copytree(first.folder, copied)
-    refused(Run.open(copied), said="is the network of .* once more")
+    refused(Run.open(copied), said="is the same network as")
     folds = {"split.folds": 2, "fit.seed": 27}
     fold = [
         train_run(material, override(config, {**folds, "split.fold": k}), tmp_path / f"fold{k}", device=CPU)
@@ -199,8 +199,8 @@ def test_what_does_not_go_together_is_refused_and_nothing_is_written(
         join_runs(fold, out, "fitted", device=CPU)
     other = runs["other"].folder
     for change, said in (
-        (lambda table: table.iloc[1:], "was validated on other patches than"),
-        (lambda table: table.assign(label=1 - table["label"]), "was validated on other labels than"),
+        (lambda table: table.iloc[1:], "has another validation set than"),
+        (lambda table: table.assign(label=1 - table["label"]), "has other validation labels than"),
     ):
         changed = tmp_path / said.split()[-2]
         shutil.copytree(other, changed)
@@ -242,15 +242,15 @@ def test_a_changed_member_is_not_opened(trained: Run, tmp_path: Path) -> None:
     shutil.copytree(trained.folder, folder)
     weights = folder / "members" / "after" / "model.safetensors"
     weights.write_bytes(weights.read_bytes() + b" ")
-    with pytest.raises(RunError, match=r"members/after/model.safetensors: is not the file"):
+    with pytest.raises(RunError, match=r"members/after/model.safetensors: has changed since"):
         Run.open(folder)
     write_manifest(folder / "members" / "after")
-    with pytest.raises(RunError, match=r"members/after/manifest.json: is not the file"):
+    with pytest.raises(RunError, match=r"members/after/manifest.json: has changed since"):
         Run.open(folder)
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["members"][0] = "../../elsewhere"
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(RunError, match="is no manifest"):
+    with pytest.raises(RunError, match="is not a manifest"):
         Run.open(folder)
 
 

@@ -76,8 +76,9 @@ def test_patches_that_were_trained_on_are_counted_and_said(run: Run, phantom_fol
     trained, validated = ((split["side"] == side).sum() for side in ("training", "validation"))
     found = api.evaluate(run.folder, phantom_folder, phantom_folder / "train_labels.csv", here)
     assert found.seen == Seen(trained, 0, 0, validated)
-    assert found.notices[0] == f"{trained} of {trained + validated} patches were trained on: this score flatters."
-    assert "validation side" in found.notices[1]
+    told = f"{trained} of {trained + validated} patches were in the training set: this score is too good."
+    assert found.notices[0] == told
+    assert "validation set" in found.notices[1]
 
 
 def test_unseen_patches_are_told_nothing_of(
@@ -162,7 +163,7 @@ def test_every_score_has_an_interval_that_holds_it(
     assert record["scores"]["auc"]["low"] < expected["auc"] <= record["scores"]["auc"]["high"]
     assert [slide["slide"] for slide in record["slides"]] == sorted(slide["slide"] for slide in record["slides"])
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
-    assert "were trained on: this score flatters" in page
+    assert "were in the training set: this score is too good" in page
     assert "Nothing was fitted or chosen" not in page
     assert "Slide by slide" in page
 
@@ -191,7 +192,7 @@ def test_a_slides_line_is_of_its_patches_alone(run: Run, phantom_folder: Path, h
 
 
 def test_operating_points_are_applied_as_they_were_chosen(run: Run, phantom_folder: Path, here: Session) -> None:
-    """On the validation side itself they give what the run's decision says of them."""
+    """On the validation set itself they give what the run's decision says of them."""
     validation = run.predictions
     table = phantom_folder / "train_labels.csv"
     found = api.evaluate(run.folder, phantom_folder, table, here)
@@ -408,7 +409,7 @@ def test_what_any_of_the_runs_was_trained_on_is_said(
     assert seen.trained == len(run.training_ids)
     page = (out / "report.html").read_text(encoding="utf-8")
     assert f"{seen.trained} of " in page
-    assert "were trained on by any of the runs: this score flatters" in page
+    assert "were in the training set of any of the runs: this score is too good" in page
     assert "nothing was fitted or chosen" not in page
     assert json.loads((out / "evidence.json").read_text())["seen"]["trained"] == seen.trained
 

@@ -112,7 +112,7 @@ def test_a_run_is_not_resumed_on_data_that_changed(
         train_run(Material(patches, patches.groups), run_config, tmp_path / "run", device=CPU, on_epoch=stop)
     before = (tmp_path / "run" / "checkpoint" / "last.safetensors").read_bytes()
     changed = change(patches)
-    with pytest.raises(RunError, match=f"was begun with {said}. Give the same data"):
+    with pytest.raises(RunError, match=f"was started with {said}. Give the same data"):
         train_run(Material(changed, changed.groups), run_config, tmp_path / "run", device=CPU, resume=True)
     assert (tmp_path / "run" / "checkpoint" / "last.safetensors").read_bytes() == before
 
@@ -121,11 +121,11 @@ def test_what_is_checked_is_the_data_and_not_where_they_lie(run_config: RunConfi
     patches, again = make_patches(), make_patches()
     identity = Material(patches, patches.groups).identity(run_config)
     require_same(identity, Material(again, again.groups).identity(run_config), where=Path("run"))
-    with pytest.raises(RunError, match="was begun with another split of the same patches"):
+    with pytest.raises(RunError, match="was started with another split of the same patches"):
         require_same(
             identity,
             Material(again, again.groups).identity(override(run_config, {"split.by": "random"})),
             where=Path("run"),
         )
-    with pytest.raises(RunError, match="was begun with other overlaps between patches"):
+    with pytest.raises(RunError, match="was started with other overlaps between patches"):
         require_same(identity, Material(again, other_groups(again).groups).identity(run_config), where=Path("run"))

@@ -110,9 +110,9 @@ def test_patches_that_the_validation_side_knows_are_barred(taught: Material, con
     found = {reason: np.flatnonzero(rows).tolist() for reason, rows in barred.items()}
     assert found == {
         "left out by data.leave_out": [BLANKED],
-        "stand in the training part, too": [NAMESAKE],
-        "share tissue with the validation side": [TWIN, MIRRORED, SHIFTED, CHAINED, GIVEN],
-        "lie on a slide of the validation side": [SLIDE],
+        "are in the training part, too": [NAMESAKE],
+        "share tissue with the validation set": [TWIN, MIRRORED, SHIFTED, CHAINED, GIVEN],
+        "lie on a slide of the validation set": [SLIDE],
     }
 
 
@@ -182,17 +182,17 @@ def test_the_run_folder_says_who_joined_and_why_others_did_not(pupil: Run, teach
     assert (record["confidence"], record["calibration"]) == (0.7, "temperature")
     assert record["positive"] == table["label"].sum()
     assert record["positive"] + record["negative"] == len(table)
-    assert record["left_out"]["share tissue with the validation side"] == 5
+    assert record["left_out"]["share tissue with the validation set"] == 5
     assert record["left_out"]["not confident"] > 0
     assert len(table) + sum(record["left_out"].values()) == TEST_PATCHES
-    assert [n for n in pupil.environment["notices"] if "saw the pixels of" in n and "another question" in n]
+    assert [n for n in pupil.environment["notices"] if "saw the pixels of" in n and "do not show how" in n]
     folder = tmp_path / "run"
     shutil.copytree(pupil.folder, folder)
     page = write_run_page(folder).read_text(encoding="utf-8")
     assert f"{len(table)} more to train, pseudo-labelled" in page
     assert "pseudo labels: left out" in page
     (folder / "pseudo.csv").write_text(table.head(3).to_csv(index=False))
-    with pytest.raises(RunError, match="is not the file"):
+    with pytest.raises(RunError, match="has changed since the run was finished"):
         Run.open(folder)
 
 
@@ -232,7 +232,7 @@ def test_it_resumes_with_its_own_teacher_only(
 
     shutil.rmtree(lent)
     shutil.copytree(pupil.folder, lent)
-    with pytest.raises(RunError, match="was begun with another teacher"):
+    with pytest.raises(RunError, match="was started with another teacher"):
         train_run(taught, config, tmp_path / "run", device=CPU, resume=True)
 
 
@@ -288,7 +288,7 @@ def test_without_a_test_part_or_a_finished_teacher_there_is_one_line(
     with pytest.raises(ConfigError, match="no test part"):
         train_run(alone, pupil_config, tmp_path / "run", device=CPU)
     absent = override(pupil_config, {"pseudo.run": str(tmp_path / "absent")})
-    with pytest.raises(RunError, match="is no folder"):
+    with pytest.raises(RunError, match="is not a directory"):
         train_run(taught, absent, tmp_path / "run", device=CPU)
     assert not (tmp_path / "run").exists()
 

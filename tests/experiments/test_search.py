@@ -147,5 +147,5 @@ def test_a_damaged_journal_is_one_line_with_its_name(
     search(config, tmp_path)
     lines = journal_of(tmp_path).read_bytes().splitlines(keepends=True)
     journal_of(tmp_path).write_bytes(b"".join(damage(lines)))
-    with pytest.raises(RunError, match=r"optuna\.journal: is no journal of this search"):
+    with pytest.raises(RunError, match=r"optuna\.journal: is not the journal of this search"):
         search(config, tmp_path)

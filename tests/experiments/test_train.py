@@ -65,7 +65,7 @@ def test_a_run_folder_holds_what_the_design_says(material: Material, run_config:
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"version": 2}', "\0"])
 def test_a_record_that_is_none_is_told_in_one_line_with_its_name(text: str, tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text(text)
-    with pytest.raises(RunError, match="is no record of a run of this version") as told:
+    with pytest.raises(RunError, match="is not a record of a run of this version") as told:
         RunRecord.read(tmp_path)
     assert str(tmp_path / "run.json") in str(told.value)
     assert "\n" not in str(told.value)
@@ -205,7 +205,7 @@ def test_a_missing_or_foreign_file_is_refused(
     train_run(material, override(run_config, {"fit.epochs": 1}), folder, device=CPU)
     content = (folder / name).read_bytes()
     (folder / name).write_bytes(content + b" ")
-    with pytest.raises(RunError, match="is not the file"):
+    with pytest.raises(RunError, match="has changed since the run was finished"):
         verify(folder)
     (folder / name).unlink()
     with pytest.raises(RunError, match="is missing") as caught:
@@ -217,9 +217,9 @@ def test_a_damaged_manifest_is_refused(material: Material, run_config: RunConfig
     folder = tmp_path / "run"
     train_run(material, override(run_config, {"fit.epochs": 1}), folder, device=CPU)
     (folder / "manifest.json").write_text(json.dumps({"sha256": {}}))
-    with pytest.raises(RunError, match="no manifest of a run"):
+    with pytest.raises(RunError, match="not a manifest of a run"):
         Run.open(folder)
-    with pytest.raises(RunError, match="no run"):
+    with pytest.raises(RunError, match="is not a run"):
         Run.open(tmp_path)
 
 

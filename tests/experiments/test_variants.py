@@ -66,7 +66,7 @@ def test_a_file_and_settings_make_variants_too(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("names", "said"),
     [
-        (["before", "sideways"], "no variant 'sideways'"),
+        (["before", "sideways"], "unknown variant 'sideways'"),
         (["before"], "one variant alone"),
         (["before", "before"], "two variants are called 'before'"),
         (["before", "model.nrom=after"], "Did you mean 'norm'"),

@@ -58,5 +58,5 @@ def test_what_another_program_wrote_is_no_checkpoint(change: str, network: nn.Mo
         case _:
             metadata |= {"history": json.dumps([])}
     path.write_bytes(safetensors.torch.save(tensors, metadata))
-    with pytest.raises(RunError, match="is not the file that was written"):
+    with pytest.raises(RunError, match="has changed since it was written"):
         load_weights(path, network)

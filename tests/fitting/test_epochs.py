@@ -144,12 +144,12 @@ def test_weights_read_back(tmp_path: Path) -> None:
         assert torch.equal(second.network.state_dict()[name], tensor)
 
 
-@pytest.mark.parametrize("content", [None, b"", b"no safetensors file at all, but long enough to look like one"])
+@pytest.mark.parametrize("content", [None, b"", b"not a safetensors file at all, but long enough to look like one"])
 def test_a_file_that_holds_no_weights_is_refused(tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "w.safetensors"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(RunError, match="is missing" if content is None else "no safetensors file"):
+    with pytest.raises(RunError, match="is missing" if content is None else "not a safetensors file"):
         load_weights(path, new_state().network)
 
 
@@ -157,7 +157,7 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     save_weights(tmp_path / "w.safetensors", torch.nn.Linear(3, 1))
     with pytest.raises(RunError, match="another network"):
         load_weights(tmp_path / "w.safetensors", new_state().network)
-    with pytest.raises(RunError, match="no checkpoint"):
+    with pytest.raises(RunError, match="not a checkpoint"):
         load_checkpoint(tmp_path / "w.safetensors", new_state())
 
 

@@ -46,7 +46,7 @@ from sentinode.settings import override, to_toml
 
 IDS = np.array([f"{k:040x}" for k in range(20)])
 LABELS = np.array([0, 1] * 10, dtype=np.int8)
-SPLIT_IN_WORDS = {"slide": "by slide: no slide has patches on both sides", "random": "random: IGNORES SLIDES"}
+SPLIT_IN_WORDS = {"slide": "by slide: no slide is in both sets", "random": "random: IGNORES SLIDES"}
 
 
 @dataclass
@@ -217,7 +217,7 @@ def write_fake(folder: Path, fake: FakeStudy) -> Path:
         },
         split_basis=fake.basis,
         split_in_words=SPLIT_IN_WORDS[fake.basis],
-        left_out={"sample: not drawn": 17},
+        left_out={"sample: not selected": 17},
         notices=[fake.notice],
         asked={"compare": variants, "tune": momenta},
         tune_pruned=0,

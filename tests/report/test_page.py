@@ -119,7 +119,7 @@ def test_every_run_and_setting_is_shown(rendered: Write) -> None:
 def test_nothing_is_left_out_silently(rendered: Write) -> None:
     folder = rendered()
     page = pages(folder)[0]
-    assert "sample: not drawn 17" in page.text
+    assert "sample: not selected 17" in page.text
     assert "sample.per_class 2,000 clipped to 20" in page.text
     check = pages(folder)[1]
     assert "rows without an image 3" in check.text

@@ -50,7 +50,7 @@ def predict(
     """
     session = session or Session()
     if out.is_dir():
-        raise RunError("is a folder, where a table is to be written", where=out, remedy="Name a file in it.")
+        raise RunError("is a directory; the table must be a file", where=out, remedy="Name a file in it.")
     with claim_file(out):
         runs = prediction.open_runs(model)
         point = None if threshold is None else prediction.operating_point(model, threshold)

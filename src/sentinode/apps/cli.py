@@ -14,7 +14,7 @@ from sentinode.apps.start import prepare_process
 app = typer.Typer(
     name="sentinode",
     help="Train, compare and tune CNN classifiers for metastatic tissue in lymph-node patches, with comparisons that "
-    "can be believed. For research: no medical device.",
+    "can be believed. For research; not a medical device.",
     epilog="Start with: sentinode study --preset quick",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},

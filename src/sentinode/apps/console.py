@@ -41,7 +41,7 @@ def steps() -> Iterator[Progress]:
         except KeyboardInterrupt as error:
             raise FailureError(
                 "interrupted",
-                remedy="What was finished is kept; give the same command again (with --resume, if it has that).",
+                remedy="Finished work is kept. Run the same command again, with --resume where it has that option.",
             ) from error
         finally:
             shown.close()
@@ -84,7 +84,7 @@ def show_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
 
 def exit_code_of(command: Callable[[], object], *, debug: bool) -> int:
     """Run a command; an error becomes one line and an exit code, with a traceback only for `debug`."""
-    interrupted = "interrupted before anything was begun. Give the same command again."
+    interrupted = "interrupted before anything was started. Run the same command again."
     try:
         code = command()
     except KeyboardInterrupt:
@@ -103,10 +103,10 @@ def exit_code_of(command: Callable[[], object], *, debug: bool) -> int:
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
         reason = error.strerror or str(error)
-        return _report(f"{place}{reason}. Mend that and give the same command again.", 1, debug)
+        return _report(f"{place}{reason}. Fix that and run the same command again.", 1, debug)
     except Exception as error:
         said = one_line(str(error))[:300]
-        remedy = "This is a fault of sentinode: please report it with the output of the same command and --debug."
+        remedy = "This is a bug in sentinode: please report it with the output of the same command and --debug."
         return _report(f"{type(error).__name__}: {said}. {remedy}", 1, debug)
     if code == _INTERRUPTED:
         return _report(interrupted, 1, debug)

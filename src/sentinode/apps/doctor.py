@@ -63,8 +63,8 @@ def _packed(cache_root: Path) -> str:
     held = [entry for entry in entries(cache_root) if read_manifest(entry.path) is not None]
     damaged = [entry.path for entry in held if _is_damaged(entry.path)]
     if damaged:
-        return f"damaged: {', '.join(map(str, damaged))}. They are mended when used; look after that disk"
-    return f"{len(held)} sets, {sum(entry.size_bytes for entry in held) / 1e9:,.2f} GB, all as they were packed"
+        return f"damaged: {', '.join(map(str, damaged))}. They are decoded again when used; check that disk"
+    return f"{len(held)} sets, {sum(entry.size_bytes for entry in held) / 1e9:,.2f} GB, all intact"
 
 
 def _is_damaged(folder: Path) -> bool:

@@ -27,7 +27,7 @@ from sentinode.apps.paths import require_data
 def phantom(
     dest: Annotated[Path, typer.Argument(metavar="DEST", help="New folder to write.")],
     patches: Annotated[int, typer.Option(help="Patches, training and test together.")] = 4000,
-    slides: Annotated[int, typer.Option(help="Slides they are cut from.")] = 24,
+    slides: Annotated[int, typer.Option(help="Number of slides that they are cut from.")] = 24,
     seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 25,
     workers: Workers = 2,
 ) -> None:
@@ -100,9 +100,9 @@ def split(
 def cache(
     cache: Cache = None,
     limit: Annotated[
-        float | None, typer.Option(min=0, metavar="GB", help="How large it may grow from now on (at first 50).")
+        float | None, typer.Option(min=0, metavar="GB", help="Largest size in GB from now on (default: 50).")
     ] = None,
-    clear: Annotated[bool, typer.Option("--clear", help="Remove all that is not in use.")] = False,
+    clear: Annotated[bool, typer.Option("--clear", help="Remove everything that is not in use.")] = False,
 ) -> None:
     """List what the cache holds, and keep it small: what was used longest ago goes first, never what is in use."""
     from datetime import datetime

@@ -33,7 +33,9 @@ _LEAK_FOLDS = 3
 
 
 def study(
-    data: Annotated[Path | None, typer.Argument(metavar="[DATA]", help="As for check; without it a phantom.")] = None,
+    data: Annotated[
+        Path | None, typer.Argument(metavar="[DATA]", help="Data folder, as for check (default: a phantom).")
+    ] = None,
     preset: Preset = None,
     config: Config = None,
     out: Annotated[Path, typer.Option(help="Folder for the runs, report.html and submission.csv.")] = Path(
@@ -120,12 +122,13 @@ def compare(
     more: Annotated[
         list[str] | None, typer.Argument(metavar="[VARIANT|RUN]...", help="Further variants, or runs.")
     ] = None,
-    seeds: Annotated[
-        int | None, typer.Option(min=1, help="Repeats, each with a seed of its own (default: as the settings say).")
-    ] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Number of seeds (default: those of the settings).")] = None,
     folds: Folds = None,
     leak: Annotated[
-        bool, typer.Option("--leak", help="Fit one model on a grouped and on a random split: how much does it flatter?")
+        bool,
+        typer.Option(
+            "--leak", help="Train one model on grouped and on random folds: by how much is the random score too high?"
+        ),
     ] = False,
     preset: Preset = None,
     config: Config = None,

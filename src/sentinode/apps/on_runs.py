@@ -14,11 +14,13 @@ from sentinode.apps.paths import require_patches, require_results, require_somet
 def ensemble(
     runs: Annotated[
         list[Path],
-        typer.Argument(metavar="RUN...", help="Folders of finished runs or studies; of a study, its choice's runs."),
+        typer.Argument(
+            metavar="RUN...", help="Folders of finished runs or studies (of a study: the runs of the chosen variant)."
+        ),
     ],
     out: Annotated[Path, typer.Option(metavar="RUN", help="Folder of the ensemble, a run like any other.")],
     weights: Annotated[
-        str, typer.Option(help="fitted (least log loss on the validation side that all runs share) or equal.")
+        str, typer.Option(help="fitted (lowest log loss on the shared validation set) or equal.")
     ] = "fitted",
     device: Device = "auto",
     threads: Threads = None,
@@ -46,7 +48,10 @@ def predict(
     like: Annotated[Path | None, typer.Option(help="Sample submission that gives the ids and their order.")] = None,
     calibrate: Annotated[
         str | None,
-        typer.Option(metavar="METHOD", help="temperature or isotonic: mend the probabilities as fitted on validation."),
+        typer.Option(
+            metavar="METHOD",
+            help="temperature or isotonic: calibrate the probabilities, as fitted on the validation set.",
+        ),
     ] = None,
     threshold: Annotated[
         str | None,
@@ -76,7 +81,7 @@ def predict(
     if threshold is not None:
         point = api.operating_point(run, threshold)
         console.say(f"{table['positive'].sum():,} positive, above {point.threshold:.6g} ({point.rule})")
-        console.say(f"On the validation side: sensitivity {point.sensitivity:.3f}, specificity {point.specificity:.3f}")
+        console.say(f"On the validation set: sensitivity {point.sensitivity:.3f}, specificity {point.specificity:.3f}")
 
 
 def evaluate(

@@ -34,17 +34,23 @@ Groups = Annotated[
 ]
 GroupBy = Annotated[
     str | None,
-    typer.Option(metavar="BY", help="Split by: auto, slide, group, stain (clusters; no gain was measured) or random."),
+    typer.Option(
+        metavar="BY", help="Split by: auto, slide, group, stain (clusters of similar stain; not recommended) or random."
+    ),
 ]
 PseudoLabels = Annotated[
     Path | None,
-    typer.Option(metavar="RUN", help="Finished run, ensemble or study whose sure labels of DATA's test part join in."),
+    typer.Option(
+        metavar="RUN", help="Finished run, ensemble or study: its confident labels of DATA's test part join training."
+    ),
 ]
 Folds = Annotated[
     int | None,
-    typer.Option(metavar="K", help="Cross-validate: every seed draws its own split into K folds (default: one split)."),
+    typer.Option(
+        metavar="K", help="Cross-validate with K folds, another partition for each seed (default: one split)."
+    ),
 ]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on with what an interrupted call left.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted command.")]
 Cache = Annotated[
     Path | None,
     typer.Option(envvar="SENTINODE_CACHE", help="Folder for packed patches (default: the user's cache)."),
@@ -53,7 +59,7 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 Workers = Annotated[int, typer.Option(min=1, help="Threads or processes for reading and checking images.")]
 Threads = Annotated[
     int | None,
-    typer.Option(min=1, metavar="N", help="Threads to compute in (default: as many as there are free processors)."),
+    typer.Option(min=1, metavar="N", help="Threads for computation (default: one for each free processor)."),
 ]
 
 
@@ -114,7 +120,9 @@ def _base(preset: str | None, config: Path | None, default: str) -> StudyConfig:
     from sentinode.errors import ConfigError
 
     if preset and config:
-        raise ConfigError("--preset and --config exclude each other", remedy="Give one of them; --set goes with both.")
+        raise ConfigError(
+            "--preset and --config cannot be used together", remedy="Give one of them; --set goes with both."
+        )
     return load_config(config) if config else load_preset(preset or default)
 
 
@@ -132,7 +140,7 @@ def weighting(asked: str) -> Weighting:
         case "fitted" | "equal":
             return asked
         case _:
-            raise ConfigError(f"there is no weighting {asked!r}", where="--weights", remedy="Give fitted or equal.")
+            raise ConfigError(f"unknown weighting {asked!r}", where="--weights", remedy="Give fitted or equal.")
 
 
 def origin_of(preset: str | None, config: Path | None, default: str) -> str:
@@ -165,7 +173,9 @@ def session_of(
     processes, place = ALONE, choose_device(device)
     if _launched_processes() > 1:
         if not several_processes:
-            raise ConfigError("several processes were launched, and only `train` is for them", remedy="Run it as one.")
+            raise ConfigError(
+                "several processes were launched, and only `train` is for them", remedy="Run it in one process."
+            )
         processes = Processes.launched(on_cpu=place.type == "cpu")
         place = processes.device(place)
     told = progress if processes.writes else silent
@@ -184,7 +194,7 @@ def _launched_processes() -> int:
 
     said = os.environ.get("WORLD_SIZE", "").strip() or "1"
     if not said.isdecimal():
-        raise ConfigError(f"{said!r} is no number of processes", where="WORLD_SIZE", remedy="Unset it.")
+        raise ConfigError(f"{said!r} is not a number of processes", where="WORLD_SIZE", remedy="Unset it.")
     return int(said)
 
 

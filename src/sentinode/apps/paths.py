@@ -17,7 +17,7 @@ def require_data(root: Path) -> None:
 def require_patches(images: Path) -> None:
     """Raise DataError unless this is a directory, of patches or of data."""
     if not images.is_dir():
-        raise DataError("is no folder", where=images, remedy="Give a folder of patches.")
+        raise DataError("is not a directory", where=images, remedy="Give a folder of patches.")
 
 
 def require_data_or_runs(root: Path) -> None:
@@ -31,10 +31,10 @@ def require_results(*folders: Path) -> None:
     """Raise RunError unless each folder is that of a run or study, finished or not."""
     for folder in folders:
         if not folder.is_dir():
-            raise RunError("is no folder", where=folder, remedy="Give the folder of a finished run or study.")
+            raise RunError("is not a directory", where=folder, remedy="Give the folder of a finished run or study.")
         if not _holds_results(folder):
             raise RunError(
-                "is no run: it has no manifest.json",
+                "is not a run: it has no manifest.json",
                 where=folder,
                 remedy="Give a folder that `train` or `study` wrote.",
             )
@@ -43,13 +43,13 @@ def require_results(*folders: Path) -> None:
 def require_something_to_draw(folder: Path) -> None:
     """Raise RunError unless a folder holds records of any kind."""
     if not folder.is_dir():
-        raise RunError("is no folder", where=folder, remedy="Give a folder of results.")
+        raise RunError("is not a directory", where=folder, remedy="Give a folder of results.")
     if not (
         _holds_results(folder)
         or any((folder / name).exists() for name in ("check.json", "evidence.json", "scores.json"))
     ):
         raise RunError(
-            "holds no study, run or check",
+            "contains no study, run or check",
             where=folder,
             remedy="Give a folder that `study`, `compare`, `tune`, `train` or `check --out` wrote.",
         )

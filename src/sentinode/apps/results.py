@@ -60,7 +60,7 @@ def show_members(run: Run) -> None:
         return
     pairs = zip(run.members, run.weights, strict=True)
     rows = [[member.name, f"{weight:.3f}", _number(member.scores["auc"])] for member, weight in pairs]
-    blend = ["the blend", f"{sum(run.weights):.3f}", _number(run.scores["auc"])]
+    blend = ["ensemble", f"{sum(run.weights):.3f}", _number(run.scores["auc"])]
     console.show_table("members", ["member", "weight", "validation auc"], [*rows, blend])
 
 

@@ -16,7 +16,7 @@ def load_preset(name: str) -> StudyConfig:
     """Read one of the presets that come with the package, one of `PRESETS`."""
     if name not in PRESETS:
         raise ConfigError(
-            f"there is no preset {name!r}",
+            f"unknown preset {name!r}",
             remedy=f"Choose one of {', '.join(PRESETS)}{suggestion(name, PRESETS)}",
         )
     text = resources.files("sentinode").joinpath(f"presets/{name}.toml").read_text(encoding="utf-8")

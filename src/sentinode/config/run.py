@@ -45,7 +45,7 @@ class DataConfig(Section):
     )
     leave_out: tuple[Omission, ...] = Field((), description="kinds of patches to leave out, counted")
     stain_clusters: int | None = Field(
-        None, ge=2, le=10_000, description="where slides are not known: how many clusters of stain stand in for them"
+        None, ge=2, le=10_000, description="number of stain clusters, which replace slides that are not known"
     )
 
     @field_validator("leave_out")
@@ -58,17 +58,17 @@ class BalanceConfig(Section):
     """Fewer negatives, drawn before anything else."""
 
     drop_negative_fraction: float = Field(gt=0.0, lt=1.0, description="share of the negative patches dropped")
-    seed: Seed = Field(25, description="of what is drawn")
+    seed: Seed = Field(25, description="of the random selection")
 
 
 class SampleConfig(Section):
     """Fewer patches of each class."""
 
-    per_class: int | None = Field(None, ge=1, le=_MANY, description="patches drawn of each class, before the split")
+    per_class: int | None = Field(None, ge=1, le=_MANY, description="patches selected per class, before the split")
     training_per_class: int | None = Field(
-        None, ge=2, le=_MANY, description="labels of each class that training may use, drawn after the split"
+        None, ge=2, le=_MANY, description="training labels per class, selected after the split"
     )
-    seed: Seed = Field(25, description="of what is drawn")
+    seed: Seed = Field(25, description="of the random selection")
 
     @classmethod
     def misplaced(cls, table: Mapping[str, Any]) -> dict[str, str]:
@@ -79,7 +79,7 @@ class SampleConfig(Section):
     @model_validator(mode="after")
     def _draws_something(self) -> Self:
         if self.per_class is None and self.training_per_class is None:
-            raise ValueError("sample draws nothing without per_class or training_per_class: leave the section out")
+            raise ValueError("sample selects nothing without per_class or training_per_class: leave the section out")
         return self
 
 
@@ -90,11 +90,11 @@ class DrawnSplit(Section):
         "auto", description="auto: by slide where slides are known, else by groups and overlaps"
     )
     validation_fraction: float | None = Field(
-        None, gt=0.0, lt=1.0, description="without folds: share of the validation side (default: 0.3)"
+        None, gt=0.0, lt=1.0, description="without folds: share of the validation set (default: 0.3)"
     )
-    folds: int | None = Field(None, ge=2, le=20, description="cross-validate: equal parts, each validated on once")
-    fold: int | None = Field(None, ge=1, description="which of the folds validates; a comparison runs them all")
-    seed: Seed = Field(25, description="of what is drawn; over folds a study puts each of `seeds` here")
+    folds: int | None = Field(None, ge=2, le=20, description="cross-validation: number of folds")
+    fold: int | None = Field(None, ge=1, description="which fold is the validation set; a comparison runs them all")
+    seed: Seed = Field(25, description="of the random split; with folds, a study puts each of `seeds` here")
 
     @classmethod
     def misplaced(cls, table: Mapping[str, Any]) -> dict[str, str]:
@@ -114,7 +114,7 @@ class DrawnSplit(Section):
     @model_validator(mode="after")
     def _a_fold_is_one_of_the_folds(self) -> Self:
         if self.folds is not None and self.fold is not None and self.fold > self.folds:
-            raise ValueError(f"split.fold {self.fold} is none of split.folds {self.folds}")
+            raise ValueError(f"split.fold {self.fold} is larger than split.folds {self.folds}")
         return self
 
     @property
@@ -163,7 +163,7 @@ class AugmentConfig(Section):
     """How patches are varied in training; only the zoom moves tissue across the labelled centre's border."""
 
     symmetries: Literal["all", "flips", "none"] = Field(
-        "all", description="at random one of the square's 8 symmetries, or of its mirror images and the half turn"
+        "all", description="all: a random one of the square's 8 rotations and flips; flips: no rotation by 90 degrees"
     )
     stain_jitter: float = Field(
         0.0, ge=0.0, lt=1.0, description="relative spread of stain strength, in optical density"
@@ -189,7 +189,7 @@ class NotebookModel(Section):
 
 
 class P4mModel(Section):
-    """A network whose logit no turn or mirroring of the patch changes."""
+    """A network whose logit is the same for all rotations (by 90 degrees) and flips of a patch."""
 
     architecture: Literal["p4m"] = "p4m"
     bn_momentum: Fraction = Field(0.99, description="Keras's batch-norm momentum (PyTorch's is 1 - m)")
@@ -205,7 +205,9 @@ class SeveralMaps(Section):
     """The head sees the mean and deviation of each stage's maps or, finer, of the stem's and each row of blocks'."""
 
     kind: Literal["stages", "blocks"]
-    skipped_maps: int = Field(0, ge=0, le=1000, description="so many of the first, which see colour and edges, are not")
+    skipped_maps: int = Field(
+        0, ge=0, le=1000, description="number of first maps left out; they encode mostly colour and edges"
+    )
 
 
 class TimmModel(Section):
@@ -226,7 +228,7 @@ ModelConfig = NotebookModel | P4mModel | TimmModel
 # Its training.
 
 Metric = Literal["auc", "accuracy"]
-_METRIC: Final = "validation score that decides which weights are kept, and a search and a choice of variants"
+_METRIC: Final = "validation score that selects the best checkpoint, the best trial and the chosen variant"
 _SEED: Final = "of initial weights, order of batches and augmentation; a study puts each of `seeds` here"
 
 
@@ -240,7 +242,7 @@ class CosineSchedule(Section):
     """The learning rate falls to 0 at the last step, as half a cosine."""
 
     kind: Literal["cosine"] = "cosine"
-    warmup_epochs: float = Field(0.0, ge=0.0, description="so long it first rises, linearly")
+    warmup_epochs: float = Field(0.0, ge=0.0, description="epochs of linear warm-up")
 
 
 class NoAverage(Section):
@@ -286,7 +288,7 @@ class HeadFitConfig(Section):
         (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001),
         min_length=1,
         max_length=100,
-        description="strengths of the penalty on its weights, a fit for each; the best on the validation side is kept",
+        description="strengths of the penalty on its weights, a fit for each; the best on the validation set is kept",
     )
     copies: CopiesConfig | None = Field(None, description="default: it learns from the patches themselves")
 
@@ -320,10 +322,17 @@ class _Descent(Section):
     steps_per_epoch: int | None = Field(None, ge=1, le=_MANY, description="batches an epoch (default: a whole pass)")
     validation_steps: int | None = Field(None, ge=1, le=_MANY, description="validation batches an epoch (default: all)")
     epoch_fraction: float | None = Field(
-        None, gt=0.0, lt=1.0, description="share of each side that an epoch sees, in whole batches (default: all of it)"
+        None,
+        gt=0.0,
+        lt=1.0,
+        description="share of the training and validation set that an epoch sees, in whole batches (default: all)",
     )
-    keep: Literal["last", "best"] = Field("best", description="which epoch's weights are the run's model")
-    patience: int | None = Field(None, ge=1, le=10_000, description="stop after so many epochs without a better score")
+    keep: Literal["last", "best"] = Field(
+        "best", description="which checkpoint is the run's model: of the last epoch or of the best"
+    )
+    patience: int | None = Field(
+        None, ge=1, le=10_000, description="stop after this many epochs without a better score"
+    )
     metric: Metric = Field("auc", description=_METRIC)
     seed: Seed = Field(25, description=_SEED)
 
@@ -356,12 +365,12 @@ class FitStages(_Descent):
     """A backbone learns stage by stage; its stem is the first, its head the last."""
 
     train: Literal["stages"] = "stages"
-    frozen_stages: int = Field(0, ge=0, le=1000, description="so many of the first stay fixed")
+    frozen_stages: int = Field(0, ge=0, le=1000, description="number of first stages that stay frozen")
     layer_decay: float = Field(
         1.0, gt=0.0, le=1.0, description="the learning rate of a stage is this times that of the next one"
     )
     head_first: HeadFitConfig | None = Field(
-        None, description="default: before the first epoch the head is zero, and not fitted (Kumar et al. 2022)"
+        None, description="fit the head before the first epoch (Kumar et al. 2022; default: it starts at zero)"
     )
 
 
@@ -402,13 +411,17 @@ class PredictConfig(Section):
 
 
 class DecisionConfig(Section):
-    """What the validation side decides after training: thresholds, and how probabilities are calibrated."""
+    """What is chosen on the validation set after training: thresholds and calibration."""
 
-    sensitivity: float = Field(0.95, gt=0.0, le=1.0, description="least sensitivity of the point 'sensitivity'")
-    cost_of_miss: float = Field(5.0, ge=0.0, description="of a tumour missed, in false alarms, for the point 'cost'")
-    prevalence: Fraction | None = Field(None, description="share of tumour where it is used (default: validation's)")
+    sensitivity: float = Field(0.95, gt=0.0, le=1.0, description="lowest sensitivity of the point 'sensitivity'")
+    cost_of_miss: float = Field(
+        5.0, ge=0.0, description="cost of a missed tumour, in false alarms, for the point 'cost'"
+    )
+    prevalence: Fraction | None = Field(
+        None, description="share of tumour where the model is used (default: that of the validation set)"
+    )
     calibration_folds: int = Field(
-        5, ge=2, le=100, description="parts of whole slides or groups, each scored by the others"
+        5, ge=2, le=100, description="folds of whole slides or groups; each is scored by a fit on the others"
     )
 
 
@@ -420,10 +433,10 @@ _MOST_MEMBERS: Final = 100
 
 
 class EnsembleConfig(Section):
-    """Networks whose blend is the run's model: each the run's own settings with a few put over them."""
+    """Networks whose weighted average is the run's model; each has the run's settings with a few changed."""
 
-    members: Members = Field(description="settings of each by its name, put over the run's own")
-    weights: Weighting = Field("fitted", description="of the blend: of least log loss on the validation side, or equal")
+    members: Members = Field(description="settings of each by its name; the others are the run's own")
+    weights: Weighting = Field("fitted", description="fitted: lowest log loss on the validation set")
 
     @field_validator("members")
     @classmethod
@@ -444,10 +457,10 @@ class PseudoConfig(Section):
 
     run: Path = Field(description="the teacher: a finished run, ensemble or study")
     confidence: float = Field(
-        0.95, gt=0.5, lt=1.0, description="least probability of the label, by the teacher's calibration"
+        0.95, gt=0.5, lt=1.0, description="lowest probability of the label, by the teacher's calibration"
     )
     most: int | None = Field(
-        None, ge=1, le=_MANY, description="most patches of each class, the surest first (default: all)"
+        None, ge=1, le=_MANY, description="most patches of each class, the most confident first (default: all)"
     )
 
     @field_validator("run")

@@ -50,7 +50,7 @@ class CompareConfig(Section):
     smallest_effect: float = Field(0.005, gt=0.0, description="smallest difference that matters, in the metric")
     replicates: int = Field(2000, ge=100, le=100_000, description="bootstrap replicates behind every interval")
     patches: Literal["all", "resampled"] = Field(
-        "all", description="of a drawn slide: all its patches, or as many drawn anew (wider intervals)"
+        "all", description="within a slide: keep all patches, or resample them too (wider intervals)"
     )
 
     @field_validator("variants")
@@ -135,7 +135,7 @@ class StudyConfig(RunConfig):
             twin = names.setdefault(found[name].digest(), name)
             if twin != name:
                 raise ConfigError(
-                    f"the variants {twin!r} and {name!r} come to the same settings",
+                    f"the variants {twin!r} and {name!r} have the same settings",
                     where="compare.variants",
                     remedy="Leave one of them out.",
                 )
@@ -173,7 +173,7 @@ class StudyConfig(RunConfig):
                 found[name] = beside[0]
                 if (twin := seen.setdefault(tuple(config.digest() for config in beside), name)) is not name:
                     raise ConfigError(
-                        f"{twin} and {name} come to the same settings",
+                        f"{twin} and {name} give the same settings",
                         where="tune.search",
                         remedy="Leave one of them out.",
                     )

@@ -97,7 +97,7 @@ def claim(folder: Path, *, begun: str | None = None, replaces: Collection[str] =
     """
     refuse_sealed(folder)
     if folder.exists() and not folder.is_dir():
-        raise RunError("is a file, not a folder", where=folder, remedy="Choose another folder.")
+        raise RunError("is a file, not a directory", where=folder, remedy="Choose another folder.")
     made = list(takewhile(lambda path: not path.exists(), [folder, *folder.parents]))
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -106,7 +106,7 @@ def claim(folder: Path, *, begun: str | None = None, replaces: Collection[str] =
             refuse_sealed(folder)  # by whoever held it until now
             found = {path.name for path in folder.iterdir() if not _is_passing(path)}
             if found and begun not in found and not found <= set(replaces):
-                lacks = f" and holds no {begun}" if begun else ""
+                lacks = f" and contains no {begun}" if begun else ""
                 raise RunError(f"is not empty{lacks}", where=folder, remedy="Choose a new or empty folder.")
             _sweep(folder.rglob(f".*{_PART}"))
             yield
@@ -144,9 +144,9 @@ def refuse_sealed(folder: Path) -> None:
     for path in (place := folder.resolve(), *place.parents):
         kind = "run" if _seals_a_run(path / RUN_SEAL) else "study" if _seals_a_study(path / STUDY_SEAL) else None
         if kind:
-            here = f"is not empty: it holds a finished {kind}"
+            here = f"is not empty: it contains a finished {kind}"
             found = here if path == place else f"lies in the finished {kind} {path}"
-            raise RunError(f"{found}, into which nothing is written", where=folder, remedy="Choose another place.")
+            raise RunError(f"{found}, which is never changed", where=folder, remedy="Choose another place.")
 
 
 def _seals_a_run(manifest: Path) -> bool:
@@ -193,7 +193,7 @@ def _acquire(lock: BaseFileLock, holder: Path, target: Path) -> None:
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             raise
-        told = f"{target}: the file system has no locks ({error.strerror}): let no other command write there meanwhile"
+        told = f"{target}: the file system has no locks ({error.strerror}): do not let another command write there"
         warnings.warn(told, SentinodeWarning, stacklevel=2)
 
 

@@ -95,17 +95,17 @@ class Audit:
             ("without a label", self.labels["unlabelled"], ""),
             ("slides", len(slides), f"{without_slide} patches name none" if without_slide else ""),
             ("identical duplicates", identical, "equal an earlier patch, pixel for pixel"),
-            ("turned or mirrored duplicates", len(self.duplicates) - identical, "equal up to a symmetry"),
+            ("rotated or flipped duplicates", len(self.duplicates) - identical, "equal after a rotation or flip"),
             ("duplicates with another label", len(self.label_conflicts), "one of the two labels is wrong"),
             ("overlapping patches", in_overlaps, f"{len(self.overlaps)} pairs, confirmed by equal pixels"),
-            ("groups that share tissue", len(set(self.groups.values())), "keep each on one side of a split"),
+            ("groups that share tissue", len(set(self.groups.values())), "keep each in one set of a split"),
             ("near-white patches", len(self.blanks["white"]), "empty glass"),
             ("near-black patches", len(self.blanks["black"]), "outside the scan"),
             ("flat patches", len(self.blanks["flat"]), "hardly any contrast"),
             (
-                "ids that are no SHA-1 of the pixels",
+                "ids that do not match the pixels' SHA-1",
                 len(self.id_mismatches),
-                "other sources name files otherwise",
+                "other sources use other names",
             ),
         ]
 

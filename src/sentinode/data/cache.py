@@ -221,9 +221,9 @@ def _decode_again(kept: Listing, folder: Path, manifest: Manifest, damaged: list
             for chunk in some:
                 if chunk.unreadable or chunk.sum != manifest.sums[chunk.number]:
                     raise StorageError(
-                        "holds damaged pixels, and the images they came from can no longer be read as they were",
+                        "holds damaged pixels, and the original images cannot be read any more",
                         where=folder,
-                        remedy="Remove that folder, and look after the disk.",
+                        remedy="Remove that folder, and check the disk.",
                     )
 
 

@@ -55,7 +55,7 @@ class Check:
         """What was counted, how often, and what it means."""
         rows = [(what, count, note if count else "") for what, count, note in self.audit.table()]
         if self.packed.test is not None:
-            note = "the test part shows tissue that was trained on" if self.across_parts() else ""
+            note = "the test part shows tissue of the training part" if self.across_parts() else ""
             rows.append(("groups across training and test", self.across_parts(), note))
         unreadable = self.packed.unreadable
         rows.append(("unusable images", len(unreadable), unreadable[0].reason if unreadable else ""))

@@ -39,7 +39,7 @@ def read_competition(root: Path) -> DataFolder:
         if others:
             raise no_images_in(root)
         raise DataError(
-            "is no competition folder: it has no train/ folder",
+            "is not a competition folder: it has no train/ folder",
             where=root,
             remedy=f"Give the folder that holds train/, {_LABELS} and (for a submission) test/ and {SAMPLE}.",
         )
@@ -96,7 +96,7 @@ def list_images(folder: Path, findings: list[Finding]) -> dict[str, str]:
             files[stem] = name
     if not files:
         raise no_images_in(folder)
-    _note(findings, "extra file", f"files in {folder.name}/ that are no patches, or a second file of one id", extra)
+    _note(findings, "extra file", f"files in {folder.name}/ that are not patches, or repeat an id", extra)
     return files
 
 

@@ -67,7 +67,7 @@ def dataset(h5: h5py.File, name: str, file: Path) -> h5py.Dataset:
         raise DataError(f"{name!r} is a link, and links are not followed", where=file, remedy=remedy)
     found = h5[name]
     if not isinstance(found, h5py.Dataset):
-        raise DataError(f"{name!r} is no dataset", where=file, remedy="Download the file again.")
+        raise DataError(f"{name!r} is not a dataset", where=file, remedy="Download the file again.")
     if found.is_virtual or found.external:
         raise DataError(f"{name!r} lies in other files, which are not read", where=file, remedy=remedy)
     return found

@@ -72,7 +72,7 @@ def read_folder(root: Path, config: DataConfig | None = None) -> DataFolder:
 def require_data_folder(root: Path) -> None:
     """Raise DataError unless the names in a folder are those of a data folder of either kind."""
     if not root.is_dir():
-        raise DataError("is no folder", where=root, remedy="Give a competition or PatchCamelyon folder.")
+        raise DataError("is not a directory", where=root, remedy="Give a competition or PatchCamelyon folder.")
     if not (is_pcam_folder(root) or is_competition_folder(root)):
         raise _other_layout(root)
 
@@ -82,9 +82,7 @@ def _other_layout(root: Path) -> DataError:
     inner = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
     within = next((path for path in inner[:100] if is_competition_folder(path) or is_pcam_folder(path)), None)
     if within is not None:
-        return DataError(
-            f"is no data folder itself, but holds one: {within.name}/", where=root, remedy=f"Give {within}"
-        )
+        return DataError(f"is not a data folder, but contains one: {within.name}/", where=root, remedy=f"Give {within}")
     if folders_with_images(root):
         return no_images_in(root)
     images = list_images(root, []) if any(path.name.lower().endswith(SUFFIXES) for path in root.iterdir()) else {}
@@ -96,7 +94,7 @@ def _other_layout(root: Path) -> DataError:
             "as they are.",
         )
     return DataError(
-        "is no competition folder (train/, train_labels.csv) and has no PatchCamelyon files "
+        "is not a competition folder (train/, train_labels.csv) and has no PatchCamelyon files "
         "(camelyonpatch_level_2_split_train_x.h5)",
         where=root,
         remedy="Give the folder that holds them, or none to use a phantom.",
@@ -118,7 +116,7 @@ def open_folder(root: Path, config: DataConfig | None = None) -> tuple[DataFolde
                 mend = "Restore the images" if finding.kind == "missing" else "Label or remove them"
                 raise DataError(what, where=root, remedy=f"{mend}, or {_how_to_leave_out(finding.kind, config)}")
             case "label" | "duplicate row" | "table":
-                raise DataError(what, where=root, remedy="Mend the table; `sentinode check` lists everything.")
+                raise DataError(what, where=root, remedy="Fix the table; `sentinode check` lists everything.")
             case "extra file" | "sample":
                 pass  # no harm to training; the submission has its own, strict check
     labels = folder.training.labels
@@ -202,7 +200,7 @@ def read_images(root: Path, *, part: Literal["test", "all"], slides: Path | None
     PatchCamelyon's patches have labels, where the files of these are there.
     """
     if not root.is_dir():
-        raise DataError("is no folder", where=root, remedy="Give a folder of patches.")
+        raise DataError("is not a directory", where=root, remedy="Give a folder of patches.")
     sample_ids, note = np.array([], dtype=str), note_of(root)
     if is_pcam_folder(root):
         parts = _of_part(present_parts(root), part)
@@ -261,7 +259,7 @@ def read_labels(path: Path, ids: np.ndarray) -> np.ndarray:
         raise DataError(
             f"labels that are not 0 or 1: {len(wrong)} (first: {wrong[0]} has {table[wrong[0]] or 'none'!r})",
             where=path,
-            remedy="Mend the table.",
+            remedy="Fix the table.",
         )
     known = set(ids.tolist())
     absent = [i for i in table if i not in known]

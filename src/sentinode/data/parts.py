@@ -64,7 +64,7 @@ def assign_units(
     count, parts = len(sizes), len(shares)
     if count < parts:
         raise SplitError(
-            f"{parts} parts need at least {parts} slides or groups, but there are {count}",
+            f"{parts} sets need at least {parts} slides or groups, but there are {count}",
             remedy="Give more slides or groups, or split.by = 'random' (which ignores slides).",
         )
     targets = shares[:, None] * sizes.sum(axis=0)

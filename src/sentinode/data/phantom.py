@@ -143,7 +143,7 @@ def _finished(dest: Path, patches: int, slides: int, seed: int) -> PhantomSummar
     if not dest.exists():
         return None
     if not dest.is_dir():
-        raise DataError("is a file, not a folder", where=dest, remedy=remedy)
+        raise DataError("is a file, not a directory", where=dest, remedy=remedy)
     if not any(dest.iterdir()):
         return None
     try:
@@ -154,8 +154,8 @@ def _finished(dest: Path, patches: int, slides: int, seed: int) -> PhantomSummar
             kept = ("seed", "slides", "train_patches", "test_patches", "positive_patches", "defects")
             return PhantomSummary(folder=dest, **{key: manifest[key] for key in kept})
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError("is not empty and is no finished phantom", where=dest, remedy=remedy) from error
-    raise DataError(f"holds another phantom ({', '.join(differing)})", where=dest, remedy=remedy)
+        raise DataError("is not empty and is not a finished phantom", where=dest, remedy=remedy) from error
+    raise DataError(f"contains another phantom ({', '.join(differing)})", where=dest, remedy=remedy)
 
 
 def _plan(patches: int, slides: int, seed: int) -> list[SlidePlan]:

@@ -21,24 +21,24 @@ Basis = Literal["slide", "patient", "slide+group", "group", "stain", "random", "
 """What is kept on one side: "slide+group" is slides where they are known, and for the rest groups that share tissue."""
 TRAINING, VALIDATION = "training", "validation"
 _IN_WORDS: Final[dict[Basis, str]] = {
-    "slide": "by slide: no slide has patches on both sides",
-    "patient": "by patient: no patient has patches on both sides",
+    "slide": "by slide: no slide is in both sets",
+    "patient": "by patient: no patient is in both sets",
     "slide+group": (
-        "by slide where it is known, and no such slide has patches on both sides; the other patches by group: those "
-        "that share tissue stay together, but some may be of one slide and stand on both sides"
+        "by slide where it is known: no such slide is in both sets; the other patches by group: those that share "
+        "tissue stay together, but some patches of one slide may be in both sets"
     ),
     "group": (
-        "by group: patches that share tissue stay together, but patches of one slide may stand on both sides and "
-        "scores may be too good"
+        "by group: patches that share tissue stay together, but patches of one slide may be in both sets and scores "
+        "may be too good"
     ),
     "stain": (
-        "by clusters of stain and texture, a stand-in for slides: most patches of a slide stay together, "
+        "by clusters of stain and texture in place of slides: most patches of a slide stay together, "
         "and all that share tissue; scores may still be too good"
     ),
     "random": (
-        "random: IGNORES SLIDES; patches of one slide, some overlapping, stand on both sides and scores are too good"
+        "random: IGNORES SLIDES; patches of one slide, some overlapping, are in both sets and scores are too good"
     ),
-    "file": "as given in a file; what it keeps apart is the file's own affair",
+    "file": "as given in a file; whether slides are kept apart depends on the file",
 }
 
 
@@ -110,7 +110,7 @@ def make_split(
         left_out["balance: negatives dropped"] = len(candidates.ids) - len(kept.ids)
     sampled = kept.rows(sample_classes(kept.labels, sample, "per_class", notices))
     if len(sampled.ids) < len(kept.ids):
-        left_out["sample: not drawn"] = len(kept.ids) - len(sampled.ids)
+        left_out["sample: not selected"] = len(kept.ids) - len(sampled.ids)
     if isinstance(split, FileSplit):
         on_validation, named = _sides_of_file(split.file, sampled.ids)
         if not named.all():
@@ -125,8 +125,8 @@ def make_split(
         if abs(share - split.validation_share) > NOTED_MISS:
             proven = split.folds is None and is_searched(len(np.unique(units)), 2)
             notices.append(
-                f"a validation share of {split.validation_share:.2g} became {share:.2f}: a {_UNIT_NAMES[basis]} cannot "
-                f"be cut{', and no other choice comes nearer' if proven else ''}"
+                f"a validation share of {split.validation_share:.2g} became {share:.2f}: a {_UNIT_NAMES[basis]} is "
+                f"never divided{', and no other choice comes nearer' if proven else ''}"
             )
     notices += _cut_slides(sampled.slides, on_validation)
     for side, members in ((TRAINING, ~on_validation), (VALIDATION, on_validation)):
@@ -134,15 +134,15 @@ def make_split(
         if len(classes) < 2:
             have = "no patch" if not members.any() else f"only the class {classes[0]}"
             if isinstance(split, FileSplit):
-                raise SplitError(f"the {side} side has {have}", where=split.file, remedy="Mend the table.")
+                raise SplitError(f"the {side} set has {have}", where=split.file, remedy="Fix the table.")
             raise SplitError(
-                f"the {side} side has {have} (split by {basis}): {_why_none(sampled.labels, units, basis, split)}",
+                f"the {side} set has {have} (split by {basis}): {_why_none(sampled.labels, units, basis, split)}",
                 remedy="Give more patches or slides, fewer folds, or another sample.",
             )
     training = sampled.rows(~on_validation)
     labelled = sample_classes(training.labels, sample, "training_per_class", notices)
     if len(labelled) < len(training):
-        left_out["sample: labels that training may not use"] = len(training) - len(labelled)
+        left_out["sample: training labels not used"] = len(training) - len(labelled)
     return Split(training.ids[labelled], sampled.ids[on_validation], basis, left_out, tuple(notices))
 
 
@@ -172,7 +172,7 @@ def _draw_validation(
         return np.asarray(assign_units(labels, units, shares, rng) == 1)
     if config.fold is None:
         raise SplitError(
-            f"{config.folds} folds give {config.folds} splits, and none of them was chosen",
+            f"{config.folds} folds give {config.folds} splits, and none of them was selected",
             remedy="Set split.fold for a single run, or use `compare`, which runs all folds.",
         )
     return np.asarray(assign_units(labels, units, np.full(config.folds, 1.0 / config.folds), rng) == config.fold - 1)
@@ -196,7 +196,7 @@ def _cut_slides(slides: Shaped[np.ndarray, " n"], on_validation: Bool[np.ndarray
     if not len(cut):
         return []
     of = len(np.unique(slides[known]))
-    return [f"{len(cut):,} of {of:,} known slides have patches on both sides: scores may be too good"]
+    return [f"{len(cut):,} of {of:,} known slides are in both sets: scores may be too good"]
 
 
 def drop_negatives(labels: Int[np.ndarray, " n"], config: BalanceConfig | None) -> Int[np.ndarray, " k"]:
@@ -315,9 +315,9 @@ def _sides_of_file(path: Path, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     _refuse(
         path,
         table.loc[~table["side"].isin([TRAINING, VALIDATION]), "side"],
-        "sides are neither training nor validation",
+        "values of side are neither training nor validation",
     )
-    _refuse(path, table.loc[table["id"].duplicated(), "id"], "ids stand twice")
+    _refuse(path, table.loc[table["id"].duplicated(), "id"], "duplicate ids")
     side = dict(zip(table["id"].tolist(), table["side"].tolist(), strict=True))
     return (
         np.array([side.get(i) == VALIDATION for i in ids.tolist()]),
@@ -328,4 +328,4 @@ def _sides_of_file(path: Path, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]
 def _refuse(path: Path, wrong: Iterable[str], what: str) -> None:
     values = list(wrong)
     if values:
-        raise SplitError(f"{len(values)} {what} (first: {values[0]!r})", where=path, remedy="Mend the table.")
+        raise SplitError(f"{len(values)} {what} (first: {values[0]!r})", where=path, remedy="Fix the table.")

@@ -282,7 +282,7 @@ def attributes_of_folder(root: Path, config: DataConfig, ids: np.ndarray) -> pd.
         raise DataError(
             f"has {len(attributes)} rows, none of a training patch",
             where=path,
-            remedy="Mend its ids, or give the table of these patches.",
+            remedy="Fix its ids, or give the table of these patches.",
         )
     return attributes
 
@@ -292,7 +292,7 @@ def _require_ids(table: pd.DataFrame, path: Path) -> pd.Series:
     ids = ids_of(table[column_of(table, ID_COLUMNS)])
     without = int((ids == "").sum())
     if without:
-        raise DataError(f"{without:,} of {len(ids):,} rows have no id", where=path, remedy="Mend the table.")
+        raise DataError(f"{without:,} of {len(ids):,} rows have no id", where=path, remedy="Fix the table.")
     return ids
 
 

@@ -42,7 +42,7 @@ def make_submission(predictions: Predictions, sample_ids: Shaped[np.ndarray, " m
     if wrong.any():
         first = int(np.flatnonzero(wrong)[0])
         raise SubmissionError(
-            f"{int(wrong.sum())} values are no probabilities (first: {values[first]} for {predictions.ids[first]})",
+            f"{int(wrong.sum())} values are not probabilities (first: {values[first]} for {predictions.ids[first]})",
             remedy="Train the run again; its weights are not sound.",
         )
     by_id = dict(zip(predictions.ids.tolist(), values.tolist(), strict=True))
@@ -58,6 +58,6 @@ def _refuse_repeated(ids: np.ndarray, whose: str) -> None:
     values, counts = np.unique(ids, return_counts=True)
     if (counts > 1).any():
         raise SubmissionError(
-            f"{int((counts > 1).sum())} ids of {whose} stand twice (first: {values[counts > 1][0]})",
+            f"{int((counts > 1).sum())} duplicate ids in {whose} (first: {values[counts > 1][0]})",
             remedy="Keep each id once.",
         )

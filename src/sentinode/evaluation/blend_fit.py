@@ -28,7 +28,7 @@ def fit_weights(
     good, as for equal members, those nearest to equal are likely: the search begins there.
     """
     if len(np.unique(labels)) < 2:
-        raise DataError("a blend needs patches of both classes to fit on", remedy="Use equal weights.")
+        raise DataError("fitted weights need patches of both classes", remedy="Use equal weights.")
     # The logit of the true label: its log loss is log(1 + exp(-x)), which never overflows.
     true_logits = blend_logits(probabilities) * np.where(labels == 1, 1.0, -1.0)[:, None]
 

@@ -80,7 +80,7 @@ def calibration_from_json(record: dict[str, Any]) -> Calibration:
         case "isotonic":
             return Isotonic.from_json(record)
         case other:
-            raise DataError(f"{other!r} is no calibration", remedy="Use 'temperature' or 'isotonic'.")
+            raise DataError(f"{other!r} is not a calibration", remedy="Use 'temperature' or 'isotonic'.")
 
 
 @dataclass(frozen=True, eq=False)

@@ -82,7 +82,7 @@ def least_cost(
             remedy="Give costs of 0 or more, one of them above 0.",
         )
     if prevalence is not None and not 0 <= prevalence <= 1:
-        raise ConfigError(f"{prevalence:g} is no prevalence", remedy="Give a share between 0 and 1.")
+        raise ConfigError(f"{prevalence:g} is not a prevalence", remedy="Give a share between 0 and 1.")
     tried = _Tried.of(labels, probabilities)
     share = tried.positives / (tried.positives + tried.negatives) if prevalence is None else prevalence
     cost = cost_of_miss * share * (1 - tried.true_positive / tried.positives)

@@ -93,13 +93,13 @@ class Verdict:
         match self.outcome:
             case "same network":
                 return (
-                    f"{self.a} and {self.b} are the same network: their weights are equal under every seed. What they "
-                    "differ in changed nothing."
+                    f"{self.a} and {self.b} are the same network: their weights are equal under every seed. The "
+                    "setting that differs changed nothing."
                 )
             case "same predictions":
                 return (
-                    f"{self.a} and {self.b} predict the same of every patch under every seed, by other weights: these "
-                    "patches cannot tell them apart."
+                    f"{self.a} and {self.b} predict the same for every patch under every seed, with different weights: "
+                    "these patches cannot tell them apart."
                 )
             case "too few slides":
                 return (
@@ -123,7 +123,7 @@ class Verdict:
                     f"than {self.smallest_effect:g}, the smallest difference that matters."
                 )
             case "no evidence":
-                need = f"; telling {self.smallest_effect:g} apart would take about {self.seeds_needed} seeds"
+                need = f"; about {self.seeds_needed} seeds would be needed to detect {self.smallest_effect:g}"
                 return (
                     f"No evidence of a difference in {self.metric} between {self.a} and {self.b}: "
                     f"{self.difference:+.3f} ({interval}; {seeds}){need if self.seeds_needed else ''}."

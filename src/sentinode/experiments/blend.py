@@ -50,7 +50,7 @@ class Blend:
         """What `to_json` gave; raises KeyError, TypeError or ValueError for anything else."""
         weights = {str(name): float(weight) for name, weight in record["weights"].items()}
         if not (min(weights.values()) >= 0 and abs(sum(weights.values()) - 1) < 1e-6):
-            raise ValueError("the weights are no shares of 1")
+            raise ValueError("the weights do not sum to 1")
         if record["rule"] not in get_args(Weighting):
             raise ValueError(f"there is no rule {record['rule']!r}")
         return cls(record["rule"], weights, dict(record["fold_weights"]), dict(record["scores"]))
@@ -62,13 +62,15 @@ def open_blend(folder: Path) -> Blend:
     try:
         return Blend.from_json(read_record(path, _ANY_RECORD))
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
-        raise RunError(f"is no blend ({error})", where=path, remedy="Restore it, or make the ensemble anew.") from error
+        raise RunError(
+            f"is not a record of weights ({error})", where=path, remedy="Restore it, or build the ensemble again."
+        ) from error
 
 
 def blended(members: Sequence[Predictions], weights: Sequence[float]) -> Predictions:
     """The blend of the members' predictions; raises RunError where their patches differ."""
     first, *others = members
     if any(not np.array_equal(first.ids, other.ids) for other in others):
-        raise RunError("predictions of different patches cannot be blended", remedy="Predict the same folder.")
+        raise RunError("predictions of different patches cannot be combined", remedy="Predict the same folder.")
     said = np.column_stack([member.probabilities for member in members])
     return Predictions(first.ids, first.labels, blend(said, np.array(weights)))

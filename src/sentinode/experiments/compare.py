@@ -118,7 +118,7 @@ def require_same_validation(
     for name in others:
         if set(splits[name].validation.tolist()) != set(splits[first].validation.tolist()):
             raise ConfigError(
-                f"{name!r} would be validated on other patches than {first!r}",
+                f"{name!r} would have another validation set than {first!r}",
                 remedy="Leave balance, sample.per_class and split to the settings that all share.",
             )
     return splits
@@ -132,7 +132,7 @@ def _refuse_twins(variants: Mapping[str, RunConfig], splits: Mapping[str, Split]
         trained = own.model_copy(update=elsewhere).digest(), *splits[name].training.tolist()
         if (twin := names.setdefault(trained, name)) != name:
             raise ConfigError(
-                f"{twin!r} and {name!r} come to the same settings and patches", remedy="Leave one of them out."
+                f"{twin!r} and {name!r} give the same settings and patches", remedy="Leave one of them out."
             )
 
 

@@ -224,7 +224,7 @@ def paired(variants: Iterable[Variant], *, same_split: bool = True) -> Compariso
         if tuple(repeat.seed for repeat in variant.repeats) != seeds:
             theirs = ", ".join(str(repeat.seed) for repeat in variant.repeats)
             raise RunError(
-                f"{variant.name} was run on other seeds ({theirs}) than {first.name} ({', '.join(map(str, seeds))})",
+                f"{variant.name} used other seeds ({theirs}) than {first.name} ({', '.join(map(str, seeds))})",
                 remedy="Compare runs of the same seeds.",
             )
         for repeat, other in zip(variant.repeats, first.repeats, strict=True):
@@ -255,13 +255,13 @@ def _refuse_other_patches(repeat: Repeat, other: Repeat, first: Variant, *, same
     same_ids = np.array_equal(repeat.predictions.ids, other.predictions.ids)
     if same_ids and not np.array_equal(repeat.predictions.labels, other.predictions.labels):
         raise RunError(
-            f"was validated on other labels than {first.name}",
+            f"has other validation labels than {first.name}",
             where=repeat.runs[0].folder,
             remedy="Compare runs that were trained with the same table of labels.",
         )
     if not same_ids or (same_split and not np.array_equal(repeat.parts, other.parts)):
         raise RunError(
-            f"was validated on other patches than {first.name}",
+            f"has another validation set than {first.name}",
             where=repeat.runs[0].folder,
             remedy="Compare runs of one split, balance and sample.",
         )

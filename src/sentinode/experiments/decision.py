@@ -97,9 +97,7 @@ class Decision:
         """The operating point of that name; raises ConfigError for another name or one that could not be chosen."""
         if name not in POINTS:
             known = f"{', '.join(POINTS[:-1])} or {POINTS[-1]}"
-            raise ConfigError(
-                f"there is no operating point {name!r}", remedy=f"Give {known}, or a number between 0 and 1."
-            )
+            raise ConfigError(f"unknown operating point {name!r}", remedy=f"Give {known}, or a number between 0 and 1.")
         if name not in self.points:
             raise ConfigError(
                 f"holds no operating point {name!r}: {self.not_fitted}",
@@ -111,7 +109,7 @@ class Decision:
     def calibration(self, method: str, *, where: Path | None = None) -> Calibration:
         """The map of that name; raises ConfigError for another name or one that could not be fitted."""
         if method not in METHODS:
-            raise ConfigError(f"there is no calibration {method!r}", remedy=f"Give {' or '.join(METHODS)}.")
+            raise ConfigError(f"unknown calibration {method!r}", remedy=f"Give {' or '.join(METHODS)}.")
         if method not in self.calibrations:
             raise ConfigError(
                 f"holds no calibration {method!r}: {self.not_fitted}",
@@ -152,4 +150,6 @@ def open_decision(folder: Path) -> Decision:
     try:
         return Decision.from_json(read_record(path, _ANY_RECORD))
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, DataError) as error:
-        raise RunError(f"is no decision ({error})", where=path, remedy="Restore it, or begin the run anew.") from error
+        raise RunError(
+            f"is not a decision record ({error})", where=path, remedy="Restore it, or train the run again."
+        ) from error

@@ -132,7 +132,7 @@ def seal_blend(folder: Path, config: RunConfig, members: Sequence[Run], clusters
 def require_blendable(runs: Sequence[Run]) -> None:
     """Raise RunError, with the reason, unless these are different networks that were validated on the same patches."""
     if len(runs) < 2:
-        raise RunError("one run alone is no ensemble", remedy="Give two runs or more.")
+        raise RunError("an ensemble needs two runs or more", remedy="Give two runs or more.")
     by_weights: dict[str, Run] = {}
     for run in runs:
         if run.members:
@@ -140,7 +140,7 @@ def require_blendable(runs: Sequence[Run]) -> None:
         digest = sealed(run.folder)[0]["model.safetensors"]
         if digest in by_weights:
             raise RunError(
-                f"is the network of {by_weights[digest].folder} once more",
+                f"is the same network as {by_weights[digest].folder}",
                 where=run.folder,
                 remedy="Give each run once.",
             )
@@ -158,10 +158,10 @@ def _require_same_validation(runs: Sequence[Run]) -> None:
             told = f"was trained on {seen:,} of the {len(validated):,} patches that {first.folder} was validated on"
             raise RunError(told, where=run.folder, remedy=split)
         if set(run.predictions.ids.tolist()) != validated:
-            raise RunError(f"was validated on other patches than {first.folder}", where=run.folder, remedy=split)
+            raise RunError(f"has another validation set than {first.folder}", where=run.folder, remedy=split)
         order = _order(first.predictions, run.predictions)
         if not np.array_equal(run.predictions.labels[order], first.predictions.labels):
-            raise RunError(f"was validated on other labels than {first.folder}", where=run.folder, remedy=labels)
+            raise RunError(f"has other validation labels than {first.folder}", where=run.folder, remedy=labels)
 
 
 def require_trainable(material: Material, config: RunConfig) -> None:
@@ -179,7 +179,7 @@ def require_trainable(material: Material, config: RunConfig) -> None:
             )
         if set(material.split(own).validation.tolist()) != validated:
             raise ConfigError(
-                f"the member {name!r} would be validated on other patches than the ensemble",
+                f"the member {name!r} would have another validation set than the ensemble",
                 where="ensemble.members",
                 remedy="Leave balance, sample and split to the settings that all members share.",
             )
@@ -264,7 +264,7 @@ def _differences_in_data(runs: Sequence[Run]) -> list[str]:
     if len({run.environment.get("data_sha256") for run in runs}) > 1:
         told.append("the members were trained on different patches or labels; only the validation patches are equal")
     elif len({run.training_ids for run in runs}) > 1:
-        told.append("the members were trained on different sides of the data; only the validation patches are equal")
+        told.append("the members have different training sets; only the validation patches are equal")
     return told
 
 

@@ -70,13 +70,13 @@ class Seen:
 
     def in_words(self, patches: int, *, by: str = "") -> list[str]:
         """What it means for scores of so many patches, a sentence each; `by` says who was trained, of several."""
-        of = f" by {by}" if by else ""
-        chosen = f"are of the validation side{f' of {by}' if by else ''}, which chose the epoch and the thresholds"
+        of = f" of {by}" if by else ""
+        chosen = f"are in the validation set{of}, which selected the checkpoint and the thresholds"
         told = [
-            (self.trained, f"were trained on{of}: this score flatters"),
-            (self.tissue, f"share tissue with patches that were trained on{of}: this score flatters"),
-            (self.slide, f"are of slides that were trained on{of}: this score flatters"),
-            (self.validated, f"{chosen}: slightly too good"),
+            (self.trained, f"were in the training set{of}: this score is too good"),
+            (self.tissue, f"share tissue with the training set{of}: this score is too good"),
+            (self.slide, f"are of slides in the training set{of}: this score is too good"),
+            (self.validated, f"{chosen}: this score is slightly too good"),
         ]
         return [f"{count:,} of {patches:,} patches {what}." for count, what in told if count]
 

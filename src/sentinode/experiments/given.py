@@ -145,7 +145,7 @@ def clusters_of(comparison: Comparison, slides: Path | None = None) -> tuple[dic
         raise DataError(
             f"has {len(table):,} rows, none with the slide of a validation patch",
             where=slides,
-            remedy="Mend its ids, or give the table of these patches.",
+            remedy="Fix its ids, or give the table of these patches.",
         )
     if len(named) == len(comparison.ids):
         return named, "slide"

@@ -91,6 +91,6 @@ def read_history(path: Path) -> pd.DataFrame:
             raise ValueError("its epochs are not counted from 1")
     except (KeyError, ValueError, TypeError) as error:
         raise RunError(
-            f"is no history of a run ({error})", where=path, remedy="Restore it, or train the run again."
+            f"is not a history of a run ({error})", where=path, remedy="Restore it, or train the run again."
         ) from error
     return numbers

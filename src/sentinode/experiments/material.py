@@ -285,7 +285,7 @@ def require_same(noted: Mapping[str, str], identity: Mapping[str, str], *, where
     told = [_CAUSES[name].in_words for name in changed if name not in followed]
     if told:
         raise RunError(
-            f"was begun with {' and '.join(told)}",
+            f"was started with {' and '.join(told)}",
             where=where,
             remedy="Give the same data and tables as before, or another folder.",
         )

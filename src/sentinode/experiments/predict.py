@@ -39,9 +39,9 @@ def operating_point(folder: Path, threshold: str | float) -> OperatingPoint:
         asked = float(threshold)
     except ValueError:
         point = open_decision(folder).point(str(threshold), where=folder / DECISION)
-        return replace(point, rule=f"{point.rule}; chosen on the validation side")
+        return replace(point, rule=f"{point.rule}; chosen on the validation set")
     if not 0 <= asked <= 1:
-        raise ConfigError(f"{threshold} is no probability", where="threshold", remedy="Give one between 0 and 1.")
+        raise ConfigError(f"{threshold} is not a probability", where="threshold", remedy="Give one between 0 and 1.")
     seen = Variant("", {}, open_runs(folder)).predictions
     counts = confusion(seen.labels, seen.probabilities, asked)
     return OperatingPoint("as given", asked, counts.sensitivity, counts.specificity)

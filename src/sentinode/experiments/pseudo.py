@@ -57,8 +57,8 @@ def notice_of(record: Mapping[str, Any]) -> str:
     positive, negative = record["positive"], record["negative"]
     return (
         f"training saw the pixels of {positive + negative:,} unlabelled test patches, under labels that "
-        f"“{Path(record['teacher']).name}” gave them ({positive:,} positive): scores on these very patches answer "
-        "another question than scores on new slides"
+        f"“{Path(record['teacher']).name}” gave them ({positive:,} positive): scores on these patches do not show how "
+        "the model does on new slides"
     )
 
 
@@ -72,12 +72,12 @@ def barred_patches(material: Material, unlabelled: Unlabelled, split: Split) -> 
     tissue = np.setdiff1d(unlabelled.tissue[validation], [""])
     barred = {
         "left out by data.leave_out": ~unlabelled.usable,
-        "stand in the training part, too": np.isin(ids, patches.ids),
-        "share tissue with the validation side": np.isin(unlabelled.tissue[unlabelled.first :], tissue),
+        "are in the training part, too": np.isin(ids, patches.ids),
+        "share tissue with the validation set": np.isin(unlabelled.tissue[unlabelled.first :], tissue),
     }
     if split.basis in ("slide", "patient", "slide+group"):
         known = np.setdiff1d(patches.slides[validation], [""])
-        barred["lie on a slide of the validation side"] = np.isin(unlabelled.patches.slides, known)
+        barred["lie on a slide of the validation set"] = np.isin(unlabelled.patches.slides, known)
     return barred
 
 
@@ -118,8 +118,8 @@ def _require_both_classes(open_to: Float[np.ndarray, " k"], positive: int, negat
     only = f"only {'positives' if positive else 'negatives'} ({sure:,})" if sure else "no patch"
     extremes = f", whose probabilities are {open_to.min():.3f} to {open_to.max():.3f}" if len(open_to) else ""
     raise ConfigError(
-        f"the teacher is sure of {only} at {config.confidence:g}, of {len(open_to):,} test patches that may join"
+        f"the teacher is confident ({config.confidence:g}) of {only} of {len(open_to):,} test patches that may join"
         + extremes,
         where="pseudo.confidence",
-        remedy="Lower it, give a surer teacher, or train without pseudo-labels.",
+        remedy="Lower it, give a more confident teacher, or train without pseudo-labels.",
     )

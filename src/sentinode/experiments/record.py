@@ -120,7 +120,7 @@ class StudyRecord:
         if not (folder / STUDY_RECORD).is_file():
             unfinished = (folder / STUDY_CONFIG).is_file()
             raise RunError(
-                "is an unfinished study" if unfinished else "is no study: it has no study.json",
+                "is an unfinished study" if unfinished else "is not a study: it has no study.json",
                 where=folder,
                 remedy="Finish it with --resume." if unfinished else "Give a folder that `study` wrote.",
             )
@@ -147,7 +147,7 @@ def _digest_of_record(content: dict[str, Any]) -> str:
 
 def _changed(path: Path) -> RunError:
     return RunError(
-        "is not the file that this study was finished with", where=path, remedy="Restore it, or run the study again."
+        "has changed since the study was finished", where=path, remedy="Restore it, or run the study again."
     )
 
 

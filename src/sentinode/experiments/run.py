@@ -242,12 +242,12 @@ def sealed(folder: Path) -> tuple[dict[str, str], list[str]]:
         manifest = read_record(folder / MANIFEST, _MANIFEST)
         members = [str(name) for name in manifest.get("members", [])]
         if not all(map(is_folder_name, members)):
-            raise ValueError("a member's name is no folder name")
+            raise ValueError("a member's name is not a directory name")
         digests = manifest["sha256"]
         return {name: str(digests[name]) for name in contents(members, pseudo=PSEUDO in digests)}, members
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunError(
-            "is no manifest of a run of this version", where=folder / MANIFEST, remedy="Train the run again."
+            "is not a manifest of a run of this version", where=folder / MANIFEST, remedy="Train the run again."
         ) from error
 
 
@@ -257,7 +257,7 @@ def verify(folder: Path) -> None:
     Of an ensemble's members only the manifests are looked at; `Run.open` verifies the members, too.
     """
     if not folder.is_dir():
-        raise RunError("is no folder", where=folder, remedy="Give the folder of a finished run.")
+        raise RunError("is not a directory", where=folder, remedy="Give the folder of a finished run.")
     if not is_finished(folder):
         if is_run(folder):
             raise RunError(
@@ -266,14 +266,14 @@ def verify(folder: Path) -> None:
                 remedy="Give the command that began it again (with --resume, where it was `train`).",
             )
         raise RunError(
-            "is no run: it has no manifest.json", where=folder, remedy="Give a folder that `train` or `study` wrote."
+            "is not a run: it has no manifest.json", where=folder, remedy="Give a folder that `train` or `study` wrote."
         )
     for name, digest in sealed(folder)[0].items():
         if not (folder / name).is_file():
             raise RunError("is missing", where=folder / name, remedy="Restore it, or train the run again.")
         if digest_of(folder / name) != digest:
             raise RunError(
-                "is not the file that this run was finished with",
+                "has changed since the run was finished",
                 where=folder / name,
                 remedy="Restore it, or train the run again.",
             )
@@ -285,12 +285,14 @@ def _open_members(folder: Path) -> tuple[tuple[Run, ...], Blend | None]:
         return (), None
     blend = open_blend(folder)
     if set(blend.weights) != set(names):
-        raise RunError("weighs other members than the manifest names", where=folder / BLEND, remedy="Restore it.")
+        raise RunError(
+            "has weights for other members than the manifest lists", where=folder / BLEND, remedy="Restore it."
+        )
     members = tuple(Run.open(folder / MEMBERS / name) for name in names)
     for member in members:
         if member.members:
             raise RunError(
-                "is an ensemble in an ensemble", where=member.folder, remedy="Blend runs of one network each."
+                "is an ensemble in an ensemble", where=member.folder, remedy="Combine runs of one network each."
             )
     return members, blend
 

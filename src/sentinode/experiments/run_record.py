@@ -90,7 +90,7 @@ class RunRecord:
         except (OSError, ValidationError) as error:
             what = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error.strerror
             raise RunError(
-                f"is no record of a run of this version ({what})", where=path, remedy="Train the run again."
+                f"is not a record of a run of this version ({what})", where=path, remedy="Train the run again."
             ) from error
 
 

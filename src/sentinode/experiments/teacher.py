@@ -126,8 +126,8 @@ def pseudo_labels_of(folder: Path, config: RunConfig) -> PseudoLabels | None:
     record = json.loads((folder / "environment.json").read_text(encoding="utf-8"))[RECORD]
     if Teacher.open(config.pseudo.run).digest != record["teacher_sha256"]:
         raise RunError(
-            f"was begun with another teacher than {config.pseudo.run} holds now",
+            f"was started with another teacher than {config.pseudo.run} holds now",
             where=folder,
-            remedy="Give the teacher that it was begun with, or another folder.",
+            remedy="Give the teacher that it was started with, or another folder.",
         )
     return PseudoLabels.read(folder, record)

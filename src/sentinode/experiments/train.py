@@ -292,10 +292,10 @@ def _begin(
     begun = identity.is_file()
     if begun:
         if not resume:
-            raise RunError("holds a run already", where=folder, remedy="Pass --resume, or another folder.")
+            raise RunError("already contains a run", where=folder, remedy="Add --resume, or choose another folder.")
         if read_toml(identity, RunConfig).digest() != config.digest():
             raise RunError(
-                "holds a run with other settings",
+                "contains a run with other settings",
                 where=folder,
                 remedy="Resume it with its own, or choose another folder.",
             )
@@ -347,8 +347,8 @@ def _require_same_data(folder: Path, config: RunConfig, material: Material) -> N
     if begun_in != now and not isinstance(
         config.model, NotebookModel
     ):  # whose loops sum alike in any number of threads
-        text = f"{folder.name} was begun in {begun_in} threads and goes on in {now}: its digits may differ in rounding"
-        warnings.warn(text, SentinodeWarning, stacklevel=2)
+        told = f"{folder.name} was started with {begun_in} threads and continues with {now}"
+        warnings.warn(f"{told}: results may differ by rounding", SentinodeWarning, stacklevel=2)
 
 
 def _finish(

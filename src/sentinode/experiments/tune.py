@@ -113,7 +113,7 @@ def _in_order(
         )
         variants.setdefault(variant.name, variant)
     if not variants:
-        raise RunError("no trial of the search finished", remedy="Use tune.pruner = 'none' or more trials.")
+        raise RunError("no trial of the search was finished", remedy="Use tune.pruner = 'none' or more trials.")
     if config.search.sampler != "grid":
         return list(variants.values())
 
@@ -137,7 +137,7 @@ def _suggest(trial: optuna.Trial, key: str, space: list[Scalar] | Range) -> Scal
 def _plain(value: Any) -> Scalar:
     if isinstance(value, bool | int | float | str):
         return value
-    raise RunError(f"a search value {value!r} is no plain value", remedy="Use numbers, strings, true and false.")
+    raise RunError(f"a search value {value!r} is not a plain value", remedy="Use numbers, strings, true and false.")
 
 
 class _Draws(optuna.samplers.BaseSampler):
@@ -256,9 +256,9 @@ def _open_journal(path: Path, config: TuneConfig) -> optuna.Study:
                 raise ValueError(f"trial {trial.number} has other settings")
     except (ValueError, KeyError, TypeError, AttributeError, AssertionError, IndexError) as error:
         raise RunError(
-            f"is no journal of this search ({type(error).__name__}: {error})",
+            f"is not the journal of this search ({type(error).__name__}: {error})",
             where=path,
-            remedy="Remove it to search anew: finished runs are kept.",
+            remedy="Remove it to start the search again; finished runs are kept.",
         ) from error
     return study
 

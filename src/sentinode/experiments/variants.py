@@ -38,7 +38,7 @@ def resolve_variants(names: Iterable[str], base: StudyConfig) -> dict[str, dict[
         else:
             known = ", ".join([*base.compare.variants, *PRESETS])
             raise ConfigError(
-                f"there is no variant {name!r}",
+                f"unknown variant {name!r}",
                 where="--variants",
                 remedy=f"Give one of {known}, a TOML file, or settings such as model.norm=after.",
             )

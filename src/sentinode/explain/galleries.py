@@ -82,7 +82,7 @@ def write_pictures(folder: Path, patches: PatchSet, ids: Iterable[str]) -> None:
     for i, row in zip(wanted, patches.rows_of(np.array(wanted, dtype=str)), strict=True):
         path = folder / f"{i}.png"
         if path.parent != folder:
-            raise DataError(f"the id {i!r} is no plain file name", remedy="Rename that patch.")
+            raise DataError(f"the id {i!r} is not a plain file name", remedy="Rename that patch.")
         _write_picture(path, patches.pixels[row])
 
 

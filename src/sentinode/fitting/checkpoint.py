@@ -79,7 +79,7 @@ def load_checkpoint(path: Path, state: FitState) -> list[dict[str, Any]]:
     tensors, metadata = _read(path)
     if metadata.get("format") != _FORMAT:
         raise RunError(
-            "is no checkpoint of this version of sentinode", where=path, remedy="Remove the file to start anew."
+            "is not a checkpoint of this version of sentinode", where=path, remedy="Remove the file to start again."
         )
     try:
         state.network.load_state_dict(_part(tensors, _MODEL))
@@ -96,7 +96,7 @@ def load_checkpoint(path: Path, state: FitState) -> list[dict[str, Any]]:
     except (RuntimeError, KeyError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise RunError(
-            f"does not fit this run ({reason})", where=path, remedy="Remove the file to start anew."
+            f"does not fit this run ({reason})", where=path, remedy="Remove the file to start again."
         ) from error
     return history
 
@@ -116,7 +116,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         tensors, metadata = {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
     if metadata.pop(_DIGEST, None) != _digest(tensors, metadata):
         raise RunError(
-            "is not the file that was written: it was damaged or changed",
+            "has changed since it was written, or is damaged",
             where=path,
             remedy="Restore the file, or train the run again.",
         )
@@ -140,7 +140,7 @@ def _opened(path: Path) -> Iterator[Any]:
         raise RunError("is missing", where=path, remedy="Restore the file, or train the run again.") from error
     except (OSError, safetensors.SafetensorError) as error:
         raise RunError(
-            f"is no safetensors file ({error})",
+            f"is not a safetensors file ({error})",
             where=path,
             remedy="Restore the file, or train the run again.",
         ) from error

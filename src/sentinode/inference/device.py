@@ -20,7 +20,7 @@ def choose_device(name: str = "auto") -> torch.device:
     if name == "auto":
         return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if available[kind]))
     if name not in DEVICES:
-        raise ConfigError(f"there is no device {name!r}", remedy=f"Choose one of {', '.join(DEVICES)}.")
+        raise ConfigError(f"unknown device {name!r}", remedy=f"Choose one of {', '.join(DEVICES)}.")
     if not available[name]:
         raise ConfigError(f"the device {name!r} is not available here", remedy="Choose --device cpu or auto.")
     return torch.device(name)

@@ -53,11 +53,11 @@ class Predictions:
             )
             possible = (read.probabilities >= 0) & (read.probabilities <= 1) & np.isin(read.labels, [UNLABELLED, 0, 1])
             if not possible.all():
-                raise ValueError("a label is not 0 or 1, or a probability not between them")
+                raise ValueError("a label is not 0 or 1, or a probability is not between 0 and 1")
             return read
         except (KeyError, ValueError, OverflowError) as error:
             raise RunError(
-                f"is no table of predictions ({error})", where=path, remedy="Evaluate the run again."
+                f"is not a table of predictions ({error})", where=path, remedy="Evaluate the run again."
             ) from error
 
 

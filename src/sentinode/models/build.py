@@ -30,7 +30,7 @@ def build(config: ModelConfig, *, input_size_px: int, generator: torch.Generator
             try:
                 return p4m_network(input_size_px=input_size_px, bn_momentum=config.bn_momentum, generator=generator)
             except ValueError as error:
-                raise ConfigError(str(error), where="preprocess.size_px", remedy="Mend that setting.") from error
+                raise ConfigError(str(error), where="preprocess.size_px", remedy="Change this setting.") from error
         case "timm":
             return backbone(
                 config.backbone,
