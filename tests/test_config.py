@@ -20,6 +20,7 @@ from sentinode.config import (
     FitAll,
     FitHead,
     FitStages,
+    P4mModel,
     RunConfig,
     SampleConfig,
     SeveralMaps,
