@@ -353,9 +353,9 @@ def _claim(h5: h5py.File, rows: int, **how: object) -> None:
 
 
 NO_PIXELS: dict[str, tuple[Callable[[h5py.File], object], str]] = {
-    "external storage": (_external, "lies in other files"),
-    "virtual": (lambda h5: _virtual(h5, f"{_elsewhere(h5)}.h5"), "lies in other files"),
-    "virtual without its source": (lambda h5: _virtual(h5, "nowhere.h5"), "lies in other files"),
+    "external storage": (_external, "is stored in other files"),
+    "virtual": (lambda h5: _virtual(h5, f"{_elsewhere(h5)}.h5"), "is stored in other files"),
+    "virtual without its source": (lambda h5: _virtual(h5, "nowhere.h5"), "is stored in other files"),
     "an external link": (
         lambda h5: h5.__setitem__("x", h5py.ExternalLink(f"{_elsewhere(h5)}.h5", "x")),
         "links are not followed",

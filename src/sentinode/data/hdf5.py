@@ -69,7 +69,7 @@ def dataset(h5: h5py.File, name: str, file: Path) -> h5py.Dataset:
     if not isinstance(found, h5py.Dataset):
         raise DataError(f"{name!r} is not a dataset", where=file, remedy="Download the file again.")
     if found.is_virtual or found.external:
-        raise DataError(f"{name!r} lies in other files, which are not read", where=file, remedy=remedy)
+        raise DataError(f"{name!r} is stored in other files, which are not read", where=file, remedy=remedy)
     return found
 
 
