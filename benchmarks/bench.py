@@ -33,7 +33,7 @@ from sentinode.experiments.session import Session
 from sentinode.experiments.train import train_run
 from sentinode.settings import override, to_toml
 
-RATE, SECONDS = "patches a second", "seconds"
+RATE, SECONDS = "patches per second", "seconds"
 STARTUP_IMAGES = 10
 PREDICT_BATCH = 512
 

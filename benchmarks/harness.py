@@ -164,7 +164,7 @@ def table(result: dict[str, Any]) -> str:
         median, least, most = (format(numbers[key], digits) for key in ("median", "least", "most"))
         return f"{median} ({least} to {most})"
 
-    rows = [("contender", result["unit"], "sentinode is so many times as fast")] + [
+    rows = [("contender", result["unit"], "speed-up of sentinode")] + [
         (name, cell(numbers), cell(result["times_as_fast"].get(name))) for name, numbers in result["contenders"].items()
     ]
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
