@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from sentinode.config import RunConfig, StudyConfig, load_config, load_preset
     from sentinode.data.phantom import write_phantom
     from sentinode.errors import SentinodeError
+    from sentinode.evaluation.metrics import OwnMetric
     from sentinode.experiments.run import Run
     from sentinode.experiments.session import Session
     from sentinode.experiments.study import Study
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "OwnMetric",
     "Run",
     "RunConfig",
     "SentinodeError",
@@ -61,6 +63,7 @@ _HOME_OF = {
     "override": "settings",
     "wait_passively": "machine",
     "SentinodeError": "errors",
+    "OwnMetric": "evaluation.metrics",
     "Run": "experiments.run",
     "Session": "experiments.session",
     "Study": "experiments.study",

@@ -19,6 +19,7 @@ from sentinode.data.split import drop_negatives
 from sentinode.data.tables import attributes_of_folder
 from sentinode.deploy.submission import make_submission, require_ids, write_submission
 from sentinode.errors import RunError, SubmissionError
+from sentinode.evaluation.metrics import OwnMetric, gain
 from sentinode.experiments.compare import (
     RunStore,
     audit_leak,
@@ -53,6 +54,8 @@ from sentinode.experiments.tune import trial_count, tune
 from sentinode.explain.attributes import attributes
 from sentinode.explain.galleries import examples, write_inputs, write_pictures
 from sentinode.explain.review import review
+from sentinode.models.build import require_sound
+from sentinode.models.own import NONE, Recipes, require_same_sources
 from sentinode.progress import ALL_RUNS, of_step
 from sentinode.report.page import CHECK, REPORT, write_check_page, write_study_page
 from sentinode.settings import override, read_toml, to_toml
@@ -71,18 +74,23 @@ def study(
     preset: str = "",
     resume: bool = False,
     asking: Collection[Question] | None = None,
+    own: Recipes = NONE,
+    metrics: Mapping[str, OwnMetric] | None = None,
 ) -> Study:
     """Run the study of the folder `data` into the folder `out`, or go on with it.
 
     Check and explore the data; balance, sample and split; train every variant on every seed and fold; tune;
-    audit the leak, where asked; predict the test part with the variant of the highest validation mean; write
+    audit the leak, where asked; predict the test part with the variant of the best validation mean; write
     the pages. Unless told what to be `asking`, it asks what the settings have: a comparison, and a search if there
-    is one.
+    is one. `own` makes the networks of a user's own that the settings name; `metrics` are
+    scores of the user's own.
     """
     session = session or Session()
     of_settings: tuple[Question, ...] = ("compare", "tune") if config.tune else ("compare",)
     questions = asking or of_settings
     require_askable(config, questions)
+    require_sound(config.variants().values() or [config.run_config()], own)
+    metrics = metrics or {}
     if is_finished_study(out):
         tidy_finished(out)
     with nullcontext() if is_finished_study(out) else claim(out, begun=STUDY_CONFIG):
@@ -90,9 +98,9 @@ def study(
         gathered = gather(data, config, session)
         asked_ids = ids_to_submit(gathered, config, session)
         given = attributes_of_folder(data, config.data, gathered.material.candidates.ids)
-        settle_identity(out, config, gathered.material.identity(shown_split(config, questions)), questions)
+        settle_identity(out, config, gathered.material.identity(shown_split(config, questions)), questions, metrics)
         if not is_finished_study(out):
-            answer(data, gathered, given, asked_ids, config, preset, out, session, questions)
+            answer(data, gathered, given, asked_ids, config, preset, out, session, questions, own, metrics)
         if not (out / CHECK).is_file():
             write_check_page(out)
         if not (out / REPORT).is_file():
@@ -110,6 +118,8 @@ def answer(
     out: Path,
     session: Session,
     questions: Collection[Question],
+    own: Recipes,
+    metrics: Mapping[str, OwnMetric],
 ) -> None:
     """Train, compare, tune and predict, or go on with that, and write the records; the study's own is the last."""
     write_json(out / "check.json", gathered.check.to_json())
@@ -120,7 +130,7 @@ def answer(
     material.write_split(shown_split(config, questions), out / "split.csv")
 
     planned = runs_asked_for(config, questions)
-    store = RunStore(material, out / "runs", device=session.device, progress=session.progress, planned=planned)
+    store = RunStore(material, out / "runs", device=session.device, progress=session.progress, planned=planned, own=own)
     asked: dict[Question, Comparison] = {}
     if "compare" in questions:
         asked["compare"] = compare(config, store)
@@ -132,7 +142,14 @@ def answer(
     session.progress(ALL_RUNS, planned, planned)  # also where trials were pruned
     clusters, kind = material.clusters_by_id(config), material.cluster_kind
     evidence = {
-        question: weigh(found, clusters, kind, config.compare, same_split=question != "leak")
+        question: weigh(
+            found,
+            clusters,
+            kind,
+            config.compare,
+            same_split=question != "leak",
+            own=metrics if question != "leak" else None,
+        )
         for question, found in asked.items()
     }
     write_json(out / STUDY_EVIDENCE, {question: found.to_json() for question, found in evidence.items()})
@@ -186,7 +203,9 @@ def refuse_another_study(out: Path, config: StudyConfig, *, resume: bool) -> Non
         raise RunError(
             "already contains a study", where=out, remedy="Add --resume to continue, or choose another --out."
         )
-    if read_toml(identity, StudyConfig).digest() != config.digest():
+    before = read_toml(identity, StudyConfig)
+    require_same_sources(before.own_sources, config.own_sources, where=out)
+    if before.digest() != config.digest():
         raise RunError(
             "contains a study with other settings",
             where=out,
@@ -195,13 +214,17 @@ def refuse_another_study(out: Path, config: StudyConfig, *, resume: bool) -> Non
 
 
 def settle_identity(
-    out: Path, config: StudyConfig, identity: Mapping[str, str], questions: Collection[Question]
+    out: Path,
+    config: StudyConfig,
+    identity: Mapping[str, str],
+    questions: Collection[Question],
+    metrics: Collection[str],
 ) -> None:
     """Note what the study is of, or raise RunError, before anything is trained, where it was of something else."""
     path = out / STUDY_IDENTITY
     if not path.is_file():
         write_text(out / STUDY_CONFIG, to_toml(config))  # first: with it the folder is this study's, however it ends
-        write_json(path, {"data": dict(identity), "questions": sorted(questions)})
+        write_json(path, {"data": dict(identity), "questions": sorted(questions), "metrics": sorted(metrics)})
         return
     noted = json.loads(path.read_text(encoding="utf-8"))
     if noted["questions"] != sorted(questions):
@@ -210,26 +233,32 @@ def settle_identity(
             where=out,
             remedy="Resume it with the same command, or choose another --out.",
         )
+    if noted["metrics"] != sorted(metrics):
+        names = ", ".join(map(repr, noted["metrics"])) or "none"
+        raise RunError(
+            f"was begun with other metrics of your own ({names})", where=out, remedy="Give the same, or another folder."
+        )
     require_same(noted["data"], identity, where=out)
 
 
 def choose(asked: Mapping[Question, Comparison], metric: str) -> Variant:
-    """The variant with the highest mean validation score: the one to predict with, not a verdict.
+    """The variant with the best mean validation score: the one to predict with, not a verdict.
 
     Of a leak audit only the trusted split is a candidate: what it shows of the others is that they flatter.
     """
-    candidates = [found.highest(metric) for question, found in asked.items() if question != "leak"]
+    candidates = [found.best(metric) for question, found in asked.items() if question != "leak"]
     if not candidates:
         candidates = [asked["leak"].variants[0]]
-    return max(candidates, key=lambda variant: variant.mean(metric))
+    return max(candidates, key=lambda variant: gain(metric) * variant.mean(metric))
 
 
 def rival_of(chosen: Variant, asked: Mapping[Question, Comparison]) -> Variant | None:
-    """The variant whose disagreements with the chosen one are shown: the next highest that was asked about with it."""
+    """The variant whose disagreements with the chosen one are shown: the next best that was asked about with it."""
     for question, found in asked.items():
         others = [variant for variant in found.variants if variant.name != chosen.name]
         if question != "leak" and others and len(others) < len(found.variants):
-            return max(others, key=lambda variant: variant.mean(chosen.runs[0].config.fit.metric))
+            metric = found.metric
+            return max(others, key=lambda variant: gain(metric) * variant.mean(metric))
     return None
 
 

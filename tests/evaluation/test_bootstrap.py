@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from scipy import stats
 from scipy.special import expit
 
+from sentinode.errors import ConfigError
 from sentinode.evaluation import metrics
-from sentinode.evaluation.bootstrap import LOWER_IS_BETTER, METRICS, Replicates, bootstrap, ends
+from sentinode.evaluation.bootstrap import METRICS, Replicates, bootstrap, ends
 from sentinode.evaluation.clusters import ClassClusters, Clusters, Design, draw_seeds
 from sentinode.evaluation.weighted import weighted_scores
 
@@ -112,7 +113,7 @@ def test_better_is_lower_for_losses() -> None:
     found = bootstrap(labels, p, slides, rng=np.random.default_rng(0), replicates=200)
     for metric in METRICS:
         difference = found.difference(0, 1, metric)
-        assert (difference.estimate < 0) == (metric in LOWER_IS_BETTER)
+        assert (difference.estimate < 0) == (metric in metrics.LOWER_IS_BETTER)
         assert difference.share_a_better > 0.95
         assert found.difference(1, 0, metric).share_a_better == pytest.approx(1 - difference.share_a_better)
 
@@ -554,3 +555,73 @@ def test_a_rare_class_is_told_rightly_or_not_at_all(positives: int, folds: int) 
         assert known == 40
         assert held >= 35  # of 38 expected
         assert apart <= 5  # of 2 expected at most
+
+
+def own_example() -> dict[str, object]:
+    rng = np.random.default_rng(3)
+    labels = rng.integers(0, 2, 160).astype(np.int8)
+    probabilities = np.clip(rng.normal(0.4 + 0.2 * labels, 0.25, (2, 3, 160)), 0, 1)
+    parts = np.broadcast_to(np.arange(160) % 2, probabilities.shape).copy()
+    clusters = np.array([f"s{i}" for i in rng.integers(0, 16, 160)])
+    return {"labels": labels, "probabilities": probabilities, "clusters": clusters, "parts": parts}
+
+
+def test_a_built_in_score_given_as_ones_own_has_the_same_replicates_intervals_and_differences() -> None:
+    own = metrics.own_metrics(
+        {
+            "my AUC": metrics.OwnMetric(metrics.auc, share=True),
+            "my Brier": metrics.OwnMetric(metrics.brier_score, share=True, lower_is_better=True),
+        }
+    )
+    asked = own_example()
+    found = bootstrap(**asked, rng=np.random.default_rng(1), replicates=150, own=own)  # type: ignore[arg-type]
+    alone = bootstrap(**asked, rng=np.random.default_rng(1), replicates=150)  # type: ignore[arg-type]
+    assert np.array_equal(found.values[:, :, : len(METRICS)], alone.values, equal_nan=True)
+    for name, built_in in (("my AUC", "auc"), ("my Brier", "brier_score")):
+        mine, theirs = (found.values[:, :, found.metrics.index(of)] for of in (name, built_in))
+        np.testing.assert_allclose(mine, theirs, atol=2e-6)  # under weights: single precision
+        assert found.gain(name) == found.gain(built_in)
+        for of_mine, of_theirs in (
+            (found.interval(0, name), found.interval(0, built_in)),
+            (found.difference(1, 0, name), found.difference(1, 0, built_in)),
+        ):
+            for value in ("estimate", "low", "high"):
+                assert getattr(of_mine, value) == pytest.approx(getattr(of_theirs, value), abs=2e-5)
+
+
+def test_a_score_of_ones_own_without_bounds_may_be_any_number() -> None:
+    own = metrics.own_metrics({"cost": lambda labels, said: 100.0 * float(np.mean((said > 0.5) != labels))})
+    found = bootstrap(**own_example(), rng=np.random.default_rng(1), replicates=120, metrics=(), own=own)  # type: ignore[arg-type]
+    interval = found.interval(0, "cost")
+    assert 1 < interval.low < interval.estimate < interval.high < 100
+
+
+def fails(_labels: np.ndarray, _probabilities: np.ndarray) -> float:
+    raise ZeroDivisionError("no such share")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"auc": metrics.auc}, "'auc' is a metric already"),
+        ({"AUC": metrics.auc}, "'AUC' is a metric already"),
+        ({"": metrics.auc}, "is no name for a metric"),
+        ({"two\nlines": metrics.auc}, "is no name for a metric"),
+        ({"mine": fails}, "'mine' failed on 4 patches .ZeroDivisionError: no such share"),
+        ({"mine": lambda labels, _said: labels}, "'mine' failed on 4 patches .TypeError"),
+    ],
+)
+def test_what_is_no_metric_is_told_in_one_line_before_anything_is_done(given: dict[str, object], said: str) -> None:
+    with pytest.raises(ConfigError, match=said) as told:
+        metrics.own_metrics(given)  # type: ignore[arg-type]
+    assert "\n" not in str(told.value)
+
+
+def test_a_metric_that_fails_on_a_resample_is_told_by_its_name() -> None:
+    def few(labels: np.ndarray, _said: np.ndarray) -> float:
+        return float(labels[3]) if len(labels) == 4 else fails(labels, _said)
+
+    asked = own_example()
+    own = metrics.own_metrics({"mine": few})
+    with pytest.raises(ConfigError, match=r"'mine' failed on .* patches .ZeroDivisionError: no such share"):
+        bootstrap(**asked, rng=np.random.default_rng(1), replicates=100, metrics=(), own=own)  # type: ignore[arg-type]

@@ -38,6 +38,19 @@ def test_a_clear_difference_is_called_better_and_its_mirror_worse() -> None:
     assert verdict_of(question(-0.02, by_seed=(-0.01, -0.02, -0.03))).outcome == "worse"
 
 
+def test_of_a_score_of_which_less_is_better_the_lower_is_better() -> None:
+    lower = question(-0.02, by_seed=(-0.01, -0.02, -0.03))
+    interval = replace(lower.interval, share_a_better=1 - lower.interval.share_a_better)
+    asked = replace(lower, metric="log loss", gain=-1, interval=interval)
+    said = verdict_of(asked)
+    assert said.outcome == "better"
+    assert said.seeds_better == 3
+    assert "after is better than before by 0.020 log loss" in said.in_words()
+    assert "lower in 3 of 3 seeds" in said.in_words()
+    mirrored = replace(asked, interval=replace(interval, low=0.01, high=0.03, estimate=0.02, share_a_better=0.0))
+    assert verdict_of(mirrored).outcome == "worse"
+
+
 def test_an_interval_over_zero_is_no_evidence_and_says_what_it_would_take() -> None:
     said = verdict_of(question(0.004))
     assert said.outcome == "no evidence"
@@ -100,6 +113,16 @@ def test_questions_that_cannot_be_asked_do_not_make_the_others_harder() -> None:
     idle = [replace(question(0.0), same="network")] * 5 + [unknown()] * 5
     among = decide([*idle, borderline], smallest_effect=0.005)[-1]
     assert (among.outcome, among.p_holm) == ("better", alone.p_holm)
+
+
+def test_where_no_verdict_is_asked_for_the_difference_is_told_and_no_question_counted() -> None:
+    asked, unasked = question(0.02), replace(question(0.02), metric="mine", asked=False)
+    answered, told = decide([asked, unasked], smallest_effect=0.005)
+    assert answered.p_holm == answered.p_value
+    assert told.outcome == "not asked"
+    assert np.isnan(told.p_holm)
+    assert "after minus before: +0.020 mine (95 % interval" in told.in_words()
+    assert "No verdict was asked for" in told.in_words()
 
 
 def test_many_questions_make_each_answer_harder() -> None:

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 
-from sentinode.config import FitAll, RunConfig
+from sentinode.config import FitAll, Metric, RunConfig
 from sentinode.data.artefacts import write_json
 from sentinode.errors import SentinodeWarning
 from sentinode.experiments.history import best_epoch, undefined_epochs
@@ -45,6 +45,23 @@ def test_the_best_epoch_is_chosen_among_the_defined(
     found = history(aucs, accuracies)
     assert best_epoch(found, FitAll()) == best
     assert re.fullmatch(f".*{said}.*" if said else "", undefined_epochs(found, FitAll()))
+
+
+@pytest.mark.parametrize(
+    ("metric", "best"), [("average_precision", 1), ("balanced_accuracy", 1), ("log_loss", 2), ("brier_score", 2)]
+)
+def test_the_best_epoch_by_other_scores_is_the_highest_or_of_losses_the_lowest(metric: Metric, best: int) -> None:
+    rows: list[dict[str, Any]] = [{"epoch": epoch, f"validation_{metric}": x} for epoch, x in ((1, 0.9), (2, 0.1))]
+    assert best_epoch(rows, FitAll(metric=metric)) == best
+
+
+def test_a_run_keeps_the_epoch_that_its_own_metric_chooses(
+    material: Material, run_config: RunConfig, tmp_path: Path
+) -> None:
+    run = train_run(material, override(run_config, {"fit.metric": "log_loss"}), tmp_path / "run", device=CPU)
+    kept = run.history["validation_log_loss"]
+    assert run.scores["log_loss"] == pytest.approx(kept.min(), abs=1e-5)  # weights folded, in another order of sums
+    assert (kept - run.history["validation_loss"]).abs().max() < 1e-5
 
 
 def of_few_patches(config: RunConfig) -> RunConfig:

@@ -35,6 +35,8 @@ TIMM = {"model.architecture": "timm", "model.backbone": "tf_efficientnet_lite0"}
 OWN = InitialWeights()
 PACKAGE = InitialWeights("package", "tf_efficientnet_lite0")
 HUB = InitialWeights("hub", "convnextv2_tiny.fcmae_ft_in22k_in1k")
+OWN_NETWORK = InitialWeights("own", "small")
+OWN_WEIGHTS = InitialWeights("own", "small", fixed=True)
 FROM_SCRATCH = InitialWeights("drawn", "tf_efficientnet_lite0")
 
 
@@ -88,6 +90,8 @@ CASES = [
         for preset in PRESETS
     ),
     Case("p4m", settings={"model.architecture": "p4m"}, slides="none", basis="group"),
+    Case("own network", settings={"model.architecture": "own", "model.name": "small"}, initial=OWN_NETWORK),
+    Case("own weights", settings={"model.architecture": "own", "model.name": "small"}, initial=OWN_WEIGHTS),
     Case("timm from scratch", settings={**TIMM, "model.pretrained": "none"}, initial=FROM_SCRATCH),
     Case("linear probe", settings={**TIMM, "fit.train": "head"}, initial=PACKAGE),
     Case(
@@ -118,13 +122,17 @@ CASES = [
 CLAIMS: dict[str, Callable[[Case], bool]] = {
     # where weights began
     "The network was randomly initialised": lambda c: c.initial == OWN,
-    "was randomly initialised under": lambda c: not c.initial.pretrained,
+    "was randomly initialised under": lambda c: c.initial.source == "drawn",
+    "The network small was initialised by its own code": lambda c: c.initial == OWN_NETWORK,
+    "The network small came with weights of its own": lambda c: c.initial == OWN_WEIGHTS,
     "was pretrained on ImageNet, another task": lambda c: c.initial.source == "package",
     "timm's hub: convnextv2_tiny": lambda c: c.initial.source == "hub",
-    "its head began at zero": lambda c: bool(c.initial.name) and not c.head and not c.head_first,
+    "its head began at zero": lambda c: (
+        bool(c.initial.name) and c.initial.source != "own" and not c.head and not c.head_first
+    ),
     "its head was fitted to its features": lambda c: c.head or c.head_first,
     # what a seed decides
-    "the initial weights": lambda c: not c.initial.pretrained,
+    "the initial weights": lambda c: not c.initial.pretrained and not c.initial.fixed,
     "the order of batches": lambda c: not c.head,
     "A seed decides nothing": lambda c: c.head and c.initial.pretrained,
     # how it was trained

@@ -6,15 +6,17 @@ which device the work is done and who hears of progress; without one the default
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
 from sentinode import pipeline
+from sentinode.api.settings import with_own_network, with_own_variants
 from sentinode.config import RunConfig, StudyConfig, Weighting
 from sentinode.data.artefacts import claim, write_bytes, write_json
 from sentinode.data.phantom import write_phantom
+from sentinode.evaluation.metrics import OwnMetric, Score, own_metrics
 from sentinode.experiments.comparison import Comparison
 from sentinode.experiments.ensemble import join_runs
 from sentinode.experiments.evaluate import Seen, cluster, open_labelled
@@ -28,15 +30,38 @@ from sentinode.experiments.session import Session
 from sentinode.experiments.study import Study
 from sentinode.experiments.train import train_run
 from sentinode.explain.galleries import worst_mistakes, write_pictures
+from sentinode.models.build import require_sound
+from sentinode.models.own import Given, Recipes
 from sentinode.progress import of_step
 from sentinode.report.page import REPORT, write_comparison_page, write_run_page, write_scored_comparison_page
 
 study = pipeline.study
 
 
-def fit(data: Path, config: RunConfig, out: Path, session: Session | None = None, *, resume: bool = False) -> Run:
-    """Train one run, or one of several members, into the folder `out`, or go on with it, and draw its page."""
-    session = session or Session()
+def fit(
+    data: Path,
+    config: RunConfig,
+    out: Path,
+    session: Session | None = None,
+    *,
+    resume: bool = False,
+    network: Given | None = None,
+    metrics: Mapping[str, Score | OwnMetric] | None = None,
+) -> Run:
+    """Train one run, or one of several members, into the folder `out`, or go on with it, and draw its page.
+
+    `network` is a network of your own in place of the configured one: a function or class that, called without
+    arguments, gives a new `torch.nn.Module` from (N, 3, s, s) in [0, 1], where s is preprocess.size_px, to (N, 1)
+    logits. It is called several times, each under PyTorch's, NumPy's and Python's global random state as the run's seed
+    has it, which is put back afterwards. It is tried on two patches before anything is read; ConfigError says what is
+    wrong with it. The run notes its name and the digest of its source (of the function or class and of what that uses
+    of its own file), holds its weights, never its code, and is opened with `network` again. {name: callable} gives it
+    another name; several are for an ensemble whose members name them. `metrics` are scores of your own by name,
+    functions of labels and probabilities (or `OwnMetric`); run.json has them, of the validation set, with intervals.
+    """
+    session, own = session or Session(), Recipes.of(network)
+    config = with_own_network(config, own)
+    require_sound([config], own)
     with claim_run(out) if session.processes.writes else nullcontext():
         material = gather(data, config, session).material
         run = train_run(
@@ -47,6 +72,8 @@ def fit(data: Path, config: RunConfig, out: Path, session: Session | None = None
             resume=resume,
             progress=session.progress,
             processes=session.processes,
+            own=own,
+            metrics=own_metrics(metrics),
         )
         if session.processes.writes and not (out / REPORT).is_file():
             mistakes = worst_mistakes(run.predictions, pipeline.MISTAKES_A_CLASS)
@@ -66,14 +93,31 @@ def compare(
     resume: bool = False,
     variants: bool = True,
     leak: bool = False,
+    network: Given | None = None,
+    metrics: Mapping[str, Score | OwnMetric] | None = None,
 ) -> Study:
     """The part of a study that compares variants and, with `leak`, ways to split (which takes `split.folds`).
 
-    With `split.folds` the comparison is a cross-validation, and the split, too, varies from seed to seed.
+    With `split.folds` the comparison is a cross-validation, and the split, too, varies from seed to seed. `network` is
+    a network of your own as for `fit`, or several; each is one more variant, under its name. `metrics` are scores of
+    your own by name, functions of labels and probabilities (or `OwnMetric`, which says in which direction they are
+    better and whether a verdict is asked for): each variant's with its interval, and each difference to the first.
     """
+    own = Recipes.of(network)
+    config = with_own_variants(config, own)
     wanted: dict[Question, bool] = {"compare": variants, "leak": leak}
     questions = [question for question, asked in wanted.items() if asked]
-    return study(data, config, out, session or Session(), preset=preset, resume=resume, asking=questions)
+    return study(
+        data,
+        config,
+        out,
+        session or Session(),
+        preset=preset,
+        resume=resume,
+        asking=questions,
+        own=own,
+        metrics=own_metrics(metrics),
+    )
 
 
 def compare_runs(
@@ -105,15 +149,18 @@ def compare_runs_on(
     session: Session | None = None,
     *,
     slides: Path | None = None,
+    network: Given | None = None,
 ) -> tuple[Comparison, Evidence, Seen]:
     """Compare finished runs on labelled patches, given as to `evaluate`, by the rule that `compare_runs` follows.
 
     The runs need not share a split. Returned, and said on the page, is also how many of the patches any of them was
-    trained on. Networks of one seed's folds predict together.
+    trained on. Networks of one seed's folds predict together. Runs of networks of your own need their `network`.
     """
     session = session or Session()
     with claim(out, replaces=[STUDY_EVIDENCE]):
-        runs = open_given(list(folders))
+        runs = open_given(list(folders), Recipes.of(network))
+        for run in runs:
+            run.require_networks()
         scored = open_labelled(data, labels, slides, runs, session)
         said = [predict([run], scored.patches, device=session.device, progress=session.progress) for run in runs]
         comparison = pair_given(on_other_patches(runs, said))

@@ -6,6 +6,7 @@ which device the work is done and who hears of progress; without one the default
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,10 +20,12 @@ from sentinode.data.listing import Listing
 from sentinode.data.patches import PatchSet
 from sentinode.deploy.submission import make_submission, require_ids, write_submission
 from sentinode.errors import RunError
+from sentinode.evaluation.metrics import OwnMetric, Score, own_metrics
 from sentinode.experiments import predict as prediction
 from sentinode.experiments.decision import DECISION, open_decision
 from sentinode.experiments.session import Session
 from sentinode.inference.probabilities import Predictions
+from sentinode.models.own import Given, Recipes
 
 if TYPE_CHECKING:
     from sentinode.experiments.evaluate import Evaluation
@@ -39,6 +42,7 @@ def predict(
     like: Path | None = None,
     calibrate: str | None = None,
     threshold: str | float | None = None,
+    network: Given | None = None,
 ) -> pd.DataFrame:
     """Predict patches with a run or a study's choice; write and return a checked table id,label.
 
@@ -46,13 +50,16 @@ def predict(
     sample submission that gives the ids and their order. `calibrate`, "temperature" or "isotonic", maps the
     probabilities as the validation side has it. With a `threshold`, a name or number as for
     `operating_point`, the table is id,probability,positive: 1 where the probability before any calibration
-    is above the threshold, so a calibration changes no decision.
+    is above the threshold, so a calibration changes no decision. A run of a network of your own needs its `network`,
+    as given to `fit`.
     """
     session = session or Session()
     if out.is_dir():
         raise RunError("is a directory; the table must be a file", where=out, remedy="Name a file in it.")
     with claim_file(out):
-        runs = prediction.open_runs(model)
+        runs = prediction.open_runs(model, Recipes.of(network))
+        for run in runs:
+            run.require_networks()
         point = None if threshold is None else prediction.operating_point(model, threshold)
         calibration = open_decision(model).calibration(calibrate, where=model / DECISION) if calibrate else None
         found = read_images(images, part="test")
@@ -78,18 +85,24 @@ def evaluate(
     *,
     slides: Path | None = None,
     out: Path | None = None,
+    network: Given | None = None,
+    metrics: Mapping[str, Score | OwnMetric] | None = None,
 ) -> Evaluation:
     """Score a run or a study's choice on the patches below `data` that the table `labels` names.
 
     Without a table the labels are those of PatchCamelyon's test part. `slides` is a table id,slide (default: slides.csv
     in `data`). How many of the patches the model was trained on, or share a slide or tissue with one, is part of what
     is returned. Into the folder `out`, if given, scores.json, predictions.csv and report.html are written.
+    A run of a network of your own needs its `network`, as given to `fit`. `metrics` are scores of your own by name,
+    functions of labels and probabilities (or `OwnMetric`), each with its interval like the others.
     """
     from sentinode.experiments import evaluate as evaluation  # here: intervals take SciPy, a prediction does not
 
-    session = session or Session()
+    session, own = session or Session(), own_metrics(metrics)
     with claim(out, replaces=evaluation.BEFORE_SCORES) if out else nullcontext():
-        runs, decision = prediction.open_runs(model), open_decision(model)
+        runs, decision = prediction.open_runs(model, Recipes.of(network)), open_decision(model)
+        for run in runs:
+            run.require_networks()
         scored = evaluation.open_labelled(data, labels, slides, runs, session)
         predictions = prediction.predict(runs, scored.patches, device=session.device, progress=session.progress)
         found = evaluation.evaluate(
@@ -100,6 +113,7 @@ def evaluate(
             scored,
             workers=session.workers,
             progress=session.progress,
+            own=own,
         )
         if out is not None:
             _write(found, predictions, scored.patches, out)

@@ -4,16 +4,50 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from sentinode.config import StudyConfig
+from sentinode.config import OwnModel, RunConfig, StudyConfig
+from sentinode.errors import ConfigError
 from sentinode.experiments.variants import resolve_variants
+from sentinode.models.own import Recipes
 from sentinode.settings import override
 
 
-def with_variants(config: StudyConfig, names: Iterable[str]) -> StudyConfig:
-    """The config with other variants to compare, named as on the command line; ConfigError for what are none."""
-    asked = override(config, {"compare.variants": resolve_variants(names, config)})
+def with_variants(config: StudyConfig, names: Iterable[str], *, beside: int = 0) -> StudyConfig:
+    """The config with other variants to compare, named as on the command line; ConfigError for what are none.
+
+    `beside` these, so many networks of the user's own will be compared.
+    """
+    asked = override(config, {"compare.variants": resolve_variants(names, config, beside=beside)})
     asked.variants()
     return asked
+
+
+def with_own_network(config: RunConfig, own: Recipes) -> RunConfig:
+    """The config with the network of the user's own that was given; of several, with those that it names."""
+    match own.known:
+        case []:
+            return config
+        case [only]:
+            return override(config, only.settings)
+        case _ if isinstance(config.model, OwnModel) and (named := own.called(config.model.name)):
+            return override(config, named.settings)
+        case _:
+            raise ConfigError(
+                f"{len(own.known)} networks were given, and model.name is none of theirs",
+                where="network",
+                remedy="Give one; compare takes several, each as a variant.",
+            )
+
+
+def with_own_variants(config: StudyConfig, own: Recipes) -> StudyConfig:
+    """The config with each network of the user's own as one more variant, under its name."""
+    variants = dict(config.compare.variants)
+    for recipe in own.known:
+        if variants.get(recipe.name, recipe.settings) != recipe.settings:
+            raise ConfigError(
+                f"a variant is called {recipe.name!r} already", where="network", remedy="Give it another name."
+            )
+        variants[recipe.name] = dict(recipe.settings)
+    return override(config, {"compare.variants": variants}) if own.known else config
 
 
 def with_seeds(config: StudyConfig, seeds: int) -> StudyConfig:

@@ -15,6 +15,8 @@ from sentinode.apps.options import (
     Folds,
     GroupBy,
     Groups,
+    Network,
+    Networks,
     Preset,
     PseudoLabels,
     Resume,
@@ -25,6 +27,7 @@ from sentinode.apps.options import (
     asked_run,
     asked_study,
     origin_of,
+    own_network,
     session_of,
 )
 from sentinode.apps.paths import require_data, require_data_or_runs
@@ -85,6 +88,7 @@ def train(
     groups: Groups = None,
     group_by: GroupBy = None,
     pseudo_labels: PseudoLabels = None,
+    network: Network = None,
     resume: Resume = False,
     cache: Cache = None,
     device: Device = "auto",
@@ -94,13 +98,14 @@ def train(
     """Train one network, or the members of an ensemble, and keep all that is needed to believe and to use it."""
     asked = asked_run(preset, config, settings, slides, groups, group_by, pseudo_labels=pseudo_labels)
     require_data(data)
+    own = own_network(network)
 
     from sentinode.api import experiments as api
     from sentinode.apps import console, results
 
     with console.steps() as progress:
         session = session_of(cache, device, workers, progress, threads=threads, several_processes=True)
-        run = api.fit(data, asked, out, session, resume=resume)
+        run = api.fit(data, asked, out, session, resume=resume, network=own)
     if not session.processes.writes:
         return
     for text in run.environment["notices"]:
@@ -141,6 +146,7 @@ def compare(
         typer.Option("--data", metavar="DATA", help="With runs: compare them on the labelled patches in this folder."),
     ] = None,
     labels: Annotated[Path | None, typer.Option(help="With --data: table id,label, as for evaluate.")] = None,
+    networks: Networks = None,
     resume: Resume = False,
     cache: Cache = None,
     device: Device = "auto",
@@ -158,8 +164,9 @@ def compare(
 
     from sentinode.api.settings import with_seeds, with_variants
 
+    own = own_network(networks)
     if variants:
-        asked = with_variants(asked, named)
+        asked = with_variants(asked, named, beside=len(own or ()))
 
     from sentinode.api import experiments as api
     from sentinode.apps import console, results
@@ -187,7 +194,7 @@ def compare(
             with console.steps() as progress:
                 session = session_of(cache, device, workers, progress, threads=threads)
                 comparison, evidence, seen = api.compare_runs_on(
-                    folders, on, labels, out, asked, session, slides=slides
+                    folders, on, labels, out, asked, session, slides=slides, network=own
                 )
             for text in seen.in_words(len(comparison.ids), by="any of the runs"):
                 console.notice(text)
@@ -195,9 +202,9 @@ def compare(
         console.say(f"{out / 'report.html'}")
         return
     _refuse_without_runs({"--data": on, "--labels": labels})
-    compares = bool(named) or not leak
+    compares = bool(named or own) or not leak
     if compares and not variants:
-        asked = with_variants(asked, named or asked.compare.variants)
+        asked = with_variants(asked, named or asked.compare.variants, beside=len(own or ()))
     if seeds is not None:
         asked = with_seeds(asked, seeds)
     if leak and asked.split.folds is None:
@@ -205,7 +212,9 @@ def compare(
     with console.steps() as progress:
         session = session_of(cache, device, workers, progress, threads=threads)
         origin = origin_of(preset, config, "fair")
-        result = api.compare(data, asked, out, session, preset=origin, resume=resume, variants=compares, leak=leak)
+        result = api.compare(
+            data, asked, out, session, preset=origin, resume=resume, variants=compares, leak=leak, network=own
+        )
     results.show_study(result)
     console.say(f"{out / 'report.html'}")
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from sentinode.apps.options import Cache, Device, Slides, Threads, Workers, session_of, weighting
+from sentinode.apps.options import Cache, Device, Networks, Slides, Threads, Workers, own_network, session_of, weighting
 from sentinode.apps.paths import require_patches, require_results, require_something_to_draw, require_table
 
 
@@ -61,6 +61,7 @@ def predict(
             "probability before --calibrate, which changes no decision.",
         ),
     ] = None,
+    networks: Networks = None,
     cache: Cache = None,
     device: Device = "auto",
     workers: Workers = 2,
@@ -70,13 +71,14 @@ def predict(
     require_results(run)
     require_patches(images)
     require_table(like)
+    own = own_network(networks)
 
     from sentinode.api import runs as api
     from sentinode.apps import console
 
     with console.steps() as progress:
         session = session_of(cache, device, workers, progress, threads=threads)
-        table = api.predict(run, images, out, session, like=like, calibrate=calibrate, threshold=threshold)
+        table = api.predict(run, images, out, session, like=like, calibrate=calibrate, threshold=threshold, network=own)
     console.say(f"{len(table):,} probabilities in {out}")
     if threshold is not None:
         point = api.operating_point(run, threshold)
@@ -94,6 +96,7 @@ def evaluate(
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Folder for scores.json, predictions.csv and report.html.")
     ] = None,
+    networks: Networks = None,
     cache: Cache = None,
     device: Device = "auto",
     workers: Workers = 2,
@@ -103,13 +106,14 @@ def evaluate(
     require_results(run)
     require_patches(data)
     require_table(labels)
+    own = own_network(networks)
 
     from sentinode.api import runs as api
     from sentinode.apps import console, results
 
     with console.steps() as progress:
         session = session_of(cache, device, workers, progress, threads=threads)
-        found = api.evaluate(run, data, labels, session, slides=slides, out=out)
+        found = api.evaluate(run, data, labels, session, slides=slides, out=out, network=own)
     results.show_evaluation(found)
     if out is not None:
         console.say(f"{out / 'report.html'}")

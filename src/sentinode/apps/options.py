@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -48,6 +51,23 @@ Folds = Annotated[
     int | None,
     typer.Option(
         metavar="K", help="Cross-validate with K folds, another partition for each seed (default: one split)."
+    ),
+]
+Network = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MODULE:FACTORY",
+        help="A network of your own: a function or class, called without arguments, in a module of this folder or the "
+        "environment. The module is imported: its code runs.",
+    ),
+]
+Networks = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--network",
+        metavar="MODULE:FACTORY",
+        help="What made a network of your own; repeat for several. Its module, of this folder or the environment, is "
+        "imported: its code runs.",
     ),
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted command.")]
@@ -130,6 +150,34 @@ def _given(settings: list[str] | None, options: dict[str, Any]) -> dict[str, Any
     from sentinode.settings import parse_settings
 
     return {name: value for name, value in options.items() if value is not None} | parse_settings(settings or [])
+
+
+def own_network(names: Sequence[str] | str | None) -> dict[str, Callable[[], Any]] | None:
+    """What makes the networks that `module:factory` names, by the factories' names; modules are imported for it.
+
+    Raises ConfigError where a module cannot be imported or has no such thing.
+    """
+    from sentinode.errors import ConfigError
+
+    found: dict[str, Callable[[], Any]] = {}
+    for name in [names] if isinstance(names, str) else names or []:
+        module, _, factory = name.partition(":")
+        if not (module and factory) or factory in found:
+            told = f"{name!r} names no network" if factory not in found else f"two networks are called {factory!r}"
+            raise ConfigError(told, where="--network", remedy="Write module:factory, such as my_networks:small.")
+        if (here := str(Path.cwd())) not in sys.path:
+            sys.path.insert(0, here)
+        try:
+            imported = importlib.import_module(module)
+        except Exception as error:
+            told = f"the module {module!r} cannot be imported ({type(error).__name__}: {error})"
+            remedy = "Give the command in the folder of the module, or install it."
+            raise ConfigError(told, where="--network", remedy=remedy) from error
+        if not hasattr(imported, factory):
+            told, remedy = f"the module {module!r} has no {factory!r}", "Name a function or class in it."
+            raise ConfigError(told, where="--network", remedy=remedy)
+        found[factory] = getattr(imported, factory)
+    return found or None
 
 
 def weighting(asked: str) -> Weighting:

@@ -40,7 +40,7 @@ def show_leak(leak: Comparison, evidence: Evidence) -> None:
 
 
 def show_variants(comparison: Comparison, *, side: str = "validation ") -> None:
-    from sentinode.experiments.evidence import METRIC_NAMES  # here: a table of scores does without the evidence
+    from sentinode.evaluation.metrics import METRIC_NAMES  # here: --help does without NumPy
 
     metric = comparison.metric
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
@@ -222,13 +222,32 @@ class TimmModel(Section):
     resize_px: int | None = Field(None, ge=32, le=1024, description="side that patches are resized to")
 
 
-ModelConfig = NotebookModel | P4mModel | TimmModel
+class OwnModel(Section):
+    """A network of your own; settings hold no code, so the call or the command names what makes it (`network`)."""
+
+    architecture: Literal["own"] = "own"
+    name: str = Field("own", description="what tables and figures call it; no result depends on it")
+    source_sha256: str = Field(
+        "", pattern="^([0-9a-f]{64})?$", description="digest of its source, noted by the call that names it"
+    )
+
+    @field_validator("name")
+    @classmethod
+    def _names_a_folder(cls, name: str) -> str:
+        require_names([name], "network")
+        return name
+
+
+ModelConfig = NotebookModel | P4mModel | TimmModel | OwnModel
 
 
 # Its training.
 
-Metric = Literal["auc", "accuracy"]
-_METRIC: Final = "validation score that selects the best checkpoint, the best trial and the chosen variant"
+Metric = Literal["auc", "average_precision", "accuracy", "balanced_accuracy", "log_loss", "brier_score"]
+_METRIC: Final = (
+    "validation score that selects the best checkpoint, the best trial and the chosen variant: the highest, of "
+    "log_loss and brier_score the lowest"
+)
 _SEED: Final = "of initial weights, order of batches and augmentation; a study puts each of `seeds` here"
 
 
@@ -520,6 +539,12 @@ class RunConfig(Section):
             name: override(shared, own, where=f"ensemble.members.{name}") for name, own in self.ensemble.members.items()
         }
 
+    @property
+    def own_sources(self) -> dict[str, str]:
+        """The digests of the sources of the networks of one's own that it names, by their names."""
+        models = [self.model, *(member.model for member in self.members().values())]
+        return {model.name: model.source_sha256 for model in models if isinstance(model, OwnModel)}
+
     def canonical(self) -> RunConfig:
         """The settings in one form: configs that give the same run, whatever the data, are equal in it."""
         fit, model, preprocess, predict = self.fit, self.model, self.preprocess, self.predict
@@ -534,6 +559,8 @@ class RunConfig(Section):
                 fit = fit.model_copy(update={"metric": "auc"})
         if isinstance(model, TimmModel) and model.resize_px == preprocess.size_px:
             model = model.model_copy(update={"resize_px": None})
+        if isinstance(model, OwnModel):
+            model = model.model_copy(update={"name": "own"})
         if isinstance(model, P4mModel) and not isinstance(fit, FitHead):  # which says the same of all 8 symmetries
             predict = predict.model_copy(update={"views": 1})
             fit = fit.model_copy(update={"augment": fit.augment.model_copy(update={"symmetries": "none"})})
@@ -561,7 +588,7 @@ SHARED: Final = ("data", "decision", "running")
 """Sections that members of an ensemble and variants under comparison have in common with the others."""
 
 
-def require_names(names: Mapping[str, Any], what: str) -> None:
+def require_names(names: Collection[str], what: str) -> None:
     """Raise ValueError unless the names can be those of folders beside each other, whatever the file system."""
     for name in names:
         if not is_folder_name(name):

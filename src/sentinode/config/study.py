@@ -142,6 +142,14 @@ class StudyConfig(RunConfig):
         return found
 
     @property
+    def own_sources(self) -> dict[str, str]:
+        """The digests of the sources of the networks of one's own that it or its variants name, by their names."""
+        found = dict[str, str](super().own_sources)
+        for config in self.variants().values():
+            found |= config.own_sources
+        return found
+
+    @property
     def search(self) -> TuneConfig:
         """The search; raises ConfigError where the settings have none."""
         if self.tune is None:

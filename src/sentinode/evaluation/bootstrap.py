@@ -25,10 +25,11 @@ What is covered, over 2 to 40 slides, stands in docs/lab-log.md (`benchmarks/int
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache
+from types import MappingProxyType
 from typing import Final, Literal
 
 import numpy as np
@@ -38,7 +39,7 @@ from scipy import special, stats
 from threadpoolctl import ThreadpoolController
 
 from sentinode.evaluation.clusters import Clusters, Design, draw_seeds
-from sentinode.evaluation.metrics import scores
+from sentinode.evaluation.metrics import OwnMetric, gain, own_score, scores
 from sentinode.evaluation.weighted import Prediction, Weights
 
 METRICS: Final = (
@@ -51,7 +52,6 @@ METRICS: Final = (
     "log_loss",
     "ece",
 )
-LOWER_IS_BETTER: Final = frozenset({"brier_score", "log_loss", "ece"})
 Scale = Literal["share", "positive", "difference"]
 """How a value is bounded: to [0, 1], below by 0, or not at all."""
 
@@ -99,6 +99,8 @@ class Replicates:
     designs: tuple[Design, ...]  # of each variant
     by_seed: Float[np.ndarray, "variants seeds metrics"]  # observed on all patches
     values: Float[np.ndarray, "replicates variants metrics"]
+    own: Mapping[str, OwnMetric] = field(default_factory=dict)
+    """The metrics of a user's own among them."""
 
     @property
     def observed(self) -> Float[np.ndarray, "variants metrics"]:
@@ -125,7 +127,7 @@ class Replicates:
         reason = _reason(estimate, design, self.unit)
         low, high = float("nan"), float("nan")
         if reason is None:
-            low, high = _ends_of_one(self.values[:, variant, column], by_seed, design, level, scale_of(metric))
+            low, high = _ends_of_one(self.values[:, variant, column], by_seed, design, level, self._scale(metric))
         return Interval(estimate, low, high, level, reason=reason)
 
     def difference(self, a: int, b: int, metric: str, level: float = 0.95) -> PairedInterval:
@@ -134,7 +136,7 @@ class Replicates:
         differences = self.values[:, a, column] - self.values[:, b, column]
         by_seed = self.by_seed[a, :, column] - self.by_seed[b, :, column]
         estimate, design = float(by_seed.mean()), self.designs[a].or_weaker(self.designs[b])
-        gains = differences[~np.isnan(differences)] * (-1 if metric in LOWER_IS_BETTER else 1)
+        gains = differences[~np.isnan(differences)] * self.gain(metric)
         share_a_better = float(np.mean((np.sign(gains) + 1) / 2)) if len(gains) else float("nan")
         reason = _reason(estimate, design, self.unit)
         if reason is not None:
@@ -149,7 +151,7 @@ class Replicates:
 
         low, high = ends_at(level)
         p_value = _p_value(ends_at, least=2 / (1 + len(gains)))
-        most = 1.0 if scale_of(metric) == "share" else float("inf")
+        most = 1.0 if self._scale(metric) == "share" else float("inf")
         low, high = float(np.clip(low, -most, most)), float(np.clip(high, -most, most))
         return PairedInterval(estimate, low, high, level, share_a_better, p_value)
 
@@ -165,9 +167,23 @@ class Replicates:
         return float(estimate - below), float(estimate + above)
 
     def _always_best(self, variant: int, metric: str) -> bool:
-        best = 0.0 if metric in LOWER_IS_BETTER else 1.0
+        best = 0.0 if self.gain(metric) < 0 else 1.0
         values = self.values[:, variant, self._column(metric)]
-        return scale_of(metric) == "share" and bool(np.nanmax(np.abs(values - best)) <= 2 * _RESOLUTION)
+        return self._scale(metric) == "share" and bool(np.nanmax(np.abs(values - best)) <= 2 * _RESOLUTION)
+
+    def gain(self, metric: str) -> Literal[1, -1]:
+        """1 where more of the metric is better, -1 where less is."""
+        return self.own[metric].gain if metric in self.own else gain(metric)
+
+    def _scale(self, metric: str) -> Scale:
+        if metric in self.own:
+            return "share" if self.own[metric].share else "difference"
+        return scale_of(metric)
+
+    def of_seeds(self, variant: int, metric: str) -> Float[np.ndarray, " seeds"]:
+        """What each seed observed."""
+        observed: NDArray[np.float64] = self.by_seed[variant, :, self._column(metric)]
+        return observed
 
     def _column(self, metric: str) -> int:
         return self.metrics.index(metric)
@@ -286,6 +302,7 @@ def bootstrap(
     workers: int = 2,
     parts: Int[np.ndarray, "variants seeds n"] | None = None,
     unit: str = "slides",
+    own: Mapping[str, OwnMetric] = MappingProxyType({}),
 ) -> Replicates:
     """Draw clusters with replacement, then their patches, and seeds on top; score every variant on the same draw.
 
@@ -298,6 +315,8 @@ def bootstrap(
     seed. A seed's metric is then the mean over its parts of the metric among the part's patches: the networks of
     different folds share no scale, so their patches are never ranked together (Forman and Scholz 2010, "Apples-to-
     apples in cross-validation studies"). In a replicate it is the mean over those parts that have both classes.
+
+    `own` are further metrics, each computed anew on the patches of every replicate.
     """
     if parts is None:
         parts = np.zeros(probabilities.shape, np.int64)
@@ -309,11 +328,13 @@ def bootstrap(
     def score_chunk(count: int, own_rng: np.random.Generator) -> Float[np.ndarray, "count variants metrics"]:
         times = clustering.patches(clustering.draw(count, own_rng), own_rng, patches)
         seeds = draw_seeds(probabilities.shape[1], count, own_rng)
-        summed, defined = np.zeros((2, *probabilities.shape[:2], count, len(metrics)))
+        summed, defined = np.zeros((2, *probabilities.shape[:2], count, len(metrics) + len(own)))
         for block in blocks:
-            weights = Weights.of(np.take(times, block.rows, axis=1, mode="clip"), block.positives)
+            drawn = np.take(times, block.rows, axis=1, mode="clip")
+            weights = Weights.of(drawn, block.positives)
             for (variant, seed), prediction in block.predictions.items():
-                measured = prediction.measure(weights)
+                said = probabilities[variant, seed, block.rows]
+                measured = np.hstack([prediction.measure(weights), _resampled(own, labels[block.rows], said, drawn)])
                 summed[variant, seed] += np.nan_to_num(measured)
                 defined[variant, seed] += ~np.isnan(measured)
         by_seed = np.divide(summed, defined, out=np.full_like(summed, np.nan), where=defined > 0)
@@ -324,21 +345,37 @@ def bootstrap(
         *for_chunks, for_designs = rng.spawn(len(counts) + 1)
         chunks = list(pool.map(score_chunk, counts, for_chunks))
     observed = [
-        [_plain(labels, seed, part, metrics) for seed, part in zip(variant, of_variant, strict=True)]
+        [_plain(labels, seed, part, metrics, own) for seed, part in zip(variant, of_variant, strict=True)]
         for variant, of_variant in zip(probabilities, parts, strict=True)
     ]
     designs: dict[bytes, Design] = {}
-    for own in parts:
-        if own.tobytes() not in designs:
-            designs[own.tobytes()] = clustering.design(own, for_designs)
+    for partition in parts:
+        if partition.tobytes() not in designs:
+            designs[partition.tobytes()] = clustering.design(partition, for_designs)
     return Replicates(
-        tuple(metrics),
+        (*metrics, *own),
         unit,
         len(clustering.sizes),
-        tuple(designs[own.tobytes()] for own in parts),
+        tuple(designs[partition.tobytes()] for partition in parts),
         np.array(observed),
         np.concatenate(chunks),
+        own,
     )
+
+
+def _resampled(
+    own: Mapping[str, OwnMetric],
+    labels: Int[np.ndarray, " n"],
+    probabilities: Float[np.ndarray, " n"],
+    times: Int[np.ndarray, "r n"],
+) -> Float[np.ndarray, "r own"]:
+    """Metrics of the user's own where each patch is there so many times; NaN where a class that there is, is not."""
+    values = np.full((len(times), len(own)), np.nan)
+    for row, counts in enumerate(times if own else ()):
+        patches = np.repeat(np.arange(len(labels)), counts)
+        if len(np.unique(labels[patches])) == len(np.unique(labels)):
+            values[row] = [own_score(name, own[name], labels[patches], probabilities[patches]) for name in own]
+    return values
 
 
 @cache
@@ -381,7 +418,12 @@ def _plain(
     probabilities: Float[np.ndarray, " n"],
     parts: Int[np.ndarray, " n"],
     metrics: Sequence[str],
+    own: Mapping[str, OwnMetric],
 ) -> Float[np.ndarray, " metrics"]:
-    by_part = [scores(labels[parts == number], probabilities[parts == number]) for number in np.unique(parts)]
-    mean: NDArray[np.float64] = np.mean([[found[metric] for metric in metrics] for found in by_part], axis=0)
+    by_part = []
+    for number in np.unique(parts):
+        of_part = labels[parts == number], probabilities[parts == number]
+        found = scores(*of_part)
+        by_part.append([*(found[name] for name in metrics), *(own_score(name, own[name], *of_part) for name in own)])
+    mean: NDArray[np.float64] = np.mean(by_part, axis=0)
     return mean

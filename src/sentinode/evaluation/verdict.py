@@ -32,8 +32,9 @@ POWER = 0.8
 class Question:
     """One comparison: is `a` better than `b` in `metric`?
 
-    interval: of the difference a - b, where higher means better for a. by_seed: the same difference, seed by seed, of
-    seeds that differ; seeds_run: how many were run. same: what both have in common under every seed, if anything.
+    interval: of the difference a - b; gain: 1 where higher means better for a, -1 where lower does. by_seed: the same
+    difference, seed by seed, of seeds that differ; seeds_run: how many were run. same: what both have in common under
+    every seed, if anything. Where a verdict is not asked for, only the difference is told.
     """
 
     a: str
@@ -43,6 +44,8 @@ class Question:
     by_seed: Float[np.ndarray, " s"]
     seeds_run: int
     same: Sameness | None = None
+    gain: Literal[1, -1] = 1
+    asked: bool = True
 
 
 Sameness = Literal["network", "predictions"]
@@ -56,6 +59,7 @@ Outcome = Literal[
     "too few slides",
     "same network",
     "same predictions",
+    "not asked",
 ]
 
 
@@ -82,6 +86,13 @@ class Verdict:
     """Seeds that would tell the smallest effect apart in 4 of 5 repetitions; None for a single seed."""
     reason: str | None = None
     """Why the interval is unknown, if it is."""
+    gain: Literal[1, -1] = 1
+    """1 where a higher value of the metric is better, -1 where a lower one is."""
+
+    @property
+    def in_seeds(self) -> str:
+        """Such as "higher in 4 of 5 seeds"; of a metric of which less is better, "lower in"."""
+        return f"{'higher' if self.gain > 0 else 'lower'} in {self.seeds_better} of {self.seeds} seeds"
 
     def interval_in_words(self) -> str:
         """Such as "95 % interval +0.004 to +0.021", or "95 % interval unknown"."""
@@ -89,7 +100,7 @@ class Verdict:
 
     def in_words(self) -> str:
         interval = self.interval_in_words()
-        seeds = f"higher in {self.seeds_better} of {self.seeds} seeds; P(better) = {self.p_better:.2f}"
+        seeds = f"{self.in_seeds}; P(better) = {self.p_better:.2f}"
         match self.outcome:
             case "same network":
                 return (
@@ -111,6 +122,11 @@ class Verdict:
                     f"{self.a} minus {self.b}: {self.difference:+.3f} {self.metric} ({interval}). "
                     f"{too_few_seeds(self)} a difference from the luck of the seed: no winner is named; a verdict "
                     f"takes {FEWEST_SEEDS} seeds or more."
+                )
+            case "not asked":
+                return (
+                    f"{self.a} minus {self.b}: {self.difference:+.3f} {self.metric} ({interval}; {self.in_seeds}). No "
+                    "verdict was asked for."
                 )
             case "better" | "worse":
                 return (
@@ -143,7 +159,9 @@ def too_few_seeds(verdict: Verdict) -> str:
 
 def decide(questions: Sequence[Question], *, smallest_effect: float) -> list[Verdict]:
     """Answer several questions together, the chance of any false "better" held at 5 % (Holm 1979)."""
-    p_values = [float("nan") if question.same else question.interval.p_value for question in questions]
+    p_values = [
+        question.interval.p_value if question.asked and not question.same else float("nan") for question in questions
+    ]
     corrected = holm(p_values)
     return [
         _answer(question, p, p_holm, smallest_effect)
@@ -175,12 +193,15 @@ def _answer(question: Question, p: float, p_holm: float, smallest_effect: float)
     observed, low, high = question.interval.estimate, question.interval.low, question.interval.high
     p_better = question.interval.share_a_better
     seeds = len(question.by_seed)
-    above, below = low > 0 and p_better >= SMALLEST_SHARE, high < 0 and 1 - p_better >= SMALLEST_SHARE
+    worst, best = (low, high) if question.gain > 0 else (-high, -low)
+    above, below = worst > 0 and p_better >= SMALLEST_SHARE, best < 0 and 1 - p_better >= SMALLEST_SHARE
     outcome: Outcome = "no evidence"
     if question.same:
         outcome = "same network" if question.same == "network" else "same predictions"
     elif question.interval.reason:
         outcome = "too few slides"
+    elif not question.asked:
+        outcome = "not asked"
     elif seeds < FEWEST_SEEDS:
         outcome = "too few seeds"
     elif p_holm <= 1 - LEVEL and (above or below):
@@ -199,8 +220,9 @@ def _answer(question: Question, p: float, p_holm: float, smallest_effect: float)
         p_holm=p_holm,
         seeds=seeds,
         seeds_run=question.seeds_run,
-        seeds_better=int(np.sum(question.by_seed > 0)),
+        seeds_better=int(np.sum(question.gain * question.by_seed > 0)),
         smallest_effect=smallest_effect,
         seeds_needed=None if spread is None else seeds_to_tell(smallest_effect, spread),
         reason=question.interval.reason,
+        gain=question.gain,
     )

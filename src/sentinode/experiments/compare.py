@@ -15,6 +15,7 @@ from sentinode.experiments.comparison import Comparison, Variant, paired
 from sentinode.experiments.material import Material
 from sentinode.experiments.run import Run, is_finished
 from sentinode.experiments.train import train_run
+from sentinode.models.own import NONE, Recipes
 from sentinode.progress import ALL_RUNS, Progress, silent
 from sentinode.settings import override
 
@@ -24,7 +25,8 @@ _AS_SET: Final = "as-set"  # the only variant of a study that compares none
 class RunStore:
     """Trains runs below one folder, and never the same run twice: equal settings share one folder.
 
-    `planned`: how many runs will be asked for, of which `progress` is told how many are done.
+    `planned`: how many runs will be asked for, of which `progress` is told how many are done. `own` makes the networks
+    of a user's own that their settings name.
     """
 
     def __init__(
@@ -35,9 +37,10 @@ class RunStore:
         device: torch.device,
         progress: Progress = silent,
         planned: int = 0,
+        own: Recipes = NONE,
     ) -> None:
         self.material, self.folder, self.device = material, folder, device
-        self.progress = progress
+        self.progress, self.own = progress, own
         self._runs: dict[str, Run] = {}
         self._planned, self._asked_for = planned, 0
 
@@ -59,6 +62,7 @@ class RunStore:
                 resume=True,
                 progress=self.progress,
                 on_epoch=on_epoch,
+                own=self.own,
             )
         run = self._runs[key]
         if told:

@@ -12,6 +12,7 @@ from jaxtyping import Int, Shaped
 
 from sentinode.config import Metric, Value
 from sentinode.errors import RunError
+from sentinode.evaluation.metrics import gain
 from sentinode.experiments.run import Run
 from sentinode.experiments.run_record import Seeded
 from sentinode.inference.probabilities import Predictions, average
@@ -207,9 +208,9 @@ class Comparison:
             for v in others
         ]
 
-    def highest(self, metric: str) -> Variant:
-        """The variant with the highest mean: what a submission is made with, not a verdict."""
-        return max(self.variants, key=lambda variant: variant.mean(metric))
+    def best(self, metric: str) -> Variant:
+        """The variant with the best mean: what a submission is made with, not a verdict."""
+        return max(self.variants, key=lambda variant: gain(metric) * variant.mean(metric))
 
 
 def paired(variants: Iterable[Variant], *, same_split: bool = True) -> Comparison:

@@ -5,6 +5,8 @@ Apart from `decision`, the record, because it takes what fits the maps, which a 
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import Final
 
 import numpy as np
@@ -13,15 +15,19 @@ from jaxtyping import Float, Int, Shaped
 from sentinode.config import DecisionConfig
 from sentinode.data.batches import derive_seed
 from sentinode.errors import DataError, SplitError
+from sentinode.evaluation.bootstrap import bootstrap
 from sentinode.evaluation.calibration import Calibration, Method
 from sentinode.evaluation.calibration_fit import cross_calibrate, cross_folds, fit_calibration
-from sentinode.evaluation.clusters import cluster_numbers
+from sentinode.evaluation.clusters import CLUSTER_NAMES, ClusterKind, cluster_numbers
+from sentinode.evaluation.metrics import OwnMetric
 from sentinode.evaluation.threshold import OperatingPoint, fixed_sensitivity, least_cost, youden
 from sentinode.experiments.comparison import Variant
 from sentinode.experiments.decision import METHODS, POINTS, Agreement, Decision, PointName, Rates, Scale
+from sentinode.experiments.run_record import OwnScore
 from sentinode.inference.probabilities import Predictions
 
 _PURPOSE: Final = 2  # of the numbers drawn here, among those that derive from a run's seed
+_FOR_OWN: Final = 9  # beside the purposes in `decide`
 
 
 def decide(
@@ -63,6 +69,36 @@ def decide(
         not_fitted,
         not_cross_fitted,
     )
+
+
+def own_scores(
+    predictions: Predictions,
+    clusters: Shaped[np.ndarray, " n"],
+    kind: ClusterKind,
+    metrics: Mapping[str, OwnMetric],
+    *,
+    seed: int,
+) -> dict[str, OwnScore]:
+    """Each score of the user's own on these patches, from a bootstrap of their clusters."""
+    if not metrics:
+        return {}
+    found = bootstrap(
+        predictions.labels,
+        predictions.probabilities[None, None],
+        clusters,
+        rng=np.random.default_rng(derive_seed(seed, _PURPOSE, _FOR_OWN)),
+        metrics=(),
+        unit=CLUSTER_NAMES[kind],
+        own=metrics,
+    )
+    each = {name: found.interval(0, name) for name in metrics}
+    return {
+        name: OwnScore(_known(of.estimate), _known(of.low), _known(of.high), of.reason) for name, of in each.items()
+    }
+
+
+def _known(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def decide_together(variant: Variant) -> Decision:

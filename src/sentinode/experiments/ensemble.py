@@ -26,8 +26,9 @@ from sentinode.evaluation import metrics
 from sentinode.evaluation.blend import blend, equal_weights
 from sentinode.evaluation.blend_fit import cross_blend, fit_weights
 from sentinode.evaluation.calibration_fit import cross_folds
+from sentinode.evaluation.metrics import OwnMetric
 from sentinode.experiments.blend import BLEND, Blend
-from sentinode.experiments.decide import decide
+from sentinode.experiments.decide import decide, own_scores
 from sentinode.experiments.decision import DECISION
 from sentinode.experiments.environment import describe_environment
 from sentinode.experiments.given import best_known_clusters
@@ -100,7 +101,13 @@ def _is_blend_of(folder: Path, config: RunConfig, members: Mapping[Path, Run]) -
     )
 
 
-def seal_blend(folder: Path, config: RunConfig, members: Sequence[Run], clusters: Mapping[str, str]) -> Run:
+def seal_blend(
+    folder: Path,
+    config: RunConfig,
+    members: Sequence[Run],
+    clusters: Mapping[str, str],
+    own: Mapping[str, OwnMetric] | None = None,
+) -> Run:
     """Blend the members in a folder that has config, split and environment, decide, and seal it."""
     require_blendable(members)
     first = members[0].predictions
@@ -120,8 +127,9 @@ def seal_blend(folder: Path, config: RunConfig, members: Sequence[Run], clusters
     )
     write_json(folder / BLEND, record.to_json())
     training = frozenset().union(*(member.training_ids for member in members))
-    replace(members[0].record, training=len(training), network=None).write(folder)
     environment = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
+    scored = own_scores(predictions, named, environment["clusters"], own or {}, seed=config.fit.seed)
+    replace(members[0].record, training=len(training), network=None, own_scores=scored).write(folder)
     told = [notice for member in members for notice in member.environment.get("notices", [])]
     notices = dict.fromkeys([*environment["notices"], *told, *found.notices])
     write_json(folder / "environment.json", {**environment, "notices": list(notices)})

@@ -27,10 +27,12 @@ from sentinode.evaluation import metrics as scoring
 from sentinode.evaluation.bands import Bands, curve_bands
 from sentinode.evaluation.bootstrap import METRICS, Interval, bootstrap
 from sentinode.evaluation.clusters import CLUSTER_NAMES, ClusterKind
+from sentinode.evaluation.metrics import OwnMetric
 from sentinode.evaluation.subgroups import UNKNOWN
 from sentinode.experiments.decision import Agreement, Decision, PointName, Scale
 from sentinode.experiments.material import Material
 from sentinode.experiments.run import Run
+from sentinode.experiments.run_record import OwnScore
 from sentinode.experiments.session import Session
 from sentinode.inference.probabilities import Predictions
 from sentinode.progress import Progress, silent
@@ -99,6 +101,7 @@ class Intervals:
         rng: np.random.Generator,
         *,
         workers: int = 2,
+        own: Mapping[str, OwnMetric] | None = None,
     ) -> Intervals:
         metrics = (*METRICS, *AT_HALF)
         found = bootstrap(
@@ -110,8 +113,9 @@ class Intervals:
             replicates=REPLICATES,
             workers=workers,
             unit=CLUSTER_NAMES[kind],
+            own=own or {},
         )
-        scores = {metric: found.interval(0, metric) for metric in metrics}
+        scores = {metric: found.interval(0, metric) for metric in found.metrics}
         return cls(scores, found.clusters, kind, REPLICATES - found.left_out)
 
 
@@ -119,7 +123,14 @@ def validation_intervals(run: Run) -> Intervals:
     """Of a run's own validation side, its clusters as the run knows them."""
     cluster_of = run.clusters_by_id
     clusters = np.array([cluster_of.get(i, "") for i in run.predictions.ids.tolist()], dtype=str)
-    return Intervals.of(run.predictions, clusters, run.cluster_kind, _rng(run, _FOR_SCORES))
+    found = Intervals.of(run.predictions, clusters, run.cluster_kind, _rng(run, _FOR_SCORES))
+    own = {name: _interval(score) for name, score in run.record.own_scores.items()}
+    return replace(found, scores=found.scores | own)
+
+
+def _interval(score: OwnScore) -> Interval:
+    value, low, high = (np.nan if x is None else x for x in (score.value, score.low, score.high))
+    return Interval(value, low, high, 0.95, reason=score.reason)
 
 
 @dataclass(frozen=True)
@@ -315,6 +326,7 @@ def evaluate(
     *,
     workers: int = 2,
     progress: Progress = silent,
+    own: Mapping[str, OwnMetric] | None = None,
 ) -> Evaluation:
     """Score the predictions that the runs of a model made of labelled patches; `decision` is the model's own."""
     labels, probabilities = predictions.labels, predictions.probabilities
@@ -332,7 +344,7 @@ def evaluate(
         patches=len(labels),
         positive=int(labels.sum()),
         seen=scored.seen_by(runs),
-        intervals=Intervals.of(predictions, clusters, kind, _rng(runs[0], _FOR_SCORES), workers=workers),
+        intervals=Intervals.of(predictions, clusters, kind, _rng(runs[0], _FOR_SCORES), workers=workers, own=own),
         slides=_by_slide(predictions, slides) if (slides != "").any() else (),
         points=_applied(decision, predictions, clusters, _rng(runs[0], _FOR_POINTS), workers),
         agreements={

@@ -11,13 +11,13 @@ import numpy as np
 from sentinode.config import CompareConfig
 from sentinode.data.batches import derive_seed
 from sentinode.evaluation.bands import Bands, curve_bands
-from sentinode.evaluation.bootstrap import METRICS, Interval, Replicates, bootstrap
+from sentinode.evaluation.bootstrap import Interval, Replicates, bootstrap
 from sentinode.evaluation.clusters import CLUSTER_NAMES, ClassClusters, ClusterKind
 from sentinode.evaluation.independent import delong, mcnemar
+from sentinode.evaluation.metrics import METRIC_NAMES, OwnMetric
 from sentinode.evaluation.verdict import Question, Verdict, decide
 from sentinode.experiments.comparison import Comparison, Source, Variant
 
-METRIC_NAMES: Final = {"auc": "AUC", "accuracy": "accuracy"}
 _THRESHOLD: Final = 0.5
 _FOR_SCORES, _FOR_CURVES = 0, 1
 
@@ -69,6 +69,8 @@ class Evidence:
     verdicts: tuple[Verdict, ...]
     independent: tuple[IndependentTests, ...]
     curves: dict[str, Bands]
+    own_verdicts: tuple[Verdict, ...] = ()
+    """Differences in metrics of the user's own, with a verdict where one was asked for."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types; an end that is unknown, for slides are too few, is null."""
@@ -82,6 +84,7 @@ class Evidence:
                 },
                 "by_class": [asdict(found) for found in self.by_class],
                 "verdicts": [asdict(verdict) for verdict in self.verdicts],
+                "own_verdicts": [asdict(verdict) for verdict in self.own_verdicts],
                 "independent": [asdict(tests) for tests in self.independent],
                 "curves": {variant: bands.to_json() for variant, bands in self.curves.items()},
             }
@@ -101,9 +104,12 @@ class Evidence:
             },
             "by_class": tuple(ClassClusters(**found) for found in record["by_class"]),
             "varied": tuple(record["varied"]),
-            "verdicts": tuple(
-                Verdict(**_with_nan(verdict, optional={"seeds_needed", "reason"})) for verdict in record["verdicts"]
-            ),
+            **{
+                key: tuple(
+                    Verdict(**_with_nan(verdict, optional={"seeds_needed", "reason"})) for verdict in record[key]
+                )
+                for key in ("verdicts", "own_verdicts")
+            },
             "independent": tuple(
                 IndependentTests(
                     tests["a"],
@@ -124,10 +130,12 @@ def weigh(
     config: CompareConfig,
     *,
     same_split: bool = True,
+    own: Mapping[str, OwnMetric] | None = None,
 ) -> Evidence:
     """Bootstrap the validation predictions of all runs together; patches without a cluster stand for themselves.
 
     Variants of a leak audit (`same_split` false) have no run pairs on the same patches, so no independent tests.
+    `own` are metrics of the user's own.
     """
     labels = comparison.variants[0].repeats[0].predictions.labels
     probabilities = np.array(
@@ -148,7 +156,9 @@ def weigh(
         patches=config.patches,
         parts=folds if comparison.folds > 1 else None,
         unit=CLUSTER_NAMES[kind],
+        own=own or {},
     )
+    answers = decide(_questions(found, comparison), smallest_effect=config.smallest_effect)
     first, *others = comparison.variants
     return Evidence(
         clusters=found.clusters,
@@ -161,10 +171,10 @@ def weigh(
         varied=comparison.varied,
         folds=comparison.folds,
         intervals={
-            variant.name: {name: found.interval(row, name) for name in METRICS}
+            variant.name: {name: found.interval(row, name) for name in found.metrics}
             for row, variant in enumerate(comparison.variants)
         },
-        verdicts=tuple(decide(_questions(found, comparison), smallest_effect=config.smallest_effect)),
+        verdicts=tuple(answers[: len(others)]),
         independent=tuple(IndependentTests.of(variant, first) for variant in others) if same_split else (),
         curves={
             variant.name: curve_bands(
@@ -176,22 +186,26 @@ def weigh(
             )
             for row, variant in enumerate(comparison.variants)
         },
+        own_verdicts=tuple(answers[len(others) :]),
     )
 
 
 def _questions(found: Replicates, comparison: Comparison) -> list[Question]:
-    metric = comparison.metric
+    """In the metric that decides, every variant against the first; then in each of the user's own."""
     first, *others = comparison.variants
     return [
         Question(
             a=variant.name,
             b=first.name,
-            metric=METRIC_NAMES[metric],
+            metric=METRIC_NAMES.get(metric, metric),
+            gain=found.gain(metric),
+            asked=metric not in found.own or found.own[metric].verdict,
             interval=found.difference(row, 0, metric),
-            by_seed=variant.scores(metric) - first.scores(metric),
+            by_seed=found.of_seeds(row, metric) - found.of_seeds(0, metric),
             seeds_run=len(comparison.seeds) + len(comparison.repeated_seeds),
             same=variant.same_as(first),
         )
+        for metric in (comparison.metric, *found.own)
         for row, variant in enumerate(others, start=1)
     ]
 

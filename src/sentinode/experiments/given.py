@@ -17,6 +17,7 @@ from sentinode.evaluation.metrics import scores
 from sentinode.experiments.comparison import Comparison, Variant, paired
 from sentinode.experiments.run import Run, is_run
 from sentinode.inference.probabilities import Predictions, average
+from sentinode.models.own import NONE, Recipes
 from sentinode.settings import short_name, to_flat
 
 _OF_A_REPEAT: Final = ("fit.seed", "split.seed", "split.fold")
@@ -47,9 +48,9 @@ def holds_runs(folder: Path) -> bool:
     return bool(_run_folders(folder))
 
 
-def open_given(folders: Sequence[Path]) -> list[Run]:
+def open_given(folders: Sequence[Path], own: Recipes = NONE) -> list[Run]:
     """The runs in the folders; a folder of run folders stands for all of them."""
-    return [Run.open(each) for folder in folders for each in _run_folders(folder) or [folder]]
+    return [Run.open(each, own) for folder in folders for each in _run_folders(folder) or [folder]]
 
 
 def _run_folders(folder: Path) -> list[Path]:

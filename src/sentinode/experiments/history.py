@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from sentinode.config import FitConfig
+from sentinode.config import FitConfig, Metric
 from sentinode.data.artefacts import write_atomically
 from sentinode.data.tables import read_table
 from sentinode.errors import RunError
@@ -19,34 +19,49 @@ from sentinode.fitting.epochs import EpochRecord, Outputs
 History = list[dict[str, Any]]
 
 
-def history_row(record: EpochRecord) -> dict[str, Any]:
-    """One epoch's scores: loss, accuracy and AUC of both sides; None for the AUC of patches of one class."""
+def history_row(record: EpochRecord, metric: Metric) -> dict[str, Any]:
+    """One epoch's scores: loss, accuracy and AUC of both sides, and what chooses the best epoch, if it is another.
+
+    None for those that patches of one class do not have.
+    """
 
     def side(name: str, outputs: Outputs) -> dict[str, float | None]:
-        probabilities = 1 / (1 + np.exp(-outputs.logits.astype(np.float64)))
-        auc = metrics.auc(outputs.labels, outputs.logits)
         return {
             f"{name}_loss": outputs.loss,
-            f"{name}_accuracy": metrics.accuracy(outputs.labels, probabilities),
-            f"{name}_auc": None if np.isnan(auc) else auc,
+            f"{name}_accuracy": metrics.accuracy(outputs.labels, _probabilities(outputs)),
+            f"{name}_auc": _known(metrics.auc(outputs.labels, outputs.logits)),
             f"{name}_patches": len(outputs.labels),
         }
 
+    chosen: dict[str, float | None] = {}
+    if metric not in ("accuracy", "auc"):
+        found = metrics.scores(record.validation.labels, _probabilities(record.validation))
+        chosen = {f"validation_{metric}": _known(found[metric])}
     return {
         "epoch": record.epoch,
         **side("training", record.training),
         **side("validation", record.validation),
+        **chosen,
         "duration_s": round(record.duration_s, 3),
         "patches_per_s": round(record.patches_per_s, 1),
     }
 
 
+def _probabilities(outputs: Outputs) -> NDArray[np.float64]:
+    probabilities: NDArray[np.float64] = 1 / (1 + np.exp(-outputs.logits.astype(np.float64)))
+    return probabilities
+
+
+def _known(score: float) -> float | None:
+    return None if np.isnan(score) else score
+
+
 def best_epoch(history: History, config: FitConfig) -> int:
-    """The epoch with the highest validation score, the first of equals, among those in which it is defined.
+    """The epoch with the best validation score, the first of equals, among those in which it is defined.
 
     Where it is defined in none, the one of the highest accuracy.
     """
-    scores = _validation(history, config.metric)
+    scores = metrics.gain(config.metric) * _validation(history, config.metric)
     if np.isnan(scores).all():
         scores = _validation(history, "accuracy")
     return int(history[int(np.nanargmax(scores))]["epoch"])

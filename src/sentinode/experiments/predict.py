@@ -22,12 +22,13 @@ from sentinode.experiments.record import STUDY_CONFIG, open_chosen
 from sentinode.experiments.run import Run
 from sentinode.fitting.memory import keep_freed_memory
 from sentinode.inference.probabilities import Predictions, average, predict_probabilities
+from sentinode.models.own import NONE, Recipes
 from sentinode.progress import Progress, of_step, silent
 
 
-def open_runs(folder: Path) -> tuple[Run, ...]:
+def open_runs(folder: Path, own: Recipes = NONE) -> tuple[Run, ...]:
     """The run in a folder, or, for a study's folder, the runs of the variant that it chose."""
-    return open_chosen(folder).runs if (folder / STUDY_CONFIG).is_file() else (Run.open(folder),)
+    return open_chosen(folder, own).runs if (folder / STUDY_CONFIG).is_file() else (Run.open(folder, own),)
 
 
 def operating_point(folder: Path, threshold: str | float) -> OperatingPoint:

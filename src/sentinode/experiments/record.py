@@ -36,6 +36,7 @@ from sentinode.experiments.comparison import Variant
 from sentinode.experiments.decision import DECISION
 from sentinode.experiments.run import MANIFEST, Run, digest_of
 from sentinode.files import read_record
+from sentinode.models.own import NONE, Recipes
 from sentinode.settings import is_folder_name
 
 STUDY_CONFIG: Final = STUDY_BEGUN
@@ -167,10 +168,10 @@ def _place(error: ValidationError) -> str:
     return f"{place}: " if place else ""
 
 
-def open_chosen(folder: Path) -> Variant:
+def open_chosen(folder: Path, own: Recipes = NONE) -> Variant:
     """The variant that a finished study chose, with its runs; neither the other runs nor the evidence are read."""
     record = StudyRecord.read(folder)
     entry = next((each for asked in record.asked.values() for each in asked if each.name == record.chosen), None)
     if entry is None:
         raise RunError(f"has no variant {record.chosen!r}", where=folder / STUDY_RECORD, remedy="Run the study again.")
-    return Variant(entry.name, entry.settings, tuple(Run.open(folder / "runs" / name) for name in entry.runs))
+    return Variant(entry.name, entry.settings, tuple(Run.open(folder / "runs" / name, own) for name in entry.runs))

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -29,25 +30,27 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Final
 
+import numpy as np
 import pandas as pd
 import torch
 from pydantic import BeforeValidator, TypeAdapter
 from torch import nn
 
-from sentinode.config import RunConfig, TimmModel
+from sentinode.config import OwnModel, RunConfig, TimmModel
 from sentinode.data.artefacts import RUN_SEAL, claim, tidy_finished, write_json
 from sentinode.data.tables import columns_of, read_table
-from sentinode.errors import RunError
+from sentinode.errors import RunError, SentinodeWarning
 from sentinode.evaluation.clusters import ClusterKind
 from sentinode.experiments.blend import BLEND, Blend, open_blend
 from sentinode.experiments.decision import DECISION, Decision, open_decision
 from sentinode.experiments.environment import read_environment
 from sentinode.experiments.history import read_history
-from sentinode.experiments.run_record import RUN_RECORD, NetworkRecord, RunRecord
+from sentinode.experiments.run_record import RUN_RECORD, NetworkRecord, RunRecord, probe_of
 from sentinode.files import read_record
 from sentinode.fitting.checkpoint import count_weights, load_weights
 from sentinode.inference.probabilities import Predictions
 from sentinode.models.build import build
+from sentinode.models.own import NONE, Recipe, Recipes
 from sentinode.models.zoo import weight_count
 from sentinode.settings import is_folder_name, read_toml
 
@@ -71,6 +74,7 @@ _SCORES: Final = TypeAdapter(dict[str, _Score])
 MEMBERS: Final = "members"
 PSEUDO: Final = "pseudo.csv"
 _WEIGHTS: Final = "model.safetensors"
+_PROBE: Final = 1e-3  # of logits: other processors sum in another order
 _OF_A_NETWORK: Final = ("history.csv", _WEIGHTS)
 
 
@@ -90,6 +94,8 @@ class Run:
     members: tuple[Run, ...] = ()
     """The runs that an ensemble blends; none for a run of one network."""
     blend: Blend | None = None
+    own: Recipes = NONE
+    """What makes networks of a user's own, which no folder holds."""
 
     @property
     def name(self) -> str:
@@ -163,10 +169,13 @@ class Run:
         return open_decision(self.folder)
 
     @classmethod
-    def open(cls, folder: Path) -> Run:
-        """Read a run; raises RunError where it is unfinished or a file is missing, changed or foreign."""
+    def open(cls, folder: Path, own: Recipes = NONE) -> Run:
+        """Read a run; raises RunError where it is unfinished or a file is missing, changed or foreign.
+
+        own: what makes the user's own network of which it is, without which it cannot predict.
+        """
         verify(folder)
-        members, blend = _open_members(folder)
+        members, blend = _open_members(folder, own)
         return cls(
             folder=folder,
             config=read_toml(folder / CONFIG, RunConfig),
@@ -177,6 +186,7 @@ class Run:
             scores=read_record(folder / "scores.json", _SCORES),
             members=members,
             blend=blend,
+            own=own,
         )
 
     def network(self, device: torch.device) -> nn.Module:
@@ -187,7 +197,9 @@ class Run:
                 where=self.folder,
                 remedy="Take those of its members.",
             )
-        weights, model = self.folder / "model.safetensors", self.config.model
+        weights, model = self.folder / _WEIGHTS, self.config.model
+        if isinstance(model, OwnModel):
+            return self._own_network(model, weights).to(device)
         if isinstance(model, TimmModel) and weight_count(model.backbone) > count_weights(weights):
             raise RunError(
                 f"holds fewer weights than {model.backbone!r} has", where=weights, remedy="Restore the run's own file."
@@ -200,6 +212,44 @@ class Run:
         )
         load_weights(weights, network)
         return network.to(device).eval()
+
+    def require_networks(self) -> None:
+        """Raise RunError where it, or one of its members, is of a user's own network that was not given."""
+        for network in self.networks:
+            if isinstance(network.config.model, OwnModel):
+                network._recipe(network.config.model)
+
+    def _recipe(self, model: OwnModel) -> Recipe:
+        found, name = self.own.of_source(model) or self.own.called(model.name), model.name
+        if found is None:
+            given = "; another was given" if self.own.known else ""
+            raise RunError(
+                f"was trained with a network of your own, {name!r}, whose code no folder holds{given}",
+                where=self.folder,
+                remedy=f"Give it: network={name} in the call, --network module:{name} in the command.",
+            )
+        return found
+
+    def _own_network(self, model: OwnModel, weights: Path) -> nn.Module:
+        """The network as it was kept; raises RunError where what was given computes something else."""
+        recipe, size_px = self._recipe(model), self.config.preprocess.size_px
+        was, now = model.source_sha256[:12], recipe.source_sha256[:12]
+        network = recipe.build(seed=0, input_size_px=size_px, initialised=False)
+        load_weights(weights, network)
+        if not np.allclose(probe_of(network, size_px), self.network_record.probe, rtol=_PROBE, atol=_PROBE):
+            source = f"of source {now}, not {was}" if now != was else "of the same source, but not of all it imports"
+            raise RunError(
+                f"the network {model.name!r} that was given ({source}) computes something else than the trained one",
+                where=self.folder,
+                remedy="Give what made it, as it was then.",
+            )
+        if now != was:
+            text = (
+                f"{self.name}: the network {model.name!r} is of another source ({now}) than the run was trained with "
+                f"({was}); of four made-up patches it computes the same"
+            )
+            warnings.warn(text, SentinodeWarning, stacklevel=2)
+        return network.eval()
 
 
 def claim_run(folder: Path) -> AbstractContextManager[None]:
@@ -279,7 +329,7 @@ def verify(folder: Path) -> None:
             )
 
 
-def _open_members(folder: Path) -> tuple[tuple[Run, ...], Blend | None]:
+def _open_members(folder: Path, own: Recipes) -> tuple[tuple[Run, ...], Blend | None]:
     names = sealed(folder)[1]
     if not names:
         return (), None
@@ -288,7 +338,7 @@ def _open_members(folder: Path) -> tuple[tuple[Run, ...], Blend | None]:
         raise RunError(
             "has weights for other members than the manifest lists", where=folder / BLEND, remedy="Restore it."
         )
-    members = tuple(Run.open(folder / MEMBERS / name) for name in names)
+    members = tuple(Run.open(folder / MEMBERS / name, own) for name in names)
     for member in members:
         if member.members:
             raise RunError(

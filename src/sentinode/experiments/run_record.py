@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Final, Literal
 
+import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
@@ -16,6 +17,7 @@ from sentinode.data.listing import Origin
 from sentinode.data.split import Basis
 from sentinode.errors import RunError
 from sentinode.experiments.material import Material
+from sentinode.models.own import OwnNetwork
 from sentinode.models.summary import InitialWeights, Summary, summarise
 from sentinode.models.zoo import Backbone
 
@@ -63,6 +65,19 @@ class NetworkRecord:
     augmentation: Augmentation
     seeded: tuple[Seeded, ...]
     """What the run's seed decided; nothing where another seed would give the same network."""
+    probe: tuple[float, ...] = ()
+    """What a user's own network says of the patches of `probe_of`: by this it is known again."""
+
+
+@dataclass(frozen=True)
+class OwnScore:
+    """A score of the user's own on the validation set, with its 95 % interval; None is undefined, or unknown."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    reason: str | None
+    """Why the interval is unknown, if it is."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +91,8 @@ class RunRecord:
     """Labelled patches of the training side."""
     validation: int
     network: NetworkRecord | None
+    own_scores: dict[str, OwnScore] = field(default_factory=dict)
+    """Scores of the user's own, of the validation set, by name."""
     version: Literal[1] = 1
 
     def write(self, folder: Path) -> None:
@@ -99,8 +116,13 @@ def _adapter() -> TypeAdapter[RunRecord]:
     return TypeAdapter(RunRecord)
 
 
-def record_of_run(material: Material, config: RunConfig, network: nn.Module, *, unnormalised: int) -> RunRecord:
-    """The record of a run of one network, as it was trained; so many of its patches kept their own stains."""
+def record_of_run(
+    material: Material, config: RunConfig, network: nn.Module, result: nn.Module, *, unnormalised: int
+) -> RunRecord:
+    """The record of a run of one network, as it was trained and as it is kept (`result`).
+
+    So many of its patches kept their own stains.
+    """
     split, known = material.split(config), material.candidates.slides != ""
     return RunRecord(
         origin=material.origin,
@@ -108,17 +130,27 @@ def record_of_run(material: Material, config: RunConfig, network: nn.Module, *, 
         split_basis=split.basis,
         training=len(split.training),
         validation=len(split.validation),
-        network=_record_of_network(config, network, unnormalised),
+        network=_record_of_network(config, network, result, unnormalised),
     )
 
 
-def _record_of_network(config: RunConfig, network: nn.Module, unnormalised: int) -> NetworkRecord:
+def probe_of(network: nn.Module, size_px: int) -> tuple[float, ...]:
+    """A network's logits of four made-up patches, in evaluation mode: two of noise, a black and a white one."""
+    noise = torch.rand(2, 3, size_px, size_px, generator=torch.Generator().manual_seed(0))
+    patches = torch.cat([noise, torch.zeros_like(noise[:1]), torch.ones_like(noise[:1])])
+    with torch.no_grad():
+        return tuple(network.eval()(patches.to(next(network.parameters()).device)).flatten().tolist())
+
+
+def _record_of_network(config: RunConfig, network: nn.Module, result: nn.Module, unnormalised: int) -> NetworkRecord:
     prepare, size_px = config.preprocess, config.preprocess.size_px
     backbone = network if isinstance(network, Backbone) else None
-    initial = backbone.initial if backbone else InitialWeights()
+    own = network if isinstance(network, OwnNetwork) else None
+    of_its_own = backbone or own
+    initial = of_its_own.initial if of_its_own else InitialWeights()
     augmentation = augmentation_of(config)
     return NetworkRecord(
-        summary=summarise(network, (3, size_px, size_px)),
+        summary=summarise(own.network if own else network, (3, size_px, size_px)),
         initial=initial,
         preprocessing=Preprocessing(
             crop_px=prepare.crop_px,
@@ -130,6 +162,7 @@ def _record_of_network(config: RunConfig, network: nn.Module, unnormalised: int)
         ),
         augmentation=augmentation,
         seeded=seeded_by(config, initial, augmentation),
+        probe=probe_of(result, size_px) if own else (),
     )
 
 
@@ -145,7 +178,7 @@ def augmentation_of(config: RunConfig) -> Augmentation:
 
 def seeded_by(config: RunConfig, initial: InitialWeights, augmentation: Augmentation) -> tuple[Seeded, ...]:
     """What the seed decides. A head is fitted to copies that are the same under every seed, in no order, from zero."""
-    drawn: tuple[Seeded, ...] = () if initial.pretrained else ("initial weights",)
+    drawn: tuple[Seeded, ...] = () if initial.pretrained or initial.fixed else ("initial weights",)
     if config.fit.train == "head":
         return drawn
     return (*drawn, "order of batches", *(("augmentation",) if augmentation.ran else ()))

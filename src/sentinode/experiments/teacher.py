@@ -21,6 +21,7 @@ from sentinode.experiments.predict import open_runs, predict
 from sentinode.experiments.pseudo import RECORD, PseudoLabels, barred_patches, choose
 from sentinode.experiments.run import MANIFEST, Run
 from sentinode.inference.probabilities import Predictions
+from sentinode.models.own import NONE, Recipes
 from sentinode.progress import Progress
 
 
@@ -33,9 +34,9 @@ class Teacher:
     decision: Decision
 
     @classmethod
-    def open(cls, folder: Path) -> Teacher:
+    def open(cls, folder: Path, own: Recipes = NONE) -> Teacher:
         """Raises RunError where the folder is no finished run, ensemble or study."""
-        return cls(folder, open_runs(folder), open_decision(folder))
+        return cls(folder, open_runs(folder, own), open_decision(folder))
 
     @property
     def digest(self) -> str:
@@ -89,7 +90,7 @@ def _neighbours(trained: frozenset[str], split: Split, labelled: PatchTable) -> 
 
 
 def pseudo_labels(
-    material: Material, config: RunConfig, device: torch.device, progress: Progress
+    material: Material, config: RunConfig, device: torch.device, progress: Progress, own: Recipes
 ) -> PseudoLabels | None:
     """What joins the training side of a run of this config, which has a teacher; None where it has none.
 
@@ -103,7 +104,7 @@ def pseudo_labels(
             where="pseudo.run",
             remedy="Give a data folder with a test part, or train without pseudo-labels.",
         )
-    teacher, split = Teacher.open(config.pseudo.run), material.split(config)
+    teacher, split = Teacher.open(config.pseudo.run, own), material.split(config)
     teacher.require_blind_to(split, material.candidates)
     barred = barred_patches(material, material.unlabelled, split)
     joined, left_out = choose(teacher.say(material.unlabelled, device, progress), barred, config.pseudo)

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import torch
 
-from sentinode.config import FitHead, FitStages, HeadFitConfig, NotebookModel, RunConfig
+from sentinode.config import FitHead, FitStages, HeadFitConfig, NotebookModel, OwnModel, RunConfig
 from sentinode.data.artefacts import write_json, write_text
 from sentinode.data.batches import derive_seed
 from sentinode.errors import RunError, SentinodeWarning
-from sentinode.evaluation import metrics
-from sentinode.experiments.decide import decide
+from sentinode.evaluation.metrics import OwnMetric, scores
+from sentinode.experiments.decide import decide, own_scores
 from sentinode.experiments.decision import DECISION
 from sentinode.experiments.ensemble import require_trainable, seal_blend
 from sentinode.experiments.environment import describe_environment, read_environment
@@ -43,6 +44,7 @@ from sentinode.fitting.memory import keep_freed_memory
 from sentinode.fitting.processes import ALONE, Processes
 from sentinode.inference.probabilities import Predictions, predict_probabilities
 from sentinode.models.build import build
+from sentinode.models.own import NONE, Recipes, require_same_sources
 from sentinode.models.zoo import Backbone
 from sentinode.progress import Progress, silent
 from sentinode.settings import read_toml, to_toml
@@ -61,13 +63,16 @@ def train_run(
     progress: Progress = silent,
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
     processes: Processes = ALONE,
+    own: Recipes = NONE,
+    metrics: Mapping[str, OwnMetric] | None = None,
 ) -> Run:
     """Train, or with `resume` finish, the run in `folder`; a finished run of the same config is returned as it is.
 
     `on_epoch` is called with each row of the history, those of an interrupted call first; an exception it raises stops
     the run, which can be resumed. Raises RunError for a folder of another run, or that another process writes;
     DivergedError where the loss is no number. A config with members trains these and blends them; their epochs are not
-    told. Of several processes, which all call this, the first writes.
+    told. Of several processes, which all call this, the first writes. `own` makes the networks of a user's own that the
+    config names; `metrics` are scores of the user's own.
     """
     with (
         claim_run(folder) if processes.writes else nullcontext(),
@@ -75,7 +80,15 @@ def train_run(
     ):
         if config.ensemble is not None:
             return _train_members(
-                material, config, folder, device=device, resume=resume, progress=progress, processes=processes
+                material,
+                config,
+                folder,
+                device=device,
+                resume=resume,
+                progress=progress,
+                processes=processes,
+                own=own,
+                metrics=metrics or {},
             )
         return _train_network(
             material,
@@ -86,6 +99,8 @@ def train_run(
             progress=progress,
             on_epoch=on_epoch,
             processes=processes,
+            own=own,
+            metrics=metrics or {},
         )
 
 
@@ -99,14 +114,20 @@ def _train_network(
     progress: Progress,
     on_epoch: Callable[[dict[str, Any]], None] | None,
     processes: Processes,
+    own: Recipes,
+    metrics: Mapping[str, OwnMetric],
 ) -> Run:
     keep_freed_memory()
     # Before the run is begun, for weights may be missing; a finished run is not built again.
-    state = None if is_finished(folder) else _new_state(config, device)
-    pseudo = _begin_together(folder, config, material, device, resume=resume, progress=progress, processes=processes)
+    state = None if is_finished(folder) else _new_state(config, device, own)
+    pseudo = _begin_together(
+        folder, config, material, device, resume=resume, progress=progress, processes=processes, own=own
+    )
     if state is None:
-        return Run.open(folder)
+        return Run.open(folder, own)
     streams = open_streams(material, config, pseudo)
+    if isinstance(config.model, OwnModel) and not isinstance(config.fit, FitHead):
+        _require_batches(config.model, config.fit.batch_size, len(streams.training), config, own)
     torch.manual_seed(derive_seed(config.fit.seed))
     head_first = config.fit.head_first if isinstance(config.fit, FitStages) else None
     if head_first and processes.writes and not (folder / _LAST).is_file():
@@ -121,7 +142,7 @@ def _train_network(
     records = _records(material, config, state, streams, step, device, progress, processes)
     while not has_finished(history, config.fit):
         record = next(records)
-        row = history_row(record)
+        row = history_row(record, config.fit.metric)
         history.append(row)
         planned = record.epoch if has_finished(history, config.fit) else config.fit.epochs_planned
         patches = int(row["training_patches"])
@@ -139,9 +160,15 @@ def _train_network(
             load_weights(best_path, state.result)
             if notice := undefined_epochs(history, config.fit):
                 warnings.warn(f"{folder.name}: {notice}", SentinodeWarning, stacklevel=2)
-        _finish(material, config, folder, state, streams, device)
+        _finish(material, config, folder, state, streams, device, metrics)
     processes.wait()
-    return Run.open(folder)
+    return Run.open(folder, own)
+
+
+def _require_batches(model: OwnModel, batch_size: int, patches: int, config: RunConfig, own: Recipes) -> None:
+    """Raise ConfigError where a pass ends in a batch of one patch, which a user's own network cannot learn from."""
+    if patches % batch_size == 1:
+        own.to_train(model).require_batch_of_one(config.preprocess.size_px, patches, batch_size)
 
 
 def _records(
@@ -198,37 +225,41 @@ def _train_members(
     resume: bool,
     progress: Progress,
     processes: Processes,
+    own: Recipes,
+    metrics: Mapping[str, OwnMetric],
 ) -> Run:
     """Train, or go on with, every member below the folder, then blend them."""
     require_trainable(material, config)
-    for name, own in config.members().items():  # before the run is begun, as for one of a single network
+    for name, member in config.members().items():  # before the run is begun, as for one of a single network
         if not is_finished(folder / MEMBERS / name):
-            _new_state(own, device)
+            _new_state(member, device, own)
     if processes.writes:
-        _begin(folder, config, material, device, resume=resume, progress=progress)
+        _begin(folder, config, material, device, resume=resume, progress=progress, own=own)
     if is_finished(folder):
-        return Run.open(folder)
+        return Run.open(folder, own)
     members = [
         train_run(
             material,
-            own,
+            member,
             folder / MEMBERS / name,
             device=device,
             resume=True,
             progress=progress,
             processes=processes,
+            own=own,
+            metrics=metrics,
         )
-        for name, own in config.members().items()
+        for name, member in config.members().items()
     ]
     if processes.writes:
-        seal_blend(folder, config, members, material.clusters_by_id(config))
+        seal_blend(folder, config, members, material.clusters_by_id(config), metrics)
     processes.wait()
-    return Run.open(folder)
+    return Run.open(folder, own)
 
 
-def _new_state(config: RunConfig, device: torch.device) -> FitState:
+def _new_state(config: RunConfig, device: torch.device, own: Recipes) -> FitState:
     generator = torch.Generator().manual_seed(derive_seed(config.fit.seed, _INITIAL_WEIGHTS))
-    network = build(config.model, input_size_px=config.preprocess.size_px, generator=generator)
+    network = build(config.model, input_size_px=config.preprocess.size_px, generator=generator, own=own)
     if isinstance(network, Backbone):
         network.require_trainable(config.preprocess.size_px)
     return FitState.start(network.to(device), config.fit)
@@ -250,7 +281,7 @@ def _fit_head(
     sides = head_sides(material, config, head.copies, state.network, device, progress, streams.pseudo)
     history: History = []
     for record in fit_head(state.network, *sides, head):
-        history.append(history_row(record))
+        history.append(history_row(record, config.fit.metric))
         progress(f"head of {folder.name}", record.epoch, len(head.penalties))
         if best_epoch(history, config.fit) == record.epoch:
             best = copy.deepcopy(state.network.state_dict())
@@ -275,9 +306,12 @@ def _begin_together(
     resume: bool,
     progress: Progress,
     processes: Processes,
+    own: Recipes,
 ) -> PseudoLabels | None:
     """The first process begins the run; the others read there what joins training."""
-    pseudo = _begin(folder, config, material, device, resume=resume, progress=progress) if processes.writes else None
+    pseudo = None
+    if processes.writes:
+        pseudo = _begin(folder, config, material, device, resume=resume, progress=progress, own=own)
     if config.pseudo is None:
         return None
     processes.wait()
@@ -285,7 +319,14 @@ def _begin_together(
 
 
 def _begin(
-    folder: Path, config: RunConfig, material: Material, device: torch.device, *, resume: bool, progress: Progress
+    folder: Path,
+    config: RunConfig,
+    material: Material,
+    device: torch.device,
+    *,
+    resume: bool,
+    progress: Progress,
+    own: Recipes,
 ) -> PseudoLabels | None:
     """Make the claimed folder this run's own, or raise RunError where it is another's; returns what joins training."""
     identity = folder / CONFIG
@@ -293,7 +334,9 @@ def _begin(
     if begun:
         if not resume:
             raise RunError("already contains a run", where=folder, remedy="Add --resume, or choose another folder.")
-        if read_toml(identity, RunConfig).digest() != config.digest():
+        before = read_toml(identity, RunConfig)
+        require_same_sources(before.own_sources, config.own_sources, where=folder)
+        if before.digest() != config.digest():
             raise RunError(
                 "contains a run with other settings",
                 where=folder,
@@ -304,7 +347,7 @@ def _begin(
             return pseudo_labels_of(folder, config)
     write_text(identity, to_toml(config))
     try:
-        return _prepare(folder, config, material, device, progress)
+        return _prepare(folder, config, material, device, progress, own)
     except BaseException:
         if not begun:  # what cannot be begun leaves no run; what was killed just here is gone on with
             identity.unlink(missing_ok=True)
@@ -312,11 +355,11 @@ def _begin(
 
 
 def _prepare(
-    folder: Path, config: RunConfig, material: Material, device: torch.device, progress: Progress
+    folder: Path, config: RunConfig, material: Material, device: torch.device, progress: Progress, own: Recipes
 ) -> PseudoLabels | None:
     """Write what the run starts from: pseudo-labels, where there are any, the split and, last, the environment."""
-    pseudo = pseudo_labels(material, config, device, progress)
-    own = () if config.ensemble else open_streams(material, config, pseudo).notices  # members note theirs
+    pseudo = pseudo_labels(material, config, device, progress, own)
+    of_streams = () if config.ensemble else open_streams(material, config, pseudo).notices  # members note theirs
     environment = {
         **describe_environment(device),
         "data_sha256": material.data_hash,
@@ -328,7 +371,7 @@ def _prepare(
         "notices": [
             *material.split(config).notices,
             *material.notices,
-            *own,
+            *of_streams,
             *([pseudo.notice] if pseudo else []),
         ],
         **({RECORD: pseudo.record} if pseudo else {}),
@@ -352,7 +395,13 @@ def _require_same_data(folder: Path, config: RunConfig, material: Material) -> N
 
 
 def _finish(
-    material: Material, config: RunConfig, folder: Path, state: FitState, streams: Streams, device: torch.device
+    material: Material,
+    config: RunConfig,
+    folder: Path,
+    state: FitState,
+    streams: Streams,
+    device: torch.device,
+    own: Mapping[str, OwnMetric],
 ) -> None:
     split = material.split(config)
     probabilities = predict_probabilities(
@@ -367,12 +416,14 @@ def _finish(
     known = np.array([labels[i] for i in split.validation.tolist()], dtype=np.int8)
     predictions = Predictions(split.validation, known, probabilities)
     predictions.write(folder / "predictions.csv")
-    write_json(folder / "scores.json", metrics.scores(known, probabilities))
+    write_json(folder / "scores.json", scores(known, probabilities))
     cluster_of = material.clusters_by_id(config)
     clusters = np.array([cluster_of[i] for i in split.validation.tolist()])
     write_json(folder / DECISION, decide(predictions, clusters, config.decision, seed=config.fit.seed).to_json())
     save_weights(folder / "model.safetensors", state.result)
     material.write_split(config, folder / "split.csv")  # what was trained on, whatever became of the file meanwhile
     unnormalised = streams.training.prepared.unnormalised + streams.validation.prepared.unnormalised
-    record_of_run(material, config, state.network, unnormalised=unnormalised).write(folder)
+    scored = own_scores(predictions, clusters, material.cluster_kind, own, seed=config.fit.seed)
+    record = record_of_run(material, config, state.network, state.result, unnormalised=unnormalised)
+    replace(record, own_scores=scored).write(folder)
     write_manifest(folder)

@@ -22,6 +22,7 @@ from sentinode.config import Range, RunConfig, Scalar, StudyConfig, TuneConfig
 from sentinode.data.artefacts import claim
 from sentinode.data.batches import derive_seed
 from sentinode.errors import RunError, storage_errors
+from sentinode.evaluation.metrics import gain
 from sentinode.experiments.compare import RunStore, grid, require_same_validation
 from sentinode.experiments.comparison import Comparison, Variant, paired
 from sentinode.experiments.run import Run
@@ -49,7 +50,7 @@ def tune(config: StudyConfig, store: RunStore, folder: Path) -> Tuning:
     require_same_validation(config, config.trials(), store.material)
     variants: dict[int, Variant] = {}
     with claim(folder, begun=_JOURNAL):
-        study = _open_journal(folder / _JOURNAL, asked)
+        study = _open_journal(folder / _JOURNAL, asked, base.fit.metric)
         while _count(study, TrialState.COMPLETE, TrialState.PRUNED) < trial_count(asked):
             trial = _interrupted(study) or study.ask()
             settings = {key: _suggest(trial, key, space) for key, space in asked.search.items()}
@@ -240,7 +241,7 @@ class _Journal(BaseJournalBackend):
         self._lines += lines
 
 
-def _open_journal(path: Path, config: TuneConfig) -> optuna.Study:
+def _open_journal(path: Path, config: TuneConfig, metric: str) -> optuna.Study:
     """The search in a claimed folder, begun here or before; raises RunError where its journal is damaged."""
     try:
         study = optuna.create_study(
@@ -248,7 +249,7 @@ def _open_journal(path: Path, config: TuneConfig) -> optuna.Study:
             storage=JournalStorage(_Journal(path)),
             sampler=_Draws(config),
             pruner=_pruner(config),
-            direction="maximize",
+            direction="maximize" if gain(metric) > 0 else "minimize",
             load_if_exists=True,
         )
         for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)):

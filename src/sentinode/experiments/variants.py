@@ -14,12 +14,13 @@ from sentinode.settings import folder_name, override, parse_settings, short_name
 _OF_THE_BASE: Final = (*SHARED, "balance", "sample", "split")
 
 
-def resolve_variants(names: Iterable[str], base: StudyConfig) -> dict[str, dict[str, Value]]:
+def resolve_variants(names: Iterable[str], base: StudyConfig, *, beside: int = 0) -> dict[str, dict[str, Value]]:
     """Settings by variant name.
 
     A name is one of the base's own variants ("before"), a preset, a TOML file, or settings such as
     "model.norm=after,fit.epochs=5". Of a preset or a file only what differs from the base counts,
-    what chooses patches and what all variants share left aside. Raises ConfigError for anything else.
+    what chooses patches and what all variants share left aside. Raises ConfigError for anything else, and for fewer
+    than two together with those that there will be `beside` them.
     """
     variants: dict[str, dict[str, Value]] = {}
     for name in names:
@@ -45,7 +46,7 @@ def resolve_variants(names: Iterable[str], base: StudyConfig) -> dict[str, dict[
         if label in variants:
             raise ConfigError(f"two variants are called {label!r}", where="--variants", remedy="Rename one of them.")
         variants[label] = settings
-    if len(variants) < 2:
+    if len(variants) + beside < 2:
         raise ConfigError("one variant alone cannot be compared", where="--variants", remedy="Give two or more.")
     return variants
 

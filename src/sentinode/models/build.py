@@ -2,21 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import nn
 
-from sentinode.config import FitAll, FitConfig, FitHead, FitStages, ModelConfig, SeveralMaps, TimmModel
+from sentinode.config import (
+    FitAll,
+    FitConfig,
+    FitHead,
+    FitStages,
+    ModelConfig,
+    OwnModel,
+    RunConfig,
+    SeveralMaps,
+    TimmModel,
+)
 from sentinode.errors import ConfigError
 from sentinode.models.notebook import notebook_network
+from sentinode.models.own import NONE, Recipes
 from sentinode.models.p4m import p4m_network
 from sentinode.models.zoo import Backbone, Weights, backbone
 
 
-def build(config: ModelConfig, *, input_size_px: int, generator: torch.Generator, pretrained: bool = True) -> nn.Module:
+def build(
+    config: ModelConfig,
+    *,
+    input_size_px: int,
+    generator: torch.Generator,
+    pretrained: bool = True,
+    own: Recipes = NONE,
+) -> nn.Module:
     """A new network, (N, 3, s, s) in [0, 1] -> (N, 1) logits, its weights drawn from the generator.
 
     pretrained: whether a backbone gets the weights that the config names; not where a run's own are read afterwards.
-    Raises ConfigError where the network does not take inputs of that size.
+    own: what makes a user's own network, of which the generator's first seed decides the weights. Raises ConfigError
+    where the network does not take inputs of that size, or a user's own is not at hand.
     """
     match config.architecture:
         case "notebook":
@@ -40,6 +61,16 @@ def build(config: ModelConfig, *, input_size_px: int, generator: torch.Generator
                 skipped_maps=config.features.skipped_maps if isinstance(config.features, SeveralMaps) else 0,
                 resize_px=config.resize_px,
             )
+        case "own":
+            return own.to_train(config).build(seed=generator.initial_seed(), input_size_px=input_size_px)
+
+
+def require_sound(configs: Iterable[RunConfig], own: Recipes) -> None:
+    """Try every network of a user's own on two patches; ConfigError where one is not at hand or cannot be trained."""
+    for config in configs:
+        for network in config.members().values() or [config]:
+            if isinstance(network.model, OwnModel):
+                own.to_train(network.model).require_sound(network.preprocess.size_px)
 
 
 def freeze(network: nn.Module, config: FitConfig) -> None:

@@ -18,16 +18,18 @@ class InitialWeights:
     """Where a network's weights came from before training.
 
     "drawn" under the run's seed, all but a backbone's head, which begins at zero; or a backbone's learned on another
-    task: those of ImageNet from an installed "package", or those that timm's "hub" has under `name`.
+    task: those of ImageNet from an installed "package", or those that timm's "hub" has under `name`. Of a user's "own"
+    network it is known only whether they are the same under every seed (`fixed`).
     """
 
-    source: Literal["drawn", "package", "hub"] = "drawn"
+    source: Literal["drawn", "package", "hub", "own"] = "drawn"
     name: str = ""
-    """Of the backbone in timm, with the tag of its weights if one was asked for; "" for our own networks."""
+    """Of the backbone in timm, with the tag of its weights if one was asked for, or of a user's own; else ""."""
+    fixed: bool = False
 
     @property
     def pretrained(self) -> bool:
-        return self.source != "drawn"
+        return self.source in ("package", "hub")
 
 
 @dataclass(frozen=True)

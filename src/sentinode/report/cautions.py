@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from sentinode.data.images import CENTRE_SIZE_PX
+from sentinode.evaluation.metrics import METRIC_NAMES
 from sentinode.experiments.run import Run
 from sentinode.experiments.run_record import RunRecord
-from sentinode.report.tables import METRIC_NAMES
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,13 @@ from typing import Any, Final
 import numpy as np
 from markupsafe import Markup
 
+from sentinode.evaluation.metrics import METRIC_NAMES
 from sentinode.experiments.comparison import Variant
 from sentinode.experiments.evidence import Evidence
 from sentinode.experiments.run import Run
 from sentinode.report import curves, data_figures, score_figures
 from sentinode.report.figures import MUTED, VARIANTS
 from sentinode.report.score_figures import Curves
-from sentinode.report.tables import METRIC_NAMES
 
 _QUANTITY_NAMES: Final = {
     "red": "Mean red, 0 to 255",
@@ -161,18 +161,17 @@ def by_seed(key: str, variants: Sequence[Variant], metric: str, *, side: str = "
     )
 
 
-def forest(
-    key: str, evidence: Evidence, variants: Sequence[Variant], *, right_of_zero: str = "is better than"
-) -> Chart:
+def forest(key: str, evidence: Evidence, variants: Sequence[Variant], *, better: str = "is better than") -> Chart:
     """Every verdict's difference and interval."""
     colour_of = {variant.name: colour for variant, colour in zip(variants, colours(variants), strict=True)}
     first = evidence.verdicts[0]
     effects = [score_figures.Effect(v.a, colour_of[v.a], v.difference, v.low, v.high) for v in evidence.verdicts]
+    side = "Right" if first.gain > 0 else "Left"
     unknown = ", an empty dot has none that is known" if any(np.isnan(effect.low) for effect in effects) else ""
     return Chart(
         f"{first.metric}, difference to “{first.b}”",
         score_figures.forest(f"{key}-forest", first.metric, effects, smallest_effect=first.smallest_effect),
-        f"Right of zero {right_of_zero} “{first.b}”. A line is a 95 % interval{unknown}; within the grey band a "
+        f"{side} of zero {better} “{first.b}”. A line is a 95 % interval{unknown}; within the grey band a "
         f"difference is smaller than {first.smallest_effect:g}, the smallest that matters.",
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
+from sentinode.evaluation.metrics import METRIC_NAMES
 from sentinode.experiments.comparison import Comparison
 from sentinode.experiments.evaluate import Scored, Seen
 from sentinode.experiments.evidence import Evidence
@@ -12,7 +13,6 @@ from sentinode.experiments.run import Run
 from sentinode.report import charts, comparison_part, notebook, verdict_words, words
 from sentinode.report.cautions import Remark, cautions, split_caution
 from sentinode.report.tables import (
-    METRIC_NAMES,
     environment,
     intervals,
     kept_scores,

@@ -71,7 +71,7 @@ def leaked(leak: Comparison, evidence: Evidence) -> dict[str, Any]:
         "sentences": verdict_words.inflation(evidence),
         "rule": f"{verdict_words.varied(evidence)} {verdict_words.rule(evidence)}",
         "charts": [
-            charts.forest("leak", evidence, leak.variants, right_of_zero="looks better than"),
+            charts.forest("leak", evidence, leak.variants, better="looks better than"),
             charts.by_seed("leak", leak.variants, "auc"),
         ],
         "intervals": intervals(evidence, charts.colours(leak.variants)),
@@ -84,7 +84,7 @@ def verdict_block(key: str, comparison: Comparison, evidence: Evidence) -> dict[
     """Verdicts in words, their forest plot, what varied, the rule, every metric's interval, and the naive tests."""
     variants = comparison.variants
     return {
-        "sentences": verdict_words.verdicts(evidence),
+        "sentences": [*verdict_words.verdicts(evidence), *verdict_words.own(evidence)],
         "notebook": notebook.preference(comparison, evidence) or "",
         "varied": verdict_words.varied(evidence),
         "rule": verdict_words.rule(evidence) if evidence.verdicts else "",

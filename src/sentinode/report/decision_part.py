@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from sentinode.evaluation.calibration import TEMPERATURES, Temperature
+from sentinode.evaluation.metrics import METRIC_NAMES
 from sentinode.experiments.decision import Decision, Scale
 from sentinode.report.charts import Chart
 from sentinode.report.decision_figures import Believed, reliability_diagram
 from sentinode.report.figures import INK, VARIANTS
-from sentinode.report.tables import METRIC_NAMES, Table, number
+from sentinode.report.tables import Table, number
 
 LOOKS: Final[dict[Scale, tuple[str, str]]] = {
     "raw": (INK, "o"),

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from sentinode.evaluation.clusters import STAIN_CAUTION, ClusterKind
+from sentinode.evaluation.metrics import METRIC_NAMES
 from sentinode.experiments.decision import Scale
 from sentinode.experiments.evaluate import Evaluation, SlideScores
 from sentinode.inference.probabilities import Predictions
@@ -15,7 +16,7 @@ from sentinode.report.charts import Chart
 from sentinode.report.decision_figures import Believed, reliability_diagram
 from sentinode.report.decision_part import AGREEMENT_SCORES, LOOKS
 from sentinode.report.figures import VARIANTS
-from sentinode.report.tables import METRIC_NAMES, Table, between, number, one_prediction
+from sentinode.report.tables import Table, between, number, one_prediction
 from sentinode.report.words import NO_CLINIC
 
 _COVERS: Final = (

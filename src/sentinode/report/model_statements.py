@@ -9,6 +9,7 @@ from typing import Any, Final
 from sentinode.config import FitConfig, RunConfig
 from sentinode.evaluation.bootstrap import Interval
 from sentinode.evaluation.clusters import CLUSTER_NAMES, CLUSTERS_IN_WORDS
+from sentinode.evaluation.metrics import METRIC_NAMES
 from sentinode.experiments.evidence import Evidence
 from sentinode.experiments.run import Run
 from sentinode.experiments.study import Study
@@ -22,7 +23,7 @@ from sentinode.report.network_statements import (
     seeded_statement,
     training_statement,
 )
-from sentinode.report.tables import METRIC_NAMES, confusion_of, mean_and_spread, number
+from sentinode.report.tables import confusion_of, mean_and_spread, number
 
 _DISCRIMINATION: Final = ("auc", "average_precision", "accuracy", "balanced_accuracy")
 _CALIBRATION: Final = ("ece", "brier_score", "log_loss")

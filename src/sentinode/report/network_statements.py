@@ -46,6 +46,10 @@ def _initial(initial: InitialWeights, fit: FitConfig) -> str:
             return f"The backbone {initial.name} was randomly initialised under the run's seed; {head}."
         case "drawn":
             return "The network was randomly initialised under the run's seed."
+        case "own" if initial.fixed:
+            return f"The network {initial.name} came with weights of its own, the same under every seed."
+        case "own":
+            return f"The network {initial.name} was initialised by its own code under the run's seed."
         case "package":
             return f"The backbone {initial.name} was pretrained on ImageNet, another task; {head}."
         case "hub":

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from sentinode.config import RunConfig
+from sentinode.evaluation.metrics import METRIC_NAMES
 from sentinode.experiments.blend import Blend
 from sentinode.experiments.evaluate import validation_intervals
 from sentinode.experiments.pseudo import record_of
@@ -16,7 +17,6 @@ from sentinode.report.data_statements import centre_square
 from sentinode.report.decision_part import decision_part
 from sentinode.report.network_statements import curves_statement, seeded_statement
 from sentinode.report.tables import (
-    METRIC_NAMES,
     Table,
     card,
     environment,
@@ -80,11 +80,17 @@ def run_context(run: Run) -> dict[str, Any]:
         "mistakes": parts.mistakes(run.folder, run.predictions),
         "networks": networks_of((each.name, each) for each in run.members)
         if run.members
-        else [layers("Network", run.network_record.summary)],
+        else [layers(_network(run), run.network_record.summary)],
         "settings": to_toml(run.config),
         "runs_table": runs_table([run], run.config),
         "environment": environment(run.environment),
     }
+
+
+def _network(run: Run) -> str:
+    """What its layers are headed by: a network of the user's own is told by its name."""
+    initial = run.network_record.initial
+    return f"Network “{initial.name}”" if initial.source == "own" else "Network"
 
 
 def _seeds_lead(run: Run) -> str:

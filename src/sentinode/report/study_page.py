@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from sentinode.evaluation.metrics import METRIC_NAMES
 from sentinode.experiments.record import ClassCounts
 from sentinode.experiments.run import Run
 from sentinode.experiments.study import Study
@@ -24,7 +25,6 @@ from sentinode.report.review_part import review_part
 from sentinode.report.standards import checklists
 from sentinode.report.steps import PRESET, steps
 from sentinode.report.tables import (
-    METRIC_NAMES,
     Table,
     confusions,
     environment,

@@ -13,7 +13,7 @@ import numpy as np
 from sentinode.config import RunConfig
 from sentinode.evaluation.bootstrap import Interval
 from sentinode.evaluation.clusters import CLUSTER_NAMES
-from sentinode.evaluation.metrics import Confusion, confusion
+from sentinode.evaluation.metrics import METRIC_NAMES, Confusion, confusion
 from sentinode.experiments.comparison import Comparison, Variant
 from sentinode.experiments.evaluate import Intervals
 from sentinode.experiments.evidence import Evidence
@@ -23,18 +23,6 @@ from sentinode.inference.probabilities import Predictions
 from sentinode.models.summary import LayerSummary, Summary
 from sentinode.settings import to_flat
 
-METRIC_NAMES: Final = {
-    "auc": "AUC",
-    "average_precision": "average precision",
-    "accuracy": "accuracy",
-    "balanced_accuracy": "balanced accuracy",
-    "sensitivity_at_95_specificity": "sensitivity at 95 % specificity",
-    "sensitivity": "sensitivity",
-    "specificity": "specificity",
-    "log_loss": "log loss",
-    "brier_score": "Brier score",
-    "ece": "calibration error",
-}
 MISSING: Final = "–"
 _UNBROKEN: Final = "\u00a0"
 _SIDE_BY_SIDE: Final = 5
@@ -95,7 +83,7 @@ def one_prediction(whose: str, found: Intervals) -> Table:
         f"{whose}, with 95 % intervals from {found.replicates:,} bootstrap replicates of {found.clusters:,} "
         f"{CLUSTER_NAMES[found.cluster_kind]}.{unknown(found.scores.values())}"
     )
-    rows = [[METRIC_NAMES[metric], number(of.estimate), between(of)] for metric, of in found.scores.items()]
+    rows = [[METRIC_NAMES.get(metric, metric), number(of.estimate), between(of)] for metric, of in found.scores.items()]
     return Table(caption, ["score", "value", "95 % interval"], rows)
 
 
@@ -119,7 +107,7 @@ def _by_variant(
     caption: str, metrics: Sequence[str], rows: Mapping[str, Sequence[str]], colours: Sequence[str]
 ) -> Table:
     """Scores of variants: side by side while a page is wide enough for them, else one below another."""
-    names = [METRIC_NAMES[metric] for metric in metrics]
+    names = [METRIC_NAMES.get(metric, metric) for metric in metrics]
     if len(rows) > _SIDE_BY_SIDE:
         return Table(caption, ["variant", *names], [[name, *row] for name, row in rows.items()], swatches=colours)
     scores = [[name, *of] for name, *of in zip(names, *rows.values(), strict=True)]

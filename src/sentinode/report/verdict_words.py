@@ -25,7 +25,16 @@ def verdicts(evidence: Evidence) -> list[str]:
             f"Differences to “{first.b}” in {first.metric}: {told}. {too_few_seeds(first)} them from the luck of the "
             f"seed: no winner is named; a verdict takes {FEWEST_SEEDS} seeds or more."
         ]
-    return [replace(verdict, a=f"“{verdict.a}”", b=f"“{verdict.b}”").in_words() for verdict in evidence.verdicts]
+    return [_quoted(verdict).in_words() for verdict in evidence.verdicts]
+
+
+def own(evidence: Evidence) -> list[str]:
+    """What is told of metrics of the user's own."""
+    return [_quoted(verdict).in_words() for verdict in evidence.own_verdicts]
+
+
+def _quoted(verdict: Verdict) -> Verdict:
+    return replace(verdict, a=f"“{verdict.a}”", b=f"“{verdict.b}”")
 
 
 def varied(evidence: Evidence) -> str:
@@ -63,7 +72,7 @@ def _varied(evidence: Evidence) -> str:
 def rule(evidence: Evidence) -> str:
     """How a verdict is reached, fixed before anyone looks."""
     smallest = evidence.verdicts[0].smallest_effect
-    asked = sum(np.isfinite(verdict.p_value) for verdict in evidence.verdicts)
+    asked = sum(np.isfinite(verdict.p_value) for verdict in (*evidence.verdicts, *evidence.own_verdicts))
     holm = f", after Holm's correction for {asked} questions" if asked > 1 else ""
     beyond = "another hospital" if evidence.folds > 1 else "another split or another hospital"
     return (
@@ -138,17 +147,19 @@ def inflation(evidence: Evidence) -> list[str]:
 
 def _inflation(verdict: Verdict) -> str:
     split = {"random": "The random split", "stain": "The split by clusters of stain"}[verdict.a]
-    told = f"{verdict.interval_in_words()}; higher under {verdict.seeds_better} of {verdict.seeds} seeds"
+    more = "higher" if verdict.gain > 0 else "lower"
+    told = f"{verdict.interval_in_words()}; {more} under {verdict.seeds_better} of {verdict.seeds} seeds"
     match verdict.outcome:
         case "better":
             return (
-                f"{split} makes the same model look better by {verdict.difference:.3f} {verdict.metric} than the "
+                f"{split} makes the same model look better by {abs(verdict.difference):.3f} {verdict.metric} than the "
                 f"trusted split does ({told}). That much of its score is knowledge of the slides, not of tumour."
                 if verdict.a == "random"
-                else f"{split} still flatters, by {verdict.difference:.3f} {verdict.metric} ({told})."
+                else f"{split} still flatters, by {abs(verdict.difference):.3f} {verdict.metric} ({told})."
             )
         case "worse":
-            return f"{split} gives a lower score, by {-verdict.difference:.3f} {verdict.metric} ({told})."
+            worse = "lower" if verdict.gain > 0 else "worse"
+            return f"{split} gives a {worse} score, by {abs(verdict.difference):.3f} {verdict.metric} ({told})."
         case "too few seeds":
             return (
                 f"{split} gives {verdict.difference:+.3f} {verdict.metric} ({told}). A verdict takes {FEWEST_SEEDS} "
@@ -165,7 +176,7 @@ def _inflation(verdict: Verdict) -> str:
                 f"{split} gives {verdict.difference:+.3f} {verdict.metric} ({told}): a difference, but less than "
                 f"{verdict.smallest_effect:g}, the smallest that matters."
             )
-        case "no evidence":
+        case "no evidence" | "not asked":
             return (
                 f"{split} gives {verdict.difference:+.3f} {verdict.metric} ({told}): no evidence that it differs from "
                 "the trusted split here."

@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from sentinode.evaluation.metrics import METRIC_NAMES, gain
 from sentinode.experiments.comparison import Comparison, Difference, Variant
-from sentinode.report.tables import METRIC_NAMES, mean_and_spread
+from sentinode.report.tables import mean_and_spread
 
 NO_CLINIC = (
     "Research software: nothing here is a diagnosis, and no score here says how a network does on another "
@@ -65,7 +66,8 @@ def chosen_by(questions: Collection[str], metric: str) -> str:
     """What a study's variant was chosen by: an audit of splits alone chooses by trust, not by score."""
     if set(questions) == {"leak"}:
         return "was split in the way that can be trusted"
-    return f"has the highest mean validation {METRIC_NAMES[metric]}"
+    best = "highest" if gain(metric) > 0 else "lowest"
+    return f"has the {best} mean validation {METRIC_NAMES[metric]}"
 
 
 def chosen(variant: Variant, metric: str, submission_rows: int, *, by: str) -> str:
