@@ -25,12 +25,12 @@ _READERS: Final = ("torch", "sklearn")
 
 
 def wait_passively() -> None:
-    """Let threads that have nothing to do sleep, unless the environment already says how they wait.
+    """Let idle threads sleep, unless the environment already says how they wait.
 
-    By default the threads of OpenMP look for their next work in a loop. Beside other busy programs they so keep each
-    other from working: a step then takes ten times as long. The libraries read the setting when they are loaded, so
-    call this before `torch` is imported, as the command line does; later it changes nothing, and says so in a
-    SentinodeWarning. Processes that are started from this one inherit it.
+    By default, OpenMP threads wait in a busy loop. Beside other busy programs they then keep each other from working,
+    and a step takes ten times as long. The libraries read the setting when they are loaded, so call this before `torch`
+    is imported, as the command line does; later it has no effect, and a SentinodeWarning says so. Child processes
+    inherit it.
     """
     if any(name in os.environ for name in _PASSIVE):
         return

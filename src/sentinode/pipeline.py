@@ -77,7 +77,7 @@ def study(
     own: Recipes = NONE,
     metrics: Mapping[str, OwnMetric] | None = None,
 ) -> Study:
-    """Run the study of the folder `data` into the folder `out`, or go on with it.
+    """Run a study of the folder `data` in the folder `out`, or resume it.
 
     Check and explore the data; balance, sample and split; train every variant on every seed and fold; tune;
     audit the leak, where asked; predict the test part with the variant of the best validation mean; write

@@ -76,10 +76,10 @@ def to_toml(config: Section) -> str:
 
 
 def override(config: C, settings: Mapping[str, Any], *, where: str | Path | None = None) -> C:
-    """Put settings such as {"model.norm": "after"} over a config; returns a new, checked one.
+    """Change settings of a config, such as {"model.norm": "after"}; returns a new, checked config.
 
-    A setting that changes the kind of a section leaves what both kinds share, and drops the rest. The word "none", like
-    None, leaves an optional setting or section out; to others it is a word like any.
+    A setting that changes the kind of a section keeps what both kinds share, and drops the rest. The word "none", like
+    None, removes an optional setting or section; for other settings it is ordinary text.
     """
     table, asked = config.model_dump(mode="python", exclude_none=True), _Asked(type(config), frozenset(settings), where)
     for name, value in settings.items():

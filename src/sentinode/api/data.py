@@ -1,7 +1,7 @@
-"""What a user can ask of data: check a folder, draw a split.
+"""What a user can ask of data: check a folder, split it.
 
-Paths come in, files are written, records come out. A `Session` says where packed patches are kept, on
-which device the work is done and who hears of progress; without one the defaults hold.
+Paths come in, files are written, records come out. A `Session` names the cache, the device and who hears of progress;
+without one the defaults are used.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def check(
 ) -> Check:
     """Look for everything that may be wrong with a data folder; with `out`, write check.json and check.html.
 
-    `out` may hold an earlier check, which this one replaces, and nothing else.
+    `out` may contain an earlier check, which is replaced, and nothing else.
     """
     session = session or Session()
     with claim(out, replaces=_OF_A_CHECK) if out else nullcontext():
@@ -50,7 +50,7 @@ def check(
 
 
 def split(data: Path, config: RunConfig, out: Path, session: Session | None = None) -> Split:
-    """Balance, sample and split the training part, and save both sides as a table id,label,side,cluster."""
+    """Balance, sample and split the training part; save training and validation set as id,label,side,cluster."""
     with claim_file(out):
         gathered = gather(data, config, session or Session())
         drawn = gathered.material.write_split(config, out)

@@ -1,7 +1,7 @@
-"""What a user can ask that trains, or weighs what was trained: a study, a run, a comparison, an ensemble, a search.
+"""What a user can ask that trains or compares: a study, a run, a comparison, an ensemble, a search.
 
-Paths come in, files are written, records come out. A `Session` says where packed patches are kept, on
-which device the work is done and who hears of progress; without one the defaults hold.
+Paths come in, files are written, records come out. A `Session` names the cache, the device and who hears of progress;
+without one the defaults are used.
 """
 
 from __future__ import annotations
@@ -48,16 +48,16 @@ def fit(
     network: Given | None = None,
     metrics: Mapping[str, Score | OwnMetric] | None = None,
 ) -> Run:
-    """Train one run, or one of several members, into the folder `out`, or go on with it, and draw its page.
+    """Train a run (or an ensemble) in the folder `out`, or resume it, and draw its page.
 
-    `network` is a network of your own in place of the configured one: a function or class that, called without
-    arguments, gives a new `torch.nn.Module` from (N, 3, s, s) in [0, 1], where s is preprocess.size_px, to (N, 1)
-    logits. It is called several times, each under PyTorch's, NumPy's and Python's global random state as the run's seed
-    has it, which is put back afterwards. It is tried on two patches before anything is read; ConfigError says what is
-    wrong with it. The run notes its name and the digest of its source (of the function or class and of what that uses
-    of its own file), holds its weights, never its code, and is opened with `network` again. {name: callable} gives it
-    another name; several are for an ensemble whose members name them. `metrics` are scores of your own by name,
-    functions of labels and probabilities (or `OwnMetric`); run.json has them, of the validation set, with intervals.
+    `network` is your own network, used instead of the configured one: a function or class that, called without
+    arguments, returns a new `torch.nn.Module` from (N, 3, s, s) in [0, 1], where s is preprocess.size_px, to (N, 1)
+    logits. It is called several times; before each call the global random state of PyTorch, NumPy and Python is set
+    from the run's seed, and restored afterwards. It is tested on two patches before anything is read; a ConfigError
+    says what is wrong with it. The run records its name and the digest of its source (the function or class and what it
+    uses from its own file) and its weights, never its code, so opening the run needs `network` again. {name: callable}
+    gives it another name; several are for an ensemble whose members name them. `metrics` are your own scores by name,
+    functions of labels and probabilities (or `OwnMetric`); run.json has them for the validation set, with intervals.
     """
     session, own = session or Session(), Recipes.of(network)
     config = with_own_network(config, own)
@@ -96,12 +96,12 @@ def compare(
     network: Given | None = None,
     metrics: Mapping[str, Score | OwnMetric] | None = None,
 ) -> Study:
-    """The part of a study that compares variants and, with `leak`, ways to split (which takes `split.folds`).
+    """Compare variants and, with `leak`, ways to split (which needs `split.folds`): one part of a study.
 
-    With `split.folds` the comparison is a cross-validation, and the split, too, varies from seed to seed. `network` is
-    a network of your own as for `fit`, or several; each is one more variant, under its name. `metrics` are scores of
-    your own by name, functions of labels and probabilities (or `OwnMetric`, which says in which direction they are
-    better and whether a verdict is asked for): each variant's with its interval, and each difference to the first.
+    With `split.folds` the comparison is a cross-validation, and the split varies from seed to seed as well. `network` is
+    your own network as for `fit`, or several; each is one more variant, with its name. `metrics` are your own scores by
+    name, functions of labels and probabilities (or `OwnMetric`, which says which direction is better and whether you
+    want a verdict): the report has each variant's score and each difference to the first, with intervals.
     """
     own = Recipes.of(network)
     config = with_own_variants(config, own)
@@ -125,9 +125,9 @@ def compare_runs(
 ) -> tuple[Comparison, Evidence]:
     """Compare finished runs as if they had been trained for it, and write evidence.json and report.html.
 
-    Runs that differ in seed or fold only are one variant. Raises RunError with the reason where the runs
-    were not validated on the same patches under the same seeds. `slides` is a table id,slide, for runs
-    that were trained without one; of the config only the section `compare` counts.
+    Runs that differ only in seed or fold are one variant. Raises RunError with the reason if the runs do not have the
+    same validation sets and seeds. `slides` is a table id,slide, for runs that were trained without one; only the
+    section `compare` of the config is used.
     """
     # An interrupted call may have left the evidence; a finished one has its page, too, and is not written over.
     with claim(out, replaces=[STUDY_EVIDENCE]):
@@ -151,10 +151,10 @@ def compare_runs_on(
     slides: Path | None = None,
     network: Given | None = None,
 ) -> tuple[Comparison, Evidence, Seen]:
-    """Compare finished runs on labelled patches, given as to `evaluate`, by the rule that `compare_runs` follows.
+    """Compare finished runs on labelled patches, given as to `evaluate`, by the same rule as `compare_runs`.
 
-    The runs need not share a split. Returned, and said on the page, is also how many of the patches any of them was
-    trained on. Networks of one seed's folds predict together. Runs of networks of your own need their `network`.
+    The runs need not share a split. The result and the page also count the patches that any of them was trained on. The
+    networks of one seed's folds predict together. Runs of networks of your own need their `network`.
     """
     session = session or Session()
     with claim(out, replaces=[STUDY_EVIDENCE]):
@@ -176,11 +176,11 @@ def compare_runs_on(
 
 
 def ensemble(runs: Iterable[Path], out: Path, session: Session | None = None, *, weights: Weighting = "fitted") -> Run:
-    """Blend finished runs, and studies' chosen runs, into one run in the folder `out`, and draw its page.
+    """Join finished runs, and the chosen runs of studies, into an ensemble in the folder `out`, and draw its page.
 
-    Weights of the members' logits are "fitted", by log loss on the validation side that all must share, or "equal".
-    The members are copied, so the folder stands alone. The same call goes on where one was interrupted. Raises RunError
-    with the reason where runs do not go together.
+    The weights of the members' logits are "fitted", by log loss on the validation set that all must share, or "equal".
+    The members are copied into the folder. The same call resumes an interrupted one. Raises RunError with the reason if
+    the runs do not fit together.
     """
     session, folders = session or Session(), list(runs)
     members = [run for folder in folders for run in open_runs(folder)]
@@ -210,7 +210,7 @@ def tune(
     preset: str = "",
     resume: bool = False,
 ) -> Study:
-    """The part of a study that searches over settings."""
+    """Search over settings: one part of a study."""
     return study(data, config, out, session or Session(), preset=preset, resume=resume, asking=["tune"])
 
 

@@ -1,7 +1,7 @@
 """What a user can ask of finished runs: predict patches, score predictions.
 
-Paths come in, files are written, tables come out. A `Session` says where packed patches are kept, on
-which device the work is done and who hears of progress; without one the defaults hold.
+Paths come in, files are written, tables come out. A `Session` names the cache, the device and who hears of progress;
+without one the defaults are used.
 """
 
 from __future__ import annotations
@@ -44,14 +44,13 @@ def predict(
     threshold: str | float | None = None,
     network: Given | None = None,
 ) -> pd.DataFrame:
-    """Predict patches with a run or a study's choice; write and return a checked table id,label.
+    """Predict patches with a run or a study's chosen variant; write and return a checked table id,label.
 
-    `images` is a folder of patches, or a data folder, of which the test part is predicted; `like` is a
-    sample submission that gives the ids and their order. `calibrate`, "temperature" or "isotonic", maps the
-    probabilities as the validation side has it. With a `threshold`, a name or number as for
-    `operating_point`, the table is id,probability,positive: 1 where the probability before any calibration
-    is above the threshold, so a calibration changes no decision. A run of a network of your own needs its `network`,
-    as given to `fit`.
+    `images` is a folder of patches, or a data folder, whose test part is predicted; `like` is a sample submission that
+    gives the ids and their order. `calibrate`, "temperature" or "isotonic", calibrates the probabilities as fitted on
+    the validation set. With a `threshold`, a name or number as for `operating_point`, the table is
+    id,probability,positive: 1 if the probability before any calibration is above the threshold, so calibration changes
+    no decision. A run of your own network needs the same `network` as `fit`.
     """
     session = session or Session()
     if out.is_dir():

@@ -51,6 +51,6 @@ def with_own_variants(config: StudyConfig, own: Recipes) -> StudyConfig:
 
 
 def with_seeds(config: StudyConfig, seeds: int) -> StudyConfig:
-    """The config with so many seeds, from its first on."""
+    """The config with this many consecutive seeds, beginning with its first."""
     first = config.seeds[0]
     return override(config, {"seeds": list(range(first, first + seeds))})

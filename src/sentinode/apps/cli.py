@@ -42,7 +42,7 @@ def _options(
 
 
 def doctor(cache: Cache = None) -> None:
-    """Say what this installation can do: versions, device, threads, disk, extras."""
+    """Show what this installation can do: versions, device, threads, disk, extras."""
     from sentinode.apps import console
     from sentinode.apps.doctor import examine
 

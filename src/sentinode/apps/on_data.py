@@ -1,4 +1,4 @@
-"""Commands on data: paint, check and split them, and keep what was packed of them small."""
+"""Commands on data: paint, check and split it, and limit the cache."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def phantom(
     seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 25,
     workers: Workers = 2,
 ) -> None:
-    """Paint synthetic tissue and write it as a competition folder, with the truth beside it."""
+    """Paint synthetic tissue and write it as a competition folder, together with the truth."""
     from sentinode.apps import console
     from sentinode.data.phantom import write_phantom
     from sentinode.progress import of_step
@@ -80,7 +80,7 @@ def split(
     cache: Cache = None,
     workers: Workers = 2,
 ) -> None:
-    """Draw the training and the validation side and save them as ids."""
+    """Split the patches into training and validation set and save both as ids."""
     asked = asked_run(preset, config, settings, slides, groups, group_by)
     require_data(data)
 
@@ -104,7 +104,7 @@ def cache(
     ] = None,
     clear: Annotated[bool, typer.Option("--clear", help="Remove everything that is not in use.")] = False,
 ) -> None:
-    """List what the cache holds, and keep it small: what was used longest ago goes first, never what is in use."""
+    """List and limit the cache: what was used longest ago is deleted first, never what is in use."""
     from datetime import datetime
 
     from sentinode.apps import console

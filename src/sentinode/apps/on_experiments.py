@@ -95,7 +95,7 @@ def train(
     workers: Workers = 2,
     threads: Threads = None,
 ) -> None:
-    """Train one network, or the members of an ensemble, and keep all that is needed to believe and to use it."""
+    """Train one network, or the members of an ensemble, and keep everything needed to check and use it."""
     asked = asked_run(preset, config, settings, slides, groups, group_by, pseudo_labels=pseudo_labels)
     require_data(data)
     own = own_network(network)
@@ -153,10 +153,10 @@ def compare(
     workers: Workers = 2,
     threads: Threads = None,
 ) -> None:
-    """Train variants on the same patches, splits, seeds and batch order, and weigh the differences.
+    """Train variants on the same patches, splits, seeds and batch order, and judge the differences.
 
-    Folders of finished runs in place of DATA are compared as they are, where they pair; with --data and --labels on
-    labelled patches.
+    Folders of finished runs may be given in place of DATA; with --data and --labels they are compared on labelled
+    patches.
     """
     asked = asked_study(preset, config, settings, slides, groups, group_by, folds, default="fair")
     require_data_or_runs(data)
@@ -263,7 +263,7 @@ def tune(
     workers: Workers = 2,
     threads: Threads = None,
 ) -> None:
-    """Search over settings (batch-norm momentum, if you say nothing else); every trial is a run."""
+    """Search over settings (default: batch-norm momentum); every trial is a run for each seed."""
     asked = asked_study(preset, config, settings, slides, groups, group_by, folds, default="fair")
     asked.require_askable(["tune"])
     require_data(data)

@@ -1,4 +1,4 @@
-"""Commands on finished runs: blend them, predict, score, and draw their pages."""
+"""Commands on finished runs: join them, predict, score, and draw their pages."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def ensemble(
     device: Device = "auto",
     threads: Threads = None,
 ) -> None:
-    """Blend finished runs, of several seeds or architectures, into one that predicts like any other."""
+    """Join finished runs of several seeds or architectures into an ensemble, which is used like a run."""
     require_results(*runs)
 
     from sentinode.api import experiments as api
@@ -102,7 +102,7 @@ def evaluate(
     workers: Workers = 2,
     threads: Threads = None,
 ) -> None:
-    """Score a run on patches whose labels you have: each score with its interval, and a table by slide."""
+    """Score a run on labelled patches: each score with its interval, and a table by slide."""
     require_results(run)
     require_patches(data)
     require_table(labels)
@@ -122,7 +122,7 @@ def evaluate(
 def report(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="What study, compare, tune, train or check wrote.")],
 ) -> None:
-    """Draw the pages of a folder anew, from what is in it."""
+    """Draw the pages of a folder again, from its records."""
     require_something_to_draw(folder)
 
     from sentinode.apps import console

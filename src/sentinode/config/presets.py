@@ -24,5 +24,5 @@ def load_preset(name: str) -> StudyConfig:
 
 
 def load_config(path: Path) -> StudyConfig:
-    """Read a TOML file of a run's or a study's settings; what it leaves out has its default."""
+    """Read the settings of a run or study from a TOML file; settings that are left out have their defaults."""
     return read_toml(path, StudyConfig)

@@ -1,6 +1,6 @@
-"""Settings of a run: of one network, or of several that are blended.
+"""Settings of a run: of one network, or of an ensemble.
 
-Read from top to bottom as a run goes: which patches take part and on which side, what a network sees of them, the
+Read from top to bottom as a run goes: which patches take part and in which set, what a network sees of them, the
 network, its training, what it predicts and decides. A setting that would do nothing beside the others does not exist
 there: what is trained, the architecture and the way of splitting are kinds of section, each with settings of its own,
 and what is off altogether is a section left out. What is then still equal in other words, `canonical` makes equal.
@@ -27,14 +27,14 @@ Value = Scalar | list[Any] | dict[str, Any]
 _MANY: Final = 10**9  # more patches than any data set holds
 
 
-# Which patches take part, and on which side.
+# Which patches take part, and in which set.
 
 Omission = Literal["missing", "unlabelled", "unreadable", "blank", "duplicate"]
 SplitBy = Literal["auto", "slide", "group", "stain", "random", "file"]
 
 
 class DataConfig(Section):
-    """Which patches there are; nothing is left out unless it is named here."""
+    """The patches; nothing is left out unless it is named here."""
 
     slides: Path | None = Field(None, description="table id,slide (default: slides.csv in the data folder)")
     groups: Path | None = Field(None, description="table id,group (default: groups.csv in the data folder)")
@@ -55,14 +55,14 @@ class DataConfig(Section):
 
 
 class BalanceConfig(Section):
-    """Fewer negatives, drawn before anything else."""
+    """Fewer negatives, selected before anything else."""
 
     drop_negative_fraction: float = Field(gt=0.0, lt=1.0, description="share of the negative patches dropped")
     seed: Seed = Field(25, description="of the random selection")
 
 
 class SampleConfig(Section):
-    """Fewer patches of each class."""
+    """Fewer patches per class."""
 
     per_class: int | None = Field(None, ge=1, le=_MANY, description="patches selected per class, before the split")
     training_per_class: int | None = Field(
@@ -84,7 +84,7 @@ class SampleConfig(Section):
 
 
 class DrawnSplit(Section):
-    """Sides, or folds, that are drawn: whole slides or groups, or single patches."""
+    """A random split into training and validation set, or into folds: by slide, group or patch."""
 
     by: Literal["auto", "slide", "group", "stain", "random"] = Field(
         "auto", description="auto: by slide where slides are known, else by groups and overlaps"
@@ -124,7 +124,7 @@ class DrawnSplit(Section):
 
 
 class FileSplit(Section):
-    """Sides as a table has them."""
+    """A split from a table."""
 
     by: Literal["file"] = "file"
     file: Path = Field(description="a table id,side (training or validation)")
@@ -160,7 +160,7 @@ class PreprocessConfig(Section):
 
 
 class AugmentConfig(Section):
-    """How patches are varied in training; only the zoom moves tissue across the labelled centre's border."""
+    """Random changes of patches in training; only the zoom moves tissue across the border of the labelled centre."""
 
     symmetries: Literal["all", "flips", "none"] = Field(
         "all", description="all: a random one of the square's 8 rotations and flips; flips: no rotation by 90 degrees"
@@ -211,7 +211,7 @@ class SeveralMaps(Section):
 
 
 class TimmModel(Section):
-    """Any backbone of timm."""
+    """A backbone of timm."""
 
     architecture: Literal["timm"] = "timm"
     backbone: str = Field(min_length=1, max_length=200, description="the network's name in timm")
@@ -265,20 +265,20 @@ class CosineSchedule(Section):
 
 
 class NoAverage(Section):
-    """The weights themselves are validated and kept."""
+    """The weights themselves are validated and saved."""
 
     kind: Literal["none"] = "none"
 
 
 class EmaAverage(Section):
-    """An exponential average of the weights is validated and kept."""
+    """An exponential average of the weights is validated and saved."""
 
     kind: Literal["ema"] = "ema"
-    decay: float = Field(0.999, gt=0.0, lt=1.0, description="the share of the average that a step leaves")
+    decay: float = Field(0.999, gt=0.0, lt=1.0, description="share of the old average that is kept at each step")
 
 
 class SwaAverage(Section):
-    """The mean of whole epochs' ends is validated and kept."""
+    """The mean of the weights at the end of each epoch is validated and saved."""
 
     kind: Literal["swa"] = "swa"
     start: float = Field(0.5, ge=0.0, lt=1.0, description="averaging begins after this share of the epochs")
@@ -289,7 +289,7 @@ ScheduleConfig = ConstantSchedule | CosineSchedule
 
 
 class CopiesConfig(AugmentConfig):
-    """Augmented copies of each patch, from which a head learns in place of the patch itself."""
+    """Augmented copies of each patch, which a head learns from instead of the patch itself."""
 
     count: int = Field(ge=1, le=100, description="copies of each patch")
 
@@ -301,7 +301,7 @@ class CopiesConfig(AugmentConfig):
 
 
 class HeadFitConfig(Section):
-    """A logistic head is fitted to the features of a backbone that stays as it is."""
+    """A logistic head on the features of a frozen backbone."""
 
     penalties: tuple[Annotated[float, Field(gt=0.0)], ...] = Field(
         (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001),
@@ -320,7 +320,7 @@ class HeadFitConfig(Section):
 
 
 class _Descent(Section):
-    """Weights that learn step by step (Adam)."""
+    """Training by gradient descent (Adam)."""
 
     epochs: int = Field(
         20,
@@ -375,13 +375,13 @@ class _Descent(Section):
 
 
 class FitAll(_Descent):
-    """All weights learn alike."""
+    """All weights are trained."""
 
     train: Literal["all"] = "all"
 
 
 class FitStages(_Descent):
-    """A backbone learns stage by stage; its stem is the first, its head the last."""
+    """A backbone is fine-tuned by stages: its stem is the first, its head the last."""
 
     train: Literal["stages"] = "stages"
     frozen_stages: int = Field(0, ge=0, le=1000, description="number of first stages that stay frozen")
@@ -394,7 +394,7 @@ class FitStages(_Descent):
 
 
 class FitHead(HeadFitConfig):
-    """A backbone stays as it is; only a head is fitted, to features that are computed once."""
+    """A linear probe: the backbone is frozen, and a head is fitted to features that are computed once."""
 
     train: Literal["head"] = "head"
     metric: Metric = Field("auc", description=_METRIC)
@@ -421,7 +421,7 @@ FitConfig = FitAll | FitStages | FitHead
 
 
 class PredictConfig(Section):
-    """How a patch's probability is computed."""
+    """How the probability of a patch is computed."""
 
     views: Literal[1, 8] = Field(8, description="8: average over the square's 8 symmetries")
     precision: Literal["float32", "mixed"] = Field(
@@ -472,7 +472,7 @@ class EnsembleConfig(Section):
 
 
 class PseudoConfig(Section):
-    """Unlabelled patches of the test part that join training under the labels that a finished run gives them."""
+    """Unlabelled patches of the test part that join training with the labels that a finished run predicts."""
 
     run: Path = Field(description="the teacher: a finished run, ensemble or study")
     confidence: float = Field(
@@ -491,14 +491,14 @@ class PseudoConfig(Section):
 
 
 class RunningConfig(Section):
-    """How the work is done; no result depends on it, rounding apart, and a run resumes with another."""
+    """How the work is done; apart from rounding no result depends on it, and a run may resume with other values."""
 
     memory_budget_mb: int = Field(2048, ge=1, le=2**30, description="most memory that prepared pixels may take, MB")
     prediction_batch_size: int = Field(512, ge=1, le=2**16, description="most patches predicted at once")
 
 
 class RunConfig(Section):
-    """All that one run depends on, besides the data."""
+    """Everything that a run depends on, besides the data."""
 
     data: DataConfig = DataConfig()
     balance: BalanceConfig | None = Field(None, description="default: all patches take part")

@@ -45,7 +45,7 @@ class CompareConfig(Section):
     variants: Variants = Field(
         {},
         max_length=_MOST_VARIANTS,
-        description="settings of each variant by its name, put over the run's own (default: these settings alone)",
+        description="settings of each variant by its name, changed from the run's own (default: one variant)",
     )
     smallest_effect: float = Field(0.005, gt=0.0, description="smallest difference that matters, in the metric")
     replicates: int = Field(2000, ge=100, le=100_000, description="bootstrap replicates behind every interval")
@@ -95,7 +95,7 @@ class TuneConfig(Section):
 
 
 class StudyConfig(RunConfig):
-    """A run's settings, and the questions that are asked with them."""
+    """A run's settings, and the questions to ask."""
 
     seeds: tuple[Seed, ...] = Field(
         (25,), min_length=1, max_length=_MOST_SEEDS, description="one run for each, per variant"

@@ -76,11 +76,10 @@ def write_phantom(
 ) -> PhantomSummary:
     """Paint `slides` sections and write `patches` of them, in two disjoint parts, as a competition folder.
 
-    The same arguments give the same bytes, however many `workers` (default: one a CPU, fewer for small
-    phantoms). The folder is complete or absent; a finished phantom of the same arguments is kept and
+    The same arguments give the same bytes, with any number of `workers` (default: one per CPU, fewer for small
+    phantoms). The folder is complete or absent; a finished phantom with the same arguments is kept and
     summarised. `on_progress(done, total)` counts patches, in the calling process.
-    Raises DataError for impossible numbers or a folder that holds something else, StorageError where
-    the disk refuses.
+    Raises DataError for impossible numbers or a folder with other contents, StorageError if the disk is full.
     """
     _check(patches, slides, seed, workers)
     dest = Path(dest)

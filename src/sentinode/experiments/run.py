@@ -107,7 +107,7 @@ class Run:
 
     @property
     def networks(self) -> tuple[Run, ...]:
-        """The runs of single networks that this one predicts with: an ensemble's members, or the run itself."""
+        """The runs of single networks: an ensemble's members, or the run itself."""
         return self.members or (self,)
 
     @property
@@ -118,7 +118,7 @@ class Run:
 
     @property
     def weights(self) -> tuple[float, ...]:
-        """Of the members in the blend, in their order."""
+        """The members' weights, in their order."""
         return tuple(self.blend.weights[member.name] for member in self.members) if self.blend else ()
 
     @property

@@ -16,7 +16,7 @@ from sentinode.progress import Progress, silent
 
 @dataclass(frozen=True)
 class Session:
-    """Where and with what the work is done; no result depends on it, rounding apart.
+    """Where and with what the work is done; results do not depend on it, except for rounding.
 
     `workers` read and check images. `threads` compute: those of PyTorch, of the compiled loops and of NumPy's and
     scikit-learn's linear algebra. They belong to the whole process, so a session that names a number sets it when it
