@@ -98,7 +98,7 @@ def compare(
 ) -> Study:
     """Compare variants and, with `leak`, ways to split (which needs `split.folds`): one part of a study.
 
-    With `split.folds` the comparison is a cross-validation, and the split varies from seed to seed as well. `network` is
+    With `split.folds` the comparison is a cross-validation, and the split varies from seed to seed too. `network` is
     your own network as for `fit`, or several; each is one more variant, with its name. `metrics` are your own scores by
     name, functions of labels and probabilities (or `OwnMetric`, which says which direction is better and whether you
     want a verdict): the report has each variant's score and each difference to the first, with intervals.

@@ -87,13 +87,13 @@ def evaluate(
     network: Given | None = None,
     metrics: Mapping[str, Score | OwnMetric] | None = None,
 ) -> Evaluation:
-    """Score a run or a study's choice on the patches below `data` that the table `labels` names.
+    """Score a run or a study's chosen variant on the patches in `data` that the table `labels` names.
 
     Without a table the labels are those of PatchCamelyon's test part. `slides` is a table id,slide (default: slides.csv
-    in `data`). How many of the patches the model was trained on, or share a slide or tissue with one, is part of what
-    is returned. Into the folder `out`, if given, scores.json, predictions.csv and report.html are written.
-    A run of a network of your own needs its `network`, as given to `fit`. `metrics` are scores of your own by name,
-    functions of labels and probabilities (or `OwnMetric`), each with its interval like the others.
+    in `data`). The result also counts the patches that are in the training set, or share a slide or tissue with it. The
+    folder `out`, if given, gets scores.json, predictions.csv and report.html. A run of your own network needs the same
+    `network` as `fit`. `metrics` are your own scores by name, functions of labels and probabilities (or `OwnMetric`),
+    each with its interval like the others.
     """
     from sentinode.experiments import evaluate as evaluation  # here: intervals take SciPy, a prediction does not
 

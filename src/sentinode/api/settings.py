@@ -12,9 +12,9 @@ from sentinode.settings import override
 
 
 def with_variants(config: StudyConfig, names: Iterable[str], *, beside: int = 0) -> StudyConfig:
-    """The config with other variants to compare, named as on the command line; ConfigError for what are none.
+    """The config with other variants to compare, named as on the command line; ConfigError for unknown ones.
 
-    `beside` these, so many networks of the user's own will be compared.
+    `beside` is the number of the user's own networks that are compared too.
     """
     asked = override(config, {"compare.variants": resolve_variants(names, config, beside=beside)})
     asked.variants()
@@ -32,7 +32,7 @@ def with_own_network(config: RunConfig, own: Recipes) -> RunConfig:
             return override(config, named.settings)
         case _:
             raise ConfigError(
-                f"{len(own.known)} networks were given, and model.name is none of theirs",
+                f"{len(own.known)} networks were given, and model.name names none of them",
                 where="network",
                 remedy="Give one; compare takes several, each as a variant.",
             )

@@ -223,12 +223,12 @@ class TimmModel(Section):
 
 
 class OwnModel(Section):
-    """A network of your own; settings hold no code, so the call or the command names what makes it (`network`)."""
+    """Your own network; settings contain no code, so the call or the command gives it (`network`)."""
 
     architecture: Literal["own"] = "own"
-    name: str = Field("own", description="what tables and figures call it; no result depends on it")
+    name: str = Field("own", description="its name in tables and figures; no result depends on it")
     source_sha256: str = Field(
-        "", pattern="^([0-9a-f]{64})?$", description="digest of its source, noted by the call that names it"
+        "", pattern="^([0-9a-f]{64})?$", description="digest of its source, recorded by the call"
     )
 
     @field_validator("name")
