@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -32,6 +33,34 @@ console.show_table("scores", ["\u0394", "value"], [["\u6771\u4eac", "1"]])
 def python(code: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
     kept = {name: value for name, value in os.environ.items() if name in ("PATH", "TMPDIR", "SYSTEMROOT", "PYTHONPATH")}
     return subprocess.run([sys.executable, "-c", code], env=kept | environment, capture_output=True)
+
+
+def told_by(shell: str) -> subprocess.CompletedProcess[str]:
+    """What a shell says in which VERSION stands for `sentinode --version`."""
+    script = shell.replace("VERSION", f"'{sys.executable}' -m sentinode --version")
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    return subprocess.run(["bash", "-c", script], capture_output=True, text=True, env=buffered)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device that is always full is Linux's")
+def test_an_output_that_takes_nothing_is_one_line() -> None:
+    full = told_by("VERSION > /dev/full")
+    assert full.returncode == 1
+    assert full.stderr == "error: standard output: No space left on device. What was done is kept.\n"
+    unread = told_by("(sleep 1; VERSION; echo $? >&2) | true")  # the reader is gone
+    assert unread.stderr == "1\n"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="the shell closes streams")
+def test_closed_streams_break_nothing_and_no_file_takes_their_place() -> None:
+    code = "from sentinode.apps.start import prepare_process; prepare_process(); import os; "
+    code += "os.write(9, str(os.open('/', os.O_RDONLY)).encode())"
+    told = subprocess.run(
+        ["bash", "-c", f'{sys.executable} -c "$1" 9>&1 <&- >&- 2>&-', "bash", code], capture_output=True, text=True
+    )
+    assert told.returncode == 0
+    assert int(told.stdout) > 2
+    assert told_by("VERSION <&- >&- 2>&-").returncode == 0
 
 
 def test_what_the_environment_holds_for_others_breaks_no_figure() -> None:

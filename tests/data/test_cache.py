@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from sentinode.data import cache, packing
-from sentinode.data.cache import Limit, cache_key, entries, limit_of, make_room, pack, pack_some, set_limit
+from sentinode.data.cache import COMPILER, Limit, cache_key, entries, limit_of, make_room, pack, pack_some, set_limit
 from sentinode.data.competition import listing_of_files
 from sentinode.data.images import encode_tiff
 from sentinode.data.listing import Listing
@@ -282,6 +282,16 @@ def test_what_a_killed_command_left_can_be_removed(tmp_path: Path) -> None:
     (tmp_path / "features" / "a.npy").write_bytes(b"features")
     assert {entry.path.name for entry in make_room(tmp_path, Limit(0.0))} == {"0123", "a.npy", "subset-x"}
     assert entries(tmp_path) == []
+
+
+def test_what_the_compiler_of_networks_keeps_is_counted_and_removed(tmp_path: Path) -> None:
+    (tmp_path / COMPILER / "fxgraph" / "ab").mkdir(parents=True)
+    (tmp_path / COMPILER / "fxgraph" / "ab" / "code.so").write_bytes(bytes(1000))
+    (entry,) = entries(tmp_path)
+    assert (entry.path.name, entry.size_bytes, entry.what) == (COMPILER, 1000, "networks compiled by PyTorch")
+    assert make_room(tmp_path, Limit(1.0)) == []
+    assert make_room(tmp_path, Limit(0.0)) == [entry]
+    assert not (tmp_path / COMPILER).exists()
 
 
 def test_nothing_readable_is_an_error(listing: Listing, tmp_path: Path) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import textwrap
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any, Final, cast
+from contextlib import contextmanager, nullcontext, suppress
+from typing import Any, Final, TextIO, cast
 
 from rich.console import Console
 from rich.markup import escape
@@ -60,7 +61,9 @@ def _print(console: Console, text: str) -> None:
     text = one_line(text)
     if console.is_terminal:
         text = textwrap.fill(text, console.width, break_long_words=False, break_on_hyphens=False)
-    console.print(text, markup=False, soft_wrap=True)
+    # Work does not stop because nobody can be told of it; a result that cannot be printed is an error.
+    with suppress(OSError) if console is stderr else nullcontext():
+        console.print(text, markup=False, soft_wrap=True)
 
 
 def _tell(text: str) -> None:
@@ -84,6 +87,28 @@ def show_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
 
 def exit_code_of(command: Callable[[], object], *, debug: bool) -> int:
     """Run a command; an error becomes one line and an exit code, with a traceback only for `debug`."""
+    code = _exit_code_of(command, debug)
+    if (unwritten := _unwritten(sys.stdout)) is not None:
+        code = _report_unwritten(unwritten, debug)
+    _unwritten(sys.stderr)
+    return code
+
+
+def _unwritten(stream: TextIO | None) -> OSError | None:
+    """Why what was printed cannot be written, if so; it is thrown away then, or Python would complain as it ends."""
+    if stream is None:
+        return None
+    try:
+        stream.flush()
+    except OSError as error:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+        return error
+    return None
+
+
+def _exit_code_of(command: Callable[[], object], debug: bool) -> int:
     interrupted = "interrupted before anything was started. Run the same command again."
     try:
         code = command()
@@ -95,12 +120,11 @@ def exit_code_of(command: Callable[[], object], *, debug: bool) -> int:
         return _report(_usage_in_words(error), 2, debug)
     except SentinodeError as error:
         return _report(str(error), error.exit_code, debug)
-    except BrokenPipeError:
-        sys.stderr.close()  # nobody reads; nothing is left to say
-        return 1
     except MemoryError:
         return _report("out of memory. Lower running.memory_budget_mb or running.prediction_batch_size.", 1, debug)
     except OSError as error:
+        if (unwritten := _unwritten(sys.stdout)) is not None:
+            return _report_unwritten(unwritten, debug)
         place = f"{error.filename}: " if error.filename else ""
         reason = error.strerror or str(error)
         return _report(f"{place}{reason}. Fix that and run the same command again.", 1, debug)
@@ -119,6 +143,12 @@ def _usage_in_words(error: Any) -> str:
     command = error.ctx.command_path if error.ctx else "sentinode"
     end = "" if said.endswith((".", "?")) else "."
     return f"{command}: {said[:1].lower()}{said[1:]}{end} See {command} --help."
+
+
+def _report_unwritten(error: OSError, debug: bool) -> int:
+    if isinstance(error, BrokenPipeError):  # nobody reads; nothing is left to say
+        return 1
+    return _report(f"standard output: {error.strerror}. What was done is kept.", 1, debug)
 
 
 def _report(line: str, code: int, debug: bool) -> int:

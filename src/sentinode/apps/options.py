@@ -207,6 +207,7 @@ def session_of(
 ) -> Session:
     """A session of the options; raises ConfigError where a launcher began several processes of a command for one."""
     from sentinode.apps import console
+    from sentinode.data.cache import COMPILER
     from sentinode.data.images import silence_decoders
     from sentinode.errors import ConfigError
     from sentinode.experiments.session import Session
@@ -217,7 +218,7 @@ def session_of(
     silence_decoders()
     root = cache_root(cache)
     # Else its compiler leaves a folder in the temporary one, by the user's name, which not every user has.
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(root / "torch-compiler"))
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(root / COMPILER))
     processes, place = ALONE, choose_device(device)
     if _launched_processes() > 1:
         if not several_processes:

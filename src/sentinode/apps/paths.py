@@ -9,6 +9,8 @@ from sentinode.errors import DataError, RunError
 
 def require_data(root: Path) -> None:
     """Raise DataError unless the folder holds patches and their labels, as far as the names in it tell."""
+    if not root.is_dir():  # before pandas is loaded to look into it
+        raise DataError("is not a directory", where=root, remedy="Give a competition or PatchCamelyon folder.")
     from sentinode.data.ingest import require_data_folder
 
     require_data_folder(root)

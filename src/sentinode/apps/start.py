@@ -16,8 +16,16 @@ _NOT_OURS: Final = ("MPLBACKEND", "MATPLOTLIBRC", "NUMBA_DISABLE_JIT")
 _COUNTS: Final = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
+def _open_what_is_closed() -> None:
+    """Let closed standard streams lead nowhere, or the next file to be opened would become one of them."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+
+
 def prepare_process() -> None:
     """Set up this process for the libraries, none of which may be loaded yet, and for any character in a name."""
+    _open_what_is_closed()
     wait_passively()
     for name in _NOT_OURS:
         os.environ.pop(name, None)

@@ -7,6 +7,7 @@ A cache is a folder named after the content of its listing:
     <key>/manifest.json   written last; without it the cache is unfinished and the next call resumes it. Its time of
                           modification is that of its last use
     <key>.lock            held while building, so that a second process waits for the first
+    torch-compiler/       what PyTorch's compiler keeps, where a command compiles its network
 
 A disk can lose what it was given. Sums of the pixels are in the manifest: they are checked, of small sets all, of large
 ones a sample, whenever a cache is opened, and what is damaged is decoded again.
@@ -48,6 +49,7 @@ except ImportError:  # Windows
 Progress = Callable[[int, int], None]
 MANIFEST: Final = "manifest.json"
 SUBSET: Final = "subset-"  # how folders of pixels that are not kept begin
+COMPILER: Final = "torch-compiler"
 _LIMIT_FILE: Final = "limit.json"
 _CHUNK: Final = 512  # patches: 14 MB, small enough to resume finely, large enough to cost nothing
 _CHECKED_AT_OPENING: Final = 32  # chunks: 0.45 GB, whose sums take a tenth of a second; smaller sets are checked whole
@@ -375,7 +377,7 @@ def _shape(count: int) -> tuple[int, int, int, int]:
 
 @dataclass(frozen=True)
 class Entry:
-    """Something in a cache that can be made again: packed pixels, features, or what a killed command left."""
+    """Something in a cache that can be made again: pixels, features, compiled code, or what a killed command left."""
 
     path: Path
     size_bytes: int
@@ -404,6 +406,8 @@ def entries(cache_root: Path) -> list[Entry]:
             found.append(_entry(path, what, path / MANIFEST if manifest else path))
     for path in (cache_root / "features").glob("*.npy"):
         found.append(_entry(path, "features of a backbone", path))
+    if (compiled := cache_root / COMPILER).is_dir():
+        found.append(_entry(compiled, "networks compiled by PyTorch", compiled))
     return sorted(found, key=lambda entry: entry.used)
 
 
