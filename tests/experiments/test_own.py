@@ -223,7 +223,10 @@ def test_another_source_is_told_and_one_that_computes_something_else_is_refused(
     with pytest.raises(RunError, match="computes something else"):
         replace(run, own=without_relu).network(CPU)
     wider = Recipes.of(factory_of(SOURCE.replace("WIDTH = 4", "WIDTH = 5"), tmp_path))
-    with pytest.raises(RunError, match="weights of another network"):
+    was, given = (of.known[0].source_sha256[:12] for of in (own, wider))
+    with pytest.raises(
+        RunError, match=f"of source {given}, not {was}. cannot be opened: .* weights of another network"
+    ):
         replace(run, own=wider).network(CPU)
 
 

@@ -234,15 +234,15 @@ class Run:
         """The network as it was kept; raises RunError where what was given computes something else."""
         recipe, size_px = self._recipe(model), self.config.preprocess.size_px
         was, now = model.source_sha256[:12], recipe.source_sha256[:12]
+        source = f"of source {now}, not {was}" if now != was else "of the same source, but not of all it imports"
         network = recipe.build(seed=0, input_size_px=size_px, initialised=False)
-        load_weights(weights, network)
+        told, remedy = f"the network {model.name!r} that was given ({source})", "Give what made it, as it was then."
+        try:
+            load_weights(weights, network)
+        except RunError as error:
+            raise RunError(f"{told} cannot be opened: {error.what}", where=weights, remedy=remedy) from error
         if not np.allclose(probe_of(network, size_px), self.network_record.probe, rtol=_PROBE, atol=_PROBE):
-            source = f"of source {now}, not {was}" if now != was else "of the same source, but not of all it imports"
-            raise RunError(
-                f"the network {model.name!r} that was given ({source}) computes something else than the trained one",
-                where=self.folder,
-                remedy="Give what made it, as it was then.",
-            )
+            raise RunError(f"{told} computes something else than the trained one", where=self.folder, remedy=remedy)
         if now != was:
             text = (
                 f"{self.name}: the network {model.name!r} is of another source ({now}) than the run was trained with "
