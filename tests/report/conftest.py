@@ -157,7 +157,7 @@ def write_check(folder: Path, fake: FakeStudy) -> None:
         },
     }
     edges = np.linspace(0, 255, 5).tolist()
-    histogram = {"edges": edges, "negative": [1, 2, 3, 4], "positive": [4, 3, 2, 1]}
+    histogram = {"edges": edges, "negative": [1, 2, 3, 4], "positive": [4, 3, 2, 1], "auc": 0.25}
     explored = {
         "patches": 60,
         "quantities": dict.fromkeys(QUANTITIES[:2], histogram),  # each is two figures

@@ -33,7 +33,7 @@ def test_cautions_are_said_only_where_they_are_true(write_study: Write) -> None:
         "preprocess.resize": "nearest",
     }
     assert titles(write_study(seeds=(25,), settings=seed_like, trained_patches=20)) == [
-        "Epochs are not whole",
+        "Epochs are incomplete",
         "One seed only",
         "The labelled centre is downsampled",
         "Zoom can make labels wrong",
@@ -44,28 +44,28 @@ def test_cautions_are_said_only_where_they_are_true(write_study: Write) -> None:
 
 def test_a_fair_study_has_few_cautions(write_study: Write) -> None:
     fair = {"preprocess.crop_px": 32, "preprocess.size_px": 32}
-    assert titles(write_study(settings=fair)) == ["The kept epoch was chosen on the validation set"]
+    assert titles(write_study(settings=fair)) == ["The epoch was selected on the validation set"]
 
 
 def test_a_crop_below_the_centre_square_is_named(write_study: Write) -> None:
     small = {"preprocess.crop_px": 24, "preprocess.size_px": 24}
-    assert "The labelled centre is cut" in titles(write_study(settings=small))
+    assert "The labelled centre is cropped" in titles(write_study(settings=small))
 
 
 def test_epochs_without_a_score_are_told(fixed_study: Study) -> None:
     run = runs_of(fixed_study)[0]
     rows = run.history.assign(validation_auc=[0.5, float("nan"), 0.7])
-    assert "Some epochs could not be judged" not in [remark.title for remark in cautions([run])]
+    assert "Some epochs have no score" not in [remark.title for remark in cautions([run])]
     (told, *_) = cautions([replace(run, history=rows)])
-    assert told.title == "Some epochs could not be judged"
-    assert told.text.startswith("In 1 of 1 trainings")
+    assert told.title == "Some epochs have no score"
+    assert told.text.startswith("In 1 of 1 runs")
 
 
 def test_half_epochs_are_told_in_numbers(fixed_study: Study) -> None:
     run = runs_of(fixed_study)[0]
     (told, *_) = cautions([replace(run, record=replace(run.record, training=80, validation=45))])
     assert told.text.startswith(
-        "An epoch trains on 40 of 80 patches and validates on 20 of 45. Each epoch is validated on other patches"
+        "An epoch trains on 40 of 80 patches and validates on 20 of 45. Each epoch is validated on different patches"
     )
 
 

@@ -28,15 +28,15 @@ from sentinode.report.data_statements import centre_square, label_rule
 from sentinode.report.model_card import model_card
 from sentinode.report.network_statements import curves_statement
 from sentinode.report.standards import checklists
-from sentinode.report.study_page import conclusion
+from sentinode.report.study_page import answers
 from sentinode.settings import override
 
 TIMM = {"model.architecture": "timm", "model.backbone": "tf_efficientnet_lite0"}
 OWN = InitialWeights()
 PACKAGE = InitialWeights("package", "tf_efficientnet_lite0")
-HUB = InitialWeights("hub", "convnextv2_tiny.fcmae_ft_in22k_in1k")
 OWN_NETWORK = InitialWeights("own", "small")
 OWN_WEIGHTS = InitialWeights("own", "small", fixed=True)
+HUB = InitialWeights("hub", "convnextv2_tiny.fcmae_ft_in22k_in1k")
 FROM_SCRATCH = InitialWeights("drawn", "tf_efficientnet_lite0")
 
 
@@ -127,19 +127,19 @@ CLAIMS: dict[str, Callable[[Case], bool]] = {
     "The network small came with weights of its own": lambda c: c.initial == OWN_WEIGHTS,
     "was pretrained on ImageNet, another task": lambda c: c.initial.source == "package",
     "timm's hub: convnextv2_tiny": lambda c: c.initial.source == "hub",
-    "its head began at zero": lambda c: (
+    "its head started at zero": lambda c: (
         bool(c.initial.name) and c.initial.source != "own" and not c.head and not c.head_first
     ),
     "its head was fitted to its features": lambda c: c.head or c.head_first,
     # what a seed decides
     "the initial weights": lambda c: not c.initial.pretrained and not c.initial.fixed,
     "the order of batches": lambda c: not c.head,
-    "A seed decides nothing": lambda c: c.head and c.initial.pretrained,
+    "The seed has no effect here": lambda c: c.head and c.initial.pretrained,
     # how it was trained
     "Augmentation in training: none.": lambda c: not c.augmentation.ran,
-    "8 symmetries, ": lambda c: c.augmentation.symmetries == "all",
+    "all 8 rotations and flips, ": lambda c: c.augmentation.symmetries == "all",
     "on augmented patches": lambda c: c.augmentation.ran and not c.head and not c.members,
-    "A head on frozen features has no epochs": lambda c: c.head and not c.members,
+    "A linear probe has no epochs": lambda c: c.head and not c.members,
     "measured while the weights still change": lambda c: not c.head and not c.members,
     "Adam on binary cross-entropy": lambda c: not c.head,
     "features of a frozen backbone": lambda c: c.head,
@@ -148,20 +148,20 @@ CLAIMS: dict[str, Callable[[Case], bool]] = {
     "The labelled centre is downsampled": lambda c: c.config.preprocess.size_px < c.config.preprocess.crop_px,
     "(pseudo-labels)": lambda c: c.pseudo,
     "An ensemble of 2 convolutional networks": lambda c: c.members,
-    "the weighted mean of their logits": lambda c: c.members,
+    "the weighted average of its members' logits": lambda c: c.members,
     # what was selected
     "keeps the epoch with the best": lambda c: c.config.fit.keep == "best" and not c.head,
     "keeps the penalty with the best": lambda c: c.config.fit.keep == "best" and c.head,
     "keeps its last epoch": lambda c: c.config.fit.keep == "last",
     "The last epoch is kept, not the best": lambda c: c.config.fit.keep == "last" and c.epochs > 1,
-    "epoch was chosen on the validation set": lambda c: c.config.fit.keep == "best" and c.epochs > 1 and not c.head,
-    "penalty was chosen on the validation set": lambda c: c.config.fit.keep == "best" and c.head,
+    "epoch was selected on the validation set": lambda c: c.config.fit.keep == "best" and c.epochs > 1 and not c.head,
+    "penalty was selected on the validation set": lambda c: c.config.fit.keep == "best" and c.head,
     "Accuracy decides": lambda c: c.config.fit.metric == "accuracy",
-    "the competition is scored by the AUC": lambda c: c.config.fit.metric == "accuracy" and c.origin == "competition",
+    "which scores the competition": lambda c: c.config.fit.metric == "accuracy" and c.origin == "competition",
     # probabilities
     "not recalibrated": lambda c: not c.calibrated,
     "were recalibrated on the validation set": lambda c: c.calibrated,
-    "Neither the kept networks nor their probabilities were changed": lambda c: not c.calibrated,
+    "Neither networks nor probabilities were changed": lambda c: not c.calibrated,
     # data
     "The notebook": lambda c: c.its_notebook,
     "notebook: validation": lambda c: c.its_notebook and c.config.model.bn_momentum == 0.99,
@@ -172,24 +172,24 @@ CLAIMS: dict[str, Callable[[Case], bool]] = {
     "its centre square of": lambda c: c.origin != "other",
     "which decides the label": lambda c: c.origin != "other",
     "The white square marks": lambda c: c.origin == "other",
-    "Hospitals and scanners are not in the records": lambda c: not c.hospitals and c.origin != "phantom",
-    "scores were taken by hospital": lambda c: c.hospitals,
-    "no score was taken by them": lambda c: not c.hospitals,
+    "Hospitals and scanners are not recorded": lambda c: not c.hospitals and c.origin != "phantom",
+    "scores by hospital are reported": lambda c: c.hospitals,
+    "no scores by these are reported": lambda c: not c.hospitals,
     # slides and the split
     "known by name.": lambda c: c.slides == "all",
-    "of the others the slide is not known": lambda c: c.slides == "some",
-    "Which slide a patch is from is not known.": lambda c: c.slides == "none",
+    "for the others the slide is not known": lambda c: c.slides == "some",
+    "Which slide a patch comes from is not known.": lambda c: c.slides == "none",
     "Slides are not known": lambda c: c.slides == "none" and c.basis == "group",
     "The split does not go by slide": lambda c: c.slides != "none" and c.basis == "group",
-    "no slide has patches on both sides": lambda c: c.basis == "slide",
-    "nothing about the patients behind": lambda c: c.basis != "patient" and c.origin != "phantom",
+    "no slide has patches in both sets": lambda c: c.basis == "slide",
+    "The records say nothing about the patients.": lambda c: c.basis != "patient" and c.origin != "phantom",
     "The patient of each patch is known by name": lambda c: c.basis == "patient",
-    "Whether two slides are of one patient is not known": lambda c: c.basis == "slide",
-    "no patient has patches on both sides": lambda c: c.basis == "patient",
+    "Whether two slides come from one patient is not known": lambda c: c.basis == "slide",
+    "no patient has patches in both sets": lambda c: c.basis == "patient",
     "Slides are known for a part of the patches": lambda c: c.basis == "slide+group",
-    "slide or patient may be on both sides": lambda c: c.basis in ("group", "stain", "random"),
+    "slide or patient may be in both sets": lambda c: c.basis in ("group", "stain", "random"),
     "The split ignores slides": lambda c: c.basis == "random",
-    "Clusters of stain stand in for slides": lambda c: c.basis == "stain",
+    "Stain clusters are used in place of slides": lambda c: c.basis == "stain",
     "The split comes from a file": lambda c: c.basis == "file",
 }
 
@@ -253,7 +253,7 @@ def study_of(case: Case, study: Study) -> Study:
 def all_that_is_said(study: Study) -> str:
     runs = [run for variant in study.variants for run in variant.runs]
     split = split_caution(runs[0].record)
-    remarks = [*cautions(runs), *([split] if split else []), *conclusion(study)]
+    remarks = [*cautions(runs), *([split] if split else [])]
     assert study.comparison is not None
     origin = study.record.origin
     return " ".join(
@@ -261,6 +261,8 @@ def all_that_is_said(study: Study) -> str:
             *(sentence for _, sentences in model_card(study) for sentence in sentences),
             *(item.answer for each in checklists(study) for item in each.items),
             *(part for remark in remarks for part in (f"{remark.title}.", remark.text)),
+            *(sentence for answer in answers(study) for sentence in (answer.answer, *answer.sure)),
+            notebook.difference(study.comparison) or "",
             *notebook.last_epochs(study.comparison.variants, [], "").head,
             curves_statement(runs),
             centre_square(origin),

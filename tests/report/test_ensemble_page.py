@@ -43,11 +43,11 @@ def test_a_page_shows_members_in_place_of_curves(runs: list[Run], tmp_path: Path
         assert all(f">{cell}</td>" in row for cell in cells)
         assert f"{run.name}/{member.name}" in text  # among the runs, with its epochs
     assert "notebook, norm after, input px 48" in text
-    assert ("Weights of least log loss" in text) == (weights == "fitted")
+    assert ("Weights with the lowest log loss" in text) == (weights == "fitted")
     assert ("Equal weights" in text) == (weights == "equal")
     assert ("weights were fitted on the validation set" in text) == (weights == "fitted")
     assert "One ensemble only" in text
-    assert text.count('<p class="caption">Network of') == 2
+    assert text.count("<summary>Network of") == 2
 
 
 def test_a_study_whose_runs_are_ensembles_is_reported(phantom_folder: Path, session: Session, tmp_path: Path) -> None:

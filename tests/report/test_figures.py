@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import re
+from importlib import resources
 
 import matplotlib as mpl
 import numpy as np
+import pytest
 
 from sentinode.evaluation.bands import Band
 from sentinode.report.curves import common_limits
-from sentinode.report.data_figures import class_counts, slide_counts
+from sentinode.report.data_figures import CHANNELS, class_counts, slide_counts
+from sentinode.report.figures import NEGATIVE, POSITIVE, VARIANTS
 from sentinode.report.score_figures import Banded, Curve, Curves, learning_curves, roc_bands, scores_by_seed
 
 
@@ -19,6 +22,32 @@ def family(label: str = "before") -> Curves:
 
 def ids(svg: str) -> set[str]:
     return set(re.findall(r'\bid="([^"]+)"', svg))
+
+
+def contrast(a: str, b: str) -> float:
+    """Of two colours, by WCAG 2: 1 for equal ones, 21 for black on white."""
+    lighter, darker = sorted((_luminance(a), _luminance(b)), reverse=True)
+    return (lighter + 0.05) / (darker + 0.05)
+
+
+def _luminance(colour: str) -> float:
+    parts = [int(colour[k : k + 2], 16) / 255 for k in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def test_contrast_is_that_of_wcag() -> None:
+    assert contrast("#000000", "#ffffff") == pytest.approx(21)
+    assert contrast("#777777", "#ffffff") == pytest.approx(4.48, abs=0.01)
+
+
+@pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
+def test_every_line_stands_out_from_the_page(scheme: int) -> None:
+    css = resources.files("sentinode.report").joinpath("templates/page.css").read_text(encoding="utf-8")
+    surface = re.findall(r"--surface: (#\w{6})", css)[scheme]
+    muted = re.findall(r"--muted: (#\w{6})", css)[scheme]
+    for colour in (*VARIANTS, NEGATIVE, POSITIVE, *CHANNELS.values(), muted):
+        assert contrast(colour, surface) >= 3, colour
 
 
 def test_the_same_numbers_give_the_same_figure() -> None:

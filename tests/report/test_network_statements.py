@@ -35,10 +35,10 @@ def statement(*runs: tuple[dict[str, Any], int]) -> str:
     ("fit", "said"),
     [
         ({}, "learning rate 0.001, batches of 32, 4 of at most 20 epochs."),
-        ({"fit.train": "head"}, "frozen backbone, fitted with 7 penalties, a fit each."),
+        ({"fit.train": "head"}, "frozen backbone (a linear probe), with 7 penalties, a fit each."),
         (
             {"fit.train": "head", "fit.copies.count": 2},
-            "fitted to 2 augmented copies of each patch with 7 pen",
+            "and of 2 augmented copies of each patch, with 7 pen",
         ),
         (
             {"fit.train": "stages", "fit.head_first": {}, "fit.frozen_stages": 3},
@@ -46,7 +46,7 @@ def statement(*runs: tuple[dict[str, Any], int]) -> str:
         ),
         (
             {"fit.schedule.kind": "cosine", "fit.average.kind": "ema"},
-            "falling as a cosine, batches of 32, 4 of at most 20 epochs, an exp",
+            "cosine schedule, batches of 32, 4 of at most 20 epochs, exp",
         ),
     ],
 )

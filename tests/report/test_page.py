@@ -3,6 +3,7 @@ from __future__ import annotations
 import re
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -45,6 +46,31 @@ class Page(HTMLParser):
 
     def ids(self) -> list[str]:
         return [attributes["id"] for _, attributes in self.tags if "id" in attributes]
+
+
+class Prose(HTMLParser):
+    """The sentences of paragraphs and lists, without captions, model card and checklists."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.sentences: list[str] = []
+        self._block = ""
+        self._inside = ""
+        self.feed(re.sub(r'<section id="standards".*?</section>|<(nav|figure).*?</\1>', "", source, flags=re.DOTALL))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag in ("p", "li") and ("class", "caption") not in attrs:
+            self._inside, self._block = tag, ""
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag == self._inside:
+            found = re.split(r"(?<=[.?!]) ", " ".join(self._block.split()))
+            self.sentences += [sentence for sentence in found if sentence.endswith((".", "?", "!"))]
+            self._inside = ""
+
+    def handle_data(self, data: str) -> None:
+        if self._inside:
+            self._block += data
 
 
 def pages(folder: Path) -> list[Page]:
@@ -100,10 +126,51 @@ def test_tables_show_the_mean_and_deviation_over_seeds(rendered: Write) -> None:
 
 def test_one_seed_names_no_winner(rendered: Write) -> None:
     page = pages(rendered(seeds=(25,)))[0]
-    assert "no winner is named" in page.text
-    assert "One run cannot tell" in page.text
+    assert " scores " not in page.text[: page.text.index("Which model is used?")]
+    assert "the spread between seeds is not known" in page.text
     assert "Table 1. Accuracy after the last epoch: one run." in page.text
     assert "±" not in page.text
+
+
+@pytest.mark.parametrize("fields", [{}, PHANTOM_AT_RANDOM, {"seeds": (25,)}], ids=["plain", "random", "one seed"])
+def test_each_sentence_is_said_once(rendered: Write, fields: dict[str, object]) -> None:
+    """But for the checklists, which quote the model card, and it the rest of the page."""
+    for page in pages(rendered(**fields)):
+        prose = Prose(page.source).sentences
+        assert len(prose) > 2
+        assert [told for told, count in Counter(prose).items() if count > 1] == []
+
+
+def test_a_study_begins_with_its_answers_and_what_to_know_before_believing_them(rendered: Write) -> None:
+    source = pages(rendered(**PHANTOM_AT_RANDOM))[0].source
+    begins = [
+        "Is “after” better than “before”?",
+        "“after” is the same network as “before”",
+        "Based on 3 seeds",
+        "Forest plot",
+        "Which model is used?",
+        "The split ignores slides",
+        "How to read this page",
+        'id="compare"',
+    ]
+    places = [source.index(text) for text in begins]
+    assert places == sorted(places)
+
+
+def test_the_best_trial_is_shown_with_its_command_and_what_is_folded_is_said_to_be(rendered: Write) -> None:
+    page = pages(rendered())[0]
+    assert "Best trial: bn_momentum 0.99" in page.text
+    assert "sentinode train DATA --config study/runs/before-seed25/config.toml --out best" in page.text
+    folded = [attributes for tag, attributes in page.tags if tag == "details" and "open" not in attributes]
+    assert len(folded) > 15
+    assert 'content: " (on screen only)"' in page.source
+
+
+def test_every_chart_has_a_caption_of_its_own(rendered: Write) -> None:
+    for page in pages(rendered()):
+        captions = re.findall(r"</svg>\s*<figcaption>(.*?)</figcaption>", page.source, re.DOTALL)
+        assert len(captions) == page.source.count("</svg>")
+        assert all(captions)
 
 
 def test_every_run_and_setting_is_shown(rendered: Write) -> None:

@@ -83,21 +83,21 @@ def test_a_dot_stands_where_the_seed_does(folder: Path) -> None:
 
 def test_all_counts_are_said(folder: Path) -> None:
     text = text_of(rendered(folder, REVIEW))
-    assert "“after” (the mean of its 2 seeds) gets 31 of 4,000 patches wrong" in text
-    assert "“after” and “before” call 0 of 4,000 patches differently" in text
-    assert "7 of 4,000 patches look to the networks" in text
+    assert "“after” (the mean of its 2 seeds) gets 31 of 4,000 validation patches wrong" in text
+    assert "Where two variants disagree: 0 of 4,000 patches" in text
+    assert "Labels that may be wrong: 7 of 4,000 patches" in text
     assert "labelled tumour 3 1,900 0.700" in text
     assert "not a proof" in text
 
 
 def test_subgroups_are_told_in_order_with_their_flags(folder: Path) -> None:
     text = text_of(rendered(folder, REVIEW))
-    assert "By slide The slide that a patch was cut from. The lowest AUC first; then those too small to judge" in text
+    assert "By slide The slide that a patch was cut from. Lowest AUC first; then those too small to judge" in text
     assert "s2 1,200 300 0.710 0.800 0.700 0.900 s1 1,200 300 – 0.800 0.700 0.900 one class only" in text
     assert "By tumour fraction" in text
     assert "fewer than 50" in text
     assert "means over 2 seeds" in text
-    assert "By of As the table of attributes has it. The 4,000 patches fall into 3,100 subgroups" in text
+    assert "By of From the table of attributes. The 4,000 patches fall into 3,100 subgroups" in text
 
 
 def test_a_flag_column_is_there_only_where_something_is_flagged(folder: Path) -> None:
@@ -122,7 +122,7 @@ def test_folds_are_said_to_be_pooled_and_one_seed_has_no_mean(folder: Path) -> N
     text = text_of(rendered(folder, single))
     assert "all 5 folds are pooled" in text
     assert "seeds" not in text
-    assert "Where two models disagree" not in text
+    assert "Where two variants disagree" not in text
 
 
 @pytest.mark.parametrize(("kind", "slide", "said"), [("stain", "stain3", "stain3"), ("group", "g7", "group g7")])

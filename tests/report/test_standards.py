@@ -106,7 +106,7 @@ def test_the_summary_counts_every_item(study: Study) -> None:
         ("C", "12", {}, "rows without an image 3, unusable images 1"),
         ("C", "19", {"split_in_words": "by luck"}, "The split is by luck."),
         ("C", "33", {"submission_rows": 99}, "99 test patches were predicted, not scored"),
-        ("C", "33", {"submission_rows": 0}, "No score is of other data."),
+        ("C", "33", {"submission_rows": 0}, "There was no external test set."),
     ],
 )
 def test_answers_follow_the_record(study: Study, checklist: str, number: str, facts: dict[str, Any], told: str) -> None:
@@ -125,7 +125,7 @@ def test_answers_follow_the_record(study: Study, checklist: str, number: str, fa
             {"fit.augment.stain_jitter": 0.1},
             "T",
             "12b",
-            "the square's 8 symmetries, stain strength varied by up to 0.1",
+            "all 8 rotations and flips, stain strength varied by up to 0.1",
         ),
         ({"preprocess.crop_px": 64, "preprocess.size_px": 32}, "C", "9", "centre 64 × 64 px, resized to 32 × 32 px"),
         ({"preprocess.stain": "macenko"}, "C", "9", "Stains are normalised first (Macenko et al. 2009)."),
@@ -152,7 +152,7 @@ def test_scores_stand_with_their_intervals(study: Study) -> None:
 def test_scores_without_evidence_are_no_intervals(study: Study) -> None:
     bare = replace(study, evidence={})
     assert item(bare, "T", "23a").status == Status.NOT_KNOWN
-    assert item(bare, "C", "29").answer == "The records hold no intervals."
+    assert item(bare, "C", "29").answer == "No intervals are recorded."
     assert "95 % interval" not in card_text(bare)
 
 
@@ -168,12 +168,12 @@ def test_folds_are_told_and_no_single_side_is(study: Study) -> None:
     folded = replace(study, config=override(study.config, {"split.folds": 5}))
     told = item(folded, "C", "19").answer
     assert "Cross-validation over 5 folds." in told
-    assert "Each of 5 folds is validated on once: 60 patches (30 positive)." in told
-    assert "to validate" not in told
+    assert "Each of 5 folds is the validation set once: 60 patches (30 positive)." in told
+    assert "validation patches" not in told
 
 
 def test_every_seed_is_named(write_study: Write) -> None:
-    assert "3 runs under the seeds 25, 26, 27." in item(Study.open(write_study()), "C", "24").answer
+    assert "3 runs with the seeds 25, 26, 27." in item(Study.open(write_study()), "C", "24").answer
 
 
 def test_one_seed_says_nothing_about_seeds(write_study: Write) -> None:
@@ -201,21 +201,21 @@ def test_unknown_slides_are_said_to_be_unknown(study: Study) -> None:
     unknown = with_runs(
         study, lambda run: replace(run, record=replace(run.record, slides_known="none", split_basis="group"))
     )
-    assert "Which slide a patch is from is not known." in item(unknown, "C", "7").answer
-    assert "Which slide a patch is from is not known." in card_text(unknown)
+    assert "Which slide a patch comes from is not known." in item(unknown, "C", "7").answer
+    assert "Which slide a patch comes from is not known." in card_text(unknown)
     assert "Slides are not known" in item(unknown, "C", "40").answer
 
 
 @pytest.mark.parametrize(
     ("basis", "status", "told"),
     [
-        ("slide", Status.REPORTED, "no slide has patches on both sides"),
-        ("patient", Status.REPORTED, "no patient has patches on both sides"),
+        ("slide", Status.REPORTED, "no slide has patches in both sets"),
+        ("patient", Status.REPORTED, "no patient has patches in both sets"),
         ("slide+group", Status.REPORTED, "Slides where they are known"),
-        ("group", Status.REPORTED, "may be on both sides"),
-        ("stain", Status.REPORTED, "stand in for slides"),
+        ("group", Status.REPORTED, "may be in both sets"),
+        ("stain", Status.REPORTED, "used in place of slides"),
         ("random", Status.REPORTED, "Single patches only"),
-        ("file", Status.NOT_KNOWN, "not in the records"),
+        ("file", Status.NOT_KNOWN, "is not recorded"),
     ],
 )
 def test_what_the_split_keeps_apart_is_not_overstated(study: Study, basis: str, status: Status, told: str) -> None:
@@ -273,5 +273,5 @@ def test_the_model_card_tells_of_pseudo_labels(study: Study) -> None:
     assert "pseudo-labels" not in training_data(study)
     joined = {"pseudo_labels": {"positive": 400, "negative": 800, "confidence": 0.95}}
     study = with_runs(study, lambda run: replace(run, environment=run.environment | joined))
-    told = "In training alone, 1,200 test patches (400 positive) joined under labels that a network gave them with a"
+    told = "For training only, 1,200 test patches (400 positive) were added with labels that a network predicted with a"
     assert f"{told} probability of at least 0.95 (pseudo-labels)." in training_data(study)

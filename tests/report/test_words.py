@@ -22,15 +22,16 @@ def test_the_notebooks_difference_stands_beside_ours(write_study: Write) -> None
 def test_how_far_variants_and_seeds_lie_apart_is_told_without_a_winner(write_study: Write) -> None:
     study = Study.open(write_study())
     assert study.comparison is not None
-    told = words.spread(study.comparison, "auc")
-    assert told.startswith("Variants differ by up to 0.0000 in mean AUC; seeds of the same variant by up to 0.")
+    told = words.spread(study.comparison.variants, "auc")
+    assert told.startswith("Variants differ by up to 0.000 in mean AUC; seeds of the same variant by up to 0.")
     assert told.endswith("Seeds matter as much as variants here.")
 
 
 def test_one_run_has_no_spread_to_compare_with(write_study: Write) -> None:
     study = Study.open(write_study(seeds=(25,)))
     assert study.comparison is not None
-    assert "was not measured" in words.spread(study.comparison, "auc")
+    assert "the spread between seeds is not known" in words.spread(study.comparison.variants, "auc")
+    assert words.spread(study.comparison.variants[:1], "auc").startswith("One variant, one run: its AUC is 0.")
 
 
 def test_figures_of_the_notebook_belong_to_exactly_its_variants(write_study: Write) -> None:

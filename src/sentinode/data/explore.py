@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 import numpy as np
+from scipy.stats import rankdata
 
 from sentinode.data.appearance import QUANTITIES, appearance, appearance_by
 from sentinode.data.patches import PatchSet
@@ -17,8 +18,9 @@ _BINS: Final = 40
 def explore(patches: PatchSet, *, seed: int, progress: Progress = silent) -> dict[str, Any]:
     """Histograms of every quantity by class, and its mean by slide, over at most 20,000 patches.
 
-    {"patches": int, "quantities": {name: {"edges": [41], "negative": [40], "positive": [40]}},
-    "slides": [{"slide", "patches", "tumour_fraction", name: mean, ...}]}; counts, not densities.
+    {"patches": int, "quantities": {name: {"edges": [41], "negative": [40], "positive": [40], "auc"}},
+    "slides": [{"slide", "patches", "tumour_fraction", name: mean, ...}]}; counts, not densities. `auc` is what the
+    quantity alone scores, below 0.5 where it is lower in positive patches; None where a class is missing.
     """
     labelled = np.flatnonzero(patches.labels >= 0)
     rows = labelled
@@ -34,6 +36,7 @@ def explore(patches: PatchSet, *, seed: int, progress: Progress = silent) -> dic
             "edges": edges.tolist(),
             "negative": np.histogram(values[labels == 0], edges)[0].tolist(),
             "positive": np.histogram(values[labels == 1], edges)[0].tolist(),
+            "auc": _auc(values[labels == 1], values[labels == 0]),
         }
     by_slide = appearance_by(table, slides).reset_index(names="slide")
     by_slide["tumour_fraction"] = [float((labels[slides == name] == 1).mean()) for name in by_slide["slide"]]
@@ -43,3 +46,11 @@ def explore(patches: PatchSet, *, seed: int, progress: Progress = silent) -> dic
         "quantities": quantities,
         "slides": [{str(key): value for key, value in row.items()} for row in known.to_dict("records")],
     }
+
+
+def _auc(positive: np.ndarray, negative: np.ndarray) -> float | None:
+    """The chance that a positive patch has the higher value, ties halved: Mann and Whitney's U over all pairs."""
+    if not (len(positive) and len(negative)):
+        return None
+    ranks = rankdata(np.concatenate([positive, negative]))[: len(positive)]
+    return float((ranks.sum() / len(positive) - (len(positive) + 1) / 2) / len(negative))

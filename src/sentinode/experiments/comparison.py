@@ -126,38 +126,6 @@ class Variant:
 
 
 @dataclass(frozen=True, eq=False)
-class Difference:
-    """`a` minus `b` in one metric, seed by seed."""
-
-    a: str
-    b: str
-    metric: str
-    by_seed: tuple[float, ...]
-
-    @property
-    def mean(self) -> float:
-        return float(np.mean(self.by_seed))
-
-    @property
-    def a_higher_in(self) -> int:
-        return sum(value > 0 for value in self.by_seed)
-
-    def in_words(self) -> str:
-        """What was seen; never a winner."""
-        count = len(self.by_seed)
-        if count == 1:
-            return (
-                f"{self.a} and {self.b} differ by {self.mean:+.4f} in {self.metric} on one run each. One run cannot "
-                "tell a difference from the luck of its seed: no winner is named."
-            )
-        spread = float(np.std(self.by_seed, ddof=1))
-        return (
-            f"{self.a} minus {self.b}: {self.mean:+.4f} in {self.metric} on average over {count} seeds (standard "
-            f"deviation of the paired differences {spread:.4f}; {self.a} higher in {self.a_higher_in} of {count})."
-        )
-
-
-@dataclass(frozen=True, eq=False)
 class Comparison:
     """Variants whose runs share data, seeds and validation patches; `paired` has checked it."""
 
@@ -199,14 +167,6 @@ class Comparison:
         }
         sources: tuple[Source, ...] = ("initial weights", "order of batches", "augmentation")
         return (*(("split",) if split else ()), *(s for s in sources if weights and s in drawn))
-
-    def differences(self, metric: str) -> list[Difference]:
-        """Every later variant minus the first."""
-        first, *others = self.variants
-        return [
-            Difference(v.name, first.name, metric, tuple((v.scores(metric) - first.scores(metric)).tolist()))
-            for v in others
-        ]
 
     def best(self, metric: str) -> Variant:
         """The variant with the best mean: what a submission is made with, not a verdict."""

@@ -20,6 +20,11 @@ class Remark:
     text: str
 
 
+NO_CLINIC: Final = Remark(
+    "Not for diagnosis", "A good score here does not show that the model works on another hospital's slides."
+)
+
+
 def split_name(basis: str) -> str:
     named = {
         "random": "random",
@@ -28,11 +33,6 @@ def split_name(basis: str) -> str:
         "slide+group": "by slide where known",
     }
     return named.get(basis, f"by {basis}")
-
-
-def kept_apart(basis: str) -> str:
-    """Whether a split can be trusted, in a few words."""
-    return {"slide": "slides kept apart", "patient": "patients kept apart"}.get(basis, "read with care")
 
 
 def split_caution(record: RunRecord) -> Remark | None:
@@ -44,53 +44,53 @@ def split_caution(record: RunRecord) -> Remark | None:
         case "slide+group":
             return Remark(
                 "Slides are known for a part of the patches",
-                "Slides that are known stay on one side. Of the other patches those found to share tissue do, but some "
-                "of one slide may be on both: the scores may be too good. Complete the table of slides for a split "
-                "that can be trusted.",
+                "Known slides stay within one set, and so do patches found to share tissue. Other patches of one slide "
+                "may be in both sets, so the scores may be too good. Complete the table of slides for a split that can "
+                "be trusted.",
             )
         case "random":
             return Remark(
                 "The split ignores slides",
-                "Patches of one slide can be on both sides. A network can then know the slide instead of the tumour: "
-                "every score below may be much too good, and says little about new slides.",
+                "Patches of one slide can be in both the training and the validation set. A network can then recognise "
+                "the slide instead of the tumour: every score may be much too good and says little about new slides.",
             )
         case "group":
             remedy = "Give a table of slides" if unknown else "Split by slide"
             return Remark(
                 "Slides are not known" if unknown else "The split does not go by slide",
-                "Patches found to share tissue stay on one side, but patches of one slide may be on both: the scores "
-                f"may be too good. {remedy} for a split that can be trusted.",
+                "Patches found to share tissue stay within one set, but patches of one slide may be in both, so the "
+                f"scores may be too good. {remedy} for a split that can be trusted.",
             )
         case "stain":
             remedy = "A split by a table of slides" if unknown else "A split by slide"
             return Remark(
-                "Clusters of stain stand in for slides",
-                "Patches of similar stain and texture stay on one side, which keeps most of a slide together but not "
-                "all. On real patches no gain over a split by shared tissue was measured: the scores may still be too "
-                f"good. {remedy} can be trusted.",
+                "Stain clusters are used in place of slides",
+                "Patches of similar stain and texture stay within one set, which keeps most of a slide together but "
+                "not all. On real patches this was no better than a split by shared tissue: the scores may still be "
+                f"too good. {remedy} can be trusted.",
             )
         case "file":
             return Remark(
                 "The split comes from a file",
-                "What that file keeps apart is not known here; if patches of one slide are on both sides, the scores "
-                "are too good.",
+                "What the file keeps apart is not known; if patches of one slide are in both sets, the scores are too "
+                "good.",
             )
 
 
 _ONE_SEED: Final = Remark(
     "One seed only",
-    "Two runs of the same settings differ by the luck of their seeds, often by more than two variants do. One seed "
-    "cannot tell such luck from a better variant.",
+    "Two runs with the same settings differ by chance, often by more than two variants do, so one seed cannot show "
+    "that a variant is better.",
 )
 _ONE_ENSEMBLE: Final = Remark(
     "One ensemble only",
-    "Members trained under other seeds would give another score. One ensemble cannot tell such luck from a better "
-    "choice of members.",
+    "Members trained with other seeds would give another score, so one ensemble cannot show that a choice of members "
+    "is better.",
 )
 _FITTED_WEIGHTS: Final = Remark(
     "The ensemble's weights were fitted on the validation set",
-    "Every patch is scored by weights that were fitted on other slides or groups; those in use were fitted on all of "
-    "them. Members that were selected by their scores on these patches still make the ensemble look better than it is.",
+    "Each patch is scored with weights fitted on other slides or groups; the final weights were fitted on all of them. "
+    "If members were selected by their scores on these patches, the ensemble still looks better than it is.",
 )
 
 
@@ -117,12 +117,12 @@ def _parts_of_epochs(networks: Sequence[Run]) -> Iterator[Remark]:
         trained, validated = (int(network.history[f"{side}_patches"].max()) for side in ("training", "validation"))
         training, validation = network.record.training, network.record.validation
         if trained < training or validated < validation:
-            moving = "Each epoch is validated on other patches, so a part of a curve's variation is that change. "
+            moving = "Each epoch is validated on different patches, which adds variation to the curves. "
             yield Remark(
-                "Epochs are not whole",
+                "Epochs are incomplete",
                 f"An epoch trains on {trained:,} of {training:,} patches and validates on {validated:,} of "
-                f"{validation:,}. {moving if validated < validation else ''}The scores of the kept weights are of "
-                "the whole validation set.",
+                f"{validation:,}. {moving if validated < validation else ''}Final scores use the whole "
+                "validation set.",
             )
 
 
@@ -132,9 +132,9 @@ def _undefined_epochs(networks: Sequence[Run]) -> Iterator[Remark]:
     found = [fit for fit, rows in fits if fit.keep == "best" and rows[f"validation_{fit.metric}"].isna().any()]
     if found:
         yield Remark(
-            "Some epochs could not be judged",
-            f"In {len(found)} of {len(networks)} trainings the validation patches of some epochs have one class, "
-            f"of which there is no {METRIC_NAMES[found[0].metric]}: the kept epoch was chosen without these.",
+            "Some epochs have no score",
+            f"In {len(found)} of {len(networks)} runs the validation patches of some epochs have a single class, so "
+            f"{METRIC_NAMES[found[0].metric]} is undefined; the epoch was selected among the others.",
         )
 
 
@@ -174,8 +174,8 @@ def _of_pixels(network: Run) -> Iterator[Remark]:
     prepared, zoom = network.network_record.preprocessing, network.network_record.augmentation.zoom
     if prepared.crop_px < CENTRE_SIZE_PX:
         yield Remark(
-            "The labelled centre is cut",
-            f"The network sees the centre {prepared.crop_px} × {prepared.crop_px} pixels only; the label is of "
+            "The labelled centre is cropped",
+            f"The network sees only the centre {prepared.crop_px} × {prepared.crop_px} pixels, but the label is for "
             f"{CENTRE_SIZE_PX} × {CENTRE_SIZE_PX}.",
         )
     if prepared.resize != "none":
@@ -189,8 +189,8 @@ def _of_pixels(network: Run) -> Iterator[Remark]:
     if zoom > 0:
         yield Remark(
             "Zoom can make labels wrong",
-            f"A random zoom of {zoom:g} moves tissue across the border of the labelled centre: tumour comes in or "
-            "goes out, and the label stays.",
+            f"A random zoom of up to {zoom:g} moves tissue across the border of the labelled centre, but the label "
+            "stays the same.",
         )
 
 
@@ -200,17 +200,17 @@ def _of_selection(network: Run) -> Iterator[Remark]:
     if several and fit.keep == "last":
         yield Remark(
             "The last epoch is kept, not the best",
-            "The scores depend on where a noisy curve happens to be at its end.",
+            "The scores depend on where a noisy curve happens to end.",
         )
     elif several:
         yield Remark(
-            f"The kept {what} was chosen on the validation set",
-            f"Each run keeps the {what} with the best validation {METRIC_NAMES[fit.metric]}, and is scored on those "
-            "same patches: slightly too good.",
+            f"The {what} was selected on the validation set",
+            f"Each run keeps the {what} with the best validation {METRIC_NAMES[fit.metric]} and is scored on the same "
+            "patches, so the scores are slightly too good.",
         )
     if fit.metric == "accuracy":
-        scored = "the competition is scored by the AUC, which" if network.record.origin == "competition" else "the AUC"
+        scored = "the AUC, which scores the competition," if network.record.origin == "competition" else "the AUC"
         yield Remark(
             "Accuracy decides",
-            f"Accuracy depends on the threshold of 0.5 and on the share of tumour; {scored} depends on neither.",
+            f"Accuracy depends on the threshold 0.5 and on the share of tumour; {scored} depends on neither.",
         )

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from sentinode.data.images import PATCH_SIZE_PX
-from sentinode.report import charts, data_figures
-from sentinode.report.charts import Chart
+from sentinode.report import charts
 from sentinode.report.data_statements import label_rule
 from sentinode.report.parts import Gallery, SideBySide
 from sentinode.report.pictures import picture, pictures
@@ -47,10 +46,7 @@ def check_context(folder: Path, check: Mapping[str, Any], explored: Mapping[str,
         "details": details(check),
         "unreadable": unreadable(check),
         "class_charts": [
-            Chart(
-                "Chart 1. Labelled patches",
-                data_figures.class_counts("check-classes", labels["negative"], labels["positive"]),
-            )
+            charts.class_counts("Labelled patches", "check-classes", labels["negative"], labels["positive"])
         ],
         "by_slide": charts.by_slide(explored) if explored else [],
         "slides_table": slides_table(audit),
@@ -117,7 +113,7 @@ def pairs(
 
 
 def _duplicate_caption(entry: Mapping[str, Any]) -> str:
-    return "pixel for pixel" if entry["symmetry"] == 0 else "turned or mirrored"
+    return "pixel for pixel" if entry["symmetry"] == 0 else "rotated or flipped"
 
 
 def _overlap_caption(entry: Mapping[str, Any]) -> str:

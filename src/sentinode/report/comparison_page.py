@@ -5,63 +5,39 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
-from sentinode.evaluation.metrics import METRIC_NAMES
 from sentinode.experiments.comparison import Comparison
 from sentinode.experiments.evaluate import Scored, Seen
 from sentinode.experiments.evidence import Evidence
 from sentinode.experiments.run import Run
-from sentinode.report import charts, comparison_part, notebook, verdict_words, words
-from sentinode.report.cautions import Remark, cautions, split_caution
-from sentinode.report.tables import (
-    environment,
-    intervals,
-    kept_scores,
-    mean_and_spread,
-    networks,
-    over_seeds,
-    runs_table,
-)
+from sentinode.report import comparison_part, verdict_words
+from sentinode.report.cautions import NO_CLINIC, cautions, split_caution
+from sentinode.report.tables import environment, networks, runs_table
 from sentinode.settings import to_toml
 
 _OWN_SPLITS: Final = (
-    "The runs were not all trained on the same patches: the training side varies as well as initial weights, order of "
-    "batches and augmentation."
+    "The runs were not all trained on the same patches, so their training sets differ as well as initial weights, "
+    "order of batches and augmentation."
 )
 
 
 def comparison_context(comparison: Comparison, evidence: Evidence) -> dict[str, Any]:
     runs = [run for variant in comparison.variants for run in variant.runs]
     first = runs[0]
-    split_in_words = str(first.environment.get("split", ""))
-    metric = first.config.fit.metric
-    preference = notebook.preference(comparison, evidence)
-    conclusion = [*verdict_words.verdicts(evidence), *([preference] if preference else [])]
     return {
         "title": "A comparison of finished runs",
         "note": str(first.environment.get("data_note", "")),
         "sections": {
-            "conclusion": "Conclusion",
+            "conclusion": "Answer",
             "compare": "Comparison",
-            "networks": "Networks",
-            "settings": "Settings and runs",
-            "environment": "Environment",
+            "settings": "Networks, settings and environment",
         },
         "split_basis": first.record.split_basis,
-        "split_in_words": split_in_words,
         "split_caution": split_caution(first.record),
-        "facts": [
-            f"{len(comparison.variants)} variants",
-            f"{len(runs)} runs, seeds {', '.join(map(str, comparison.seeds))}",
-            f"{len(comparison.ids):,} validation patches",
-        ],
-        "cards": [
-            (f"Validation {METRIC_NAMES[metric]}", mean_and_spread(variant.distinct_scores(metric), 3), variant.name)
-            for variant in comparison.variants
-        ],
-        "conclusion": [Remark("Comparison", " ".join(conclusion)), Remark("Use", words.NO_CLINIC)],
-        "cautions": cautions(runs),
+        "facts": _facts(comparison, runs, "validation patches"),
+        "answers": comparison_part.answered("compare", comparison, evidence),
+        "rule": [verdict_words.varied(evidence), *verdict_words.rule([evidence])],
+        "cautions": [*cautions(runs), NO_CLINIC],
         "notices": notices(runs),
-        "several_runs": len(comparison.variants[0].runs) > 1,
         "compare": comparison_part.compared(comparison, evidence),
         "networks": networks(comparison.variants),
         "settings": to_toml(first.config),
@@ -73,47 +49,33 @@ def comparison_context(comparison: Comparison, evidence: Evidence) -> dict[str, 
 def scored_comparison_context(
     comparison: Comparison, evidence: Evidence, runs: Sequence[Run], seen: Seen, scored: Scored
 ) -> dict[str, Any]:
-    """Finished runs that were compared on labelled patches, whatever their validation sides."""
-    variants, metric, swatches = comparison.variants, comparison.metric, charts.colours(comparison.variants)
+    """Finished runs that were compared on labelled patches, whatever their validation sets."""
     first, patches = runs[0], len(comparison.ids)
     one_split = len({run.training_ids for run in runs}) == 1
-    block = comparison_part.verdict_block("scored", comparison, evidence)
     return {
         "title": f"A comparison of finished runs on {scored.labels}",
         "note": scored.note,
-        "sections": {
-            "conclusion": "Conclusion",
-            "compare": "Comparison",
-            "settings": "Settings and runs",
-        },
-        "facts": [
-            f"{len(variants)} variants",
-            f"{len(runs)} runs, seeds {', '.join(map(str, comparison.seeds))}",
-            f"{patches:,} labelled patches",
-        ],
-        "cards": [
-            (METRIC_NAMES[metric], mean_and_spread(variant.scores(metric), 3), variant.name) for variant in variants
-        ],
+        "sections": {"conclusion": "Answer", "scored": "Comparison", "settings": "Settings and runs"},
+        "facts": _facts(comparison, runs, "labelled patches"),
+        "answers": comparison_part.answered("scored", comparison, evidence),
+        "rule": [verdict_words.varied(evidence) if one_split else _OWN_SPLITS, *verdict_words.rule([evidence])],
         "warnings": seen.in_words(patches, by="any of the runs"),
+        "cautions": [NO_CLINIC],
         "unseen": not seen.any,
-        "conclusion": [
-            Remark("Comparison", " ".join(verdict_words.verdicts(evidence))),
-            Remark("Use", words.NO_CLINIC),
-        ],
-        "scores": kept_scores(variants, swatches, f"Scores on the labelled patches: {over_seeds(comparison)}."),
-        "by_seed": [charts.by_seed("scored", variants, metric, side="")],
-        "curves": charts.roc_and_precision("scored", evidence, variants, "Labelled patches")
-        if 0 < int((variants[0].predictions.labels == 1).sum()) < patches
-        else [],
-        "verdict": {
-            **block,
-            "notebook": "",
-            "varied": block["varied"] if one_split else _OWN_SPLITS,
-            "intervals": intervals(evidence, swatches, "Scores on the labelled patches"),
-        },
+        "compare": comparison_part.weighed(
+            "scored", "Labelled patches", comparison, evidence, patches="labelled patches'"
+        ),
         "settings": to_toml(first.config),
         "runs_table": runs_table(runs, first.config),
     }
+
+
+def _facts(comparison: Comparison, runs: Sequence[Run], patches: str) -> list[str]:
+    return [
+        f"{len(comparison.variants)} variants",
+        f"{len(runs)} runs, seeds {', '.join(map(str, comparison.seeds))}",
+        f"{len(comparison.ids):,} {patches}",
+    ]
 
 
 def notices(runs: Sequence[Run]) -> list[str]:

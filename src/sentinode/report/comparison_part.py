@@ -2,42 +2,69 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Final
 
-from sentinode.experiments.comparison import Comparison
+from sentinode.experiments.comparison import Comparison, Variant
 from sentinode.experiments.evidence import Evidence
 from sentinode.report import charts, notebook, verdict_words, words
 from sentinode.report.cautions import split_caution, split_name
 from sentinode.report.network_statements import curves_statement
-from sentinode.report.tables import intervals, kept_scores, over_seeds
+from sentinode.report.parts import Answer
+from sentinode.report.tables import intervals, kept_scores, over_seeds, verdicts
 
 _AUC: Final = {"validation_auc": "Validation AUC"}
 _SPLITS: Final = {
     "random": "patch by patch, slides ignored",
-    "stain": "by clusters of stain and texture, a stand-in for slides",
+    "stain": "by clusters of similar stain and texture, in place of slides",
 }
 
 
+def answered(key: str, comparison: Comparison, evidence: Evidence) -> list[Answer]:
+    """The question, its verdicts and the forest plot; nothing where there is one variant only."""
+    if not evidence.verdicts:
+        return []
+    preference = notebook.preference(comparison, evidence)
+    return [
+        Answer(
+            verdict_words.question(evidence),
+            verdict_words.answer(evidence),
+            [verdict_words.how_sure(evidence), *([preference] if preference else []), *verdict_words.own(evidence)],
+            [charts.forest(key, evidence, comparison.variants)],
+            key,
+        )
+    ]
+
+
+def leak_answered(leak: Comparison, evidence: Evidence) -> Answer:
+    trusted = split_caution(leak.variants[0].runs[0].record)
+    least = "The trusted split may leak too, so the true inflation may be larger."
+    return Answer(
+        "Does a random split inflate the score?",
+        " ".join(verdict_words.inflation(evidence)),
+        [verdict_words.how_sure(evidence), *([least] if trusted else [])],
+        [charts.forest("leak", evidence, leak.variants, better="looks better")],
+        "leak",
+    )
+
+
 def compared(comparison: Comparison, evidence: Evidence) -> dict[str, Any]:
+    """What the section on a comparison has beyond its answer."""
     variants, swatches = comparison.variants, charts.colours(comparison.variants)
     told = over_seeds(comparison)
     return {
+        **weighed("compare", "Comparison", comparison, evidence),
+        "plots": [*charts.training_and_validation(variants, 1), *charts.together("compare", variants, _AUC)],
         "curves_lead": curves_statement([run for variant in variants for run in variant.runs]),
-        "plots": charts.training_and_validation(variants, 1),
-        "more": [
-            *charts.together("compare", variants, _AUC),
-            charts.by_seed("compare", variants, "auc"),
-        ],
-        "curves": charts.roc_and_precision("compare", evidence, variants, "Comparison"),
         "last_epochs": notebook.last_epochs(variants, swatches, f"Table 1. Accuracy after the last epoch: {told}."),
-        "scores": kept_scores(variants, swatches, f"Validation scores of the kept weights: {told}."),
-        "notebook": notebook.FOR_REFERENCE if any(map(notebook.claim, variants)) else "",
-        "verdict": verdict_block("compare", comparison, evidence),
-        "words": words.seen(comparison, [name for name in ("auc", "accuracy") if name != comparison.metric]),
+        "notebook": " ".join(filter(None, [notebook.difference(comparison), notebook.reference(variants)])),
     }
 
 
-def tuned(tuning: Comparison, evidence: Evidence, *, first_plot: int, pruned: int) -> dict[str, Any]:
+def tuned(tuning: Comparison, evidence: Evidence, *, first_plot: int, pruned: int, folder: str) -> dict[str, Any]:
+    """What the section on a search has beyond its answer; `folder` is the study's name."""
     variants, swatches = tuning.variants, charts.colours(tuning.variants)
     told = over_seeds(tuning)
     momenta = {key for variant in variants for key in variant.settings} == {"model.bn_momentum"}
@@ -45,50 +72,66 @@ def tuned(tuning: Comparison, evidence: Evidence, *, first_plot: int, pruned: in
     titles = {
         "training_accuracy": f"Plot {first_plot}. Training accuracy{by}",
         "validation_accuracy": f"Plot {first_plot + 1}. Validation accuracy{by}",
+        "validation_loss": "Validation loss",
+        **_AUC,
     }
+    best = tuning.best(tuning.metric)
     return {
+        **weighed("tune", "Tuning", tuning, evidence),
+        "best": best.name,
+        "command": _command(best, folder),
+        "by_parameter": charts.by_parameter(variants, tuning.metric),
         "plots": charts.together("tune", variants, titles),
-        "more": [
-            *charts.together("tune", variants, {"validation_loss": "Validation loss"} | _AUC),
-            charts.by_seed("tune", variants, "auc"),
-        ],
-        "curves": charts.roc_and_precision("tune", evidence, variants, "Tuning"),
         "last_epochs": notebook.last_epochs(variants, swatches, f"Table 2. Accuracy after the last epoch: {told}."),
-        "scores": kept_scores(variants, swatches, f"Validation scores of the kept weights: {told}."),
-        "notebook": notebook.FOR_REFERENCE if any(map(notebook.claim, variants)) else "",
+        "notebook": notebook.reference(variants),
         "same_training": words.same_training(tuning),
-        "verdict": verdict_block("tune", tuning, evidence),
-        "words": [words.spread(tuning, "auc"), *words.seen(tuning, ["auc"])],
         "pruned": pruned,
     }
+
+
+def _command(best: Variant, folder: str) -> str:
+    """Trains its first run once more, from the settings that the run's folder holds."""
+    settings = f"{folder}/runs/{best.runs[0].name}/config.toml"
+    return f"sentinode train DATA --config {shlex.quote(settings)} --out best"
 
 
 def leaked(leak: Comparison, evidence: Evidence) -> dict[str, Any]:
     """The leak audit: one model, several splits, the trusted one first."""
     trusted = leak.variants[0].runs[0].record
+    splits = {"grouped": f"{split_name(trusted.split_basis)}: the trusted split", **_SPLITS}
     return {
-        "splits": {"grouped": f"{split_name(trusted.split_basis)}: the trusted split", **_SPLITS},
-        "sentences": verdict_words.inflation(evidence),
-        "rule": f"{verdict_words.varied(evidence)} {verdict_words.rule(evidence)}",
-        "charts": [
-            charts.forest("leak", evidence, leak.variants, better="looks better than"),
-            charts.by_seed("leak", leak.variants, "auc"),
-        ],
-        "intervals": intervals(evidence, charts.colours(leak.variants)),
-        "trusted_caution": split_caution(trusted),
-        "names": [variant.name for variant in leak.variants],
+        **weighed("leak", "Leak audit", leak, evidence),
+        "splits": {variant.name: splits[variant.name] for variant in leak.variants},
     }
 
 
-def verdict_block(key: str, comparison: Comparison, evidence: Evidence) -> dict[str, Any]:
-    """Verdicts in words, their forest plot, what varied, the rule, every metric's interval, and the naive tests."""
-    variants = comparison.variants
+def weighed(
+    key: str, title: str, comparison: Comparison, evidence: Evidence, *, patches: str = "validation"
+) -> dict[str, Any]:
+    """Differences, scores and curves with what is known of their spread; `patches` says what was scored."""
+    variants, swatches = comparison.variants, charts.colours(comparison.variants)
+    labels = variants[0].predictions.labels
+    both_classes = 0 < int((labels == 1).sum()) < len(labels)
+    whose = f"{patches[:1].upper()}{patches[1:]} scores"
     return {
-        "sentences": [*verdict_words.verdicts(evidence), *verdict_words.own(evidence)],
-        "notebook": notebook.preference(comparison, evidence) or "",
-        "varied": verdict_words.varied(evidence),
-        "rule": verdict_words.rule(evidence) if evidence.verdicts else "",
-        "forest": [charts.forest(key, evidence, variants)] if evidence.verdicts else [],
-        "intervals": intervals(evidence, charts.colours(variants)),
-        "independent": [verdict_words.assumed_independent(tests) for tests in evidence.independent],
+        "verdicts": verdicts(evidence) if evidence.verdicts else None,
+        "intervals": intervals(evidence, swatches, whose),
+        "scores": kept_scores(variants, swatches, f"{whose}: {over_seeds(comparison)}."),
+        "by_seed": charts.by_seed(key, variants, "auc", patches=patches),
+        "curves": charts.roc_and_precision(key, evidence, variants, title) if both_classes else [],
+        "independent": [told for tests in evidence.independent for told in verdict_words.assumed_independent(tests)],
     }
+
+
+def said_once(answers: Sequence[Answer]) -> list[Answer]:
+    """The answers without what an earlier one has said."""
+    said: set[str] = set()
+    shortened = []
+    for each in answers:
+        again = each.answer in said
+        sure = [sentence for sentence in each.sure if sentence not in said]
+        said |= {each.answer, *each.sure}
+        shortened.append(
+            replace(each, answer="Not known either, for the same reason." if again else each.answer, sure=sure)
+        )
+    return shortened

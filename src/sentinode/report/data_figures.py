@@ -12,7 +12,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from sentinode.report.figures import INK, MUTED, NEGATIVE, POSITIVE, panel
 
-_CHANNELS: Final = {"red": "#c1272d", "green": "#2e8b3d", "blue": "#2f5fb3"}
+CHANNELS: Final = {"red": "#d03a3f", "green": "#2e8b3d", "blue": "#3f6fc4"}
 _MOST_NAMED_SLIDES: Final = 16
 
 
@@ -52,7 +52,7 @@ def slide_colours(
     size = 22 if len(slides) <= 40 else 8
     with panel(name, f"Mean red, green and blue and mean brightness of {len(slides)} slides") as p:
         for channel, values in channels.items():
-            p.axes.scatter(x, values, s=size, color=_CHANNELS[channel], linewidths=0, alpha=0.9, label=channel)
+            p.axes.scatter(x, values, s=size, color=CHANNELS[channel], linewidths=0, alpha=0.9, label=channel)
         p.axes.plot(x, brightness, color=INK, linewidth=1.3, label="brightness")
         p.axes.set(ylabel="mean value, 0 to 255")
         _name_slides(p.axes, slides)

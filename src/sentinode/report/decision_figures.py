@@ -31,7 +31,7 @@ def reliability_diagram(name: str, families: Sequence[Believed]) -> Markup:
     A bin without patches is left out; one whose patches come from a single slide or group has no bar.
     """
     labels = ", ".join(family.label for family in families)
-    with panel(name, f"Reliability diagram: observed share of tumour by probability: {labels}", height_in=4.95) as p:
+    with panel(name, f"Reliability diagram: observed share of tumour by probability: {labels}", height_in=4.3) as p:
         p.axes.plot([0, 1], [0, 1], ":", color=MUTED, linewidth=1.0)
         counts = p.axes.inset_axes((0, 1.03, 1, 0.16), sharex=p.axes)
         for place, family in enumerate(families):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from sentinode.evaluation.calibration import TEMPERATURES, Temperature
+import numpy as np
+
+from sentinode.evaluation.calibration import TEMPERATURES, Reliability, Temperature
 from sentinode.evaluation.metrics import METRIC_NAMES
 from sentinode.experiments.decision import Decision, Scale
 from sentinode.report.charts import Chart
@@ -20,6 +22,7 @@ LOOKS: Final[dict[Scale, tuple[str, str]]] = {
     "temperature": (VARIANTS[4], "s"),
     "isotonic": (VARIANTS[1], "D"),
 }
+_CLOSE: Final = 0.02  # of a mean probability to the share that was observed
 AGREEMENT_SCORES: Final = ("ece", "brier_score", "log_loss")
 
 
@@ -33,7 +36,7 @@ class DecisionPart:
     diagrams: Sequence[Chart]
     points: Table | None
     absent: Sequence[str]
-    """What the validation side could not give, and why, a sentence each."""
+    """What the validation set could not give, and why, a sentence each."""
 
 
 def decision_part(key: str, decision: Decision) -> DecisionPart:
@@ -42,21 +45,22 @@ def decision_part(key: str, decision: Decision) -> DecisionPart:
     if decision.not_fitted:
         absent.append(f"No calibration was fitted and no operating point chosen: {decision.not_fitted}.")
     if decision.not_cross_fitted:
-        absent.append(
-            f"Nothing was calibrated or chosen on other slides or groups than those scored: "
-            f"{decision.not_cross_fitted}."
-        )
+        absent.append(f"There is no cross-fitted score: {decision.not_cross_fitted}.")
     return DecisionPart(
-        _temperature_in_words(decision), _agreements(decision), _diagrams(key, decision), _points(decision), absent
+        _temperature_in_words(decision),
+        _agreements(decision),
+        reliability_charts(key, {scale: of.reliability for scale, of in decision.agreements.items()}),
+        _points(decision),
+        absent,
     )
 
 
 def _temperature_in_words(decision: Decision) -> str:
     match decision.calibrations.get("temperature"):
         case Temperature(temperature):
-            told = f"Fitted on the whole validation side, T = {temperature:.2f}"
+            told = f"Fitted on the whole validation set, T = {temperature:.2f}"
             if not TEMPERATURES[0] * 1.01 < temperature < TEMPERATURES[1] * 0.99:
-                return f"{told}, the end of the range that is tried: no temperature calibrates these probabilities."
+                return f"{told}, the end of the tried range: no temperature calibrates these probabilities."
             if f"{temperature:.2f}" == "1.00":
                 return f"{told}: the model is well calibrated."
             if temperature > 1:
@@ -71,38 +75,37 @@ def _agreements(decision: Decision) -> Table:
         [scale, *(number(getattr(agreement, score)) for score in AGREEMENT_SCORES)]
         for scale, agreement in decision.agreements.items()
     ]
-    others = ", each map fitted on other slides or groups than those scored" if len(rows) > 1 else ""
+    others = ", with maps fitted on other slides or groups" if len(rows) > 1 else ""
     return Table(
-        f"Agreement of probabilities and labels on the validation side{others}. Lower is better.",
+        f"Calibration scores on the validation set{others}; lower is better.",
         ["probabilities", *(METRIC_NAMES[score] for score in AGREEMENT_SCORES)],
         rows,
         swatches=[LOOKS[scale][0] for scale in decision.agreements],
     )
 
 
-def _diagrams(key: str, decision: Decision) -> list[Chart]:
-    """The raw scale, and beside it both calibrated ones."""
-    believed = {
-        scale: Believed(scale, *LOOKS[scale], agreement.reliability) for scale, agreement in decision.agreements.items()
-    }
-    raw = believed.pop("raw")
-    charts = [
-        Chart(
-            "Reliability of the raw probabilities",
-            reliability_diagram(f"{key}-reliability-raw", [raw]),
-            "On the dotted line probabilities equal the share of tumour; below it they are too high. A "
-            f"bar is a 95 % band from a bootstrap over {decision.clusters:,} slides or groups.",
-        )
+def reliability_charts(key: str, found: Mapping[Scale, Reliability]) -> list[Chart]:
+    """The raw scale, and beside it both calibrated ones, each map fitted on other slides or groups."""
+    titles = {"raw": "Reliability of the raw probabilities", "calibrated": "Reliability after calibration"}
+    families: dict[str, list[Believed]] = {"raw": [], "calibrated": []}
+    for scale, reliability in found.items():
+        families["raw" if scale == "raw" else "calibrated"].append(Believed(scale, *LOOKS[scale], reliability))
+    return [
+        Chart(titles[name], reliability_diagram(f"{key}-reliability-{name}", family), " ".join(map(_believed, family)))
+        for name, family in families.items()
+        if family
     ]
-    if believed:
-        charts.append(
-            Chart(
-                "Reliability after calibration",
-                reliability_diagram(f"{key}-reliability-calibrated", list(believed.values())),
-                "The same patches, each calibrated by a map that was fitted on other slides or groups.",
-            )
-        )
-    return charts
+
+
+def _believed(family: Believed) -> str:
+    """Whether probabilities are too high or too low, on average over the patches."""
+    found = family.reliability
+    filled = found.count > 0
+    gap = float(np.average(found.mean_probability[filled] - found.observed_share[filled], weights=found.count[filled]))
+    if abs(gap) < _CLOSE:
+        return f"{family.label.capitalize()}: on average right (within {_CLOSE:g} of the observed share of tumour)."
+    how = "above the observed share of tumour: too high" if gap > 0 else "below the observed share of tumour: too low"
+    return f"{family.label.capitalize()}: on average {abs(gap):.2f} {how}."
 
 
 def _points(decision: Decision) -> Table | None:
@@ -116,7 +119,7 @@ def _points(decision: Decision) -> Table | None:
         rows.append([name, number(point.threshold), *(number(rate, 3) for rate in rates), point.rule])
     rates_head = ["sensitivity", "specificity", "cross-fitted sensitivity", "cross-fitted specificity"]
     return Table(
-        "Operating points on the raw probability: what they gave where they were chosen, and cross-fitted.",
+        "Operating points on the raw probability: on the patches that chose them, and cross-fitted.",
         ["name", "threshold", *rates_head, "rule"],
         rows,
         frozenset({"rule"}),

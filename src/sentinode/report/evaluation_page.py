@@ -8,45 +8,43 @@ from typing import Any, Final
 
 from sentinode.evaluation.clusters import STAIN_CAUTION, ClusterKind
 from sentinode.evaluation.metrics import METRIC_NAMES
-from sentinode.experiments.decision import Scale
 from sentinode.experiments.evaluate import Evaluation, SlideScores
 from sentinode.inference.probabilities import Predictions
-from sentinode.report import parts, score_figures
+from sentinode.report import charts, parts, score_figures
+from sentinode.report.cautions import NO_CLINIC
 from sentinode.report.charts import Chart
-from sentinode.report.decision_figures import Believed, reliability_diagram
-from sentinode.report.decision_part import AGREEMENT_SCORES, LOOKS
+from sentinode.report.decision_part import AGREEMENT_SCORES, LOOKS, reliability_charts
 from sentinode.report.figures import VARIANTS
+from sentinode.report.parts import Answer
 from sentinode.report.tables import Table, between, number, one_prediction
-from sentinode.report.words import NO_CLINIC
 
 _COVERS: Final = (
-    "The intervals say what other slides like these would give. They do not cover another training, another scanner or "
-    "another hospital."
+    "The intervals cover other slides like these, but not another training run, another scanner or another hospital."
 )
 _STAND_INS: Final[dict[ClusterKind, str]] = {
     "slide": "",
     "patient": "",
-    "slide+group": " Where slides are not known, groups of patches stand in for them: where a group is less than a "
-    "slide, the intervals are too narrow.",
+    "slide+group": " Patches without a known slide are taken in groups instead: if a group is smaller than a slide, "
+    "the intervals are too narrow.",
     "slide+stain": f" {STAIN_CAUTION}",
     "stain": f" {STAIN_CAUTION}",
-    "group": " Slides are not known, and groups of patches stand in for them: where a group is less than a slide, the "
-    "intervals are too narrow.",
+    "group": " Slides are not known, so groups of patches are used: if a group is smaller than a slide, the intervals "
+    "are too narrow.",
 }
 
 
 def evaluation_context(folder: Path, found: Evaluation, predictions: Predictions) -> dict[str, Any]:
     share = found.positive / found.patches
-    whose = "one network" if found.networks == 1 else f"{found.networks} networks together"
+    whose = "one network" if found.networks == 1 else f"{found.networks} networks averaged"
     slides = sum(slide.slide != "unknown" for slide in found.slides)
+    drawn = _curves(found)
     return {
         "title": f"{found.model} on {found.labels}",
         "note": found.note,
         "sections": {
+            "conclusion": "Answer",
             "scores": "Scores",
             **({"slides": "Slide by slide"} if found.slides else {}),
-            **({"curves": "ROC and precision"} if found.curves else {}),
-            "errors": "Errors",
             "decision": "Calibration and operating points",
             "mistakes": "Worst mistakes",
         },
@@ -55,36 +53,36 @@ def evaluation_context(folder: Path, found: Evaluation, predictions: Predictions
             *([f"{slides:,} slides"] if slides else []),
             whose,
         ],
-        "cards": [
-            (
-                METRIC_NAMES["auc"],
-                number(found.scores["auc"].estimate, 3),
-                f"95 % interval {between(found.scores['auc'])}",
-            ),
-            (
-                "Accuracy at 0.5",
-                number(found.scores["accuracy"].estimate, 3),
-                f"95 % interval {between(found.scores['accuracy'])}",
-            ),
-            (
-                "Known from training",
-                f"{found.seen.flattering:,}",
-                f"of {found.patches:,} patches" + (": the score flatters" if found.seen.flattering else ""),
-            ),
-        ],
+        "answers": [_answer(found, drawn)],
         "warnings": found.notices,
-        "unseen": not found.seen.any,
+        "cautions": [NO_CLINIC],
         "scores_table": one_prediction(f"Scores on {found.patches:,} patches", found.intervals),
         "covers": _COVERS + _STAND_INS[found.intervals.cluster_kind],
         "slides_table": _slides(found.slides) if found.slides else None,
-        "curves": _curves(found),
+        "curves": drawn,
         "matrix": parts.matrix(f"{found.model} on these patches", predictions),
         "agreements": _agreements(found),
         "reliability": _reliability(found),
         "points": _points(found) if found.points else None,
         "mistakes": parts.mistakes(folder, predictions),
-        "no_clinic": NO_CLINIC,
     }
+
+
+def _answer(found: Evaluation, drawn: Sequence[Chart]) -> Answer:
+    auc, accuracy = found.scores["auc"], found.scores["accuracy"]
+    known = f"{found.seen.flattering:,} of {found.patches:,} patches are known from training: the score is too good."
+    sure = [f"95 % interval of the AUC {between(auc)}, of the accuracy {between(accuracy)}."]
+    if found.seen.flattering:
+        sure.append(known)
+    elif not found.seen.any:
+        sure.append("These patches were used neither for training nor for any choice.")
+    return Answer(
+        f"How well does {found.model} find tumour in these patches?",
+        f"AUC {number(auc.estimate, 3)}; accuracy at threshold 0.5: {number(accuracy.estimate, 3)}.",
+        sure,
+        drawn[:1],
+        "scores",
+    )
 
 
 def _slides(slides: Sequence[SlideScores]) -> Table:
@@ -100,7 +98,7 @@ def _slides(slides: Sequence[SlideScores]) -> Table:
         for slide in slides
     ]
     head = ["slide", "patches", "tumour", "mean probability", METRIC_NAMES["auc"], "accuracy at 0.5"]
-    return Table("Each slide by itself; a slide whose patches are all of one class has no AUC.", head, rows)
+    return Table("Each slide alone. A slide whose patches are all of one class has no AUC.", head, rows)
 
 
 def _curves(found: Evaluation) -> list[Chart]:
@@ -115,11 +113,11 @@ def _curves(found: Evaluation) -> list[Chart]:
         found.curves.precision_recall,
     )
     return [
-        Chart("ROC", score_figures.roc_bands("evaluation-roc", [roc])),
+        Chart("ROC", score_figures.roc_bands("evaluation-roc", [roc]), charts.roc_seen([label], [roc.band])),
         Chart(
             "Precision and recall",
             score_figures.precision_bands("evaluation-precision", [precision], share),
-            f"The dotted line is guessing: {share:.0%} of these patches are positive.",
+            charts.precision_seen([label], [precision.band], share),
         ),
     ]
 
@@ -130,7 +128,7 @@ def _agreements(found: Evaluation) -> Table:
         for scale, agreement in found.agreements.items()
     ]
     return Table(
-        "Agreement of probabilities and labels on these patches. Lower is better.",
+        "Calibration scores on these patches; lower is better.",
         ["probabilities", *(METRIC_NAMES[score] for score in AGREEMENT_SCORES)],
         rows,
         swatches=[LOOKS[scale][0] for scale in found.agreements],
@@ -138,24 +136,7 @@ def _agreements(found: Evaluation) -> Table:
 
 
 def _reliability(found: Evaluation) -> list[Chart]:
-    def diagram(name: str, title: str, scales: Sequence[Scale], caption: str) -> Chart:
-        families = [Believed(scale, *LOOKS[scale], found.agreements[scale].reliability) for scale in scales]
-        return Chart(title, reliability_diagram(f"evaluation-{name}", families), caption)
-
-    calibrated = [scale for scale in found.agreements if scale != "raw"]
-    charts = [
-        diagram(
-            "raw",
-            "Reliability of the raw probabilities",
-            ["raw"],
-            "On the dotted line probabilities mean what they say; below it they promise more tumour than there is. A "
-            "bar is a 95 % band.",
-        )
-    ]
-    if calibrated:
-        told = "The same patches, calibrated by the maps that were fitted on the validation side."
-        charts.append(diagram("calibrated", "Reliability after calibration", calibrated, told))
-    return charts
+    return reliability_charts("evaluation", {scale: of.reliability for scale, of in found.agreements.items()})
 
 
 def _points(found: Evaluation) -> Table:
@@ -176,7 +157,7 @@ def _points(found: Evaluation) -> Table:
         "called positive",
         "sensitivity",
         "specificity",
-        "sensitivity, validation",
-        "specificity, validation",
+        "validation sensitivity",
+        "validation specificity",
     ]
-    return Table("Operating points that the validation side chose: here, and there.", head, rows, wraps=True)
+    return Table("Operating points chosen on the validation set, and what they give here.", head, rows, wraps=True)

@@ -19,10 +19,11 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-# Okabe and Ito 2008: told apart with any kind of colour vision.
+# After Okabe and Ito 2008, who chose colours for any kind of colour vision; those too pale for a line are darkened, so
+# that each has a contrast of 3 to 1 to the page, light or dark (WCAG 1.4.11).
 NEGATIVE: Final = "#0072b2"
 POSITIVE: Final = "#d55e00"
-VARIANTS: Final = ("#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d1f", "#5b4fa2")
+VARIANTS: Final = ("#009e73", "#c4689b", "#b77f00", "#2b8cc4", "#8c6d1f", "#7a6cc9")
 
 # These four follow the page's colour scheme, light or dark: each becomes a CSS variable.
 INK: Final = "#1c2833"

@@ -5,11 +5,10 @@ from __future__ import annotations
 from sentinode.experiments.study import Study
 from sentinode.report.data_statements import DataStatements
 from sentinode.report.model_statements import ModelStatements
-from sentinode.report.words import NO_CLINIC
 
 
 def model_card(study: Study) -> list[tuple[str, list[str]]]:
-    """Headings in Mitchell's order, each with what the records say, and where they fall silent."""
+    """Headings in Mitchell's order, each with what the records say, and what they do not record."""
     data, model = DataStatements(study), ModelStatements(study)
     return [
         (
@@ -27,9 +26,8 @@ def model_card(study: Study) -> list[tuple[str, list[str]]]:
         (
             "Intended use",
             [
-                "Research and teaching: to compare networks, and what a split or a seed does to a score.",
+                "Research and teaching: comparing networks, and how a split or a seed changes a score.",
                 "Out of scope: diagnosis, triage, any decision about a patient.",
-                NO_CLINIC,
             ],
         ),
         (
@@ -49,8 +47,8 @@ def model_card(study: Study) -> list[tuple[str, list[str]]]:
             [
                 data.no_people
                 if data.synthetic
-                else "Consent, ethics approval and de-identification are not in the records.",
-                "A network can fail on tissue unlike its training data without any sign in its probability.",
+                else "Consent, ethics approval and de-identification are not recorded.",
+                "A network can fail on tissue unlike its training data, and its probability does not show it.",
             ],
         ),
         ("Caveats and recommendations", [model.limits, model.failures, *study.record.notices]),

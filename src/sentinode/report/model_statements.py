@@ -1,4 +1,4 @@
-"""What the records of a study say about its networks and scores, in sentences that stand alone."""
+"""What the records of a study say about its networks and scores, in sentences."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class ModelStatements:
         seeds = ", ".join(map(str, dict.fromkeys(run.seed for run in runs)))
         several = "seeds" if "," in seeds else "seed"
         decided = seeded_statement(runs, folds=bool(self.study.config.split.folds))
-        return f"“{self.study.record.chosen}”: {many(len(runs), 'run')} under the {several} {seeds}. {decided}"
+        return f"“{self.study.record.chosen}”: {many(len(runs), 'run')} with the {several} {seeds}. {decided}"
 
     @property
     def initial(self) -> str:
@@ -87,7 +87,7 @@ class ModelStatements:
             return f"{self.kept} {name} is the only variant."
         if not self._chosen_by_score:
             return f"{self.kept} {name} {by}."
-        return f"{self.kept} {name} {by}: selected and scored on the same patches, its scores are slightly too good."
+        return f"{self.kept} {name} {by}; scored on the patches that selected it, its scores are slightly too good."
 
     @property
     def _chosen_by_score(self) -> bool:
@@ -103,19 +103,17 @@ class ModelStatements:
         if self.study.tuning:
             asked.append(f"to search over {', '.join(self.study.config.search.search)}")
         if self.study.leak:
-            asked.append("to see what the way of splitting does to the scores")
+            asked.append("to measure how the way of splitting changes the scores")
         aims = f" {_upper(' and '.join(asked))}: {many(len(self._runs), 'run')}." if asked else ""
-        return f"Development with internal validation of networks that tell tumour in a patch.{aims}"
+        return f"Development with internal validation of networks that detect tumour in a patch.{aims}"
 
     @property
     def prediction(self) -> str:
         views, runs = self.config.predict.views, len(self.study.chosen.runs)
-        seen = f"the mean over {views} views of a patch" if views > 1 else "of a single view"
-        joined = (
-            " An ensemble's members are joined by the weighted mean of their logits." if self._first.members else ""
-        )
+        seen = f"is the mean over {views} views of a patch" if views > 1 else "comes from a single view"
+        joined = " An ensemble takes the weighted average of its members' logits." if self._first.members else ""
         averaged = f" The submission averages {runs} runs." if self.study.record.submission_rows and runs > 1 else ""
-        return f"A probability is {seen}.{joined}{averaged}"
+        return f"A probability {seen}.{joined}{averaged}"
 
     @property
     def ensemble_status(self) -> str:
@@ -154,10 +152,10 @@ class ModelStatements:
         """What was done to the model after it was evaluated; its weights are never touched."""
         fitted = list(self.study.decision.calibrations)
         if not fitted:
-            return "Neither the kept networks nor their probabilities were changed after evaluation."
+            return "Neither networks nor probabilities were changed after evaluation."
         return (
-            f"The kept networks were not changed. Their probabilities were recalibrated on the validation set "
-            f"({' and '.join(fitted)} maps), which a prediction uses where it is asked to."
+            f"The networks were not changed. Their probabilities were recalibrated on the validation set "
+            f"({' and '.join(fitted)} maps), which a prediction can use."
         )
 
     @property
@@ -169,7 +167,7 @@ class ModelStatements:
         chosen = self.study.chosen
         at_half = (f"{name} {mean_and_spread(chosen.scores(name), 3)}" for name in ("sensitivity", "specificity"))
         at_95 = _upper(self._scores(("sensitivity_at_95_specificity",)))
-        return f"At the threshold 0.5: {', '.join(at_half)}. {at_95}."
+        return f"At threshold 0.5: {', '.join(at_half)}. {at_95}."
 
     @property
     def thresholds(self) -> str:
@@ -193,9 +191,9 @@ class ModelStatements:
     def uncertainty(self) -> str:
         found = self._evidence
         if found is None:
-            return "The records hold no intervals."
+            return "No intervals are recorded."
         return (
-            f"Intervals from {found.replicates:,} bootstrap replicates of {found.clusters:,} "
+            f"Intervals come from {found.replicates:,} bootstrap replicates of {found.clusters:,} "
             f"{CLUSTERS_IN_WORDS[found.cluster_kind]} ({found.patches:,} patches) and the seeds."
         )
 
@@ -207,7 +205,7 @@ class ModelStatements:
     def spread(self) -> str:
         values = self.study.chosen.distinct_scores("auc")
         if len(values) == 1:
-            return "One seed only: how far scores move with the seed was not measured."
+            return "One seed only: the spread between seeds was not measured."
         return f"AUC over {len(values)} seeds: {mean_and_spread(values, 3)} (mean ± standard deviation)."
 
     @property
@@ -219,7 +217,7 @@ class ModelStatements:
         told = "; ".join(
             f"“{v.a}” against “{v.b}”: {v.outcome}" for found in self.study.evidence.values() for v in found.verdicts
         )
-        return f"Verdicts: {told}." if told else "No verdict was asked for."
+        return f"Verdicts: {told}." if told else "No variants were compared."
 
     @property
     def failures(self) -> str:
@@ -228,8 +226,8 @@ class ModelStatements:
         negative, positive = counts.true_negative + counts.false_positive, counts.true_positive + counts.false_negative
         pictured = "; the worst mistakes are pictured" if counts.false_positive + counts.false_negative else ""
         return (
-            f"At 0.5, under seed {repeat.seed}, {counts.false_positive:,} of {negative:,} negatives are called positive"
-            f" and {counts.false_negative:,} of {positive:,} positives are missed{pictured}."
+            f"With seed {repeat.seed} and threshold 0.5, {counts.false_positive:,} of {negative:,} negatives are "
+            f"called positive and {counts.false_negative:,} of {positive:,} positives are missed{pictured}."
         )
 
     @cached_property
@@ -247,7 +245,7 @@ class ModelStatements:
         count, judged = self._by_cluster
         name = CLUSTER_NAMES[self._review.cluster_kind]
         if not judged:
-            return f"None of the {count:,} {name} holds enough patches of both classes for a score of its own."
+            return f"None of the {count:,} {name} has enough patches of both classes for a score of its own."
         told = f"over the {len(judged)} of {count:,} that are large enough"
         return f"AUC by {name}: {min(judged):.3f} to {max(judged):.3f} {told}."
 
@@ -263,7 +261,7 @@ class ModelStatements:
             scores = [line.auc for line in table.lines if line.auc is not None and not line.flag]
             if table.by != self._review.cluster_kind and scores:
                 told.append(f"{table.by.replace('_', ' ')} {min(scores):.3f} to {max(scores):.3f}")
-        return f"AUC by part of the patches: {', '.join(told)}." if told else "No subgroup was scored."
+        return f"AUC by subgroup: {', '.join(told)}." if told else "No subgroup was scored."
 
     @property
     def suspects(self) -> str:
@@ -290,19 +288,19 @@ class ModelStatements:
         facts = self._first.environment
         kept: dict[str, Any] = {name: facts[name] for name in ("python", "device") if facts.get(name)}
         told = ", ".join(f"{name} {value}" for name, value in (kept | facts.get("libraries", {})).items())
-        return f"Computed with {told}." if told else "Versions are not in the records."
+        return f"Computed with {told}." if told else "Versions are not recorded."
 
     @property
     def data_digest(self) -> str:
         digest = self._first.environment.get("data_sha256")
-        known = f"SHA-256 of ids and labels: {digest}." if digest else "No digest of the data is in the records."
-        return f"{known} Where the data can be had is not recorded."
+        known = f"SHA-256 of ids and labels: {digest}." if digest else "The digest of the data is not recorded."
+        return f"{known} Where the data can be obtained is not recorded."
 
     @property
     def files(self) -> str:
         others = " and others" if len(self._runs) > 1 else ""
         return (
-            f"The study's folder holds settings, split, predictions and weights of each run "
+            f"The study's folder contains settings, split, predictions and weights of each run "
             f"(runs/{self._first.name}{others}), sealed with digests."
         )
 

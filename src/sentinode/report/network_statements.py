@@ -1,4 +1,4 @@
-"""What the records of runs say about their networks and how these were trained, in sentences that stand alone."""
+"""What the records of runs say about their networks and how these were trained, in sentences."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def initial_statement(runs: Sequence[Run]) -> str:
 
 def _initial(initial: InitialWeights, fit: FitConfig) -> str:
     fitted = isinstance(fit, FitHead) or (isinstance(fit, FitStages) and fit.head_first is not None)
-    head = "its head was fitted to its features" if fitted else "its head began at zero"
+    head = "its head was fitted to its features" if fitted else "its head started at zero"
     match initial.source:
         case "drawn" if initial.name:
             return f"The backbone {initial.name} was randomly initialised under the run's seed; {head}."
@@ -64,7 +64,7 @@ def inputs_statement(runs: Sequence[Run]) -> str:
 def _inputs(prepared: Preprocessing) -> str:
     resized = f", resized to {prepared.size_px} × {prepared.size_px} px ({prepared.resize})"
     enlarged = f", then enlarged to {prepared.enlarged_px} × {prepared.enlarged_px} px and normalised by channel"
-    kept = f", but for {prepared.unnormalised:,} patches that show too little" if prepared.unnormalised else ""
+    kept = f", except for {prepared.unnormalised:,} patches with too little stain" if prepared.unnormalised else ""
     stain = f" Stains are normalised first (Macenko et al. 2009){kept}." if prepared.stain == "macenko" else ""
     return (
         f"Red, green and blue of the centre {prepared.crop_px} × {prepared.crop_px} px"
@@ -81,7 +81,7 @@ def augmentation_statement(runs: Sequence[Run]) -> str:
 def _augmented(augmentation: Augmentation) -> str:
     parts = [
         f"zoom by up to {augmentation.zoom:g}" if augmentation.zoom else "",
-        {"none": "", "flips": "flips", "all": "the square's 8 symmetries"}[augmentation.symmetries],
+        {"none": "", "flips": "flips", "all": "all 8 rotations and flips"}[augmentation.symmetries],
         f"stain strength varied by up to {augmentation.stain_jitter:g}" if augmentation.stain_jitter else "",
     ]
     return ", ".join(filter(None, parts)) or "none"
@@ -94,9 +94,9 @@ def seeded_statement(runs: Sequence[Run], *, folds: bool) -> str:
         for network in run.networks:
             decided |= dict.fromkeys(map(_seeded, network.network_record.seeded))
     if not decided:
-        return "A seed decides nothing here: every seed gives the same network."
+        return "The seed has no effect here: every seed gives the same network."
     *others, last = decided
-    return f"A seed decides {', '.join(others)} and {last}." if others else f"A seed decides {last}."
+    return f"The seed sets {', '.join(others)} and {last}." if others else f"The seed sets {last}."
 
 
 def _seeded(what: Seeded) -> str:
@@ -108,9 +108,7 @@ def curves_statement(runs: Sequence[Run]) -> str:
     networks = [run for run in runs if not run.members]
     told = []
     if any(isinstance(run.config.fit, FitHead) for run in networks):
-        told.append(
-            "A head on frozen features has no epochs: each point is a fit with another penalty, the strongest first."
-        )
+        told.append("A linear probe has no epochs: each point is a fit with another penalty, the strongest first.")
     trained = [run for run in networks if not isinstance(run.config.fit, FitHead)]
     if trained:
         varied = ", on augmented patches" if any(run.network_record.augmentation.ran for run in trained) else ""
@@ -130,15 +128,15 @@ def training_statement(runs: Sequence[Run]) -> str:
 def _trained(fit: FitConfig, rows: Sequence[int]) -> str:
     """How networks were trained whose histories have so many rows."""
     if isinstance(fit, FitHead):
-        copies = f" to {fit.copies.count} augmented copies of each patch" if fit.copies else ""
-        return f"A logistic head on features of a frozen backbone, fitted{copies} with {_penalties(fit)}."
+        copies = f" and of {fit.copies.count} augmented copies of each patch" if fit.copies else ""
+        return f"Logistic regression on features of a frozen backbone (a linear probe){copies}, with {_penalties(fit)}."
     least, most = min(rows), max(rows)
     lasted = f"{least}" if least == most else f"{least} to {most}"
     frozen = fit.frozen_stages if isinstance(fit, FitStages) else 0
     stages = "stage" if frozen == 1 else f"{frozen} stages"
     parts = [
         f"Adam on binary cross-entropy, learning rate {fit.learning_rate:g}",
-        "falling as a cosine" if isinstance(fit.schedule, CosineSchedule) else "",
+        "cosine schedule" if isinstance(fit.schedule, CosineSchedule) else "",
         f"weight decay {fit.weight_decay:g}" if fit.weight_decay else "",
         f"label smoothing {fit.label_smoothing:g}" if fit.label_smoothing else "",
         "the head fitted before the rest" if isinstance(fit, FitStages) and fit.head_first else "",
@@ -165,6 +163,6 @@ def _averaged(average: AverageConfig) -> str:
         case NoAverage():
             return ""
         case EmaAverage():
-            return "an exponential average of the weights kept"
+            return "exponential moving average of the weights"
         case SwaAverage():
-            return "the mean of later epochs' weights kept"
+            return "stochastic weight averaging over later epochs"

@@ -11,10 +11,23 @@ from sentinode.evaluation.metrics import Confusion
 from sentinode.experiments.record import InputRange
 from sentinode.explain.galleries import worst_mistakes
 from sentinode.inference.probabilities import Predictions
+from sentinode.report.charts import Chart
 from sentinode.report.pictures import Picture, picture
 from sentinode.report.tables import Table, confusion_of, number
 
 MISTAKES_A_CLASS = 12
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What begins a page: a question, its answer, and how sure that is, beside the chart that shows it."""
+
+    question: str
+    answer: str
+    sure: Sequence[str]
+    charts: Sequence[Chart] = ()
+    section: str = ""
+    """The section of the page that has the details."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +72,7 @@ def mistakes(folder: Path, predictions: Predictions) -> list[Gallery]:
     """False positives and false negatives, the most confident first, with the pictures that the folder has of them."""
     worst = worst_mistakes(predictions, MISTAKES_A_CLASS)
     titles = {
-        0: ("Tumour seen where the label says none", "negative"),
+        0: ("Called tumour, labelled tumour-free", "negative"),
         1: ("Tumour missed", "positive"),
     }
     return [
@@ -67,9 +80,7 @@ def mistakes(folder: Path, predictions: Predictions) -> list[Gallery]:
             title,
             kind,
             [picture(folder, mistake.id, f"p = {mistake.probability:.3f}") for mistake in worst[label]],
-            "False positives, the most confident first."
-            if label == 0
-            else "False negatives, the most confident first.",
+            "False positives, most confident first." if label == 0 else "False negatives, most confident first.",
         )
         for label, (title, kind) in titles.items()
     ]
@@ -103,4 +114,4 @@ def left_out(counts: Mapping[str, int]) -> Table | None:
     if not any(counts.values()):
         return None
     rows = [[reason, f"{count:,}"] for reason, count in counts.items()]
-    return Table("Left out, and why.", ["reason", "patches"], rows)
+    return Table("Patches left out.", ["reason", "patches"], rows)

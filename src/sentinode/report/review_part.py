@@ -13,9 +13,9 @@ from sentinode.report.pictures import Picture, picture
 from sentinode.report.tables import Table, number
 
 MOST_LINES: Final = 20
-_LABELS: Final = ("labelled none", "labelled tumour")
+_LABELS: Final = ("labelled tumour-free", "labelled tumour")
 _MISTAKES: Final = (
-    ("Tumour seen where the label says none", "False positives", "negative"),
+    ("Called tumour, labelled tumour-free", "False positives", "negative"),
     ("Tumour missed", "False negatives", "positive"),
 )
 _CLUSTERS: Final = {
@@ -28,13 +28,13 @@ _CLUSTERS: Final = {
 }
 _MEANINGS: Final = {
     "slide": "The slide that a patch was cut from.",
-    "patient": "The patient that a patch is of.",
-    "slide+group": "The slide that a patch was cut from; where it is not known, patches that share tissue are a group.",
-    "slide+stain": "The slide that a patch was cut from; where it is not known, patches of like stain and texture.",
-    "stain": "Slides are not known: patches of like stain and texture stand in for them.",
-    "group": "Slides are not known: patches that share tissue are a group.",
+    "patient": "The patient that a patch comes from.",
+    "slide+group": "The slide that a patch was cut from; if that is not known, patches that share tissue form a group.",
+    "slide+stain": "The slide that a patch was cut from; if that is not known, patches of similar stain and texture.",
+    "stain": "Slides are not known; patches of similar stain and texture are used instead.",
+    "group": "Slides are not known; patches that share tissue form a group.",
     "brightness": "The mean of red, green and blue, 0 (black) to 255 (white), over the whole patch.",
-    "optical_density": "How much light the stain takes away; more stain, more density.",
+    "optical_density": "How much light the stain absorbs: more stain, higher density.",
     "saturation": "How strong the colour is, 0 (grey) to 1.",
 }
 
@@ -80,15 +80,15 @@ class ReviewPart:
         seeds, folds = len(self.review.seeds), self.review.folds
         means = f", means over {seeds} seeds" if seeds > 1 else ""
         pooled = (
-            f" The predictions of all {folds} folds are pooled, though networks of different folds share no scale: an "
-            "AUC across folds mostly comes out a little low."
+            f" The predictions of all {folds} folds are pooled. Their networks do not share a scale, so a pooled AUC "
+            "is usually slightly too low."
             if folds > 1
             else ""
         )
         return (
-            f"These are scores of “{self.review.variant}” at the threshold 0.5{means}.{pooled} Small subgroups differ "
-            f"by chance: lines with a flag have fewer than {self.review.few} patches, or hardly any of one class, and "
-            "bear no conclusion. A subgroup of one class has no AUC and only one of sensitivity and specificity."
+            f"These are scores of “{self.review.variant}” at threshold 0.5{means}.{pooled} Small subgroups differ by "
+            f"chance: do not draw conclusions from flagged lines (fewer than {self.review.few} patches, or hardly any "
+            "of one class). A subgroup of one class has no AUC."
         )
 
 
@@ -109,7 +109,7 @@ def _mistakes(folder: Path, review: Review, label: int) -> Gallery:
     title, kind, colour = _MISTAKES[label]
     found = review.mistakes[label]
     cards = [_card(folder, review, seen, f"p = {_p(seen)}") for seen in found.first]
-    return Gallery(title, colour, [*cards], f"{kind}, the most confident first: {_shown(found)}.")
+    return Gallery(title, colour, [*cards], f"{kind}, most confident first: {_shown(found)}.")
 
 
 def _disagreements(folder: Path, review: Review, found: Found) -> Gallery:
@@ -117,7 +117,7 @@ def _disagreements(folder: Path, review: Review, found: Found) -> Gallery:
         _card(folder, review, seen, " / ".join(f"{p:.2f}" for p in seen.probabilities), _LABELS[seen.label])
         for seen in found.first
     ]
-    caption = f"p of “{review.variant}” / p of “{review.rival}”, the largest difference first: {_shown(found)}."
+    caption = f"p of “{review.variant}” / p of “{review.rival}”, largest difference first: {_shown(found)}."
     return Gallery("The largest disagreements", "plain", [*cards], caption)
 
 
@@ -134,10 +134,10 @@ def _seeds(folder: Path, review: Review, found: Iterable[Seen]) -> Gallery:
         for seen in found
     ]
     caption = (
-        "The largest standard deviation over seeds first. On the strip each dot is one seed's p: 0 on the left, 1 on "
-        "the right, the tick at 0.5."
+        "Largest standard deviation over seeds first. Each dot on the strip is one seed's p, from 0 (left) to 1 "
+        "(right), with a tick at 0.5."
     )
-    return Gallery("The least settled patches", "plain", [*cards], caption)
+    return Gallery("Patches with the largest spread over seeds", "plain", [*cards], caption)
 
 
 def _suspects(folder: Path, review: Review) -> Gallery:
@@ -146,7 +146,7 @@ def _suspects(folder: Path, review: Review) -> Gallery:
         _card(folder, review, seen, f"{rank}. p = {_p(seen)}", _LABELS[seen.label])
         for rank, seen in enumerate(found.first, start=1)
     ]
-    return Gallery("Labels to look at first", "plain", [*cards], f"The most suspect first: {_shown(found)}.")
+    return Gallery("Labels to look at first", "plain", [*cards], f"Most suspect first: {_shown(found)}.")
 
 
 def _joint(review: Review) -> Explained:
@@ -157,24 +157,22 @@ def _joint(review: Review) -> Explained:
         )
     ]
     return Explained(
-        "Labels beside the models' predictions",
+        "Labels and confident predictions",
         "A patch counts as tumour if its probability is at least the average probability of patches labelled tumour, "
-        "and likewise for the other class. A patch that reaches neither is not counted.",
-        Table("", ["label", "counted as none", "counted as tumour", "average probability"], rows),
+        "and likewise for the other class. A patch that reaches neither average is not counted.",
+        Table("", ["label", "counted as tumour-free", "counted as tumour", "average probability"], rows),
     )
 
 
 def _by_subgroup(review: Review, found: Subgroups) -> Explained:
     name = _CLUSTERS.get(found.by, found.by.replace("_", " "))
-    meaning = _MEANINGS.get(found.by, "As the table of attributes has it.")
+    meaning = _MEANINGS.get(found.by, "From the table of attributes.")
     if not found.lines:
-        alone = f"The {review.patches:,} patches fall into {found.count:,} subgroups: almost every one stands alone."
+        alone = f"The {review.patches:,} patches fall into {found.count:,} subgroups, most of a single patch."
         return Explained(f"By {name}", f"{meaning} {alone}", None)
     shown = found.lines[:MOST_LINES]
     order = (
-        "From least to most"
-        if found.ordered
-        else "The lowest AUC first; then those too small to judge, the largest first"
+        "From lowest to highest" if found.ordered else "Lowest AUC first; then those too small to judge, largest first"
     )
     cut = f"; {len(shown)} of {len(found.lines):,} are shown" if len(shown) < len(found.lines) else ""
     return Explained(f"By {name}", f"{meaning} {order}{cut}.", _scores_table(name, shown))

@@ -6,19 +6,21 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from sentinode.config import RunConfig
+from sentinode.evaluation.clusters import CLUSTER_NAMES
 from sentinode.evaluation.metrics import METRIC_NAMES
 from sentinode.experiments.blend import Blend
-from sentinode.experiments.evaluate import validation_intervals
+from sentinode.experiments.evaluate import Intervals, validation_intervals
 from sentinode.experiments.pseudo import record_of
 from sentinode.experiments.run import Run
 from sentinode.report import charts, parts
-from sentinode.report.cautions import cautions, kept_apart, split_caution, split_name
+from sentinode.report.cautions import NO_CLINIC, cautions, split_caution
 from sentinode.report.data_statements import centre_square
 from sentinode.report.decision_part import decision_part
 from sentinode.report.network_statements import curves_statement, seeded_statement
+from sentinode.report.parts import Answer
 from sentinode.report.tables import (
     Table,
-    card,
+    between,
     environment,
     layers,
     networks_of,
@@ -33,50 +35,38 @@ _NOT_TOLD: Final = "–"
 
 
 def run_context(run: Run) -> dict[str, Any]:
-    split_in_words = str(run.environment.get("split", ""))
     record, pseudo = run.record, record_of(run)
     intervals = validation_intervals(run)
-    is_head = run.config.fit.train == "head"
-    rows = "fits of a head" if is_head else "epochs"
-    whose = f"ensemble of {len(run.members)} networks" if run.members else "kept weights, one run"
+    rows = "head fits" if run.config.fit.train == "head" else "epochs"
+    whose = f"ensemble of {len(run.members)} networks" if run.members else "selected epoch, one run"
     return {
         "title": f"Run {run.name}",
         "note": str(run.environment.get("data_note", "")),
         "sections": {
+            "conclusion": "Answer",
             "scores": "Scores",
             **({"members": "Members of the ensemble"} if run.members else {"curves": "Learning curves"}),
-            "errors": "ROC and errors",
             "decision": "Calibration and operating points",
             "mistakes": "Worst mistakes",
-            "networks": "Networks" if run.members else "Network",
-            "settings": "Settings",
-            "environment": "Environment",
+            "settings": "Network, settings and environment",
         },
         "curves_lead": curves_statement([run]),
         "centre_square": centre_square(record.origin),
-        "seeds_lead": _seeds_lead(run),
         "split_basis": record.split_basis,
-        "split_in_words": split_in_words,
         "split_caution": split_caution(record),
         "facts": [
-            f"{record.training:,} patches to train, {record.validation:,} to validate",
-            *([f"{pseudo['positive'] + pseudo['negative']:,} more to train, pseudo-labelled"] if pseudo else []),
+            f"{record.training:,} patches for training, {record.validation:,} for validation",
+            *([f"{pseudo['positive'] + pseudo['negative']:,} more with pseudo-labels"] if pseudo else []),
             *([f"{len(run.members)} networks"] if run.members else [f"seed {run.seed}", f"{len(run.history)} {rows}"]),
         ],
-        "cards": [
-            card("Validation AUC", intervals.scores["auc"]),
-            card("Accuracy at 0.5", intervals.scores["accuracy"]),
-            ("Split", split_name(record.split_basis), kept_apart(record.split_basis)),
-        ],
-        "cautions": cautions([run]),
+        "answers": [_answer(run, intervals)],
+        "cautions": [*cautions([run]), NO_CLINIC],
         "notices": list(run.environment.get("notices", [])),
         "scores_table": one_prediction(f"Validation scores of the {whose}", intervals),
         "members": _members(run, run.blend) if run.blend else None,
         "curves": [] if run.members else charts.of_run(run),
-        "roc": [charts.roc_of_run(run)],
         "decision": decision_part("run", run.decision),
-        "run": run,
-        "matrix": parts.matrix(f"Run {run.name}, validation side, kept weights", run.predictions),
+        "matrix": parts.matrix(f"Run {run.name}, validation set", run.predictions),
         "mistakes": parts.mistakes(run.folder, run.predictions),
         "networks": networks_of((each.name, each) for each in run.members)
         if run.members
@@ -93,11 +83,29 @@ def _network(run: Run) -> str:
     return f"Network “{initial.name}”" if initial.source == "own" else "Network"
 
 
-def _seeds_lead(run: Run) -> str:
-    seeded = [network for network in run.networks if network.network_record.seeded]
-    if not seeded:
-        return seeded_statement([run], folds=False)
-    return "One run says nothing about the spread between seeds."
+def _answer(run: Run, intervals: Intervals) -> Answer:
+    scores = intervals.scores
+    told = f"AUC {number(scores['auc'].estimate, 3)} on {run.record.validation:,} validation patches"
+    if run.members:
+        best = max(run.members, key=lambda member: member.scores["auc"])
+        told = f"{told}; its best member, {best.name}, has {number(best.scores['auc'], 3)} alone"
+    return Answer(
+        f"How well does this {'ensemble' if run.members else 'network'} find tumour?",
+        f"{told}. Accuracy at threshold 0.5: {number(scores['accuracy'].estimate, 3)}.",
+        [
+            f"95 % interval of the AUC {between(scores['auc'])}, of the accuracy {between(scores['accuracy'])} "
+            f"({intervals.clusters:,} {CLUSTER_NAMES[intervals.cluster_kind]}).",
+            f"The split is {run.environment.get('split', 'not recorded')}.",
+            *([seeded_statement([run], folds=False)] if not _seeded(run) else []),
+        ],
+        [charts.roc_of_run(run)],
+        "scores",
+    )
+
+
+def _seeded(run: Run) -> bool:
+    """Whether another seed would give another network."""
+    return any(network.network_record.seeded for network in run.networks)
 
 
 def _members(run: Run, blend: Blend) -> Table:
@@ -111,15 +119,14 @@ def _members(run: Run, blend: Blend) -> Table:
     scores = [number(run.scores[metric]) for metric in _OF_MEMBERS]
     match blend.rule:
         case "fitted":
-            ranges = {"without a part": _NOT_TOLD}
+            ranges = {"without a fold": _NOT_TOLD}
             caption = (
-                "Weights of least log loss on the validation side; beside them their range when each part of it is "
-                "left out in turn. The ensemble's scores are of patches whose weights that were fitted on other "
-                "slides or groups."
+                "Weights with the lowest log loss on the validation set, and their range when each fold of it is left "
+                "out in turn. The ensemble is scored with weights fitted on other slides or groups."
             )
         case "equal":
             ranges = {}
-            caption = "Equal weights, which take nothing from the labels."
+            caption = "Equal weights, which use no labels."
     rows.append(["the ensemble", number(1, 3), *ranges.values(), *scores, f"all {len(run.members)}"])
     head = ["member", "weight", *ranges, *(METRIC_NAMES[metric] for metric in _OF_MEMBERS), "network"]
     return Table(caption, head, rows, frozenset({"network"}))

@@ -59,7 +59,7 @@ def steps(study: Study) -> list[Step]:
             f"{many(len(record.examples['negative']), 'patch', 'patches')} of each class, drawn at random.",
             "A few of each class.",
         ),
-        Step("Look for anomalies", "anomalies", data.quality, "“No anomalies”, without a check. There are some."),
+        Step("Look for anomalies", "anomalies", data.quality, "“No anomalies”, without a check; there are some."),
         Step("Count the classes: chart 1", "charts", f"{labelled}.", "59.5 % negative, 40.5 % positive."),
         Step(
             "Balance them: chart 2",
@@ -68,7 +68,7 @@ def steps(study: Study) -> list[Step]:
             "31 % of the negatives dropped: 89,017 negative, 89,117 positive.",
         ),
         Step("Sample", "stages", f"{sampled}.", "25,000 of each class."),
-        Step("Split", "stages", f"{data.sides} {data.split}", "35,000 to train, 15,000 to validate, at random."),
+        Step("Split", "stages", f"{data.sides} {data.split}", "35,000 training, 15,000 validation patches, at random."),
         Step(
             "Preprocess",
             "inputs",
@@ -112,12 +112,12 @@ def steps(study: Study) -> list[Step]:
             "table-2" if tuned else "",
             _table(tuned, study.evidence.get("tune")),
             ".99: .8409 in training, .7505 in validation; .75: .8375, .8374; .50: .8431, .8449; .25: .8379, .8389. Its "
-            "text names the best momentum in three ways.",
+            "text names three different best values.",
         ),
         Step(
             "Conclude",
             "conclusion",
-            f"“{record.chosen}” has the highest validation score; what the verdicts say is above.",
+            f"“{record.chosen}” has the highest validation score; the answers are above.",
             "“After” is preferred to “before”, and momentum 0.25 to 0.99.",
         ),
         Step(
@@ -125,8 +125,8 @@ def steps(study: Study) -> list[Step]:
             "conclusion",
             f"submission.csv: {record.submission_rows:,} rows."
             if record.submission_rows
-            else "There is no test part to predict.",
-            "A heading only: never done.",
+            else "There is no test set to predict.",
+            "Only a heading; it was never done.",
         ),
     ]
 

@@ -63,18 +63,43 @@ def over_seeds(comparison: Comparison) -> str:
     return f"mean ± standard deviation over {seeds} seeds{of_folds}"
 
 
-def intervals(
-    evidence: Evidence, colours: Sequence[str], whose: str = "Validation scores of the kept weights"
-) -> Table:
+def intervals(evidence: Evidence, colours: Sequence[str], whose: str) -> Table:
     """Every metric with its interval, a column a variant; many variants are a row each. `whose` begins the caption."""
     metrics = list(next(iter(evidence.intervals.values())))
     rows = {name: [_interval(found[metric]) for metric in metrics] for name, found in evidence.intervals.items()}
     caption = (
         f"{whose}, mean over seeds, with 95 % intervals from {evidence.replicates:,} "
-        f"bootstrap replicates of {evidence.clusters:,} {CLUSTER_NAMES[evidence.cluster_kind]} ({evidence.patches:,} "
-        f"patches) and the seeds.{unknown(chain.from_iterable(of.values() for of in evidence.intervals.values()))}"
+        f"bootstrap replicates of {evidence.clusters:,} {CLUSTER_NAMES[evidence.cluster_kind]} and the seeds."
+        f"{unknown(chain.from_iterable(of.values() for of in evidence.intervals.values()))}"
     )
     return _by_variant(caption, metrics, rows, colours)
+
+
+def verdicts(evidence: Evidence) -> Table:
+    """Every verdict with the numbers that it rests on."""
+    first = evidence.verdicts[0]
+    rows = [
+        [
+            v.a,
+            f"{v.difference:+.3f}",
+            MISSING if math.isnan(v.low) else f"{v.low:+.3f} to {v.high:+.3f}".replace(" ", _UNBROKEN),
+            f"{v.seeds_better} of {v.seeds}".replace(" ", _UNBROKEN),
+            number(v.p_better, 2),
+            number(v.p_holm, 3),
+            v.outcome,
+        ]
+        for v in evidence.verdicts
+    ]
+    head = [
+        "variant",
+        f"{first.metric} difference",
+        "95 % interval",
+        "seeds higher",
+        "P(better)",
+        "p (Holm)",
+        "verdict",
+    ]
+    return Table(f"Differences from “{first.b}”, and the verdicts.", head, rows, frozenset({"verdict"}))
 
 
 def one_prediction(whose: str, found: Intervals) -> Table:
@@ -100,7 +125,7 @@ def between(found: Interval) -> str:
 def unknown(found: Iterable[Interval]) -> str:
     """Why some of these intervals are unknown, each reason once, as the end of a caption; "" where all are known."""
     reasons = dict.fromkeys(interval.reason for interval in found if interval.reason)
-    return f" Unknown where it says so ({'; '.join(reasons)})." if reasons else ""
+    return f" “Unknown”: {'; '.join(reasons)}." if reasons else ""
 
 
 def _by_variant(
@@ -146,7 +171,7 @@ def confusions(variant: Variant) -> Table:
             ]
         )
     head = ["seed", "true +", "false −", "true −", "false +", "sensitivity", "specificity"]
-    return Table("The same counts for each of the variant's seeds.", head, rows)
+    return Table("The same counts, seed by seed.", head, rows)
 
 
 def networks(variants: Sequence[Variant]) -> list[Table]:
@@ -183,8 +208,8 @@ def layers(name: str, summary: Summary) -> Table:
         ]
         for layer in summary.layers
     ]
-    others = f"{summary.non_trainable:,} not (moving averages of batch normalisation, and frozen weights)"
-    trainable = f"{summary.trainable:,} trainable and {others}" if summary.non_trainable else "all trainable"
+    fixed = f"{summary.non_trainable:,} not trainable (batch-norm running averages, frozen weights)"
+    trainable = f"{summary.trainable:,} trainable, {fixed}" if summary.non_trainable else "all trainable"
     caption = f"{name}: {summary.total:,} parameters, {trainable}."
     return Table(caption, ["layer", "output shape", "parameters"], rows)
 

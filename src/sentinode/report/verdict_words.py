@@ -1,40 +1,125 @@
-"""Evidence in sentences: verdicts, the rule behind them, what varied, the notebook's claims, the leak."""
+"""Evidence in sentences: question, answer, how sure; the rule, what varied, the notebook's claims, the leak."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import Final
 
 import numpy as np
 
 from sentinode.config import ModelConfig, NotebookModel
 from sentinode.evaluation.clusters import CLUSTER_NAMES, CLUSTERS_IN_WORDS, FEWEST, STAIN_CAUTION
-from sentinode.evaluation.verdict import FEWEST_SEEDS, Verdict, too_few_seeds
+from sentinode.evaluation.verdict import FEWEST_SEEDS, Outcome, Verdict
 from sentinode.experiments.evidence import Evidence, IndependentTests
 
 _NO_ANSWER = frozenset({"too few seeds", "too few slides", "same network", "same predictions"})
 _SIGNIFICANT = 0.05
+_INDEPENDENT: Final = (
+    "Tests that treat patches as independent (DeLong, McNemar) decide nothing here: patches of one slide resemble each "
+    "other, so their p-values are too small."
+)
+_ORDER: Final[tuple[Outcome, ...]] = (
+    "better",
+    "worse",
+    "too small to matter",
+    "no evidence",
+    "too few seeds",
+    "too few slides",
+    "same network",
+    "same predictions",
+    "not asked",
+)
+"""In which an answer tells its outcomes: what was shown first."""
 
 
-def verdicts(evidence: Evidence) -> list[str]:
-    """The verdicts, with names that stand out in a sentence; several that lack seeds are told in one."""
-    if len(evidence.verdicts) > 1 and all(verdict.outcome == "too few seeds" for verdict in evidence.verdicts):
-        first = evidence.verdicts[0]
-        told = ", ".join(f"“{v.a}” {v.difference:+.3f} ({v.interval_in_words()})" for v in evidence.verdicts)
-        return [
-            f"Differences to “{first.b}” in {first.metric}: {told}. {too_few_seeds(first)} them from the luck of the "
-            f"seed: no winner is named; a verdict takes {FEWEST_SEEDS} seeds or more."
-        ]
-    return [_quoted(verdict).in_words() for verdict in evidence.verdicts]
+def question(evidence: Evidence) -> str:
+    """What was asked of the variants; the first is the one that the others are held against."""
+    first = evidence.verdicts[0]
+    if len(evidence.verdicts) == 1:
+        return f"Is “{first.a}” better than “{first.b}”?"
+    return f"Is another variant better than “{first.b}”?"
+
+
+def answer(evidence: Evidence) -> str:
+    """The verdicts, those of one outcome together."""
+    by_outcome: dict[Outcome, list[Verdict]] = {}
+    for verdict in evidence.verdicts:
+        by_outcome.setdefault(verdict.outcome, []).append(verdict)
+    alone = len(by_outcome) == 1
+    return " ".join(_answered(outcome, by_outcome[outcome], alone) for outcome in _ORDER if outcome in by_outcome)
+
+
+def _answered(outcome: Outcome, found: Sequence[Verdict], alone: bool) -> str:
+    """One outcome, and the verdicts that came to it; `alone`: all did."""
+    first = found[0]
+    names = _joined(f"“{verdict.a}”" for verdict in found)
+    by = _joined(f"“{verdict.a}” by {abs(verdict.difference):.3f}" for verdict in found)
+    one = len(found) == 1
+    match outcome:
+        case "better" | "worse":
+            how = "higher" if (outcome == "better") == (first.gain > 0) else "lower"
+            yes = "Yes" if outcome == "better" else "Worse"
+            if one:
+                return f"{yes}: “{first.a}” scores {abs(first.difference):.3f} {first.metric} {how} than “{first.b}”."
+            return f"{yes}: {by} {first.metric} score {how} than “{first.b}”."
+        case "too small to matter":
+            differ = "differs" if one else "differ"
+            return f"{names} {differ} from “{first.b}”, but by less than {first.smallest_effect:g} {first.metric}."
+        case "no evidence":
+            needed = [verdict.seeds_needed for verdict in found if verdict.seeds_needed]
+            need = f" About {max(needed)} seeds would be needed to detect {first.smallest_effect:g}." if needed else ""
+            which = "" if alone else f" for {names}"
+            return f"No difference in {first.metric} from “{first.b}” was shown{which}.{need}"
+        case "too few seeds":
+            return f"Not known: {_too_few_seeds(first)}. A verdict needs at least {FEWEST_SEEDS}."
+        case "too few slides":
+            return f"Not known{'' if alone else f' for {names}'}: there are too few slides or groups."
+        case "not asked":
+            return f"No verdict was asked for on {names}."
+        case "same network":
+            are = "is" if one else "are"
+            return (
+                f"{names} {are} the same network as “{first.b}”: all weights are equal, so the setting has no effect."
+            )
+        case "same predictions":
+            give = "gives" if one else "give"
+            return f"{names} {give} the same predictions as “{first.b}”: these patches cannot distinguish them."
+
+
+def _too_few_seeds(verdict: Verdict) -> str:
+    if verdict.seeds < verdict.seeds_run:
+        networks = "one network" if verdict.seeds == 1 else f"{verdict.seeds} networks"
+        return f"{verdict.seeds_run} seeds gave {networks}, and chance cannot be told from a difference"
+    seeds = "one seed" if verdict.seeds == 1 else f"{verdict.seeds} seeds"
+    return f"{seeds} cannot tell a difference from chance"
 
 
 def own(evidence: Evidence) -> list[str]:
     """What is told of metrics of the user's own."""
-    return [_quoted(verdict).in_words() for verdict in evidence.own_verdicts]
+    return [replace(verdict, a=f"“{verdict.a}”", b=f"“{verdict.b}”").in_words() for verdict in evidence.own_verdicts]
 
 
-def _quoted(verdict: Verdict) -> Verdict:
-    return replace(verdict, a=f"“{verdict.a}”", b=f"“{verdict.b}”")
+def how_sure(evidence: Evidence) -> str:
+    """On what the answer rests: the difference with its interval, seeds and slides."""
+    on = (
+        f"{evidence.seeds} {'seed' if evidence.seeds == 1 else 'seeds'}, {evidence.patches:,} patches from "
+        f"{evidence.clusters:,} {CLUSTER_NAMES[evidence.cluster_kind]}"
+    )
+    reasons = _joined(dict.fromkeys(verdict.reason for verdict in evidence.verdicts if verdict.reason))
+    on = f"{on} ({reasons})" if reasons else on
+    if len(evidence.verdicts) > 1:
+        return f"Based on {on}."
+    (verdict,) = evidence.verdicts
+    if verdict.outcome in ("same network", "same predictions"):
+        return f"Based on {on}."
+    higher = f"; {verdict.in_seeds}" if verdict.seeds > 1 else ""
+    return f"Difference {verdict.difference:+.3f} ({verdict.interval_in_words()}{higher}). Based on {on}."
+
+
+def _joined(names: Iterable[str]) -> str:
+    *others, last = [*names] or [""]
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def varied(evidence: Evidence) -> str:
@@ -48,75 +133,84 @@ def _counted(evidence: Evidence) -> str:
         return ""
     networks = "one network" if evidence.seeds == 1 else f"{evidence.seeds} networks"
     return (
-        f"{evidence.seeds_run} seeds gave {networks} of each variant, to the last bit, and are counted as "
-        f"{evidence.seeds}; --folds makes seeds differ. "
+        f"{evidence.seeds_run} seeds gave {networks} of each variant, identical to the last bit, and count as "
+        f"{evidence.seeds}; use --folds to make seeds differ. "
     )
 
 
 def _varied(evidence: Evidence) -> str:
     if evidence.seeds == 1:
-        return "One seed of each: nothing is known of how scores vary with it."
+        return "With one seed, how much scores vary between seeds is not known."
     if not evidence.varied:
-        return "What differs from seed to seed is not on record."
+        return "What differs between seeds is not recorded."
     *others, last = evidence.varied
     together = f"{', '.join(others)} and {last}" if others else last
     vary = "vary together" if others else "varies"
-    own = " Under one seed all variants have the same of each." if others else ""
-    told = f"From seed to seed {together} {vary}.{own}"
+    own = " Within one seed all variants share them." if others else ""
+    told = f"Between seeds, {together} {vary}.{own}"
     if "split" in evidence.varied:
         folds = f" into {evidence.folds} folds" if evidence.folds > 1 else ""
         return f"{told} Each seed draws its own split{folds}; no patch is scored by a network that was trained on it."
-    return f"{told} All seeds share one split. How another would change the scores is not seen; --folds shows it."
+    return f"{told} All seeds share one split; use --folds to see how much another split changes the scores."
 
 
-def rule(evidence: Evidence) -> str:
-    """How a verdict is reached, fixed before anyone looks."""
-    smallest = evidence.verdicts[0].smallest_effect
-    asked = sum(np.isfinite(verdict.p_value) for verdict in (*evidence.verdicts, *evidence.own_verdicts))
-    holm = f", after Holm's correction for {asked} questions" if asked > 1 else ""
-    beyond = "another hospital" if evidence.folds > 1 else "another split or another hospital"
-    return (
-        f"The rule was fixed beforehand: “better” takes at least {FEWEST_SEEDS} seeds that differ, {FEWEST} "
-        f"{CLUSTER_NAMES[evidence.cluster_kind]} of each class, counted as if of one size, P(better) of 0.75 or more, "
-        f"a 95 % interval that leaves out zero{holm}, and a difference of at least {smallest:g}; one "
-        "that lacks only the last is “too small to matter”, everything else “no evidence”. "
-        f"The intervals draw {CLUSTERS_IN_WORDS[evidence.cluster_kind]} and seeds anew; they do not cover "
-        f"{beyond}.{_slides_unknown(evidence)}"
-    )
+def rule(asked: Iterable[Evidence]) -> list[str]:
+    """How a verdict is reached, fixed before anyone looks; what several questions have in common is said once.
+
+    Nothing is said of evidence without a verdict.
+    """
+    said: dict[str, None] = {}
+    for evidence in (found for found in asked if found.verdicts):
+        beyond = "another hospital" if evidence.folds > 1 else "another split or another hospital"
+        said |= dict.fromkeys(
+            [
+                f"The rule was fixed beforehand. “Better” needs at least {FEWEST_SEEDS} different seeds, at least "
+                f"{FEWEST} {CLUSTER_NAMES[evidence.cluster_kind]} with each class (counted as if of equal size), "
+                "P(better) of at least 0.75, a 95 % interval that excludes zero (after Holm's correction when several "
+                f"questions are asked), and a difference of at least {evidence.verdicts[0].smallest_effect:g}.",
+                "If only the last is missing, the difference is “too small to matter”; in every other case there is "
+                "“no evidence”.",
+                f"Intervals come from a bootstrap over {CLUSTERS_IN_WORDS[evidence.cluster_kind]} and seeds; they do "
+                f"not cover {beyond}.",
+                *_slides_unknown(evidence),
+            ]
+        )
+        if evidence.independent:
+            said[_INDEPENDENT] = None
+    return list(said)
 
 
-def _slides_unknown(evidence: Evidence) -> str:
-    """What it means that something stands in for slides."""
+def _slides_unknown(evidence: Evidence) -> list[str]:
+    """What it means that slides are replaced by groups or clusters."""
     match evidence.cluster_kind:
         case "slide" | "patient":
-            return ""
+            return []
         case "group":
-            return " Slides are not known: where a group is less than a slide, these intervals are too narrow."
+            return ["Slides are not known. If a group is smaller than a slide, these intervals are too narrow."]
         case "slide+group":
-            return " Not all slides are known: where a group is less than a slide, these intervals are too narrow."
+            return ["Not all slides are known. If a group is smaller than a slide, these intervals are too narrow."]
         case "stain" | "slide+stain":
-            return f" {STAIN_CAUTION}"
+            return [STAIN_CAUTION]
 
 
-def assumed_independent(tests: IndependentTests) -> str:
+def assumed_independent(tests: IndependentTests) -> list[str]:
     """What the tests that take patches as independent say, run pair by run pair."""
-    counts = [f"{name}: {_significant(p_values)}" for name, p_values in _by_name(tests).items()]
-    return f"“{tests.a}” against “{tests.b}”, {_pairs(len(tests.delong))}. {' '.join(counts)}"
+    named = {"DeLong's test (AUC)": tests.delong, "McNemar's test (threshold 0.5)": tests.mcnemar}
+    return [f"{name}: {_significant(tests, p_values)}" for name, p_values in named.items()]
 
 
-def _by_name(tests: IndependentTests) -> dict[str, tuple[float, ...]]:
-    return {"DeLong (AUC)": tests.delong, "McNemar (calls at 0.5)": tests.mcnemar}
-
-
-def _pairs(count: int) -> str:
-    return "one pair of runs" if count == 1 else f"{count} pairs of runs"
-
-
-def _significant(signed: tuple[float, ...]) -> str:
-    """How many of the signed p-values speak for either side at 5 %."""
+def _significant(tests: IndependentTests, signed: tuple[float, ...]) -> str:
+    """How many of the signed p-values speak for either at 5 %."""
     significant = [p for p in signed if abs(p) <= _SIGNIFICANT]
     better = sum(not np.signbit(p) for p in significant)
-    return f"better in {better}, worse in {len(significant) - better} (p ≤ {_SIGNIFICANT:g})."
+    worse = len(significant) - better
+    pairs = "1 run pair" if len(signed) == 1 else f"{len(signed)} run pairs"
+    told = [f"{how} in {count}" for how, count in (("better", better), ("worse", worse)) if count]
+    if not told:
+        return (
+            f"no significant difference between “{tests.a}” and “{tests.b}” in any of {pairs} (p ≤ {_SIGNIFICANT:g})."
+        )
+    return f"“{tests.a}” is significantly {_joined(told)} of {pairs} than “{tests.b}” (p ≤ {_SIGNIFICANT:g})."
 
 
 def notebook_preference(evidence: Evidence, models: Mapping[str, ModelConfig]) -> str | None:
@@ -135,9 +229,9 @@ def _beside(verdict: Verdict, preferred: ModelConfig, other: ModelConfig) -> str
     momentum = (preferred.bn_momentum, other.bn_momentum) == (0.25, 0.99) and preferred.norm == other.norm
     if not (order or momentum) or verdict.outcome in _NO_ANSWER:
         return None
-    answer = {"better": "holds here", "worse": "does not hold here: it is the other way round"}
-    told = answer.get(verdict.outcome, "cannot be told from these runs")
-    return f"The notebook preferred “{verdict.a}” to “{verdict.b}” on one run each. That claim {told}."
+    beside = {"better": "holds here", "worse": "is reversed here"}
+    told = beside.get(verdict.outcome, "is not confirmed by these runs")
+    return f"The notebook preferred “{verdict.a}” to “{verdict.b}”, on one run each: that {told}."
 
 
 def inflation(evidence: Evidence) -> list[str]:
@@ -146,38 +240,23 @@ def inflation(evidence: Evidence) -> list[str]:
 
 
 def _inflation(verdict: Verdict) -> str:
-    split = {"random": "The random split", "stain": "The split by clusters of stain"}[verdict.a]
-    more = "higher" if verdict.gain > 0 else "lower"
-    told = f"{verdict.interval_in_words()}; {more} under {verdict.seeds_better} of {verdict.seeds} seeds"
+    split = {"random": "The random split", "stain": "The split by stain clusters"}[verdict.a]
+    told = f"{verdict.interval_in_words()}; {verdict.in_seeds}"
+    by = f"{split} changes the score by {verdict.difference:+.3f} {verdict.metric} ({told})"
     match verdict.outcome:
         case "better":
-            return (
-                f"{split} makes the same model look better by {abs(verdict.difference):.3f} {verdict.metric} than the "
-                f"trusted split does ({told}). That much of its score is knowledge of the slides, not of tumour."
-                if verdict.a == "random"
-                else f"{split} still flatters, by {abs(verdict.difference):.3f} {verdict.metric} ({told})."
-            )
+            why = "the network recognises the slides" if verdict.a == "random" else "some leak remains"
+            return f"{split} inflates the score by {abs(verdict.difference):.3f} {verdict.metric} ({told}): {why}."
         case "worse":
             worse = "lower" if verdict.gain > 0 else "worse"
             return f"{split} gives a {worse} score, by {abs(verdict.difference):.3f} {verdict.metric} ({told})."
         case "too few seeds":
-            return (
-                f"{split} gives {verdict.difference:+.3f} {verdict.metric} ({told}). A verdict takes {FEWEST_SEEDS} "
-                "seeds or more."
-            )
+            return f"{by}. Whether that is chance is not known: a verdict needs at least {FEWEST_SEEDS} seeds."
         case "too few slides":
-            return (
-                f"{split} gives {verdict.difference:+.3f} {verdict.metric} ({told}). Too few to tell: {verdict.reason}."
-            )
+            return f"{by}. Whether that is chance is not known: too few slides or groups ({verdict.reason})."
         case "same network" | "same predictions":
             return f"{split} gives the same predictions as the trusted one: both splits are the same here."
         case "too small to matter":
-            return (
-                f"{split} gives {verdict.difference:+.3f} {verdict.metric} ({told}): a difference, but less than "
-                f"{verdict.smallest_effect:g}, the smallest that matters."
-            )
+            return f"{by}: a difference, but less than {verdict.smallest_effect:g}, the smallest that matters."
         case "no evidence" | "not asked":
-            return (
-                f"{split} gives {verdict.difference:+.3f} {verdict.metric} ({told}): no evidence that it differs from "
-                "the trusted split here."
-            )
+            return f"{by}: no evidence of a difference from the trusted split."
