@@ -500,7 +500,7 @@ def put(root: Path, *folders: str) -> None:
 
 
 LAYOUTS: dict[str, tuple[tuple[str, ...], str, str]] = {
-    "DATA in DATA": (("data/train", "data/test"), "holds one: data/", "Give {}/data"),
+    "DATA in DATA": (("data/train", "data/test"), "contains one: data/", "Give {}/data"),
     "train in train": (("train/train", "test/test"), "a folder deeper, in train/", "mv {}/train/train/* {}/train/"),
     "class folders": (("0", "1"), "2 folders of images (0/, 1/), as of one for each class", "id,label"),
     "class folders in words": (("normal", "tumour"), "2 folders of images (normal/, tumour/)", "id,label"),

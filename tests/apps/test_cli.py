@@ -371,7 +371,7 @@ def test_an_ensemble_of_a_study_and_what_is_refused(
 ) -> None:
     out = tmp_path / "out"
     refused(sentinode("ensemble", finished, "--out", out), "an ensemble needs two runs or more")
-    refused(sentinode("ensemble", *two_runs, two_runs[0], "--out", out), "once more")
+    refused(sentinode("ensemble", *two_runs, two_runs[0], "--out", out), "is the same network as")
     refused(sentinode("ensemble", *two_runs, "--out", out, "--weights", "best"), "unknown weighting 'best'")
     refused(sentinode("ensemble", *two_runs, "--out", finished), "is not empty")
     refused(sentinode("ensemble", *two_runs, tmp_path, "--out", out), "is not a run")

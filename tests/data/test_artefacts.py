@@ -163,9 +163,9 @@ def test_nothing_is_claimed_in_what_is_finished(tmp_path: Path, kind: str) -> No
     seal(tmp_path / "done", kind)
     (tmp_path / "link").symlink_to(tmp_path / "done", target_is_directory=True)
     for folder in (tmp_path / "done", tmp_path / "done" / "new" / "er", tmp_path / "link" / "new"):
-        with pytest.raises(RunError, match=f"finished {kind}.*nothing is written"), claim(folder, begun="study.toml"):
+        with pytest.raises(RunError, match=f"finished {kind}.*never changed"), claim(folder, begun="study.toml"):
             pass
-        with pytest.raises(RunError, match=f"finished {kind}.*nothing is written"), claim_file(folder / "a.csv"):
+        with pytest.raises(RunError, match=f"finished {kind}.*never changed"), claim_file(folder / "a.csv"):
             pass
     assert not (tmp_path / "done" / "new").exists()
     write_json(tmp_path / "site" / "manifest.json", {"name": "of another program"})

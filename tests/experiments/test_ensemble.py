@@ -225,7 +225,7 @@ def test_the_order_of_a_members_predictions_does_not_matter(runs: dict[str, Run]
     [
         ({"a": {}, "b": {}}, "'a' and 'b' would be the same network"),
         ({"a": {}, "b": {"predict.views": 8}}, "'a' and 'b' would be the same network"),
-        ({"a": {}, "b": {"split.seed": 1}}, "'b' would be validated on other patches"),
+        ({"a": {}, "b": {"split.seed": 1}}, "'b' would have another validation set"),
         ({"a": {}, "b": {"model.architecture": "timm", "model.backbone": "no-such-network"}}, "timm has no backbone"),
     ],
 )

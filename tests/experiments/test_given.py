@@ -112,7 +112,7 @@ def test_runs_that_do_not_pair_are_refused_with_the_reason(
         pair_given(open_given([*folders, twin]))
     elsewhere = override(config, {"split.validation_fraction": 0.5, "seeds": [25]})
     other = compare(elsewhere, RunStore(material, tmp_path / "other", device=CPU)).variants[1].runs[0]
-    with pytest.raises(RunError, match="other patches"):
+    with pytest.raises(RunError, match="has another validation set than"):
         pair_given(open_given([folders[0], other.folder]))
     with pytest.raises(RunError, match="is not empty"):
         compare_runs(folders, twin)

@@ -133,9 +133,9 @@ def test_only_what_the_teacher_is_sure_of_joins() -> None:
 @pytest.mark.parametrize(
     ("probabilities", "told"),
     [
-        ([0.6, 0.4, 0.99], "sure of no patch at 0.95, of 2 test patches that may join, whose probabilities are 0.400"),
-        ([0.96, 0.97, 0.01], r"sure of only positives \(2\)"),
-        ([0.5, 0.01, 0.9], r"sure of only negatives \(1\)"),
+        ([0.6, 0.4, 0.99], "of no patch of 2 test patches that may join, whose probabilities are 0.400"),
+        ([0.96, 0.97, 0.01], r"confident \(0.95\) of only positives \(2\)"),
+        ([0.5, 0.01, 0.9], r"confident \(0.95\) of only negatives \(1\)"),
     ],
 )
 def test_one_class_alone_is_refused(probabilities: list[float], told: str) -> None:
