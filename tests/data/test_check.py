@@ -6,11 +6,14 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+from sklearn.metrics import roc_auc_score
 
+from sentinode.data.appearance import appearance
 from sentinode.data.check import Check, check_folder
-from sentinode.data.explore import explore
+from sentinode.data.explore import baseline, explore
 from sentinode.data.ingest import pack_folder, read_folder
 from sentinode.experiments.session import Session
 
@@ -81,3 +84,39 @@ def test_exploration_counts_every_labelled_patch_once(check: Check) -> None:
         assert sum(quantity["positive"]) == (training.labels == 1).sum()
         assert len(quantity["edges"]) == len(quantity["negative"]) + 1
     assert sum(slide["patches"] for slide in found["slides"]) == len(training)
+
+
+def test_everything_that_was_counted_has_its_severity_and_what_needs_care_a_next_step(check: Check) -> None:
+    rows = {row.what: row for row in check.table()}
+    for row in rows.values():
+        assert (row.severity == "") == (row.count == 0)
+        assert row.next_step or row.severity in ("note", "")
+    assert rows["identical duplicates"].severity == "warning"
+    assert rows["unusable images"].severity == ""
+    assert rows["slides"].severity == "note"
+
+
+def test_patches_that_name_no_slide_are_a_warning(check: Check) -> None:
+    everything = check.packed.everything
+    nameless = replace(everything, slides=np.full(len(everything), ""))
+    unknown = replace(check, packed=replace(check.packed, everything=nameless))
+    (row,) = (row for row in unknown.table() if row.what == "slides")
+    assert row.severity == "warning"
+    assert "--slides" in row.next_step
+
+
+def test_brightness_alone_is_the_baseline(check: Check) -> None:
+    training = check.packed.training
+    rows = np.flatnonzero(training.labels >= 0)
+    brightness = appearance(training.pixels, rows)["brightness"]
+    expected = roc_auc_score(training.labels[rows], brightness)
+    assert check.brightness_auc == pytest.approx(expected)
+    assert explore(training, seed=0)["quantities"]["brightness"]["auc"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("auc", "said"),
+    [(0.3, "AUC is 0.70: positive patches are darker"), (0.7, "lighter"), (0.53, "hardly"), (None, "no baseline")],
+)
+def test_the_baseline_is_told_in_words(auc: float | None, said: str) -> None:
+    assert said in baseline(auc)

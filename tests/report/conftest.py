@@ -145,7 +145,15 @@ def write_check(folder: Path, fake: FakeStudy) -> None:
         "origin": fake.origin,
         "note": fake.note,
         "parts": {"training": 60, "test": 5},
-        "table": [{"what": "identical duplicates", "count": 1, "note": "pixel for pixel"}],
+        "table": [
+            {"what": what, "count": count, "note": note, "severity": severity, "next_step": step}
+            for what, count, note, severity, step in (
+                ("identical duplicates", 1, "pixel for pixel", "warning", "keep one of each"),
+                ("unusable images", 1, "truncated", "error", "replace them"),
+                ("flat patches", 0, "", "", ""),
+            )
+        ],
+        "brightness_auc": 0.25,
         "findings": [{"what": "rows without an image", "count": 3, "examples": ["<b>x</b>"]}],
         "unreadable": [{"id": "bad", "reason": "truncated"}],
         "audit": {

@@ -166,6 +166,18 @@ def test_the_best_trial_is_shown_with_its_command_and_what_is_folded_is_said_to_
     assert 'content: " (on screen only)"' in page.source
 
 
+def test_a_check_begins_with_whether_the_data_can_be_used_and_what_to_beat(rendered: Write) -> None:
+    text = pages(rendered())[1].text
+    places = [
+        text.index("Not yet: 1 finding to fix first, 1 warning."),
+        text.index("A network should beat brightness alone, whose AUC is 0.75: positive patches are darker."),
+        text.index("unusable images error 1 truncated replace them"),
+        text.index("identical duplicates warning 1 pixel for pixel keep one of each"),
+        text.index("Not found: flat patches."),
+    ]
+    assert places == sorted(places)
+
+
 def test_every_chart_has_a_caption_of_its_own(rendered: Write) -> None:
     for page in pages(rendered()):
         captions = re.findall(r"</svg>\s*<figcaption>(.*?)</figcaption>", page.source, re.DOTALL)

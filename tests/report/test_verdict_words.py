@@ -94,7 +94,7 @@ def test_every_outcome_has_its_answer(outcome: str, said: str) -> None:
     assert verdict_words.question(evidence_of(outcome=outcome)) == "Is “after” better than “before”?"
     assert verdict_words.answer(evidence_of(outcome=outcome)).startswith(said)
     same = outcome.startswith("same")
-    sure = verdict_words.how_sure(evidence_of(outcome=outcome))
+    sure = " ".join(verdict_words.how_sure(evidence_of(outcome=outcome)))
     assert ("95 % interval +0.004 to +0.021" in sure) != same
     assert ("slides with tumour: 2" in sure) == (outcome == "too few slides")
 

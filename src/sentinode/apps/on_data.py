@@ -56,14 +56,19 @@ def check(
 
     from sentinode.api import data as api
     from sentinode.apps import console
+    from sentinode.data.explore import baseline
 
     asked = asked_run(None, None, None, slides, groups)
     with console.steps() as progress:
         result = api.check(data, asked.data, session_of(cache, "cpu", workers, progress), out=out)
-    rows = [[what, f"{count:,}", note] for what, count, note in result.table()]
+    rows = [[row.what, f"{row.count:,}", row.note] for row in result.table()]
     console.show_table(
         f"{data}{f' ({result.folder.note})' if result.folder.note else ''}", ["what", "count", "note"], rows
     )
+    for row in result.table():
+        if row.severity in ("error", "warning"):
+            console.say(f"{row.severity}: {row.count:,} {row.what}. Next: {row.next_step}.")
+    console.say(baseline(result.brightness_auc))
     if out:
         console.say(f"{out / 'check.html'}")
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 
 from sentinode.data.audit import Audit, audit_patches
+from sentinode.data.explore import brightness_auc
 from sentinode.data.ingest import PackedFolder
 from sentinode.data.listing import DataFolder, Origin
 from sentinode.progress import Progress, silent
@@ -15,6 +16,53 @@ from sentinode.progress import Progress, silent
 # Of the competition: patches by part, and the share of ids that need not be the SHA-1 of the pixels.
 _MOST_PATCHES: Final = {"training": 220_025, "test": 57_458}
 _STRANGE_IDS: Final = 0.01
+
+Severity = Literal["error", "warning", "note"]
+"""Fix it before training; it can make a score too good or too low; worth knowing."""
+_KEPT_TOGETHER: Final = "the default split keeps them in one set"
+_ADVICE: Final[dict[str, tuple[Severity, str]]] = {
+    "patches": ("note", ""),
+    "labelled negative": ("note", ""),
+    "labelled positive": ("note", ""),
+    "without a label": ("note", "nothing: they are not used for training"),
+    "slides": ("note", "nothing: a split by slide keeps each in one set"),
+    "identical duplicates": ("warning", "keep one of each: --set data.leave_out=['duplicate']"),
+    "rotated or flipped duplicates": ("note", f"nothing: {_KEPT_TOGETHER}"),
+    "duplicates with another label": ("error", "look at the pairs and correct the wrong label"),
+    "overlapping patches": ("note", f"nothing: {_KEPT_TOGETHER}"),
+    "groups that share tissue": ("note", "do not split at random: --group-by auto"),
+    "near-white patches": ("warning", "leave them out: --set data.leave_out=['blank']"),
+    "near-black patches": ("warning", "leave them out: --set data.leave_out=['blank']"),
+    "flat patches": ("warning", "leave them out: --set data.leave_out=['blank']"),
+    "ids that do not match the pixels' SHA-1": ("note", "nothing, if the patches come from another source"),
+    "groups across training and test": ("warning", "do not trust scores on the test part"),
+    "unusable images": ("error", "replace them, or --set data.leave_out=['unreadable']"),
+}
+_NO_SLIDES: Final[tuple[Severity, str]] = (
+    "warning",
+    "give a table of slides, so that a split can keep them apart: --slides FILE.csv",
+)
+_OF_FINDINGS: Final[dict[str, tuple[Severity, str]]] = {
+    "missing": ("error", "complete the folder, or --set data.leave_out=['missing']"),
+    "unlabelled": ("error", "complete the table of labels, or --set data.leave_out=['unlabelled']"),
+    "label": ("error", "correct the table of labels: 0 or 1"),
+    "duplicate row": ("error", "remove the row from the table"),
+    "extra file": ("note", "nothing: the files are not read"),
+    "sample": ("warning", "compare the sample submission with the test part"),
+    "table": ("warning", "check that the table belongs to these patches"),
+}
+"""By what a finding about tables and files is of."""
+
+
+@dataclass(frozen=True)
+class Counted:
+    """What was counted, how often, and what it means; how grave it is, and what to do about it. "" where nothing is."""
+
+    what: str
+    count: int
+    note: str
+    severity: Severity | Literal[""]
+    next_step: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,6 +72,8 @@ class Check:
     folder: DataFolder
     packed: PackedFolder
     audit: Audit
+    brightness_auc: float | None = None
+    """What the mean brightness of a labelled training patch alone scores: a number to beat."""
 
     @property
     def origin(self) -> Origin:
@@ -51,18 +101,25 @@ class Check:
         training, test = np.split(self.audit.rows.groups, [len(self.packed.training)])
         return len(np.intersect1d(training[training >= 0], test))
 
-    def table(self) -> list[tuple[str, int, str]]:
-        """What was counted, how often, and what it means."""
+    def table(self) -> list[Counted]:
+        """Everything that was counted, with what it means and what to do."""
         rows = [(what, count, note if count else "") for what, count, note in self.audit.table()]
         if self.packed.test is not None:
             note = "the test part shows tissue of the training part" if self.across_parts() else ""
             rows.append(("groups across training and test", self.across_parts(), note))
         unreadable = self.packed.unreadable
         rows.append(("unusable images", len(unreadable), unreadable[0].reason if unreadable else ""))
+        counted = [Counted(*row, *self._advice(row[0], row[1])) for row in rows]
         for finding in self.folder.findings:
             first = f"first: {finding.examples[0]}" if finding.examples else ""
-            rows.append((finding.what, finding.count, first))
-        return rows
+            counted.append(Counted(finding.what, finding.count, first, *_OF_FINDINGS[finding.kind]))
+        return counted
+
+    def _advice(self, what: str, count: int) -> tuple[Severity | Literal[""], str]:
+        """How grave so many of these are, and what to do; slides are missed where a patch names none."""
+        if what == "slides" and bool((self.packed.everything.slides == "").any()):
+            return _NO_SLIDES
+        return _ADVICE[what] if count else ("", "")
 
     def ids_to_show(self, count: int = 12) -> list[str]:
         """The first few patches of each kind that the check found, for its example grids."""
@@ -78,7 +135,8 @@ class Check:
             "origin": self.origin,
             "note": self.folder.note,
             "parts": self._parts(),
-            "table": [{"what": what, "count": count, "note": note} for what, count, note in self.table()],
+            "table": [asdict(row) for row in self.table()],
+            "brightness_auc": self.brightness_auc,
             "findings": [asdict(finding) for finding in self.folder.findings],
             "unreadable": [asdict(entry) for entry in self.packed.unreadable],
             "audit": self.audit.to_json(),
@@ -91,4 +149,4 @@ def check_folder(folder: DataFolder, packed: PackedFolder, *, workers: int = 2, 
     audit = audit_patches(
         everything.ids, everything.labels, everything.slides, everything.pixels, workers=workers, on_progress=progress
     )
-    return Check(folder, packed, audit)
+    return Check(folder, packed, audit, brightness_auc(packed.training))

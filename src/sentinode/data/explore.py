@@ -13,6 +13,7 @@ from sentinode.progress import Progress, of_step, silent
 
 _MOST_PATCHES: Final = 20_000
 _BINS: Final = 40
+_ALIKE_AUC: Final = 0.55  # below it a quantity hardly separates the classes
 
 
 def explore(patches: PatchSet, *, seed: int, progress: Progress = silent) -> dict[str, Any]:
@@ -22,10 +23,7 @@ def explore(patches: PatchSet, *, seed: int, progress: Progress = silent) -> dic
     "slides": [{"slide", "patches", "tumour_fraction", name: mean, ...}]}; counts, not densities. `auc` is what the
     quantity alone scores, below 0.5 where it is lower in positive patches; None where a class is missing.
     """
-    labelled = np.flatnonzero(patches.labels >= 0)
-    rows = labelled
-    if len(labelled) > _MOST_PATCHES:
-        rows = np.sort(np.random.default_rng(seed).choice(labelled, _MOST_PATCHES, replace=False))
+    rows = _drawn(patches, seed)
     table = appearance(patches.pixels, rows, on_progress=of_step(progress, "explore"))
     labels, slides = patches.labels[rows], patches.slides[rows]
     quantities = {}
@@ -46,6 +44,32 @@ def explore(patches: PatchSet, *, seed: int, progress: Progress = silent) -> dic
         "quantities": quantities,
         "slides": [{str(key): value for key, value in row.items()} for row in known.to_dict("records")],
     }
+
+
+def brightness_auc(patches: PatchSet, *, seed: int = 0) -> float | None:
+    """What mean brightness alone scores, a number to beat; as `auc` in `explore`, and over as many patches."""
+    rows = _drawn(patches, seed)
+    values, labels = appearance(patches.pixels, rows)["brightness"].to_numpy(), patches.labels[rows]
+    return _auc(values[labels == 1], values[labels == 0])
+
+
+def baseline(auc: float | None) -> str:
+    """What an AUC of brightness alone means for a network, in a sentence."""
+    if auc is None:
+        return "There is no baseline: only one class has labels."
+    best = max(auc, 1 - auc)
+    if best < _ALIKE_AUC:
+        return f"Brightness alone hardly separates the classes: its AUC is {best:.2f}."
+    how = "darker" if auc < 0.5 else "lighter"
+    return f"A network should beat brightness alone, whose AUC is {best:.2f}: positive patches are {how}."
+
+
+def _drawn(patches: PatchSet, seed: int) -> np.ndarray:
+    """Rows of labelled patches, at most 20,000 of them."""
+    labelled = np.flatnonzero(patches.labels >= 0)
+    if len(labelled) <= _MOST_PATCHES:
+        return labelled
+    return np.sort(np.random.default_rng(seed).choice(labelled, _MOST_PATCHES, replace=False))
 
 
 def _auc(positive: np.ndarray, negative: np.ndarray) -> float | None:

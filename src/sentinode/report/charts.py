@@ -254,7 +254,11 @@ def by_parameter(variants: Sequence[Variant], metric: str) -> list[Chart]:
             best,
         )
         shown.append(
-            Chart(f"{name} against {short_name(key)}", svg, _best_value(key, values, best, f"{name} {means[best]:.3f}"))
+            Chart(
+                f"{name[:1].upper()}{name[1:]} against {short_name(key)}",
+                svg,
+                _best_value(key, values, best, f"{name} {means[best]:.3f}"),
+            )
         )
     return shown
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from sentinode.data.explore import baseline
 from sentinode.data.images import PATCH_SIZE_PX
 from sentinode.report import charts
-from sentinode.report.data_statements import label_rule
-from sentinode.report.parts import Gallery, SideBySide
+from sentinode.report.data_statements import label_rule, many
+from sentinode.report.parts import Answer, Gallery, SideBySide
 from sentinode.report.pictures import picture, pictures
 from sentinode.report.tables import Table
 
@@ -19,6 +21,7 @@ _BLANK_TITLES: Final = {
     "flat": "Flat patches",
 }
 _IDS: Final = "An id should be the SHA-1 of its pixels."
+_GRAVEST: Final = ("error", "warning", "note", "")
 _SHOWN: Final = 12
 _PAIRS_SHOWN: Final = 6
 
@@ -27,7 +30,7 @@ def check_context(folder: Path, check: Mapping[str, Any], explored: Mapping[str,
     audit = check["audit"]
     labels = audit["labels"]
     parts = ", ".join(f"{count:,} {part}" for part, count in check["parts"].items())
-    sections = {"counts": "What was counted", "classes": "Classes and slides"}
+    sections = {"conclusion": "Answers", "counts": "Findings", "classes": "Classes and slides"}
     blanks = blank_galleries(folder, audit)
     duplicates = pairs(folder, audit["duplicates"]["pairs"], _duplicate_caption)
     overlaps = pairs(folder, audit["overlaps"]["pairs"], _overlap_caption)
@@ -39,10 +42,12 @@ def check_context(folder: Path, check: Mapping[str, Any], explored: Mapping[str,
         "title": "A check of the data",
         "note": check["note"],
         "sections": sections,
-        "facts": [f"{parts} patches ({check['kind']} folder)", "nothing was dropped or changed"],
+        "answers": answers(check),
+        "facts": [f"{parts} patches ({check['kind']} folder)"],
         "label_rule": label_rule(check["origin"]),
         "ids_lead": _IDS if check["kind"] == "competition" else "",
         "findings": findings(check),
+        "not_found": not_found(check),
         "details": details(check),
         "unreadable": unreadable(check),
         "class_charts": [
@@ -58,10 +63,36 @@ def check_context(folder: Path, check: Mapping[str, Any], explored: Mapping[str,
     }
 
 
+def answers(check: Mapping[str, Any]) -> list[Answer]:
+    """Whether the data can be used, and what a network must beat."""
+    grave = Counter(row["severity"] for row in check["table"])
+    if grave["error"]:
+        answer = f"Not yet: {many(grave['error'], 'finding')} to fix first, {many(grave['warning'], 'warning')}."
+    elif grave["warning"]:
+        answer = f"Yes, with care: {many(grave['warning'], 'warning')}."
+    else:
+        answer = "Yes: nothing was found that needs fixing."
+    read = "Every table, every file and the pixels of every patch were checked; nothing was dropped or changed."
+    beaten = "Over at most 20,000 labelled training patches, by their mean brightness."
+    return [
+        Answer("Can these data be used as they are?", answer, [read], section="counts"),
+        Answer("What must a network beat?", baseline(check["brightness_auc"]), [beaten]),
+    ]
+
+
 def findings(check: Mapping[str, Any]) -> Table:
-    rows = [[row["what"], f"{row['count']:,}", row["note"]] for row in check["table"]]
-    caption = "Everything that was counted. A patch is left out of training only where a setting says so."
-    return Table(caption, ["what", "count", "note"], rows, frozenset({"note"}))
+    """What was found, the gravest first, with the next step; what was looked for and not found is `not_found`."""
+    found = sorted((row for row in check["table"] if row["count"]), key=lambda row: _GRAVEST.index(row["severity"]))
+    rows = [[row["what"], row["severity"], f"{row['count']:,}", row["note"], row["next_step"]] for row in found]
+    head = ["what", "severity", "count", "note", "next step"]
+    text = frozenset({"severity", "note", "next step"})
+    return Table("Patches are left out of training only if a setting asks for it.", head, rows, text)
+
+
+def not_found(check: Mapping[str, Any]) -> str:
+    """Everything that was looked for in vain, in a sentence."""
+    names = [row["what"] for row in check["table"] if not row["count"]]
+    return f"Not found: {', '.join(names)}." if names else ""
 
 
 def details(check: Mapping[str, Any]) -> Table | None:

@@ -31,7 +31,7 @@ def answered(key: str, comparison: Comparison, evidence: Evidence) -> list[Answe
         Answer(
             verdict_words.question(evidence),
             verdict_words.answer(evidence),
-            [verdict_words.how_sure(evidence), *([preference] if preference else []), *verdict_words.own(evidence)],
+            [*verdict_words.how_sure(evidence), *([preference] if preference else []), *verdict_words.own(evidence)],
             [charts.forest(key, evidence, comparison.variants)],
             key,
         )
@@ -44,7 +44,7 @@ def leak_answered(leak: Comparison, evidence: Evidence) -> Answer:
     return Answer(
         "Does a random split inflate the score?",
         " ".join(verdict_words.inflation(evidence)),
-        [verdict_words.how_sure(evidence), *([least] if trusted else [])],
+        [*verdict_words.how_sure(evidence), *([least] if trusted else [])],
         [charts.forest("leak", evidence, leak.variants, better="looks better")],
         "leak",
     )

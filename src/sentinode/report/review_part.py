@@ -171,11 +171,11 @@ def _by_subgroup(review: Review, found: Subgroups) -> Explained:
         alone = f"The {review.patches:,} patches fall into {found.count:,} subgroups, most of a single patch."
         return Explained(f"By {name}", f"{meaning} {alone}", None)
     shown = found.lines[:MOST_LINES]
-    order = (
-        "From lowest to highest" if found.ordered else "Lowest AUC first; then those too small to judge, largest first"
-    )
-    cut = f"; {len(shown)} of {len(found.lines):,} are shown" if len(shown) < len(found.lines) else ""
-    return Explained(f"By {name}", f"{meaning} {order}{cut}.", _scores_table(name, shown))
+    told = [] if found.ordered else ["Lowest AUC first; then those too small to judge, largest first"]
+    if len(shown) < len(found.lines):
+        told.append(f"{len(shown)} of {len(found.lines):,} are shown")
+    order = f" {'; '.join(told)}." if told else ""
+    return Explained(f"By {name}", f"{meaning}{order}", _scores_table(name, shown))
 
 
 def _scores_table(name: str, lines: Sequence[SubgroupScores]) -> Table:

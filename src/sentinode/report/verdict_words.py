@@ -100,21 +100,18 @@ def own(evidence: Evidence) -> list[str]:
     return [replace(verdict, a=f"“{verdict.a}”", b=f"“{verdict.b}”").in_words() for verdict in evidence.own_verdicts]
 
 
-def how_sure(evidence: Evidence) -> str:
-    """On what the answer rests: the difference with its interval, seeds and slides."""
-    on = (
-        f"{evidence.seeds} {'seed' if evidence.seeds == 1 else 'seeds'}, {evidence.patches:,} patches from "
-        f"{evidence.clusters:,} {CLUSTER_NAMES[evidence.cluster_kind]}"
-    )
+def how_sure(evidence: Evidence) -> list[str]:
+    """On what the answer rests: a single difference with its interval; seeds and slides."""
     reasons = _joined(dict.fromkeys(verdict.reason for verdict in evidence.verdicts if verdict.reason))
-    on = f"{on} ({reasons})" if reasons else on
-    if len(evidence.verdicts) > 1:
-        return f"Based on {on}."
-    (verdict,) = evidence.verdicts
-    if verdict.outcome in ("same network", "same predictions"):
-        return f"Based on {on}."
-    higher = f"; {verdict.in_seeds}" if verdict.seeds > 1 else ""
-    return f"Difference {verdict.difference:+.3f} ({verdict.interval_in_words()}{higher}). Based on {on}."
+    based = (
+        f"Based on {evidence.seeds} {'seed' if evidence.seeds == 1 else 'seeds'}, {evidence.patches:,} patches from "
+        f"{evidence.clusters:,} {CLUSTER_NAMES[evidence.cluster_kind]}{f' ({reasons})' if reasons else ''}."
+    )
+    verdict = evidence.verdicts[0]
+    if len(evidence.verdicts) > 1 or verdict.outcome in ("same network", "same predictions"):
+        return [based]
+    seeds = f"; {verdict.in_seeds}" if verdict.seeds > 1 else ""
+    return [f"Difference {verdict.difference:+.3f} ({verdict.interval_in_words()}{seeds}).", based]
 
 
 def _joined(names: Iterable[str]) -> str:
