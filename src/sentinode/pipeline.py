@@ -236,7 +236,9 @@ def settle_identity(
     if noted["metrics"] != sorted(metrics):
         names = ", ".join(map(repr, noted["metrics"])) or "none"
         raise RunError(
-            f"was begun with other metrics of your own ({names})", where=out, remedy="Give the same, or another folder."
+            f"was started with other metrics of your own ({names})",
+            where=out,
+            remedy="Give the same, or another folder.",
         )
     require_same(noted["data"], identity, where=out)
 

@@ -605,8 +605,8 @@ def fails(_labels: np.ndarray, _probabilities: np.ndarray) -> float:
     [
         ({"auc": metrics.auc}, "'auc' is a metric already"),
         ({"AUC": metrics.auc}, "'AUC' is a metric already"),
-        ({"": metrics.auc}, "is no name for a metric"),
-        ({"two\nlines": metrics.auc}, "is no name for a metric"),
+        ({"": metrics.auc}, "is not a name for a metric"),
+        ({"two\nlines": metrics.auc}, "is not a name for a metric"),
         ({"mine": fails}, "'mine' failed on 4 patches .ZeroDivisionError: no such share"),
         ({"mine": lambda labels, _said: labels}, "'mine' failed on 4 patches .TypeError"),
     ],

@@ -287,7 +287,7 @@ def test_given_ensembles_are_compared_like_other_runs(
     names = [variant.name for variant in found.variants]
     assert names == ["one network", "members norm after, views 8, size_px 48 + 2 × norm before, views 1, size_px 32"]
     monkeypatch.setattr(given, "_LONGEST", 30)  # a name heads tables; what does not fit stands in the settings
-    assert [variant.name for variant in pair_given([runs["before"], joined]).variants][1] == "blend of 3 networks"
+    assert [variant.name for variant in pair_given([runs["before"], joined]).variants][1] == "ensemble of 3 networks"
     assert pair_given([runs["before"], joined]).variants[1].settings == found.variants[1].settings
     evidence = weigh(found, *best_known_clusters([joined]), load_preset("fair").compare)
     assert np.isfinite(evidence.verdicts[0].difference)

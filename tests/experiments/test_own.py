@@ -140,7 +140,7 @@ def test_by_the_command_line_it_is_trained_and_predicts_and_its_name_is_in_the_r
         ("my_networks", "Write module:factory"),
         ("my_networks:large", "has no 'large'"),
         ("absent_networks:small", "cannot be imported"),
-        ("my_networks:WIDTH", "is no function and no class"),
+        ("my_networks:WIDTH", "is not a function or class"),
         ("my_networks:unused", "made NoneType, not a torch.nn.Module"),
     ],
 )
@@ -368,8 +368,8 @@ def with_an_argument(width: int) -> nn.Module:
     [
         (two_outputs, r"gives \(2, 2\) for an input of \(2, 3, 32, 32\), not \(2, 1\)"),
         (flat_output, r"gives \(2,\)"),
-        (nan, "weights that are no finite numbers"),
-        (NanLogits, "logits that are no finite numbers"),
+        (nan, "weights that are not finite"),
+        (NanLogits, "logits that are not finite"),
         (without_parameters, "no parameters"),
         (of_another_size, r"does not take an input of \(2, 3, 32, 32\)"),
         (broken, "cannot be made: ValueError: no such layer"),
@@ -381,9 +381,9 @@ def with_an_argument(width: int) -> nn.Module:
         (OfTheBatch, "changes with the patches beside it"),
         (Detached, "no parameter has a part in"),
         (with_an_argument, "cannot be called without arguments"),
-        (functools.partial(with_an_argument, 1), "is no function and no class"),
-        (lambda: linear(), "is no name for a network"),
-        (nn.Identity(), "is no function and no class"),
+        (functools.partial(with_an_argument, 1), "is not a function or class"),
+        (lambda: linear(), "is not a name for a network"),
+        (nn.Identity(), "is not a function or class"),
     ],
 )
 def test_what_could_not_be_trained_is_told_in_one_line_before_anything_is(

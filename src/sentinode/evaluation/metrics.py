@@ -62,7 +62,7 @@ def own_metrics(given: Mapping[str, Score | OwnMetric] | None) -> dict[str, OwnM
     for name, metric in (given or {}).items():
         known = {*METRIC_NAMES, *METRIC_NAMES.values()}
         if name in known or not 0 < len(name) <= _LONGEST_NAME or not name.isprintable():
-            told = f"{name!r} is a metric already" if name in known else f"{name[:60]!r} is no name for a metric"
+            told = f"{name!r} is already a metric" if name in known else f"{name[:60]!r} is not a name for a metric"
             remedy = f"Give it another name, of {_LONGEST_NAME} letters at most."
             raise ConfigError(told, where="metrics", remedy=remedy)
         found[name] = metric if isinstance(metric, OwnMetric) else OwnMetric(metric)

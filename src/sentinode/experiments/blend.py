@@ -23,7 +23,7 @@ from sentinode.inference.probabilities import Predictions
 BLEND: Final = "blend.json"
 _ANY_RECORD: Final = TypeAdapter(dict[str, Any])
 _RULES: Final[dict[Weighting, str]] = {
-    "fitted": "sigmoid(sum of weight * logit), with the weights of least log loss on the validation side, none of them "
+    "fitted": "sigmoid(sum of weight * logit), with the weights of lowest log loss on the validation set, none of them "
     "below 0, that sum to 1",
     "equal": "sigmoid(mean of the logits)",
 }
@@ -52,7 +52,7 @@ class Blend:
         if not (min(weights.values()) >= 0 and abs(sum(weights.values()) - 1) < 1e-6):
             raise ValueError("the weights do not sum to 1")
         if record["rule"] not in get_args(Weighting):
-            raise ValueError(f"there is no rule {record['rule']!r}")
+            raise ValueError(f"unknown rule {record['rule']!r}")
         return cls(record["rule"], weights, dict(record["fold_weights"]), dict(record["scores"]))
 
 

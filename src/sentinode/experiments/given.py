@@ -124,7 +124,9 @@ def _label(own: Mapping[str, Any], run: Run, taken: Sequence[str]) -> str:
     label = ", ".join(said) or "one network"
     if len(label) > _LONGEST:
         label = (
-            f"blend of {len(run.members)} networks" if run.members else f"{said[0]} and {len(said) - 1} more settings"
+            f"ensemble of {len(run.members)} networks"
+            if run.members
+            else f"{said[0]} and {len(said) - 1} more settings"
         )
         alike = sum(name.partition(" (")[0] == label for name in taken)
         label += f" ({alike + 1})" if alike else ""

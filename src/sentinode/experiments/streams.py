@@ -52,7 +52,7 @@ def open_streams(material: Material, config: RunConfig, pseudo: PseudoLabels | N
         shuffle=partial,
     )
     notices = [
-        f"{name} {asked} clipped to {possible}: one pass over the {len(stream):,} patches of the {side} side"
+        f"{name} {asked} clipped to {possible}: one pass over the {len(stream):,} patches of the {side} set"
         for name, side, stream, asked in (
             ("fit.steps_per_epoch", "training", training, steps),
             ("fit.validation_steps", "validation", validation, validation_steps),

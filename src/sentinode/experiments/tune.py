@@ -83,7 +83,7 @@ def _mean_score(runs: list[Run], metric: str) -> float:
         raise RunError(
             f"validation patches of one class have no {metric}, so no trial can be chosen by it",
             where=runs[0].folder,
-            remedy="Set another fit.metric, or a split with both classes on each side.",
+            remedy="Set another fit.metric, or a split with both classes in each set.",
         )
     return value
 

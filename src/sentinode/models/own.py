@@ -64,7 +64,7 @@ class Recipe:
         called = str(name or getattr(factory, "__name__", type(factory).__name__))
         if not is_folder_name(called):
             raise ConfigError(
-                f"{called!r} is no name for a network",
+                f"{called!r} is not a name for a network",
                 where="network",
                 remedy="Give a function that has a name, or a mapping of names to callables; a name may hold letters, "
                 "digits, '.', '_' and '-'.",
@@ -114,7 +114,7 @@ class Recipe:
                 "has parameters that are not float32 on the CPU", "Leave type and device to the settings."
             )
         if not all(torch.isfinite(p).all() for p in parameters):
-            raise self._wrong("begins with weights that are no finite numbers", "Look at how they are drawn.")
+            raise self._wrong("begins with weights that are not finite", "Check how they are initialised.")
         if not _share_nothing(network, again) or not _same_weights(network, again):
             raise self._wrong(
                 "is not the same when it is made twice: the callable keeps something between calls",
@@ -161,7 +161,7 @@ class Recipe:
             told = f"gives {shape} for an input of ({n}, 3, {size_px}, {size_px}), not ({n}, 1)"
             raise self._wrong(told, "Let it end in one logit a patch.")
         if not torch.isfinite(logits).all():
-            raise self._wrong("gives logits that are no finite numbers", "Look at its initial weights.")
+            raise self._wrong("gives logits that are not finite", "Check its initial weights.")
         return logits
 
     def _require_gradients(self, network: nn.Module, logits: Float[Tensor, "n 1"]) -> None:
@@ -169,7 +169,7 @@ class Recipe:
             raise self._wrong("gives logits that no parameter has a part in", "Do not detach them.")
         torch.autograd.backward(logits.sum())
         if not all(torch.isfinite(p.grad).all() for p in network.parameters() if p.grad is not None):
-            raise self._wrong("has gradients that are no finite numbers", "Look at its initial weights.")
+            raise self._wrong("has gradients that are not finite", "Check its initial weights.")
 
     def _wrong(self, what: str, remedy: str) -> ConfigError:
         return ConfigError(f"the network {self.name!r} {what}", where="network", remedy=remedy)
@@ -230,7 +230,7 @@ def require_same_sources(before: Mapping[str, str], now: Mapping[str, str], *, w
         if before[name] != now[name]:
             was, given = before[name][:12], now[name][:12]
             raise RunError(
-                f"was begun with the network {name!r} of source {was}; the one given is of source {given}",
+                f"was started with the network {name!r} of source {was}; the one given is of source {given}",
                 where=where,
                 remedy="Resume it with the source as it was, or choose another folder.",
             )
@@ -275,7 +275,7 @@ def _source_digest(factory: Any, name: str) -> str:
     """
     remedy = "Give a function without arguments, or the class of the network, defined in a file."
     if not (inspect.isfunction(factory) or inspect.isclass(factory)):
-        raise ConfigError(f"{name!r} is no function and no class", where="network", remedy=remedy)
+        raise ConfigError(f"{name!r} is not a function or class", where="network", remedy=remedy)
     if inspect.isfunction(factory) and factory.__closure__:
         held = ", ".join(factory.__code__.co_freevars)
         told = f"{name!r} takes {held} from the function around it, so its source does not say what it makes"
