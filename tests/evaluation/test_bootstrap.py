@@ -603,8 +603,8 @@ def fails(_labels: np.ndarray, _probabilities: np.ndarray) -> float:
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"auc": metrics.auc}, "'auc' is a metric already"),
-        ({"AUC": metrics.auc}, "'AUC' is a metric already"),
+        ({"auc": metrics.auc}, "'auc' is already a metric"),
+        ({"AUC": metrics.auc}, "'AUC' is already a metric"),
         ({"": metrics.auc}, "is not a name for a metric"),
         ({"two\nlines": metrics.auc}, "is not a name for a metric"),
         ({"mine": fails}, "'mine' failed on 4 patches .ZeroDivisionError: no such share"),
