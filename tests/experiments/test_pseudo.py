@@ -189,7 +189,7 @@ def test_the_run_folder_says_who_joined_and_why_others_did_not(pupil: Run, teach
     folder = tmp_path / "run"
     shutil.copytree(pupil.folder, folder)
     page = write_run_page(folder).read_text(encoding="utf-8")
-    assert f"{len(table)} more to train, pseudo-labelled" in page
+    assert f"{len(table)} more with pseudo-labels" in page
     assert "pseudo labels: left out" in page
     (folder / "pseudo.csv").write_text(table.head(3).to_csv(index=False))
     with pytest.raises(RunError, match="has changed since the run was finished"):
