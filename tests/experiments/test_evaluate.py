@@ -397,7 +397,7 @@ def test_runs_are_compared_on_labelled_patches_by_the_same_rule(
     page = (out / "report.html").read_text(encoding="utf-8")
     assert "on labels.csv" in page
     assert "on which nothing was fitted or chosen" in page
-    assert "were trained on" not in page
+    assert "were in the training set" not in page
 
 
 def test_what_any_of_the_runs_was_trained_on_is_said(
