@@ -164,7 +164,7 @@ def test_every_score_has_an_interval_that_holds_it(
     assert [slide["slide"] for slide in record["slides"]] == sorted(slide["slide"] for slide in record["slides"])
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "were in the training set: this score is too good" in page
-    assert "Nothing was fitted or chosen" not in page
+    assert "used neither for training nor for any choice" not in page
     assert "Slide by slide" in page
 
 
@@ -396,7 +396,7 @@ def test_runs_are_compared_on_labelled_patches_by_the_same_rule(
     assert verdict.difference == pytest.approx((second - first).mean())
     page = (out / "report.html").read_text(encoding="utf-8")
     assert "on labels.csv" in page
-    assert "on which nothing was fitted or chosen" in page
+    assert "which were used neither for training nor for any choice" in page
     assert "were in the training set" not in page
 
 

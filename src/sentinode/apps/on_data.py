@@ -67,7 +67,7 @@ def check(
     )
     for row in result.table():
         if row.severity in ("error", "warning"):
-            console.say(f"{row.severity}: {row.count:,} {row.what}. Next: {row.next_step}.")
+            console.say(f"{row.severity}: {row.what}, {row.count:,}. Next: {row.next_step}.")
     console.say(baseline(result.brightness_auc))
     if out:
         console.say(f"{out / 'check.html'}")
