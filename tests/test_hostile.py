@@ -22,17 +22,23 @@ from PIL import Image
 
 from sentinode.data import cache, hdf5
 from sentinode.data.competition import list_images
+from sentinode.data.explore import Explored
 from sentinode.data.images import encode_tiff, read_patch
 from sentinode.data.ingest import pack_folder, read_folder
+from sentinode.data.records import read_record
 from sentinode.data.tables import SLIDE_COLUMNS, read_column_by_id, read_table
 from sentinode.errors import DataError, RunError, SentinodeError, one_line
 from sentinode.experiments.blend import open_blend
 from sentinode.experiments.decision import open_decision
 from sentinode.experiments.environment import read_environment
 from sentinode.experiments.history import read_history
-from sentinode.experiments.record import StudyRecord
+from sentinode.experiments.record import StudyIdentity, StudyRecord
+from sentinode.experiments.review_record import Review
+from sentinode.experiments.run import Scores, sealed
 from sentinode.experiments.run_record import RunRecord
+from sentinode.experiments.study import EvidenceRecord
 from sentinode.inference.probabilities import Predictions
+from sentinode.report.page import write_check_page
 
 # --- tables -----------------------------------------------------------------------------------------
 
@@ -663,11 +669,20 @@ CONTENTS: dict[str, bytes] = {
     "nested": b"[" * 100_000,
     "nested objects": b'{"a":' * 100_000,
     "no text": b"\xff\xfe\x00",
+    "fields of other types": b'{"version": 1, "clusters": 5, "weights": 5, "sha256": 1, "auc": "x"}',
+    "a version in words": b'{"version": "1"}',
     "other words": b'{"clusters": 5, "weights": 5, "calibrations": [], "a": "b"}',
     "numbers of 10,000 digits": b'{"patches": ' + b"9" * 10_000 + b"}",
 }
 READERS: dict[str, Callable[[Path], object]] = {
     "environment.json": lambda folder: read_environment(folder / "environment.json"),
+    "manifest.json": sealed,
+    "scores.json": lambda folder: read_record(folder / "scores.json", Scores),
+    "identity.json": lambda folder: read_record(folder / "identity.json", StudyIdentity),
+    "check.json": write_check_page,
+    "explore.json": lambda folder: read_record(folder / "explore.json", Explored),
+    "evidence.json": lambda folder: read_record(folder / "evidence.json", EvidenceRecord),
+    "errors.json": lambda folder: read_record(folder / "errors.json", Review),
     "decision.json": open_decision,
     "blend.json": open_blend,
     "run.json": RunRecord.read,
@@ -685,6 +700,13 @@ def test_a_record_that_does_not_fit_is_one_line_with_its_name(name: str, content
         READERS[name](tmp_path)
     assert_one_line(caught.value)
     assert name in str(caught.value) or str(tmp_path) in str(caught.value)
+
+
+@pytest.mark.parametrize("name", [name for name in READERS if name.endswith(".json")])
+def test_a_record_of_another_version_says_so(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text('{"version": 2, "sentinode_run": 1, "note": "", "data_kind": []}')
+    with pytest.raises(RunError, match=rf"{name}: is a record of version 2, where version 1 is read\. Read it with"):
+        READERS[name](tmp_path)
 
 
 @pytest.mark.parametrize("row", ["a,2,0.5", "a,1,1.5", "a,1,-0.1", "a,1,nan", "a,x,0.5", "a,1,", "a,1e9,0.5"])

@@ -55,7 +55,9 @@ def test_killed_in_the_middle_and_resumed_equals_uninterrupted(
         sentinode.write_report(tmp_path / "broken")
     resumed = sentinode.study(phantom_folder, config, tmp_path / "broken", session, preset="quick", resume=True)
     assert (tmp_path / "broken" / "submission.csv").read_bytes() == (tmp_path / "whole" / "submission.csv").read_bytes()
-    assert resumed.record == whole.record
+    # Digests differ, for environment.json tells the threads and the commit, and history.csv the seconds.
+    found, expected = (replace(study.record, sha256={}, record_sha256="") for study in (resumed, whole))
+    assert found == expected
 
 
 def test_the_study_is_what_it_says(phantom_folder: Path, config: StudyConfig, session: Session, tmp_path: Path) -> None:
@@ -84,7 +86,7 @@ def test_what_the_options_leave_out_is_counted(
     assert study.tuning is None
     assert study.record.left_out["blank"] > 0
     assert study.record.left_out["duplicate"] > 0
-    blank = {i for ids in study.check["audit"]["blanks"].values() for i in ids}
+    blank = {i for ids in study.check.audit.blanks.values() for i in ids}
     assert not blank & set(pd.read_csv(tmp_path / "study" / "split.csv")["id"])
 
 

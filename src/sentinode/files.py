@@ -5,16 +5,10 @@ from __future__ import annotations
 import os
 import stat
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 
-from pydantic import TypeAdapter, ValidationError
+from sentinode.errors import DataError, InputError
 
-from sentinode.errors import DataError, InputError, RunError
-
-_Record = TypeVar("_Record")
-
-_LARGEST_RECORD_MB: Final = 256  # a hundred times the largest of a study of all patches
-_RESTORE: Final = "Restore it, or train the run or study again."
 _KINDS: Final = {
     stat.S_IFDIR: "a directory",
     stat.S_IFIFO: "a pipe",
@@ -50,18 +44,3 @@ def read_bytes(path: Path, *, limit_mb: float, remedy: str, kind: type[InputErro
     except (OSError, ValueError) as error:  # ValueError: a name with a NUL
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise kind(f"cannot be read ({reason})", where=path, remedy=remedy) from error
-
-
-def read_record(path: Path, kind: TypeAdapter[_Record]) -> _Record:
-    """A record that was written as JSON, through its type; raises RunError, with the file's name, for anything else."""
-    content = read_bytes(path, limit_mb=_LARGEST_RECORD_MB, remedy=_RESTORE, kind=RunError)
-    try:
-        return kind.validate_json(content)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(map(str, first["loc"]))
-        raise RunError(
-            f"is not a record of this version ({f'{place}: ' if place else ''}{first['msg']})",
-            where=path,
-            remedy=_RESTORE,
-        ) from error

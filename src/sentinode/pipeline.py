@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -11,9 +10,11 @@ import numpy as np
 import pandas as pd
 
 from sentinode.config import RunConfig, StudyConfig
-from sentinode.data.artefacts import claim, tidy_finished, write_json, write_text
+from sentinode.data.artefacts import claim, tidy_finished, write_text
+from sentinode.data.check import CHECK
 from sentinode.data.competition import TABLES
-from sentinode.data.explore import explore
+from sentinode.data.explore import EXPLORED, explore
+from sentinode.data.records import read_record, write_record
 from sentinode.data.schema import TableHead, head_of
 from sentinode.data.split import drop_negatives
 from sentinode.data.tables import attributes_of_folder
@@ -45,11 +46,12 @@ from sentinode.experiments.record import (
     ClassCounts,
     InputRange,
     Question,
+    StudyIdentity,
     StudyRecord,
     VariantRecord,
 )
 from sentinode.experiments.session import Session
-from sentinode.experiments.study import Study
+from sentinode.experiments.study import EvidenceRecord, Study
 from sentinode.experiments.tune import trial_count, tune
 from sentinode.explain.attributes import attributes
 from sentinode.explain.galleries import examples, write_inputs, write_pictures
@@ -57,7 +59,7 @@ from sentinode.explain.review import review
 from sentinode.models.build import require_sound
 from sentinode.models.own import NONE, Recipes, require_same_sources
 from sentinode.progress import ALL_RUNS, of_step
-from sentinode.report.page import CHECK, REPORT, write_check_page, write_study_page
+from sentinode.report.page import CHECK_PAGE, REPORT, write_check_page, write_study_page
 from sentinode.settings import override, read_toml, to_toml
 
 EXAMPLES_A_CLASS = 12
@@ -101,7 +103,7 @@ def study(
         settle_identity(out, config, gathered.material.identity(shown_split(config, questions)), questions, metrics)
         if not is_finished_study(out):
             answer(data, gathered, given, asked_ids, config, preset, out, session, questions, own, metrics)
-        if not (out / CHECK).is_file():
+        if not (out / CHECK_PAGE).is_file():
             write_check_page(out)
         if not (out / REPORT).is_file():
             write_study_page(out)
@@ -122,10 +124,8 @@ def answer(
     metrics: Mapping[str, OwnMetric],
 ) -> None:
     """Train, compare, tune and predict, or go on with that, and write the records; the study's own is the last."""
-    write_json(out / "check.json", gathered.check.to_json())
-    write_json(
-        out / "explore.json", explore(gathered.material.patches, seed=config.seeds[0], progress=session.progress)
-    )
+    write_record(out / CHECK, gathered.check.record())
+    write_record(out / EXPLORED, explore(gathered.material.patches, seed=config.seeds[0], progress=session.progress))
     material = gathered.material
     material.write_split(shown_split(config, questions), out / "split.csv")
 
@@ -152,15 +152,16 @@ def answer(
         )
         for question, found in asked.items()
     }
-    write_json(out / STUDY_EVIDENCE, {question: found.to_json() for question, found in evidence.items()})
+    weighed = EvidenceRecord(evidence.get("compare"), evidence.get("tune"), evidence.get("leak"))
+    write_record(out / STUDY_EVIDENCE, weighed)
     chosen = choose(asked, config.fit.metric)
 
     rows = 0 if asked_ids is None else submit(gathered, asked_ids, chosen, out, session)
-    write_json(out / DECISION, decide_together(chosen).to_json())
+    write_record(out / DECISION, decide_together(chosen))
     told = of_step(session.progress, "subgroups")
     known = attributes(material.patches, chosen.predictions.ids, given, on_progress=told)
     reviewed = review(chosen, rival_of(chosen, asked), clusters, known, cluster_kind=kind)
-    write_json(out / STUDY_ERRORS, reviewed.to_json())
+    write_record(out / STUDY_ERRORS, reviewed)
     candidates = material.candidates
     shown = examples(candidates.ids, candidates.labels, EXAMPLES_A_CLASS, seed=config.seeds[0])
     write_pictures(out / "pictures", material.patches, [*shown[0], *shown[1], *reviewed.ids_to_show()])
@@ -224,23 +225,23 @@ def settle_identity(
     path = out / STUDY_IDENTITY
     if not path.is_file():
         write_text(out / STUDY_CONFIG, to_toml(config))  # first: with it the folder is this study's, however it ends
-        write_json(path, {"data": dict(identity), "questions": sorted(questions), "metrics": sorted(metrics)})
+        write_record(path, StudyIdentity(dict(identity), sorted(questions), sorted(metrics)))
         return
-    noted = json.loads(path.read_text(encoding="utf-8"))
-    if noted["questions"] != sorted(questions):
+    noted = read_record(path, StudyIdentity)
+    if noted.questions != sorted(questions):
         raise RunError(
-            f"contains a study of other questions ({', '.join(noted['questions'])})",
+            f"contains a study of other questions ({', '.join(noted.questions)})",
             where=out,
             remedy="Resume it with the same command, or choose another --out.",
         )
-    if noted["metrics"] != sorted(metrics):
-        names = ", ".join(map(repr, noted["metrics"])) or "none"
+    if noted.metrics != sorted(metrics):
+        names = ", ".join(map(repr, noted.metrics)) or "none"
         raise RunError(
             f"was started with other metrics of your own ({names})",
             where=out,
             remedy="Give the same, or another folder.",
         )
-    require_same(noted["data"], identity, where=out)
+    require_same(noted.data, identity, where=out)
 
 
 def choose(asked: Mapping[Question, Comparison], metric: str) -> Variant:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import sklearn.metrics as reference
 from scipy import stats
 
+from sentinode.data.records import read_record, write_record
 from sentinode.evaluation.bands import Band, Bands, curve_bands
 from sentinode.evaluation.bootstrap import ends
 from sentinode.evaluation.clusters import Clusters, draw_seeds
@@ -125,14 +127,17 @@ def test_a_perfect_curve_has_a_band_and_slides_of_one_class_a_few_have_none() ->
     assert np.isnan([few.low, few.high]).all()
 
 
-def test_json_keeps_five_digits() -> None:
+def test_a_record_keeps_five_digits(tmp_path: Path) -> None:
     labels, p, slides = study()
     found = curve_bands(labels, p, slides, rng=np.random.default_rng(0), replicates=50, points=7, level=0.9)
-    read = Bands.from_json(json.loads(json.dumps(found.to_json(), allow_nan=False)))
+    write_record(tmp_path / "bands.json", found)
+    read = read_record(tmp_path / "bands.json", Bands)
     assert read.level == 0.9
     for ours, theirs in ((found.roc, read.roc), (found.precision_recall, read.precision_recall)):
         for name in ("x", "mean", "low", "high"):
             assert getattr(theirs, name) == pytest.approx(getattr(ours, name), abs=5.1e-6)
     nothing = Band(np.array([0.0]), *np.full((3, 1), np.nan))
-    assert nothing.to_json() == {"x": [0.0], "mean": [None], "low": [None], "high": [None]}
-    assert np.isnan(Band.from_json(nothing.to_json()).low).all()
+    write_record(tmp_path / "band.json", nothing)
+    kept = json.loads((tmp_path / "band.json").read_text())
+    assert kept == {"version": 1, "x": [0.0], "mean": [None], "low": [None], "high": [None]}
+    assert np.isnan(read_record(tmp_path / "band.json", Band).low).all()

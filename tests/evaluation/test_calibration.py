@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,9 +10,10 @@ from scipy.special import expit, logit
 from sklearn.calibration import calibration_curve
 from sklearn.isotonic import IsotonicRegression
 
-from sentinode.errors import DataError, SplitError
+from sentinode.data.records import read_record, write_record
+from sentinode.errors import DataError, RunError, SplitError
 from sentinode.evaluation import calibration_fit
-from sentinode.evaluation.calibration import Method, Temperature, calibration_from_json, reliability
+from sentinode.evaluation.calibration import Isotonic, Method, Temperature, reliability
 from sentinode.evaluation.calibration_fit import cross_calibrate, cross_folds, fit_isotonic, fit_temperature
 from sentinode.evaluation.metrics import auc, log_loss
 
@@ -71,17 +72,25 @@ def test_isotonic_by_hand() -> None:
 
 
 @pytest.mark.parametrize("method", ["temperature", "isotonic"])
-def test_maps_survive_json(method: Method) -> None:
+def test_maps_survive_json(method: Method, tmp_path: Path) -> None:
     labels, p = example(200, 4)
     fitted = calibration_fit.fit_calibration(labels, p, method)
-    again = calibration_from_json(json.loads(json.dumps(fitted.to_json())))
+    write_record(tmp_path / "map.json", fitted)
+    again = read_record(tmp_path / "map.json", type(fitted))
     assert type(again) is type(fitted)
     assert (again.apply(p) == fitted.apply(p)).all()
 
 
-def test_foreign_records_and_single_classes_are_refused() -> None:
-    with pytest.raises(DataError, match="'platt' is not a calibration"):
-        calibration_from_json({"method": "platt"})
+@pytest.mark.parametrize(
+    "foreign", ['{"probabilities": [], "calibrated": []}', '{"probabilities": [0.1, 0.2], "calibrated": [0]}']
+)
+def test_maps_without_knots_are_refused(foreign: str, tmp_path: Path) -> None:
+    (tmp_path / "map.json").write_text(foreign.replace("{", '{"version": 1, ', 1))
+    with pytest.raises(RunError, match="knots"):
+        read_record(tmp_path / "map.json", Isotonic)
+
+
+def test_single_classes_are_refused() -> None:
     for fit in (fit_temperature, fit_isotonic):
         with pytest.raises(DataError, match="only the class 1"):
             fit(np.array([1, 1]), np.array([0.2, 0.4]))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sentinode.data.records import read_record, write_record
 from sentinode.errors import ConfigError, DataError
 from sentinode.evaluation.metrics import confusion
 from sentinode.evaluation.threshold import OperatingPoint, fixed_sensitivity, least_cost, youden
@@ -86,7 +87,12 @@ def test_the_threshold_gives_what_the_point_says_in_any_order(seed: int) -> None
         found = confusion(labels, p, point.threshold)
         assert (found.sensitivity, found.specificity) == (point.sensitivity, point.specificity)
         assert point.threshold not in p.tolist() or point.threshold == 1.0  # half-way, so never on a probability
-        assert OperatingPoint.from_json(json.loads(json.dumps(point.to_json()))) == point
+
+
+def test_a_point_is_read_back_as_it_was(tmp_path: Path) -> None:
+    point = youden(*example(3))
+    write_record(tmp_path / "point.json", point)
+    assert read_record(tmp_path / "point.json", OperatingPoint) == point
 
 
 def test_ends_of_the_scale_and_neighbouring_floats() -> None:

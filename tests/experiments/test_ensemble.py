@@ -250,7 +250,7 @@ def test_a_changed_member_is_not_opened(trained: Run, tmp_path: Path) -> None:
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["members"][0] = "../../elsewhere"
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(RunError, match="is not a manifest"):
+    with pytest.raises(RunError, match="a member's name is not a directory name"):
         Run.open(folder)
 
 

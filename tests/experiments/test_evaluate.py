@@ -29,6 +29,7 @@ from sentinode.experiments.run import Run, write_manifest
 from sentinode.experiments.session import Session
 from sentinode.fitting.checkpoint import save_weights
 from sentinode.inference.probabilities import Predictions
+from sentinode.report.page import write_report
 from sentinode.report.tables import between
 from sentinode.settings import override, to_toml
 
@@ -146,6 +147,10 @@ def test_pseudo_labelled_patches_were_trained_on(run: Run, truth: pd.DataFrame, 
     assert run.pseudo_labelled_ids == set()
 
 
+def without_drawings(page: str) -> str:
+    return re.sub(r"<svg.*?</svg>", "", page, flags=re.DOTALL)
+
+
 def test_every_score_has_an_interval_that_holds_it(
     run: Run, phantom_folder: Path, here: Session, tmp_path: Path
 ) -> None:
@@ -166,6 +171,15 @@ def test_every_score_has_an_interval_that_holds_it(
     assert "were in the training set: this score is too good" in page
     assert "used neither for training nor for any choice" not in page
     assert "Slide by slide" in page
+    # `report` draws the same page from what is in the folder, but for curves, which are kept to five digits; and from
+    # nothing that was changed.
+    (tmp_path / "out" / "report.html").unlink()
+    assert write_report(tmp_path / "out") == [tmp_path / "out" / "report.html"]
+    again = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert without_drawings(again) == without_drawings(page)
+    Predictions(written.ids, written.labels, 1 - written.probabilities).write(tmp_path / "out" / "predictions.csv")
+    with pytest.raises(RunError, match=r"predictions\.csv: is not the file that scores\.json was written with"):
+        write_report(tmp_path / "out")
 
 
 def test_a_runs_page_gives_each_score_its_interval(run: Run) -> None:

@@ -225,6 +225,11 @@ def test_it_resumes_with_its_own_teacher_only(
     with pytest.raises(RunError, match="other settings"):
         train_run(taught, other, tmp_path / "run", device=CPU, resume=True)
 
+    table = (tmp_path / "run" / "pseudo.csv").read_bytes()
+    (tmp_path / "run" / "pseudo.csv").write_bytes(table.replace(b",1,", b",0,"))
+    with pytest.raises(RunError, match=r"pseudo\.csv: is not the table that the run was begun with"):
+        train_run(taught, config, tmp_path / "run", device=CPU, resume=True)
+    (tmp_path / "run" / "pseudo.csv").write_bytes(table)
     monkeypatch.setattr(teachers, "predict", lambda *_, **__: pytest.fail("predicted again"))
     resumed = train_run(taught, config, tmp_path / "run", device=CPU, resume=True)
     for name in ("pseudo.csv", "predictions.csv", "model.safetensors"):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,10 +13,12 @@ from sklearn.metrics import roc_auc_score
 
 from conftest import make_patches
 from sentinode.data.appearance import appearance
+from sentinode.data.records import read_record, write_record
 from sentinode.errors import DataError, RunError
 from sentinode.experiments.comparison import Variant
+from sentinode.experiments.review_record import Review, Subgroups
 from sentinode.explain.attributes import attributes, parts_of
-from sentinode.explain.review import Review, Subgroups, review
+from sentinode.explain.review import review
 from sentinode.inference.probabilities import Predictions
 
 IDS = np.array(["a", "b", "c", "d", "e", "f"])
@@ -84,14 +86,14 @@ def test_pictures_are_needed_of_each_patch_once() -> None:
     assert set(shown) == {"b", "f", "c"}
 
 
-def test_a_review_is_read_back_as_it_was_from_strict_json() -> None:
+def test_a_review_is_read_back_as_it_was(tmp_path: Path) -> None:
     table = pd.DataFrame({"scanner": ["x", "", "x", "y", "x", "y"], "size": [1.0, 2, 1, 2, np.nan, 1]}, index=IDS)
     for found in (
         review(variant("v", FIRST, SECOND), variant("w", FIRST), SLIDES, table),
         review(variant("v", FIRST), None, {}, cluster_kind="group"),
     ):
-        text = json.dumps(found.to_json(), allow_nan=False)
-        assert Review.from_json(json.loads(text)) == found
+        write_record(tmp_path / "errors.json", found)
+        assert read_record(tmp_path / "errors.json", Review) == found
 
 
 def test_rivals_on_other_patches_and_one_class_are_refused() -> None:

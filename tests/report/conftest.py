@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
@@ -16,14 +15,19 @@ from PIL import Image
 
 from sentinode.config import DecisionConfig, RunConfig, Scalar, StudyConfig
 from sentinode.data.appearance import QUANTITIES
-from sentinode.data.artefacts import write_json
-from sentinode.data.listing import Origin
+from sentinode.data.audit import AuditRecord, DuplicateIds, Duplicates, OverlapIds, Overlaps, SlideBalance
+from sentinode.data.cache import Unreadable
+from sentinode.data.check import CHECK, CheckRecord, Counted
+from sentinode.data.explore import EXPLORED, Explored, Histogram, SlideAppearance
+from sentinode.data.listing import Finding, Origin
+from sentinode.data.records import write_record
 from sentinode.data.schema import Column, TableHead
 from sentinode.data.split import Basis
 from sentinode.evaluation.metrics import scores
 from sentinode.experiments.comparison import Comparison, Variant
 from sentinode.experiments.decide import decide
 from sentinode.experiments.decision import DECISION, Decision
+from sentinode.experiments.environment import write_environment
 from sentinode.experiments.evidence import weigh
 from sentinode.experiments.record import (
     STUDY_CONFIG,
@@ -32,12 +36,13 @@ from sentinode.experiments.record import (
     STUDY_IDENTITY,
     ClassCounts,
     InputRange,
+    StudyIdentity,
     StudyRecord,
     VariantRecord,
 )
-from sentinode.experiments.run import Run, write_manifest
+from sentinode.experiments.run import SCORES, Run, Scores, write_manifest
 from sentinode.experiments.run_record import NetworkRecord, Preprocessing, RunRecord, augmentation_of
-from sentinode.experiments.study import Study
+from sentinode.experiments.study import EvidenceRecord, Study
 from sentinode.explain.review import review
 from sentinode.inference.probabilities import Predictions
 from sentinode.models.summary import InitialWeights, LayerSummary, Summary
@@ -111,7 +116,7 @@ def write_run(folder: Path, config: StudyConfig, fake: FakeStudy, accuracy: floa
         "notices": [fake.notice],
         "seed": seed,
     }
-    (folder / "environment.json").write_text(json.dumps(environment))
+    write_environment(folder / "environment.json", environment)
     record_of(run, fake).write(folder)
     epochs = np.array([1, 2, 3])
     history = {"epoch": epochs, "duration_s": 2.0, "patches_per_s": 30.0}
@@ -125,8 +130,8 @@ def write_run(folder: Path, config: StudyConfig, fake: FakeStudy, accuracy: floa
     pd.DataFrame(history).to_csv(folder / "history.csv", index=False)
     predictions = predictions_of(seed)
     predictions.write(folder / "predictions.csv")
-    (folder / "scores.json").write_text(json.dumps(scores(LABELS, predictions.probabilities)))
-    write_json(folder / DECISION, decision_of(seed).to_json())
+    write_record(folder / SCORES, Scores(**scores(LABELS, predictions.probabilities)))
+    write_record(folder / DECISION, decision_of(seed))
     (folder / "model.safetensors").write_bytes(b"weights")
     write_manifest(folder)
 
@@ -138,41 +143,37 @@ def write_pictures(folder: Path) -> None:
 
 
 def write_check(folder: Path, fake: FakeStudy) -> None:
-    slides = [{"slide": fake.slide, "patches": 60, "labelled": 60, "positive": 30, "tumour_fraction": 0.5}]
-    pair = {"a": str(IDS[0]), "b": str(IDS[1])}
-    check = {
-        "kind": "competition",
-        "origin": fake.origin,
-        "note": fake.note,
-        "parts": {"training": 60, "test": 5},
-        "table": [
-            {"what": what, "count": count, "note": note, "severity": severity, "next_step": step}
-            for what, count, note, severity, step in (
-                ("identical duplicates", 1, "pixel for pixel", "warning", "keep one of each"),
-                ("unusable images", 1, "truncated", "error", "replace them"),
-                ("flat patches", 0, "", "", ""),
-            )
-        ],
-        "brightness_auc": 0.25,
-        "findings": [{"what": "rows without an image", "count": 3, "examples": ["<b>x</b>"]}],
-        "unreadable": [{"id": "bad", "reason": "truncated"}],
-        "audit": {
-            "labels": {"negative": 30, "positive": 30, "unlabelled": 5},
-            "slides": slides,
-            "duplicates": {"found": 1, "pairs": [pair | {"symmetry": 0}]},
-            "overlaps": {"found": 1, "pairs": [pair | {"dx_px": 48, "dy_px": 0, "shared_area_px": 4608}]},
-            "blanks": {"white": [str(IDS[2])], "black": [], "flat": []},
-        },
-    }
-    edges = np.linspace(0, 255, 5).tolist()
-    histogram = {"edges": edges, "negative": [1, 2, 3, 4], "positive": [4, 3, 2, 1], "auc": 0.25}
-    explored = {
-        "patches": 60,
-        "quantities": dict.fromkeys(QUANTITIES[:2], histogram),  # each is two figures
-        "slides": [{"slide": fake.slide, "patches": 60, "tumour_fraction": 0.5} | dict.fromkeys(QUANTITIES, 120.0)],
-    }
-    (folder / "check.json").write_text(json.dumps(check))
-    (folder / "explore.json").write_text(json.dumps(explored))
+    pair = str(IDS[0]), str(IDS[1])
+    nothing = Duplicates(0, ())
+    check = CheckRecord(
+        kind="competition",
+        origin=fake.origin,
+        note=fake.note,
+        parts={"training": 60, "test": 5},
+        table=(
+            Counted("identical duplicates", 1, "pixel for pixel", "warning", "keep one of each"),
+            Counted("unusable images", 1, "truncated", "error", "replace them"),
+            Counted("flat patches", 0, "", "", ""),
+        ),
+        brightness_auc=0.25,
+        findings=(Finding("missing", "rows without an image", 3, ("<b>x</b>",)),),
+        unreadable=(Unreadable(0, "bad", "truncated"),),
+        audit=AuditRecord(
+            labels={"negative": 30, "positive": 30, "unlabelled": 5},
+            slides=(SlideBalance(fake.slide, 60, 60, 30, 0.5),),
+            duplicates=Duplicates(1, (DuplicateIds(*pair, 0),)),
+            label_conflicts=nothing,
+            overlaps=Overlaps(1, (OverlapIds(*pair, 48, 0, 4608),)),
+            groups={},
+            blanks={"white": [str(IDS[2])], "black": [], "flat": []},
+            id_mismatches=(),
+        ),
+    )
+    histogram = Histogram(np.linspace(0, 255, 5).tolist(), [1, 2, 3, 4], [4, 3, 2, 1], 0.25)
+    slide = SlideAppearance(fake.slide, 60, 0.5, dict.fromkeys(QUANTITIES, 120.0))
+    write_record(folder / CHECK, check)
+    explored = Explored(60, dict.fromkeys(QUANTITIES[:2], histogram), (slide,))  # each quantity is two figures
+    write_record(folder / EXPLORED, explored)
 
 
 def write_evidence(folder: Path, config: StudyConfig, asked: dict[str, list[VariantRecord]]) -> None:
@@ -184,8 +185,8 @@ def write_evidence(folder: Path, config: StudyConfig, asked: dict[str, list[Vari
             Variant(entry.name, entry.settings, tuple(Run.open(folder / "runs" / name) for name in entry.runs))
             for entry in records
         ]
-        evidence[question] = weigh(Comparison(tuple(variants)), {}, "group", quick.compare).to_json()
-    (folder / STUDY_EVIDENCE).write_text(json.dumps(evidence))
+        evidence[question] = weigh(Comparison(tuple(variants)), {}, "group", quick.compare)
+    write_record(folder / STUDY_EVIDENCE, EvidenceRecord(**evidence))
 
 
 def write_fake(folder: Path, fake: FakeStudy) -> Path:
@@ -196,7 +197,7 @@ def write_fake(folder: Path, fake: FakeStudy) -> Path:
     write_pictures(folder / "pictures")
     write_check(folder, fake)
     (folder / STUDY_CONFIG).write_text(to_toml(config))
-    (folder / STUDY_IDENTITY).write_text("{}")
+    write_record(folder / STUDY_IDENTITY, StudyIdentity({}, [], []))
     variants = []
     for name, accuracies in fake.compared.items():
         of_notebook = config.model.architecture == "notebook"
@@ -206,9 +207,9 @@ def write_fake(folder: Path, fake: FakeStudy) -> Path:
         variants.append(VariantRecord(name, norm, [f"{name}-seed{seed}" for seed in fake.seeds]))
     momenta = [VariantRecord("bn_momentum 0.99", {"model.bn_momentum": 0.99}, variants[0].runs)]
     write_evidence(folder, config, {"compare": variants, "tune": momenta})
-    write_json(folder / DECISION, decision_of(fake.seeds[0]).to_json())
+    write_record(folder / DECISION, decision_of(fake.seeds[0]))
     chosen = Variant("before", {}, tuple(Run.open(folder / "runs" / name) for name in variants[0].runs))
-    write_json(folder / STUDY_ERRORS, review(chosen, None, {}).to_json())
+    write_record(folder / STUDY_ERRORS, review(chosen, None, {}))
     counts = ClassCounts(30, 30)
     StudyRecord(
         note=fake.note,

@@ -31,6 +31,10 @@ from sentinode.report.standards import checklists
 from sentinode.report.study_page import answers
 from sentinode.settings import override
 
+PSEUDO = {
+    "teacher": "teacher", "teacher_sha256": "", "calibration": "none", "confidence": 0.95, "positive": 400,
+    "negative": 800, "left_out": {},
+}  # fmt: skip
 TIMM = {"model.architecture": "timm", "model.backbone": "tf_efficientnet_lite0"}
 OWN = InitialWeights()
 PACKAGE = InitialWeights("package", "tf_efficientnet_lite0")
@@ -215,7 +219,7 @@ def changed(run: Run, case: Case) -> Run:
         ),
     )
     record = RunRecord(case.origin, case.slides, case.basis, training=40, validation=20, network=network)
-    joined = {"pseudo_labels": {"positive": 400, "negative": 800, "confidence": 0.95}} if case.pseudo else {}
+    joined = {"pseudo_labels": PSEUDO} if case.pseudo else {}
     alone = replace(
         run,
         config=config,
@@ -230,7 +234,7 @@ def changed(run: Run, case: Case) -> Run:
         record=replace(record, network=None),
         history=pd.DataFrame(),
         members=(alone, alone),
-        blend=Blend("equal", {alone.name: 0.5}, {}, {}),
+        blend=Blend("equal", {alone.name: 1.0}, {}, {}),
     )
 
 
@@ -239,7 +243,7 @@ def study_of(case: Case, study: Study) -> Study:
     decision = study.decision if case.calibrated else replace(study.decision, calibrations={})
     errors = study.errors
     if case.hospitals:
-        errors = errors | {"subgroups": [*errors["subgroups"], errors["subgroups"][0] | {"by": "hospital"}]}
+        errors = replace(errors, subgroups=(*errors.subgroups, replace(errors.subgroups[0], by="hospital")))
     record = replace(
         study.record,
         origin=case.origin,

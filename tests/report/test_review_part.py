@@ -10,7 +10,7 @@ import pytest
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
-from sentinode.explain.review import Found, Review, Seen, Subgroups, SubgroupScores, Suspects
+from sentinode.experiments.review_record import Found, Review, Seen, Subgroups, SubgroupScores, Suspects
 from sentinode.report.review_part import MOST_LINES, review_part
 
 EVIL = "<script>alert(1)</script>"

@@ -20,6 +20,10 @@ from sentinode.settings import override
 
 Write = Callable[..., Path]
 NOTE = "phantom: synthetic tissue"
+PSEUDO = {
+    "teacher": "teacher", "teacher_sha256": "", "calibration": "none", "confidence": 0.95, "positive": 400,
+    "negative": 800, "left_out": {},
+}  # fmt: skip
 SUB_ITEMS = {
     3: "abc",
     5: "ab",
@@ -271,7 +275,7 @@ def test_the_model_card_tells_of_pseudo_labels(study: Study) -> None:
         return " ".join(dict(model_card(study))["Training data"])
 
     assert "pseudo-labels" not in training_data(study)
-    joined = {"pseudo_labels": {"positive": 400, "negative": 800, "confidence": 0.95}}
+    joined = {"pseudo_labels": PSEUDO}
     study = with_runs(study, lambda run: replace(run, environment=run.environment | joined))
     told = "For training only, 1,200 test patches (400 positive) were added with labels that a network predicted with a"
     assert f"{told} probability of at least 0.95 (pseudo-labels)." in training_data(study)

@@ -12,16 +12,17 @@ from pathlib import Path
 from typing import Final
 
 from sentinode.config import DataConfig, RunConfig
-from sentinode.data.artefacts import claim, claim_file, write_json
-from sentinode.data.check import Check, check_folder
-from sentinode.data.explore import explore
+from sentinode.data.artefacts import claim, claim_file
+from sentinode.data.check import CHECK, Check, check_folder
+from sentinode.data.explore import EXPLORED, explore
 from sentinode.data.ingest import pack_folder, read_folder
+from sentinode.data.records import write_record
 from sentinode.data.split import Split
 from sentinode.experiments.gather import gather
 from sentinode.experiments.session import Session
 from sentinode.explain.galleries import write_pictures
 
-_OF_A_CHECK: Final = ("check.json", "explore.json", "pictures", "check.html")
+_OF_A_CHECK: Final = (CHECK, EXPLORED, "pictures", "check.html")
 
 
 def check(
@@ -42,8 +43,8 @@ def check(
             # Imported here, because it brings matplotlib, for which a check that is only printed need not wait.
             from sentinode.report.page import write_check_page
 
-            write_json(out / "check.json", result.to_json())
-            write_json(out / "explore.json", explore(packed.training, seed=0, progress=session.progress))
+            write_record(out / CHECK, result.record())
+            write_record(out / EXPLORED, explore(packed.training, seed=0, progress=session.progress))
             write_pictures(out / "pictures", packed.everything, result.ids_to_show())
             write_check_page(out)
     return result

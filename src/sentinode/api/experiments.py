@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
-from dataclasses import asdict
 from pathlib import Path
 
 from sentinode import pipeline
 from sentinode.api.settings import with_own_network, with_own_variants
 from sentinode.config import RunConfig, StudyConfig, Weighting
-from sentinode.data.artefacts import claim, write_bytes, write_json
+from sentinode.data.artefacts import claim, write_bytes
 from sentinode.data.phantom import write_phantom
+from sentinode.data.records import write_record
 from sentinode.evaluation.metrics import OwnMetric, Score, own_metrics
 from sentinode.experiments.comparison import Comparison
 from sentinode.experiments.ensemble import join_runs
@@ -27,7 +27,7 @@ from sentinode.experiments.predict import open_runs, predict
 from sentinode.experiments.record import STUDY_EVIDENCE, Question
 from sentinode.experiments.run import Run, claim_run
 from sentinode.experiments.session import Session
-from sentinode.experiments.study import Study
+from sentinode.experiments.study import EvidenceRecord, Study
 from sentinode.experiments.train import train_run
 from sentinode.explain.galleries import worst_mistakes, write_pictures
 from sentinode.models.build import require_sound
@@ -135,7 +135,7 @@ def compare_runs(
         clusters, kind = clusters_of(comparison, slides)
         asked = (config or StudyConfig()).compare
         evidence = weigh(comparison, clusters, kind, asked)
-        write_json(out / STUDY_EVIDENCE, {"compare": evidence.to_json()})
+        write_record(out / STUDY_EVIDENCE, EvidenceRecord(evidence))
         write_comparison_page(out, comparison, evidence)
     return comparison, evidence
 
@@ -170,7 +170,7 @@ def compare_runs_on(
             comparison, dict(zip(scored.patches.ids.tolist(), clusters.tolist(), strict=True)), kind, asked
         )
         seen = scored.seen_by(runs)
-        write_json(out / STUDY_EVIDENCE, {"compare": evidence.to_json(), "seen": asdict(seen)})
+        write_record(out / STUDY_EVIDENCE, EvidenceRecord(evidence, seen=seen))
         write_scored_comparison_page(out, comparison, evidence, runs, seen, scored)
     return comparison, evidence, seen
 

@@ -8,21 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from sentinode.data.artefacts import claim, claim_file, write_json
+from sentinode.data.artefacts import claim, claim_file
 from sentinode.data.competition import read_sample_ids
 from sentinode.data.ingest import pack_all, read_images
 from sentinode.data.listing import Listing
 from sentinode.data.patches import PatchSet
+from sentinode.data.records import write_record
 from sentinode.deploy.submission import make_submission, require_ids, write_submission
 from sentinode.errors import RunError
 from sentinode.evaluation.metrics import OwnMetric, Score, own_metrics
 from sentinode.experiments import predict as prediction
 from sentinode.experiments.decision import DECISION, open_decision
+from sentinode.experiments.run import digest_of
 from sentinode.experiments.session import Session
 from sentinode.inference.probabilities import Predictions
 from sentinode.models.own import Given, Recipes
@@ -126,10 +129,11 @@ def _write(found: Evaluation, predictions: Predictions, patches: PatchSet, out: 
     from sentinode.report.parts import MISTAKES_A_CLASS
 
     predictions.write(out / PREDICTIONS)
+    found = replace(found, predictions_sha256=digest_of(out / PREDICTIONS))
     mistakes = worst_mistakes(predictions, MISTAKES_A_CLASS)
     write_pictures(out / "pictures", patches, [m.id for of_class in mistakes.values() for m in of_class])
     write_evaluation_page(out, found, predictions)
-    write_json(out / SCORES, found.to_json())
+    write_record(out / SCORES, found)
 
 
 def _pack(listing: Listing, session: Session) -> PatchSet:

@@ -7,7 +7,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -18,6 +18,7 @@ from sentinode.data.chunks import Pixels, Progress, in_blocks, map_chunks
 from sentinode.data.duplicates import Duplicate, match_sums, sum_pixels
 from sentinode.data.overlaps import find_anchors, match_anchors, overlap_groups
 from sentinode.data.pixel_hash import hash_pixels
+from sentinode.data.records import Number
 
 # Grey levels. On 10,959 real patches these mark 1.5 %, nearly all of them without tumour.
 WHITE_BRIGHTNESS: Final = 230.0
@@ -28,7 +29,8 @@ FLAT_CONTRAST: Final = 10.0
 Blank = Literal["white", "black", "flat", ""]
 
 
-class DuplicateIds(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class DuplicateIds:
     """A `Duplicate`, by id."""
 
     a: str
@@ -36,7 +38,8 @@ class DuplicateIds(NamedTuple):
     symmetry: int
 
 
-class OverlapIds(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class OverlapIds:
     """An `Overlap`, by id."""
 
     a: str
@@ -60,8 +63,49 @@ class AuditedRows:
 
 
 @dataclass(frozen=True)
+class SlideBalance:
+    """The patches of one slide, "" for those whose slide is unknown; the fraction is NaN where none has a label."""
+
+    slide: str
+    patches: int
+    labelled: int
+    positive: int
+    tumour_fraction: Number
+
+
+@dataclass(frozen=True)
+class Duplicates:
+    """The first pairs, and how many were found."""
+
+    found: int
+    pairs: tuple[DuplicateIds, ...]
+
+
+@dataclass(frozen=True)
+class Overlaps:
+    """The first pairs, and how many were found."""
+
+    found: int
+    pairs: tuple[OverlapIds, ...]
+
+
+@dataclass(frozen=True)
+class AuditRecord:
+    """What of an `Audit` is kept."""
+
+    labels: dict[str, int]
+    slides: tuple[SlideBalance, ...]
+    duplicates: Duplicates
+    label_conflicts: Duplicates
+    overlaps: Overlaps
+    groups: dict[str, int]
+    blanks: dict[str, list[str]]
+    id_mismatches: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Audit:
-    """What an audit found, in ids; `to_json` is what is kept, `table` what is shown.
+    """What an audit found, in ids; `record` is what is kept, `table` what is shown.
 
     `duplicates` includes those up to symmetry (`symmetry` 1 to 7), `overlaps` the true shifts only;
     `groups` joins both: every id that shares tissue with another, and its group's number.
@@ -109,24 +153,28 @@ class Audit:
             ),
         ]
 
-    def to_json(self, *, max_pairs: int = 10_000) -> dict[str, Any]:
-        """Everything found, in plain JSON types.
-
-        Of each kind of pair the first `max_pairs` are listed (a full data set has a million overlaps),
-        beside how many were found; the groups are always complete.
-        """
-        slides = self.slides.astype(object).where(self.slides.notna(), None)
-        return {
-            "counts": [{"what": what, "count": count, "note": note} for what, count, note in self.table()],
-            "labels": self.labels,
-            "slides": slides.to_dict("records"),
-            "duplicates": _listed(self.duplicates, max_pairs),
-            "label_conflicts": _listed(self.label_conflicts, max_pairs),
-            "overlaps": _listed(self.overlaps, max_pairs),
-            "groups": self.groups,
-            "blanks": self.blanks,
-            "id_mismatches": self.id_mismatches,
-        }
+    def record(self, *, max_pairs: int = 10_000) -> AuditRecord:
+        """Everything found; of each kind of pair the first `max_pairs`, for a full data set has a million overlaps."""
+        balances = [
+            SlideBalance(
+                str(row["slide"]),
+                int(row["patches"]),
+                int(row["labelled"]),
+                int(row["positive"]),
+                float(row["tumour_fraction"]),
+            )
+            for row in self.slides.to_dict("records")
+        ]
+        return AuditRecord(
+            self.labels,
+            tuple(balances),
+            Duplicates(len(self.duplicates), self.duplicates[:max_pairs]),
+            Duplicates(len(self.label_conflicts), self.label_conflicts[:max_pairs]),
+            Overlaps(len(self.overlaps), self.overlaps[:max_pairs]),
+            self.groups,
+            self.blanks,
+            tuple(self.id_mismatches),
+        )
 
 
 def audit_patches(
@@ -290,10 +338,6 @@ def _digests(chunk: Pixels) -> Shaped[np.ndarray, " n"]:
 
 def _named_duplicates(names: list[str], duplicates: Iterable[Duplicate]) -> tuple[DuplicateIds, ...]:
     return tuple(DuplicateIds(names[pair.a], names[pair.b], pair.symmetry) for pair in duplicates)
-
-
-def _listed(pairs: Sequence[DuplicateIds] | Sequence[OverlapIds], max_pairs: int) -> dict[str, Any]:
-    return {"found": len(pairs), "pairs": [pair._asdict() for pair in pairs[:max_pairs]]}
 
 
 def _stage(stage: str, on_progress: Callable[[str, int, int], None] | None) -> Progress | None:

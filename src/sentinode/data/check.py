@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any, Final, Literal
+from dataclasses import dataclass
+from typing import Final, Literal
 
 import numpy as np
 
-from sentinode.data.audit import Audit, audit_patches
+from sentinode.data.audit import Audit, AuditRecord, audit_patches
+from sentinode.data.cache import Unreadable
 from sentinode.data.explore import brightness_auc
 from sentinode.data.ingest import PackedFolder
-from sentinode.data.listing import DataFolder, Origin
+from sentinode.data.listing import DataFolder, Finding, FolderKind, Origin
 from sentinode.progress import Progress, silent
 
 # Of the competition: patches by part, and the share of ids that need not be the SHA-1 of the pixels.
 _MOST_PATCHES: Final = {"training": 220_025, "test": 57_458}
 _STRANGE_IDS: Final = 0.01
+CHECK: Final = "check.json"
+
 
 Severity = Literal["error", "warning", "note"]
 """Fix it before training; it can make a score too good or too low; worth knowing."""
@@ -63,6 +66,22 @@ class Counted:
     note: str
     severity: Severity | Literal[""]
     next_step: str
+
+
+@dataclass(frozen=True)
+class CheckRecord:
+    """check.json: what of a `Check` is kept, and its page drawn from."""
+
+    kind: FolderKind
+    origin: Origin
+    note: str
+    parts: dict[str, int]
+    """Patches of the training part and of the test part."""
+    table: tuple[Counted, ...]
+    brightness_auc: float | None
+    findings: tuple[Finding, ...]
+    unreadable: tuple[Unreadable, ...]
+    audit: AuditRecord
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,18 +148,18 @@ class Check:
         ids += [i for pair in audit.overlaps[: count // 2] for i in (pair.a, pair.b)]
         return list(dict.fromkeys(ids))
 
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "kind": self.folder.kind,
-            "origin": self.origin,
-            "note": self.folder.note,
-            "parts": self._parts(),
-            "table": [asdict(row) for row in self.table()],
-            "brightness_auc": self.brightness_auc,
-            "findings": [asdict(finding) for finding in self.folder.findings],
-            "unreadable": [asdict(entry) for entry in self.packed.unreadable],
-            "audit": self.audit.to_json(),
-        }
+    def record(self) -> CheckRecord:
+        return CheckRecord(
+            self.folder.kind,
+            self.origin,
+            self.folder.note,
+            self._parts(),
+            tuple(self.table()),
+            self.brightness_auc,
+            self.folder.findings,
+            tuple(self.packed.unreadable),
+            self.audit.record(),
+        )
 
 
 def check_folder(folder: DataFolder, packed: PackedFolder, *, workers: int = 2, progress: Progress = silent) -> Check:

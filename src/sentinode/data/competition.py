@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import unicodedata
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
@@ -15,8 +15,9 @@ import pandas as pd
 from sentinode.data.images import SUFFIXES
 from sentinode.data.listing import PHANTOM_NOTE, DataFolder, Finding, Listing, PatchFiles
 from sentinode.data.patches import UNLABELLED
+from sentinode.data.records import read_record
 from sentinode.data.tables import column_of, columns_of, ids_of, read_table, table_at
-from sentinode.errors import DataError
+from sentinode.errors import DataError, RunError
 
 _LABELS, SAMPLE = "train_labels.csv", "sample_submission.csv"
 TABLES: Final = (_LABELS, SAMPLE)
@@ -229,13 +230,19 @@ def read_sample_ids(path: Path) -> np.ndarray:
     return ids_of(table[id_column]).to_numpy(dtype=str)
 
 
+@dataclass(frozen=True)
+class _Mark:
+    note: str
+
+
 def note_of(root: Path) -> str:
     """What is said on every page made from a folder's data; "" for a folder that is no phantom's."""
-    try:
-        return str(json.loads((root / "phantom.json").read_text(encoding="utf-8")).get("note", PHANTOM_NOTE))
-    except FileNotFoundError:
+    mark = root / "phantom.json"
+    if not mark.exists():
         return ""
-    except (OSError, ValueError, AttributeError):
+    try:
+        return read_record(mark, _Mark).note
+    except RunError:
         return PHANTOM_NOTE  # a damaged mark is still a mark
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from scipy.stats import rankdata
@@ -11,18 +12,44 @@ from sentinode.data.appearance import QUANTITIES, appearance, appearance_by
 from sentinode.data.patches import PatchSet
 from sentinode.progress import Progress, of_step, silent
 
+EXPLORED: Final = "explore.json"
 _MOST_PATCHES: Final = 20_000
 _BINS: Final = 40
 _ALIKE_AUC: Final = 0.55  # below it a quantity hardly separates the classes
 
 
-def explore(patches: PatchSet, *, seed: int, progress: Progress = silent) -> dict[str, Any]:
-    """Histograms of every quantity by class, and its mean by slide, over at most 20,000 patches.
+@dataclass(frozen=True)
+class Histogram:
+    """Patches of each class by a quantity; of the edges there is one more than of the counts."""
 
-    {"patches": int, "quantities": {name: {"edges": [41], "negative": [40], "positive": [40], "auc"}},
-    "slides": [{"slide", "patches", "tumour_fraction", name: mean, ...}]}; counts, not densities. `auc` is what the
-    quantity alone scores, below 0.5 where it is lower in positive patches; None where a class is missing.
-    """
+    edges: list[float]
+    negative: list[int]
+    positive: list[int]
+    auc: float | None
+    """What the quantity alone scores, below 0.5 where it is lower in positives; None where a class is missing."""
+
+
+@dataclass(frozen=True)
+class SlideAppearance:
+    """One slide: the mean of each quantity over its patches, and the share of them with tumour."""
+
+    slide: str
+    patches: int
+    tumour_fraction: float
+    means: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Explored:
+    """explore.json: every quantity by class over so many patches, and by slide where slides are known."""
+
+    patches: int
+    quantities: dict[str, Histogram]
+    slides: tuple[SlideAppearance, ...]
+
+
+def explore(patches: PatchSet, *, seed: int, progress: Progress = silent) -> Explored:
+    """Histograms of every quantity by class, and its mean by slide, over at most 20,000 labelled patches."""
     rows = _drawn(patches, seed)
     table = appearance(patches.pixels, rows, on_progress=of_step(progress, "explore"))
     labels, slides = patches.labels[rows], patches.slides[rows]
@@ -30,20 +57,24 @@ def explore(patches: PatchSet, *, seed: int, progress: Progress = silent) -> dic
     for name in QUANTITIES:
         values = table[name].to_numpy()
         edges = np.histogram_bin_edges(values, bins=_BINS)
-        quantities[name] = {
-            "edges": edges.tolist(),
-            "negative": np.histogram(values[labels == 0], edges)[0].tolist(),
-            "positive": np.histogram(values[labels == 1], edges)[0].tolist(),
-            "auc": _auc(values[labels == 1], values[labels == 0]),
-        }
+        counts = [np.histogram(values[labels == label], edges)[0].tolist() for label in (0, 1)]
+        auc = _auc(values[labels == 1], values[labels == 0])
+        quantities[name] = Histogram(edges.tolist(), counts[0], counts[1], auc)
     by_slide = appearance_by(table, slides).reset_index(names="slide")
-    by_slide["tumour_fraction"] = [float((labels[slides == name] == 1).mean()) for name in by_slide["slide"]]
-    known = by_slide[by_slide["slide"] != ""]
-    return {
-        "patches": len(rows),
-        "quantities": quantities,
-        "slides": [{str(key): value for key, value in row.items()} for row in known.to_dict("records")],
-    }
+    by_slide = by_slide[by_slide["slide"] != ""]
+    return Explored(
+        len(rows),
+        quantities,
+        tuple(
+            SlideAppearance(
+                str(row["slide"]),
+                int(row["patches"]),
+                float((labels[slides == row["slide"]] == 1).mean()),
+                {name: float(row[name]) for name in QUANTITIES},
+            )
+            for row in by_slide.to_dict("records")
+        ),
+    )
 
 
 def brightness_auc(patches: PatchSet, *, seed: int = 0) -> float | None:

@@ -16,6 +16,7 @@ from sentinode.data.patches import PatchTable
 
 PHANTOM_NOTE: Final = "phantom: synthetic tissue"
 
+FolderKind = Literal["competition", "PatchCamelyon"]
 Origin = Literal["competition", "PatchCamelyon", "phantom", "other"]
 """Whose patches they are: a folder can have the competition's layout and hold another's patches."""
 
@@ -146,7 +147,7 @@ class DataFolder:
     """
 
     root: Path
-    kind: Literal["competition", "PatchCamelyon"]
+    kind: FolderKind
     training: Listing
     test: Listing | None
     sample_ids: Shaped[np.ndarray, " m"]

@@ -7,7 +7,6 @@ nothing about patients. `truth.csv` tells all that the painter knows: slide, pla
 from __future__ import annotations
 
 import csv
-import json
 import math
 import os
 import shutil
@@ -25,12 +24,13 @@ from typing import Any, Final
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from sentinode.data.artefacts import claim_file, write_json
+from sentinode.data.artefacts import claim_file
 from sentinode.data.cutting import Cutter, DefectKind, SlidePlan, TruthRow, field_side_px
 from sentinode.data.images import encode_tiff
 from sentinode.data.listing import PHANTOM_NOTE
+from sentinode.data.records import read_record, write_record
 from sentinode.data.tissue import SPACING_UM_PER_PX, paint_section
-from sentinode.errors import DataError, SentinodeWarning, storage_errors
+from sentinode.errors import DataError, RunError, SentinodeWarning, storage_errors
 
 PAINTER_VERSION: Final = 2
 POSITIVE_SHARE: Final = 0.40
@@ -63,6 +63,22 @@ class PhantomSummary:
     @property
     def patches(self) -> int:
         return self.train_patches + self.test_patches
+
+
+@dataclass(frozen=True)
+class _Painted:
+    """phantom.json: what was asked for and what came of it; the same wherever the phantom lies."""
+
+    seed: int
+    slides: int
+    patches: int
+    train_patches: int
+    test_patches: int
+    positive_patches: int
+    defects: dict[str, int]
+    note: str = PHANTOM_NOTE
+    painter_version: int = PAINTER_VERSION
+    spacing_um_per_px: float = SPACING_UM_PER_PX
 
 
 def write_phantom(
@@ -146,14 +162,14 @@ def _finished(dest: Path, patches: int, slides: int, seed: int) -> PhantomSummar
     if not any(dest.iterdir()):
         return None
     try:
-        manifest = json.loads((dest / "phantom.json").read_text(encoding="utf-8"))
-        asked = {"painter_version": PAINTER_VERSION, "patches": patches, "slides": slides, "seed": seed}
-        differing = [f"{key} {manifest[key]}" for key, value in asked.items() if manifest[key] != value]
-        if not differing:
-            kept = ("seed", "slides", "train_patches", "test_patches", "positive_patches", "defects")
-            return PhantomSummary(folder=dest, **{key: manifest[key] for key in kept})
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        painted = read_record(dest / "phantom.json", _Painted)
+    except RunError as error:
         raise DataError("is not empty and is not a finished phantom", where=dest, remedy=remedy) from error
+    asked = {"painter_version": PAINTER_VERSION, "patches": patches, "slides": slides, "seed": seed}
+    differing = [f"{key} {getattr(painted, key)}" for key, value in asked.items() if getattr(painted, key) != value]
+    if not differing:
+        kept = ("seed", "slides", "train_patches", "test_patches", "positive_patches", "defects")
+        return PhantomSummary(folder=dest, **{key: getattr(painted, key) for key in kept})
     raise DataError(f"contains another phantom ({', '.join(differing)})", where=dest, remedy=remedy)
 
 
@@ -270,11 +286,5 @@ def _write_tables(folder: Path, rows: list[TruthRow]) -> None:
 
 def _write_manifest(path: Path, summary: PhantomSummary) -> None:
     """Write the parameters and counts, last of all and down to the disk."""
-    content = asdict(summary) | {
-        "note": PHANTOM_NOTE,
-        "painter_version": PAINTER_VERSION,
-        "patches": summary.patches,
-        "spacing_um_per_px": SPACING_UM_PER_PX,
-    }
-    del content["folder"]  # the same phantom is the same bytes wherever it lies
-    write_json(path, dict(sorted(content.items())))
+    counted = {name: value for name, value in vars(summary).items() if name != "folder"}
+    write_record(path, _Painted(**counted, patches=summary.patches))

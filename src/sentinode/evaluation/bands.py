@@ -7,14 +7,14 @@ of `bootstrap.ends`, and a curve may well leave its band somewhere.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Annotated, Final, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 from numpy.typing import NDArray
 
+from sentinode.data.records import Numbers
 from sentinode.evaluation.bootstrap import ends
 from sentinode.evaluation.clusters import Clusters, draw_seeds
 
@@ -26,23 +26,10 @@ _CHUNK_ELEMENTS: Final = 2**17  # replicates x patches worked on at a time: its 
 class Band:
     """A mean curve and its band, all in [0, 1]; NaN where labels lack a class, its ends with too few clusters."""
 
-    x: Float[np.ndarray, " points"]
-    mean: Float[np.ndarray, " points"]
-    low: Float[np.ndarray, " points"]
-    high: Float[np.ndarray, " points"]
-
-    def to_json(self) -> dict[str, list[float | None]]:
-        """Lists of numbers with five digits behind the point, None for NaN."""
-        columns = {"x": self.x, "mean": self.mean, "low": self.low, "high": self.high}
-        return {
-            name: [None if np.isnan(number) else round(number, _DIGITS) for number in column.tolist()]
-            for name, column in columns.items()
-        }
-
-    @classmethod
-    def from_json(cls, record: Mapping[str, Any]) -> Band:
-        x, mean, low, high = (np.array(record[name], np.float64) for name in ("x", "mean", "low", "high"))
-        return cls(x, mean, low, high)
+    x: Annotated[Float[np.ndarray, " points"], Numbers(digits=_DIGITS)]
+    mean: Annotated[Float[np.ndarray, " points"], Numbers(digits=_DIGITS)]
+    low: Annotated[Float[np.ndarray, " points"], Numbers(digits=_DIGITS)]
+    high: Annotated[Float[np.ndarray, " points"], Numbers(digits=_DIGITS)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,19 +39,6 @@ class Bands:
     roc: Band
     precision_recall: Band
     level: float
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON types, rounded as `Band.to_json` has it."""
-        return {
-            "roc": self.roc.to_json(),
-            "precision_recall": self.precision_recall.to_json(),
-            "level": self.level,
-        }
-
-    @classmethod
-    def from_json(cls, record: Mapping[str, Any]) -> Bands:
-        roc, precision_recall = Band.from_json(record["roc"]), Band.from_json(record["precision_recall"])
-        return cls(roc, precision_recall, float(record["level"]))
 
 
 def curve_bands(

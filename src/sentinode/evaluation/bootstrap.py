@@ -38,6 +38,7 @@ from numpy.typing import NDArray
 from scipy import special, stats
 from threadpoolctl import ThreadpoolController
 
+from sentinode.data.records import Number
 from sentinode.evaluation.clusters import Clusters, Design, draw_seeds
 from sentinode.evaluation.metrics import OwnMetric, gain, own_score, scores
 from sentinode.evaluation.weighted import Prediction, Weights
@@ -67,9 +68,9 @@ class Interval:
     reason: why it is unknown, in plain words, such as "slides with tumour: 2; at least 3 would be needed"; else None.
     """
 
-    estimate: float
-    low: float
-    high: float
+    estimate: Number
+    low: Number
+    high: Number
     level: float
     reason: str | None = field(default=None, kw_only=True)
 

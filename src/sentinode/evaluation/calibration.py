@@ -1,17 +1,18 @@
 """Probabilities that mean what they say: calibration maps, and the reliability diagram in numbers.
 
-`calibration_fit` fits the maps; here they are applied, written and read.
+`calibration_fit` fits the maps; here they are applied.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import Any, Final, Literal
+from dataclasses import dataclass
+from typing import Annotated, Final, Literal
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped
+from pydantic import Field
 
-from sentinode.errors import DataError
+from sentinode.data.records import Numbers
 from sentinode.evaluation.clusters import cluster_numbers
 
 Method = Literal["temperature", "isotonic"]
@@ -28,18 +29,12 @@ class Temperature:
     The order of the probabilities and their side of 0.5 stay as they are; 0 and 1 count as 1e-12 away.
     """
 
-    temperature: float
+    temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    method: Literal["temperature"] = "temperature"
 
     def apply(self, probabilities: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
         # By hand, for SciPy's logit and expit take long to import; logits end at 28, so nothing overflows.
         return np.asarray(1 / (1 + np.exp(-logits(probabilities) / self.temperature)))
-
-    def to_json(self) -> dict[str, Any]:
-        return {"method": "temperature", "temperature": self.temperature}
-
-    @classmethod
-    def from_json(cls, record: dict[str, Any]) -> Temperature:
-        return cls(float(record["temperature"]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,37 +45,20 @@ class Isotonic:
     more patches than a temperature does.
     """
 
-    probabilities: Float[np.ndarray, " knots"]
-    calibrated: Float[np.ndarray, " knots"]
+    probabilities: Annotated[Float[np.ndarray, " knots"], Numbers()]
+    calibrated: Annotated[Float[np.ndarray, " knots"], Numbers()]
+    method: Literal["isotonic"] = "isotonic"
+
+    def __post_init__(self) -> None:
+        if not 0 < len(self.probabilities) == len(self.calibrated):
+            raise ValueError(f"{len(self.probabilities)} knots with {len(self.calibrated)} values make no map")
 
     def apply(self, probabilities: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
         """Probabilities beyond the outermost knots get the value of the nearest."""
         return np.asarray(np.interp(probabilities, self.probabilities, self.calibrated))
 
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "method": "isotonic",
-            "probabilities": self.probabilities.tolist(),
-            "calibrated": self.calibrated.tolist(),
-        }
-
-    @classmethod
-    def from_json(cls, record: dict[str, Any]) -> Isotonic:
-        return cls(np.array(record["probabilities"], np.float64), np.array(record["calibrated"], np.float64))
-
 
 Calibration = Temperature | Isotonic
-
-
-def calibration_from_json(record: dict[str, Any]) -> Calibration:
-    """What `to_json` of either map gave; raises DataError for anything else."""
-    match record.get("method"):
-        case "temperature":
-            return Temperature.from_json(record)
-        case "isotonic":
-            return Isotonic.from_json(record)
-        case other:
-            raise DataError(f"{other!r} is not a calibration", remedy="Use 'temperature' or 'isotonic'.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,25 +70,13 @@ class Reliability:
     the bin's patches come from a single group, whose spread is not known.
     """
 
-    edges: Float[np.ndarray, " edges"]
+    edges: Annotated[Float[np.ndarray, " edges"], Numbers()]
     """One more than bins, from 0 to 1."""
-    mean_probability: Float[np.ndarray, " bins"]
-    observed_share: Float[np.ndarray, " bins"]
-    count: Int[np.ndarray, " bins"]
-    lower: Float[np.ndarray, " bins"]
-    upper: Float[np.ndarray, " bins"]
-
-    def to_json(self) -> dict[str, Any]:
-        """Lists by name, None for NaN."""
-        return {
-            column.name: [None if value != value else value for value in getattr(self, column.name).tolist()]
-            for column in fields(self)
-        }
-
-    @classmethod
-    def from_json(cls, record: dict[str, Any]) -> Reliability:
-        arrays = {column.name: np.array(record[column.name], np.float64) for column in fields(cls)}
-        return cls(**{**arrays, "count": arrays["count"].astype(np.int64)})
+    mean_probability: Annotated[Float[np.ndarray, " bins"], Numbers()]
+    observed_share: Annotated[Float[np.ndarray, " bins"], Numbers()]
+    count: Annotated[Int[np.ndarray, " bins"], Numbers()]
+    lower: Annotated[Float[np.ndarray, " bins"], Numbers()]
+    upper: Annotated[Float[np.ndarray, " bins"], Numbers()]
 
 
 def reliability(

@@ -9,8 +9,7 @@ on one side and small differences between machines change nothing.
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -28,18 +27,6 @@ class OperatingPoint:
     threshold: float
     sensitivity: float
     specificity: float
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, record: dict[str, Any]) -> OperatingPoint:
-        return cls(
-            str(record["rule"]),
-            float(record["threshold"]),
-            float(record["sensitivity"]),
-            float(record["specificity"]),
-        )
 
 
 def youden(labels: Int[np.ndarray, " n"], probabilities: Float[np.ndarray, " n"]) -> OperatingPoint:

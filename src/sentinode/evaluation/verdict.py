@@ -20,6 +20,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float
 
+from sentinode.data.records import Number
 from sentinode.evaluation.bootstrap import PairedInterval
 
 SMALLEST_SHARE = 0.75
@@ -71,12 +72,12 @@ class Verdict:
     b: str
     metric: str
     outcome: Outcome
-    difference: float
-    low: float
-    high: float
-    p_better: float
-    p_value: float
-    p_holm: float
+    difference: Number
+    low: Number
+    high: Number
+    p_better: Number
+    p_value: Number
+    p_holm: Number
     seeds: int
     """Seeds that differ in what they trained, or in their split."""
     seeds_run: int

@@ -7,26 +7,19 @@ ones; the ensemble's own predictions of these patches take weights that were fit
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, get_args
+from typing import Final
 
 import numpy as np
-from pydantic import TypeAdapter
 
 from sentinode.config import Weighting
+from sentinode.data.records import Number, read_record
 from sentinode.errors import RunError
-from sentinode.evaluation.blend import SMALLEST, blend
-from sentinode.files import read_record
+from sentinode.evaluation.blend import blend
 from sentinode.inference.probabilities import Predictions
 
 BLEND: Final = "blend.json"
-_ANY_RECORD: Final = TypeAdapter(dict[str, Any])
-_RULES: Final[dict[Weighting, str]] = {
-    "fitted": "sigmoid(sum of weight * logit), with the weights of lowest log loss on the validation set, none of them "
-    "below 0, that sum to 1",
-    "equal": "sigmoid(mean of the logits)",
-}
 
 
 @dataclass(frozen=True)
@@ -34,37 +27,26 @@ class Blend:
     """The weights of a blend and what its members score alone, by their names."""
 
     rule: Weighting
-    """How the weights came about: "equal" also where they were to be fitted and could not be."""
+    """How the weights came about: "equal" also where they were to be fitted and could not be.
+
+    "fitted": those of least log loss on the validation side, none of them below 0, that sum to 1. The probability is
+    sigmoid(sum of weight * logit), after each member's is kept 1e-7 away from 0 and 1.
+    """
     weights: dict[str, float]
     """Fitted on all validation patches."""
     fold_weights: dict[str, list[float]]
     """Fitted without each part of the validation side in turn, for that part's own predictions; [] if not fitted."""
-    scores: dict[str, dict[str, float]]
+    scores: dict[str, dict[str, Number]]
     """On the validation side."""
 
-    def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "rule_in_words": _RULES[self.rule], "probabilities_kept_from_0_and_1_by": SMALLEST}
-
-    @classmethod
-    def from_json(cls, record: dict[str, Any]) -> Blend:
-        """What `to_json` gave; raises KeyError, TypeError or ValueError for anything else."""
-        weights = {str(name): float(weight) for name, weight in record["weights"].items()}
-        if not (min(weights.values()) >= 0 and abs(sum(weights.values()) - 1) < 1e-6):
+    def __post_init__(self) -> None:
+        if not (min(self.weights.values()) >= 0 and abs(sum(self.weights.values()) - 1) < 1e-6):
             raise ValueError("the weights do not sum to 1")
-        if record["rule"] not in get_args(Weighting):
-            raise ValueError(f"unknown rule {record['rule']!r}")
-        return cls(record["rule"], weights, dict(record["fold_weights"]), dict(record["scores"]))
 
 
 def open_blend(folder: Path) -> Blend:
     """The blend of a finished ensemble; raises RunError where its folder holds none, or a damaged one."""
-    path = folder / BLEND
-    try:
-        return Blend.from_json(read_record(path, _ANY_RECORD))
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
-        raise RunError(
-            f"is not a record of weights ({error})", where=path, remedy="Restore it, or build the ensemble again."
-        ) from error
+    return read_record(folder / BLEND, Blend)
 
 
 def blended(members: Sequence[Predictions], weights: Sequence[float]) -> Predictions:

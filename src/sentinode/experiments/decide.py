@@ -5,7 +5,6 @@ Apart from `decision`, the record, because it takes what fits the maps, which a 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Final
 
@@ -92,13 +91,7 @@ def own_scores(
         own=metrics,
     )
     each = {name: found.interval(0, name) for name in metrics}
-    return {
-        name: OwnScore(_known(of.estimate), _known(of.low), _known(of.high), of.reason) for name, of in each.items()
-    }
-
-
-def _known(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+    return {name: OwnScore(of.estimate, of.low, of.high, of.reason) for name, of in each.items()}
 
 
 def decide_together(variant: Variant) -> Decision:

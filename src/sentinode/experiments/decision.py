@@ -7,22 +7,21 @@ are worth is measured on patches of other slides or groups than those they were 
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Annotated, Final, Literal
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped
-from pydantic import TypeAdapter
+from pydantic import Field
 
-from sentinode.errors import ConfigError, DataError, RunError
+from sentinode.data.records import Number, read_record
+from sentinode.errors import ConfigError
 from sentinode.evaluation import metrics
-from sentinode.evaluation.calibration import Calibration, Method, Reliability, calibration_from_json, reliability
+from sentinode.evaluation.calibration import Calibration, Method, Reliability, reliability
 from sentinode.evaluation.threshold import OperatingPoint
-from sentinode.files import read_record
 
 DECISION: Final = "decision.json"
-_ANY_RECORD: Final = TypeAdapter(dict[str, Any])
 Scale = Literal["raw", "temperature", "isotonic"]
 PointName = Literal["youden", "sensitivity", "cost"]
 
@@ -34,9 +33,9 @@ POINTS: Final[tuple[PointName, ...]] = ("youden", "sensitivity", "cost")
 class Agreement:
     """How well the probabilities of one scale agree with the labels; lower scores are better."""
 
-    ece: float
-    brier_score: float
-    log_loss: float
+    ece: Number
+    brier_score: Number
+    log_loss: Number
     reliability: Reliability
 
     @classmethod
@@ -55,22 +54,13 @@ class Agreement:
             reliability(labels, probabilities, clusters, rng=rng),
         )
 
-    def to_json(self) -> dict[str, Any]:
-        scores = {"ece": self.ece, "brier_score": self.brier_score, "log_loss": self.log_loss}
-        return {**scores, "reliability": self.reliability.to_json()}
-
-    @classmethod
-    def from_json(cls, record: dict[str, Any]) -> Agreement:
-        ece, brier_score, log_loss = (float(record[name]) for name in ("ece", "brier_score", "log_loss"))
-        return cls(ece, brier_score, log_loss, Reliability.from_json(record["reliability"]))
-
 
 @dataclass(frozen=True)
 class Rates:
     """Shares of patches called rightly, in [0, 1]."""
 
-    sensitivity: float
-    specificity: float
+    sensitivity: Number
+    specificity: Number
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +70,7 @@ class Decision:
     patches: int
     clusters: int
     """Slides or groups among the patches; a patch on its own is one."""
-    calibrations: dict[Method, Calibration]
+    calibrations: dict[Method, Annotated[Calibration, Field(discriminator="method")]]
     """Fitted on all validation patches."""
     points: dict[PointName, OperatingPoint]
     """Chosen on all validation patches; thresholds are on the raw scale."""
@@ -118,38 +108,7 @@ class Decision:
             )
         return self.calibrations[method]
 
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "patches": self.patches,
-            "clusters": self.clusters,
-            "calibrations": {method: found.to_json() for method, found in self.calibrations.items()},
-            "points": {name: point.to_json() for name, point in self.points.items()},
-            "agreements": {scale: agreement.to_json() for scale, agreement in self.agreements.items()},
-            "cross_fitted": {name: asdict(rates) for name, rates in self.cross_fitted.items()},
-            "not_fitted": self.not_fitted,
-            "not_cross_fitted": self.not_cross_fitted,
-        }
-
-    @classmethod
-    def from_json(cls, record: dict[str, Any]) -> Decision:
-        return cls(
-            int(record["patches"]),
-            int(record["clusters"]),
-            {method: calibration_from_json(found) for method, found in record["calibrations"].items()},
-            {name: OperatingPoint.from_json(point) for name, point in record["points"].items()},
-            {scale: Agreement.from_json(agreement) for scale, agreement in record["agreements"].items()},
-            {name: Rates(**rates) for name, rates in record["cross_fitted"].items()},
-            str(record["not_fitted"]),
-            str(record["not_cross_fitted"]),
-        )
-
 
 def open_decision(folder: Path) -> Decision:
     """The decision of a finished run or study; raises RunError where its folder holds none, or a damaged one."""
-    path = folder / DECISION
-    try:
-        return Decision.from_json(read_record(path, _ANY_RECORD))
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, DataError) as error:
-        raise RunError(
-            f"is not a decision record ({error})", where=path, remedy="Restore it, or train the run again."
-        ) from error
+    return read_record(folder / DECISION, Decision)

@@ -5,7 +5,6 @@ The members lie in the folder's `members`: trained there by `train`, or copied t
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -18,8 +17,9 @@ import torch
 from jaxtyping import Float, Int, Shaped
 
 from sentinode.config import SHARED, DecisionConfig, PredictConfig, RunConfig, Weighting
-from sentinode.data.artefacts import claim, write_atomically, write_bytes, write_json, write_text
+from sentinode.data.artefacts import claim, write_atomically, write_bytes, write_text
 from sentinode.data.batches import derive_seed
+from sentinode.data.records import write_record
 from sentinode.data.tables import read_table
 from sentinode.errors import ConfigError, DataError, RunError, SplitError, storage_errors
 from sentinode.evaluation import metrics
@@ -30,10 +30,21 @@ from sentinode.evaluation.metrics import OwnMetric
 from sentinode.experiments.blend import BLEND, Blend
 from sentinode.experiments.decide import decide, own_scores
 from sentinode.experiments.decision import DECISION
-from sentinode.experiments.environment import describe_environment
+from sentinode.experiments.environment import describe_environment, read_environment, write_environment
 from sentinode.experiments.given import best_known_clusters
 from sentinode.experiments.material import Material
-from sentinode.experiments.run import CONFIG, ENVIRONMENT, MANIFEST, MEMBERS, Run, is_finished, sealed, write_manifest
+from sentinode.experiments.run import (
+    CONFIG,
+    ENVIRONMENT,
+    MANIFEST,
+    MEMBERS,
+    SCORES,
+    Run,
+    Scores,
+    is_finished,
+    sealed,
+    write_manifest,
+)
 from sentinode.inference.probabilities import Predictions
 from sentinode.progress import Progress, silent
 from sentinode.settings import is_folder_name, override, read_toml, to_flat, to_toml
@@ -88,7 +99,7 @@ def _join(
         "clusters": kind,
         "notices": _differences_in_data(runs),
     }
-    write_json(folder / ENVIRONMENT, environment)
+    write_environment(folder / ENVIRONMENT, environment)
     return seal_blend(folder, config, [Run.open(place) for place in members], clusters)
 
 
@@ -116,8 +127,8 @@ def seal_blend(
     found = _weigh(first.labels, said, named, config)
     predictions = Predictions(first.ids, first.labels, found.blended)
     predictions.write(folder / "predictions.csv")
-    write_json(folder / "scores.json", metrics.scores(predictions.labels, predictions.probabilities))
-    write_json(folder / DECISION, decide(predictions, named, config.decision, seed=config.fit.seed).to_json())
+    write_record(folder / SCORES, Scores(**metrics.scores(predictions.labels, predictions.probabilities)))
+    write_record(folder / DECISION, decide(predictions, named, config.decision, seed=config.fit.seed))
     names = [member.name for member in members]
     record = Blend(
         found.rule,
@@ -125,14 +136,14 @@ def seal_blend(
         dict(zip(names, found.fold_weights.T.tolist(), strict=True)),
         {member.name: member.scores for member in members},
     )
-    write_json(folder / BLEND, record.to_json())
+    write_record(folder / BLEND, record)
     training = frozenset().union(*(member.training_ids for member in members))
-    environment = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
+    environment = read_environment(folder / ENVIRONMENT)
     scored = own_scores(predictions, named, environment["clusters"], own or {}, seed=config.fit.seed)
     replace(members[0].record, training=len(training), network=None, own_scores=scored).write(folder)
     told = [notice for member in members for notice in member.environment.get("notices", [])]
     notices = dict.fromkeys([*environment["notices"], *told, *found.notices])
-    write_json(folder / "environment.json", {**environment, "notices": list(notices)})
+    write_environment(folder / ENVIRONMENT, {**environment, "notices": list(notices)})
     write_manifest(folder, names)
     return Run.open(folder)
 

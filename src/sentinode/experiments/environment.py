@@ -5,35 +5,55 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, TypeAdapter
+from pydantic import BaseModel
 
 import sentinode
+from sentinode.data.records import read_record, write_record
 from sentinode.evaluation.clusters import ClusterKind
-from sentinode.files import read_record
 
 _LIBRARIES = ("torch", "numpy", "numba", "pandas", "scikit-learn", "scipy", "pillow", "h5py", "optuna", "safetensors")
 
 
+class PseudoRecord(BaseModel, extra="forbid", frozen=True):
+    """How pseudo-labels came about: the patches that joined, by the label they were given, and those that did not."""
+
+    teacher: str
+    teacher_sha256: str
+    calibration: Literal["temperature", "none"]
+    confidence: float
+    positive: int
+    negative: int
+    left_out: dict[str, int]
+    table_sha256: str = ""
+    """Of pseudo.csv, the patches themselves."""
+
+
 class _Environment(BaseModel, extra="allow"):
-    """What others read of a run's environment.json; more may stand there."""
+    """What others read of a run's environment.json; more stands there."""
 
     clusters: ClusterKind
     notices: list[str]
     split: str
-
-
-_ENVIRONMENT: Final = TypeAdapter(_Environment)
+    pseudo_labels: PseudoRecord | None = None
 
 
 def read_environment(path: Path) -> dict[str, Any]:
-    """A run's environment.json; raises RunError where it is none."""
-    return read_record(path, _ENVIRONMENT).model_dump()
+    """A run's environment.json, in plain types; raises RunError where it is none."""
+    found = read_record(path, _Environment).model_dump()
+    absent = {"version"} | ({"pseudo_labels"} if found["pseudo_labels"] is None else set())
+    return {name: value for name, value in found.items() if name not in absent}
+
+
+def write_environment(path: Path, environment: Mapping[str, Any]) -> None:
+    """Save what `read_environment` gives."""
+    write_record(path, _Environment(**environment))
 
 
 def describe_environment(device: torch.device) -> dict[str, Any]:

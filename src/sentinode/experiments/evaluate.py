@@ -9,9 +9,9 @@ pictures/          <id>.png of the worst mistakes, for the page
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from jaxtyping import Shaped
@@ -21,8 +21,9 @@ from sentinode.data.audit import audit_patches
 from sentinode.data.batches import derive_seed
 from sentinode.data.ingest import pack_all, read_images, read_labels
 from sentinode.data.patches import UNLABELLED, PatchSet, PatchTable
+from sentinode.data.records import Number, read_record
 from sentinode.data.split import unite_groups
-from sentinode.errors import DataError
+from sentinode.errors import DataError, RunError
 from sentinode.evaluation import metrics as scoring
 from sentinode.evaluation.bands import Bands, curve_bands
 from sentinode.evaluation.bootstrap import METRICS, Interval, bootstrap
@@ -31,8 +32,7 @@ from sentinode.evaluation.metrics import OwnMetric
 from sentinode.evaluation.subgroups import UNKNOWN
 from sentinode.experiments.decision import Agreement, Decision, PointName, Scale
 from sentinode.experiments.material import Material
-from sentinode.experiments.run import Run
-from sentinode.experiments.run_record import OwnScore
+from sentinode.experiments.run import Run, digest_of
 from sentinode.experiments.session import Session
 from sentinode.inference.probabilities import Predictions
 from sentinode.progress import Progress, silent
@@ -124,13 +124,10 @@ def validation_intervals(run: Run) -> Intervals:
     cluster_of = run.clusters_by_id
     clusters = np.array([cluster_of.get(i, "") for i in run.predictions.ids.tolist()], dtype=str)
     found = Intervals.of(run.predictions, clusters, run.cluster_kind, _rng(run, _FOR_SCORES))
-    own = {name: _interval(score) for name, score in run.record.own_scores.items()}
+    own = {
+        name: Interval(of.value, of.low, of.high, 0.95, reason=of.reason) for name, of in run.record.own_scores.items()
+    }
     return replace(found, scores=found.scores | own)
-
-
-def _interval(score: OwnScore) -> Interval:
-    value, low, high = (np.nan if x is None else x for x in (score.value, score.low, score.high))
-    return Interval(value, low, high, 0.95, reason=score.reason)
 
 
 @dataclass(frozen=True)
@@ -140,9 +137,9 @@ class SlideScores:
     slide: str
     patches: int
     positive: int
-    mean_probability: float
-    auc: float
-    accuracy: float
+    mean_probability: Number
+    auc: Number
+    accuracy: Number
     """At the threshold 0.5."""
 
 
@@ -155,8 +152,8 @@ class PointApplied:
     called_positive: int
     sensitivity: Interval
     specificity: Interval
-    validation_sensitivity: float
-    validation_specificity: float
+    validation_sensitivity: Number
+    validation_specificity: Number
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,8 +168,11 @@ class Evaluation:
     patches: int
     positive: int
     seen: Seen
-    intervals: Intervals
-    """Of the scores of the mean probability of the model's networks, at the threshold 0.5 where there is one."""
+    scores: dict[str, Interval]
+    """Of the mean probability of the model's networks, at the threshold 0.5 where there is one."""
+    clusters: int
+    cluster_kind: ClusterKind
+    replicates: int
     slides: tuple[SlideScores, ...]
     """None where no slide is known."""
     points: tuple[PointApplied, ...]
@@ -180,10 +180,12 @@ class Evaluation:
     """Of the raw probabilities, and of those that the validation side's maps calibrate."""
     curves: Bands | None
     """None where the patches have one class."""
+    predictions_sha256: str = ""
+    """Of predictions.csv, where it is written beside the record."""
 
     @property
-    def scores(self) -> dict[str, Interval]:
-        return self.intervals.scores
+    def intervals(self) -> Intervals:
+        return Intervals(self.scores, self.clusters, self.cluster_kind, self.replicates)
 
     @property
     def notices(self) -> list[str]:
@@ -204,21 +206,6 @@ class Evaluation:
         *others, last = [_in_words(name) for name, found in self.scores.items() if np.isnan(found.estimate)]
         named = f"{', '.join(others)} and {last} are" if others else f"{last} is"
         return [f"{named} undefined: all {self.patches:,} patches are {'positive' if self.positive else 'negative'}."]
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON types; the intervals' entries stand beside the others."""
-        plain = {name: value for name, value in vars(self).items() if name != "intervals"}
-        arrays = {
-            "agreements": {scale: agreement.to_json() for scale, agreement in self.agreements.items()},
-            "curves": self.curves.to_json() if self.curves else None,
-        }
-        records = {
-            "seen": asdict(self.seen),
-            **asdict(self.intervals),
-            "slides": [asdict(slide) for slide in self.slides],
-            "points": [asdict(point) for point in self.points],
-        }
-        return {**plain, **records, **arrays}
 
 
 @dataclass(frozen=True, eq=False)
@@ -344,7 +331,7 @@ def evaluate(
         patches=len(labels),
         positive=int(labels.sum()),
         seen=scored.seen_by(runs),
-        intervals=Intervals.of(predictions, clusters, kind, _rng(runs[0], _FOR_SCORES), workers=workers, own=own),
+        **vars(Intervals.of(predictions, clusters, kind, _rng(runs[0], _FOR_SCORES), workers=workers, own=own)),
         slides=_by_slide(predictions, slides) if (slides != "").any() else (),
         points=_applied(decision, predictions, clusters, _rng(runs[0], _FOR_POINTS), workers),
         agreements={
@@ -353,6 +340,16 @@ def evaluate(
         },
         curves=curves,
     )
+
+
+def open_evaluation(folder: Path) -> tuple[Evaluation, Predictions]:
+    """What `evaluate` wrote into a folder; raises RunError where a file is missing, damaged or changed."""
+    found, path = read_record(folder / SCORES, Evaluation), folder / PREDICTIONS
+    if digest_of(path) != found.predictions_sha256:
+        raise RunError(
+            f"is not the file that {SCORES} was written with", where=path, remedy="Restore it, or evaluate again."
+        )
+    return found, Predictions.read(path)
 
 
 def _rng(run: Run, purpose: int) -> np.random.Generator:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Final
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
 from sentinode.config import CompareConfig
 from sentinode.data.batches import derive_seed
+from sentinode.data.records import Number
 from sentinode.evaluation.bands import Bands, curve_bands
 from sentinode.evaluation.bootstrap import Interval, Replicates, bootstrap
 from sentinode.evaluation.clusters import CLUSTER_NAMES, ClassClusters, ClusterKind
@@ -31,8 +32,8 @@ class IndependentTests:
 
     a: str
     b: str
-    delong: tuple[float, ...]
-    mcnemar: tuple[float, ...]
+    delong: tuple[Number, ...]
+    mcnemar: tuple[Number, ...]
 
     @classmethod
     def of(cls, a: Variant, b: Variant) -> IndependentTests:
@@ -71,56 +72,6 @@ class Evidence:
     curves: dict[str, Bands]
     own_verdicts: tuple[Verdict, ...] = ()
     """Differences in metrics of the user's own, with a verdict where one was asked for."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON types; an end that is unknown, for slides are too few, is null."""
-        plain = {key: value for key, value in vars(self).items() if key not in ("intervals", "curves")}
-        record: dict[str, Any] = _without_nan(
-            plain
-            | {
-                "intervals": {
-                    variant: {metric: asdict(interval) for metric, interval in found.items()}
-                    for variant, found in self.intervals.items()
-                },
-                "by_class": [asdict(found) for found in self.by_class],
-                "verdicts": [asdict(verdict) for verdict in self.verdicts],
-                "own_verdicts": [asdict(verdict) for verdict in self.own_verdicts],
-                "independent": [asdict(tests) for tests in self.independent],
-                "curves": {variant: bands.to_json() for variant, bands in self.curves.items()},
-            }
-        )
-        return record
-
-    @classmethod
-    def from_json(cls, record: Mapping[str, Any]) -> Evidence:
-        """What `to_json` gave; raises KeyError, TypeError or ValueError for anything else."""
-        read = {
-            "intervals": {
-                variant: {
-                    metric: Interval(**_with_nan(interval, optional={"reason"}))
-                    for metric, interval in by_metric.items()
-                }
-                for variant, by_metric in record["intervals"].items()
-            },
-            "by_class": tuple(ClassClusters(**found) for found in record["by_class"]),
-            "varied": tuple(record["varied"]),
-            **{
-                key: tuple(
-                    Verdict(**_with_nan(verdict, optional={"seeds_needed", "reason"})) for verdict in record[key]
-                )
-                for key in ("verdicts", "own_verdicts")
-            },
-            "independent": tuple(
-                IndependentTests(
-                    tests["a"],
-                    tests["b"],
-                    *(tuple(_number(p) for p in tests[name]) for name in ("delong", "mcnemar")),
-                )
-                for tests in record["independent"]
-            ),
-            "curves": {variant: Bands.from_json(bands) for variant, bands in record["curves"].items()},
-        }
-        return cls(**{**record, **read})
 
 
 def weigh(
@@ -208,23 +159,3 @@ def _questions(found: Replicates, comparison: Comparison) -> list[Question]:
         for metric in (comparison.metric, *found.own)
         for row, variant in enumerate(others, start=1)
     ]
-
-
-def _without_nan(value: Any) -> Any:
-    match value:
-        case float() if not np.isfinite(value):
-            return None
-        case dict():
-            return {key: _without_nan(entry) for key, entry in value.items()}
-        case list() | tuple():
-            return [_without_nan(entry) for entry in value]
-        case _:
-            return value
-
-
-def _with_nan(record: Mapping[str, Any], *, optional: Collection[str] = ()) -> dict[str, Any]:
-    return {key: entry if key in optional else _number(entry) for key, entry in record.items()}
-
-
-def _number(entry: Any) -> Any:
-    return float("nan") if entry is None else entry

@@ -7,21 +7,19 @@ stays out, for the validation side is to be as new to the network as without pse
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from sentinode.config import PseudoConfig
 from sentinode.data.split import Split
-from sentinode.errors import ConfigError
+from sentinode.errors import ConfigError, RunError
+from sentinode.experiments.environment import PseudoRecord
 from sentinode.experiments.material import Material, Unlabelled
-from sentinode.experiments.run import PSEUDO, Run
+from sentinode.experiments.run import PSEUDO, Run, digest_of
 from sentinode.inference.probabilities import Predictions
-
-RECORD: Final = "pseudo_labels"  # in a run's environment.json
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +27,7 @@ class PseudoLabels:
     """The patches that join, with their labels and the teacher's calibrated probabilities; and how they came about."""
 
     joined: Predictions
-    record: Mapping[str, Any]
+    record: PseudoRecord
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -39,25 +37,35 @@ class PseudoLabels:
     def notice(self) -> str:
         return notice_of(self.record)
 
-    def write(self, folder: Path) -> None:
+    def write(self, folder: Path) -> PseudoLabels:
+        """Save the patches as pseudo.csv; returns the same with the digest of that in its record."""
         self.joined.write(folder / PSEUDO)
+        sealed = self.record.model_copy(update={"table_sha256": digest_of(folder / PSEUDO)})
+        return replace(self, record=sealed)
 
     @classmethod
-    def read(cls, folder: Path, record: Mapping[str, Any]) -> PseudoLabels:
+    def read(cls, folder: Path, record: PseudoRecord) -> PseudoLabels:
+        """What was written; raises RunError where the table is missing or was changed since."""
+        if digest_of(folder / PSEUDO) != record.table_sha256:
+            raise RunError(
+                "is not the table that the run was begun with",
+                where=folder / PSEUDO,
+                remedy="Restore it, or train the run anew in another folder.",
+            )
         return cls(Predictions.read(folder / PSEUDO), record)
 
 
-def record_of(run: Run) -> Mapping[str, Any] | None:
+def record_of(run: Run) -> PseudoRecord | None:
     """How pseudo-labels joined the training of a run, or of its members, the first that has any; None without."""
-    return next((each.environment[RECORD] for each in (run, *run.members) if RECORD in each.environment), None)
+    return next((found for each in (run, *run.members) if (found := each.pseudo_labels)), None)
 
 
-def notice_of(record: Mapping[str, Any]) -> str:
+def notice_of(record: PseudoRecord) -> str:
     """What a reader of the run's scores has to know."""
-    positive, negative = record["positive"], record["negative"]
+    positive, negative = record.positive, record.negative
     return (
         f"training saw the pixels of {positive + negative:,} unlabelled test patches, under labels that "
-        f"“{Path(record['teacher']).name}” gave them ({positive:,} positive): scores on these patches do not show how "
+        f"“{Path(record.teacher).name}” gave them ({positive:,} positive): scores on these patches do not show how "
         "the model does on new slides"
     )
 

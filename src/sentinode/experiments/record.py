@@ -19,23 +19,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final, Literal
-
-from pydantic import TypeAdapter, ValidationError
+from typing import Final, Literal
 
 from sentinode.config import Value
-from sentinode.data.artefacts import STUDY_BEGUN, STUDY_SEAL, null_for_nan, write_json
+from sentinode.data.artefacts import STUDY_BEGUN, STUDY_SEAL
 from sentinode.data.listing import Origin
+from sentinode.data.records import plain, read_record, write_record
 from sentinode.data.schema import TableHead
 from sentinode.errors import RunError
 from sentinode.experiments.comparison import Variant
 from sentinode.experiments.decision import DECISION
 from sentinode.experiments.run import MANIFEST, Run, digest_of
-from sentinode.files import read_record
 from sentinode.models.own import NONE, Recipes
 from sentinode.settings import is_folder_name
 
@@ -46,10 +42,18 @@ STUDY_EVIDENCE: Final = "evidence.json"
 STUDY_ERRORS: Final = "errors.json"
 
 _SEALED: Final = (STUDY_CONFIG, STUDY_IDENTITY, "check.json", "explore.json", STUDY_EVIDENCE, DECISION, STUDY_ERRORS)
-ANY_RECORD: Final = TypeAdapter(dict[str, Any])
-_OWN_DIGEST: Final = "record_sha256"
 
 Question = Literal["compare", "tune", "leak"]
+
+
+@dataclass(frozen=True)
+class StudyIdentity:
+    """identity.json: digests of what a study is of, by name, and what was asked; both must be equal to go on."""
+
+    data: dict[str, str]
+    questions: list[Question]
+    metrics: list[str]
+    """Names of the user's own."""
 
 
 @dataclass(frozen=True)
@@ -108,12 +112,17 @@ class StudyRecord:
     inputs: list[InputRange]
     """Of the first examples: what a network is given of them."""
 
+    sha256: dict[str, str] = field(default_factory=dict)
+    """Of the study's other records, and of the manifests of its runs."""
+    record_sha256: str = ""
+    """Of all that stands above."""
+
     def write(self, folder: Path) -> None:
         """Save the record, and seal with it the study's other records and its runs."""
         runs = sorted({run for asked in self.asked.values() for variant in asked for run in variant.runs})
         names = [*_SEALED, *(f"runs/{name}/{MANIFEST}" for name in runs)]
-        content = {**asdict(self), "sha256": {name: digest_of(folder / name) for name in names}}
-        write_json(folder / STUDY_RECORD, {**content, _OWN_DIGEST: _digest_of_record(content)})
+        sealed = replace(self, sha256={name: digest_of(folder / name) for name in names})
+        write_record(folder / STUDY_RECORD, replace(sealed, record_sha256=_digest(sealed)))
 
     @classmethod
     def read(cls, folder: Path) -> StudyRecord:
@@ -125,12 +134,10 @@ class StudyRecord:
                 where=folder,
                 remedy="Finish it with --resume." if unfinished else "Give a folder that `study` wrote.",
             )
-        with record_errors(folder):
-            content = read_record(folder / STUDY_RECORD, ANY_RECORD)
-            if content.pop(_OWN_DIGEST, None) != _digest_of_record(content):
-                raise _changed(folder / STUDY_RECORD)
-            sealed = TypeAdapter(dict[str, str]).validate_python(content.pop("sha256"))
-            record = TypeAdapter(cls).validate_python(content)
+        record = read_record(folder / STUDY_RECORD, cls)
+        if record.record_sha256 != _digest(replace(record, record_sha256="")):
+            raise _changed(folder / STUDY_RECORD)
+        sealed = record.sha256
         for name in _SEALED:
             if not (sealed.get(name) and sealed[name] == digest_of(folder / name)):
                 raise _changed(folder / name)
@@ -141,31 +148,14 @@ class StudyRecord:
         return record
 
 
-def _digest_of_record(content: dict[str, Any]) -> str:
-    text = json.dumps(null_for_nan(content), sort_keys=True, ensure_ascii=True, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+def _digest(record: StudyRecord) -> str:
+    return hashlib.sha256(json.dumps(plain(record), sort_keys=True).encode()).hexdigest()
 
 
 def _changed(path: Path) -> RunError:
     return RunError(
         "has changed since the study was finished", where=path, remedy="Restore it, or run the study again."
     )
-
-
-@contextmanager
-def record_errors(folder: Path) -> Iterator[None]:
-    """Raise RunError where one of a study's files is missing or is not what was written."""
-    try:
-        yield
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        what = f"{_place(error)}{error.errors()[0]['msg']}" if isinstance(error, ValidationError) else error
-        raise RunError(f"holds a damaged record ({what})", where=folder, remedy="Run the study again.") from error
-
-
-def _place(error: ValidationError) -> str:
-    """Where in the record the first thing is that does not fit."""
-    place = ".".join(map(str, error.errors()[0]["loc"]))
-    return f"{place}: " if place else ""
 
 
 def open_chosen(folder: Path, own: Recipes = NONE) -> Variant:

@@ -21,32 +21,31 @@ members/NAME/       the members, each a whole run folder; the manifest holds the
 from __future__ import annotations
 
 import hashlib
-import math
 import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 import pandas as pd
 import torch
-from pydantic import BeforeValidator, TypeAdapter
+from pydantic import BaseModel
 from torch import nn
 
 from sentinode.config import OwnModel, RunConfig, TimmModel
-from sentinode.data.artefacts import RUN_SEAL, claim, tidy_finished, write_json
+from sentinode.data.artefacts import RUN_SEAL, claim, tidy_finished
+from sentinode.data.records import VERSION, Number, read_record, write_record
 from sentinode.data.tables import columns_of, read_table
 from sentinode.errors import RunError, SentinodeWarning
 from sentinode.evaluation.clusters import ClusterKind
 from sentinode.experiments.blend import BLEND, Blend, open_blend
 from sentinode.experiments.decision import DECISION, Decision, open_decision
-from sentinode.experiments.environment import read_environment
+from sentinode.experiments.environment import PseudoRecord, read_environment
 from sentinode.experiments.history import read_history
 from sentinode.experiments.run_record import RUN_RECORD, NetworkRecord, RunRecord, probe_of
-from sentinode.files import read_record
 from sentinode.fitting.checkpoint import count_weights, load_weights
 from sentinode.inference.probabilities import Predictions
 from sentinode.models.build import build
@@ -56,6 +55,7 @@ from sentinode.settings import is_folder_name, read_toml
 
 CONFIG: Final = "config.toml"
 ENVIRONMENT: Final = "environment.json"
+SCORES: Final = "scores.json"
 CONTENTS: Final = (
     CONFIG,
     "split.csv",
@@ -63,19 +63,37 @@ CONTENTS: Final = (
     RUN_RECORD,
     "history.csv",
     "predictions.csv",
-    "scores.json",
+    SCORES,
     DECISION,
     "model.safetensors",
 )
 MANIFEST: Final = RUN_SEAL
-_MANIFEST: Final = TypeAdapter(dict[str, Any])
-_Score = Annotated[float, BeforeValidator(lambda score: math.nan if score is None else score)]  # as `write_json` has it
-_SCORES: Final = TypeAdapter(dict[str, _Score])
 MEMBERS: Final = "members"
 PSEUDO: Final = "pseudo.csv"
 _WEIGHTS: Final = "model.safetensors"
 _PROBE: Final = 1e-3  # of logits: other processors sum in another order
 _OF_A_NETWORK: Final = ("history.csv", _WEIGHTS)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """manifest.json: the SHA-256 of each file of a finished run, and the names of its members, if any."""
+
+    sha256: dict[str, str]
+    members: tuple[str, ...] = ()
+    sentinode_run: Literal[True] = True
+    """What tells it from other programs' manifests."""
+
+    def __post_init__(self) -> None:
+        if not all(map(is_folder_name, self.members)):
+            raise ValueError("a member's name is not a directory name")
+
+
+class Scores(BaseModel, extra="allow"):
+    """scores.json: each score of the validation side by its name; NaN where it lacks a class that the score needs."""
+
+    version: int = VERSION
+    __pydantic_extra__: dict[str, Number]
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,6 +144,12 @@ class Run:
         """What the clusters are: slides, or what stood in for them when the run was trained."""
         kind: ClusterKind = self.environment["clusters"]
         return kind
+
+    @property
+    def pseudo_labels(self) -> PseudoRecord | None:
+        """How pseudo-labels joined its training; an ensemble's members have their own."""
+        found = self.environment.get("pseudo_labels")
+        return None if found is None else PseudoRecord.model_validate(found)
 
     @cached_property
     def _split(self) -> pd.DataFrame:
@@ -183,7 +207,7 @@ class Run:
             environment=read_environment(folder / ENVIRONMENT),
             history=pd.DataFrame() if members else read_history(folder / "history.csv"),
             predictions=Predictions.read(folder / "predictions.csv"),
-            scores=read_record(folder / "scores.json", _SCORES),
+            scores=read_record(folder / SCORES, Scores).model_extra or {},
             members=members,
             blend=blend,
             own=own,
@@ -282,23 +306,17 @@ def write_manifest(folder: Path, members: Sequence[str] = ()) -> None:
     """Seal a run folder."""
     pseudo = (folder / PSEUDO).is_file()
     digests = {name: digest_of(folder / name) for name in contents(members, pseudo=pseudo)}
-    named = {"members": list(members)} if members else {}
-    write_json(folder / MANIFEST, {"sentinode_run": 1, **named, "sha256": digests})
+    write_record(folder / MANIFEST, Manifest(digests, tuple(members)))
 
 
 def sealed(folder: Path) -> tuple[dict[str, str], list[str]]:
     """What a finished run's manifest says: the SHA-256 of each file, and the names of the members, if any."""
+    manifest = read_record(folder / MANIFEST, Manifest)
+    names = contents(manifest.members, pseudo=PSEUDO in manifest.sha256)
     try:
-        manifest = read_record(folder / MANIFEST, _MANIFEST)
-        members = [str(name) for name in manifest.get("members", [])]
-        if not all(map(is_folder_name, members)):
-            raise ValueError("a member's name is not a directory name")
-        digests = manifest["sha256"]
-        return {name: str(digests[name]) for name in contents(members, pseudo=PSEUDO in digests)}, members
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise RunError(
-            "is not a manifest of a run of this version", where=folder / MANIFEST, remedy="Train the run again."
-        ) from error
+        return {name: manifest.sha256[name] for name in names}, list(manifest.members)
+    except KeyError as error:
+        raise RunError(f"has no digest of {error}", where=folder / MANIFEST, remedy="Train the run again.") from error
 
 
 def verify(folder: Path) -> None:

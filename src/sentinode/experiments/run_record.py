@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Final, Literal
 
 import torch
-from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
 from sentinode.config import RunConfig
-from sentinode.data.artefacts import write_bytes
 from sentinode.data.listing import Origin
+from sentinode.data.records import Number, read_record, write_record
 from sentinode.data.split import Basis
-from sentinode.errors import RunError
 from sentinode.experiments.material import Material
 from sentinode.models.own import OwnNetwork
 from sentinode.models.summary import InitialWeights, Summary, summarise
@@ -71,11 +68,11 @@ class NetworkRecord:
 
 @dataclass(frozen=True)
 class OwnScore:
-    """A score of the user's own on the validation set, with its 95 % interval; None is undefined, or unknown."""
+    """A score of the user's own on the validation set, with its 95 % interval; NaN is undefined, or unknown."""
 
-    value: float | None
-    low: float | None
-    high: float | None
+    value: Number
+    low: Number
+    high: Number
     reason: str | None
     """Why the interval is unknown, if it is."""
 
@@ -93,27 +90,14 @@ class RunRecord:
     network: NetworkRecord | None
     own_scores: dict[str, OwnScore] = field(default_factory=dict)
     """Scores of the user's own, of the validation set, by name."""
-    version: Literal[1] = 1
 
     def write(self, folder: Path) -> None:
-        write_bytes(folder / RUN_RECORD, _adapter().dump_json(self, indent=2) + b"\n")
+        write_record(folder / RUN_RECORD, self)
 
     @classmethod
     def read(cls, folder: Path) -> RunRecord:
-        """The record in a run's folder; raises RunError where it is none of this version."""
-        path = folder / RUN_RECORD
-        try:
-            return _adapter().validate_json(path.read_bytes())
-        except (OSError, ValidationError) as error:
-            what = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error.strerror
-            raise RunError(
-                f"is not a record of a run of this version ({what})", where=path, remedy="Train the run again."
-            ) from error
-
-
-@cache
-def _adapter() -> TypeAdapter[RunRecord]:
-    return TypeAdapter(RunRecord)
+        """The record in a run's folder; raises RunError where it is none."""
+        return read_record(folder / RUN_RECORD, cls)
 
 
 def record_of_run(

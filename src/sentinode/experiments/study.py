@@ -4,25 +4,45 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from sentinode.config import StudyConfig
+from sentinode.data.check import CHECK, CheckRecord
+from sentinode.data.explore import EXPLORED, Explored
+from sentinode.data.records import read_record
 from sentinode.experiments.comparison import Comparison, Variant
 from sentinode.experiments.decision import Decision, open_decision
+from sentinode.experiments.evaluate import Seen
 from sentinode.experiments.evidence import Evidence
 from sentinode.experiments.record import (
-    ANY_RECORD,
     STUDY_CONFIG,
     STUDY_ERRORS,
     STUDY_EVIDENCE,
     Question,
     StudyRecord,
     VariantRecord,
-    record_errors,
 )
+from sentinode.experiments.review_record import Review
 from sentinode.experiments.run import Run
-from sentinode.files import read_record
 from sentinode.settings import read_toml
+
+
+@dataclass(frozen=True)
+class EvidenceRecord:
+    """evidence.json: of each question that was asked; `seen` of patches that are not the validation side's."""
+
+    compare: Evidence | None = None
+    tune: Evidence | None = None
+    leak: Evidence | None = None
+    seen: Seen | None = None
+
+    def __post_init__(self) -> None:
+        if not self.questions:
+            raise ValueError("answers no question")
+
+    @property
+    def questions(self) -> dict[Question, Evidence]:
+        asked: dict[Question, Evidence | None] = {"compare": self.compare, "tune": self.tune, "leak": self.leak}
+        return {question: found for question, found in asked.items() if found}
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,13 +53,13 @@ class Study:
     config: StudyConfig
     record: StudyRecord
     comparisons: dict[Question, Comparison]
-    check: dict[str, Any]
-    explore: dict[str, Any]
+    check: CheckRecord
+    explore: Explored
     evidence: dict[Question, Evidence]
     decision: Decision
     """Calibration and operating points for the mean of the chosen variant's runs."""
-    errors: dict[str, Any]
-    """The review of the chosen variant's errors, as `explain` wrote it."""
+    errors: Review
+    """Of the chosen variant's errors."""
 
     @property
     def comparison(self) -> Comparison | None:
@@ -66,12 +86,7 @@ class Study:
     def open(cls, folder: Path) -> Study:
         """Read a study; raises RunError where it is unfinished or one of its runs is not sound."""
         record = StudyRecord.read(folder)
-        with record_errors(folder):
-            check = read_record(folder / "check.json", ANY_RECORD)
-            explore = read_record(folder / "explore.json", ANY_RECORD)
-            weighed: dict[Any, Any] = read_record(folder / STUDY_EVIDENCE, ANY_RECORD)
-            evidence = {question: Evidence.from_json(found) for question, found in weighed.items()}
-            errors = read_record(folder / STUDY_ERRORS, ANY_RECORD)
+        weighed = read_record(folder / STUDY_EVIDENCE, EvidenceRecord)
         config = read_toml(folder / STUDY_CONFIG, StudyConfig)
         opened: dict[str, Run] = {}
 
@@ -89,9 +104,9 @@ class Study:
                 question: Comparison(tuple(variant(entry) for entry in entries))
                 for question, entries in record.asked.items()
             },
-            check=check,
-            explore=explore,
-            evidence=evidence,
+            check=read_record(folder / CHECK, CheckRecord),
+            explore=read_record(folder / EXPLORED, Explored),
+            evidence=weighed.questions,
             decision=open_decision(folder),
-            errors=errors,
+            errors=read_record(folder / STUDY_ERRORS, Review),
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +15,11 @@ from sentinode.data.patches import PatchTable
 from sentinode.data.split import Split, units_of
 from sentinode.errors import ConfigError, RunError
 from sentinode.experiments.decision import DECISION, Decision, open_decision
+from sentinode.experiments.environment import PseudoRecord, read_environment
 from sentinode.experiments.material import Material, Unlabelled
 from sentinode.experiments.predict import open_runs, predict
-from sentinode.experiments.pseudo import RECORD, PseudoLabels, barred_patches, choose
-from sentinode.experiments.run import MANIFEST, Run
+from sentinode.experiments.pseudo import PseudoLabels, barred_patches, choose
+from sentinode.experiments.run import ENVIRONMENT, MANIFEST, Run
 from sentinode.inference.probabilities import Predictions
 from sentinode.models.own import NONE, Recipes
 from sentinode.progress import Progress
@@ -67,7 +67,7 @@ class Teacher:
         ids = set(split.validation.tolist())
         networks = [network for run in self.runs for network in (run, *run.members)]
         trained = frozenset[str]().union(*(each.training_ids for each in networks))
-        taught = [each for each in networks if RECORD in each.environment]
+        taught = [each for each in networks if each.pseudo_labels]
         beyond = {i for each in taught for i in ids - set(each.predictions.ids.tolist())}
         for seen, how in (
             (ids & trained, "was trained on"),
@@ -108,15 +108,15 @@ def pseudo_labels(
     teacher.require_blind_to(split, material.candidates)
     barred = barred_patches(material, material.unlabelled, split)
     joined, left_out = choose(teacher.say(material.unlabelled, device, progress), barred, config.pseudo)
-    record = {
-        "teacher": str(teacher.folder),
-        "teacher_sha256": teacher.digest,
-        "calibration": "temperature" if "temperature" in teacher.decision.calibrations else "none",
-        "confidence": config.pseudo.confidence,
-        "positive": int(joined.labels.sum()),
-        "negative": int((joined.labels == 0).sum()),
-        "left_out": left_out,
-    }
+    record = PseudoRecord(
+        teacher=str(teacher.folder),
+        teacher_sha256=teacher.digest,
+        calibration="temperature" if "temperature" in teacher.decision.calibrations else "none",
+        confidence=config.pseudo.confidence,
+        positive=int(joined.labels.sum()),
+        negative=int((joined.labels == 0).sum()),
+        left_out=left_out,
+    )
     return PseudoLabels(joined, record)
 
 
@@ -124,8 +124,9 @@ def pseudo_labels_of(folder: Path, config: RunConfig) -> PseudoLabels | None:
     """What joined the run that was begun in the folder; raises RunError where its teacher is no longer the same."""
     if config.pseudo is None:
         return None
-    record = json.loads((folder / "environment.json").read_text(encoding="utf-8"))[RECORD]
-    if Teacher.open(config.pseudo.run).digest != record["teacher_sha256"]:
+    found = read_environment(folder / ENVIRONMENT).get("pseudo_labels")
+    record = None if found is None else PseudoRecord.model_validate(found)
+    if record is None or Teacher.open(config.pseudo.run).digest != record.teacher_sha256:
         raise RunError(
             f"was started with another teacher than {config.pseudo.run} holds now",
             where=folder,

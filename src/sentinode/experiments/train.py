@@ -14,14 +14,15 @@ import numpy as np
 import torch
 
 from sentinode.config import FitHead, FitStages, HeadFitConfig, NotebookModel, OwnModel, RunConfig
-from sentinode.data.artefacts import write_json, write_text
+from sentinode.data.artefacts import write_text
 from sentinode.data.batches import derive_seed
+from sentinode.data.records import write_record
 from sentinode.errors import RunError, SentinodeWarning
 from sentinode.evaluation.metrics import OwnMetric, scores
 from sentinode.experiments.decide import decide, own_scores
 from sentinode.experiments.decision import DECISION
 from sentinode.experiments.ensemble import require_trainable, seal_blend
-from sentinode.experiments.environment import describe_environment, read_environment
+from sentinode.experiments.environment import describe_environment, read_environment, write_environment
 from sentinode.experiments.features import head_sides
 from sentinode.experiments.history import (
     History,
@@ -32,8 +33,18 @@ from sentinode.experiments.history import (
     write_history,
 )
 from sentinode.experiments.material import Material, require_same
-from sentinode.experiments.pseudo import RECORD, PseudoLabels
-from sentinode.experiments.run import CONFIG, ENVIRONMENT, MEMBERS, Run, claim_run, is_finished, write_manifest
+from sentinode.experiments.pseudo import PseudoLabels
+from sentinode.experiments.run import (
+    CONFIG,
+    ENVIRONMENT,
+    MEMBERS,
+    SCORES,
+    Run,
+    Scores,
+    claim_run,
+    is_finished,
+    write_manifest,
+)
 from sentinode.experiments.run_record import record_of_run
 from sentinode.experiments.streams import Streams, open_streams
 from sentinode.experiments.teacher import pseudo_labels, pseudo_labels_of
@@ -359,6 +370,8 @@ def _prepare(
 ) -> PseudoLabels | None:
     """Write what the run starts from: pseudo-labels, where there are any, the split and, last, the environment."""
     pseudo = pseudo_labels(material, config, device, progress, own)
+    if pseudo:
+        pseudo = pseudo.write(folder)
     of_streams = () if config.ensemble else open_streams(material, config, pseudo).notices  # members note theirs
     environment = {
         **describe_environment(device),
@@ -374,12 +387,10 @@ def _prepare(
             *of_streams,
             *([pseudo.notice] if pseudo else []),
         ],
-        **({RECORD: pseudo.record} if pseudo else {}),
+        "pseudo_labels": pseudo.record if pseudo else None,
     }
-    if pseudo:
-        pseudo.write(folder)
     material.write_split(config, folder / "split.csv")
-    write_json(folder / ENVIRONMENT, environment)
+    write_environment(folder / ENVIRONMENT, environment)
     return pseudo
 
 
@@ -416,10 +427,10 @@ def _finish(
     known = np.array([labels[i] for i in split.validation.tolist()], dtype=np.int8)
     predictions = Predictions(split.validation, known, probabilities)
     predictions.write(folder / "predictions.csv")
-    write_json(folder / "scores.json", scores(known, probabilities))
+    write_record(folder / SCORES, Scores(**scores(known, probabilities)))
     cluster_of = material.clusters_by_id(config)
     clusters = np.array([cluster_of[i] for i in split.validation.tolist()])
-    write_json(folder / DECISION, decide(predictions, clusters, config.decision, seed=config.fit.seed).to_json())
+    write_record(folder / DECISION, decide(predictions, clusters, config.decision, seed=config.fit.seed))
     save_weights(folder / "model.safetensors", state.result)
     material.write_split(config, folder / "split.csv")  # what was trained on, whatever became of the file meanwhile
     unnormalised = streams.training.prepared.unnormalised + streams.validation.prepared.unnormalised

@@ -7,8 +7,7 @@ of fold where there are folds. So confident learning may rank them as they are.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import pandas as pd
@@ -17,6 +16,7 @@ from jaxtyping import Shaped
 from sentinode.evaluation.clusters import ClusterKind
 from sentinode.evaluation.subgroups import UNKNOWN, scores_by_subgroup
 from sentinode.experiments.comparison import Variant
+from sentinode.experiments.review_record import Found, Review, Seen, Subgroups, SubgroupScores, Suspects
 from sentinode.explain.attributes import Parts, parts_of
 from sentinode.explain.disagreement import Disagreement, between_models, between_seeds
 from sentinode.explain.galleries import Mistake, worst_mistakes
@@ -25,141 +25,6 @@ from sentinode.explain.label_errors import Suspect, find_label_errors
 THRESHOLD: Final = 0.5
 ALONE: Final = "patches on their own"
 _SCORES: Final = ("auc", "accuracy", "sensitivity", "specificity")
-
-
-@dataclass(frozen=True)
-class Seen:
-    """A patch to look at: `slide` names its slide, stain cluster or group, "" where unknown.
-
-    `probabilities` of tumour: one of the variant's mean, the variant's and its rival's, or one for each seed.
-    """
-
-    id: str
-    label: int
-    slide: str
-    probabilities: tuple[float, ...]
-
-    @classmethod
-    def from_json(cls, record: Mapping[str, Any]) -> Seen:
-        return cls(**{**record, "probabilities": tuple(record["probabilities"])})
-
-
-@dataclass(frozen=True)
-class Found:
-    """The first patches of a kind, and how many there are in all."""
-
-    total: int
-    first: tuple[Seen, ...]
-
-    @classmethod
-    def from_json(cls, record: Mapping[str, Any]) -> Found:
-        return cls(record["total"], tuple(Seen.from_json(entry) for entry in record["first"]))
-
-
-@dataclass(frozen=True)
-class Suspects:
-    """Label-error suspects, the most suspect first, with what confident learning found them by.
-
-    `class_thresholds`: the mean probability that patches of class 0 and of class 1 have for their own class.
-    `confident_joint[given][counted]`: patches by label and by the class whose threshold they reach.
-    """
-
-    found: Found
-    class_thresholds: tuple[float, float]
-    confident_joint: tuple[tuple[int, int], tuple[int, int]]
-
-    @classmethod
-    def from_json(cls, record: Mapping[str, Any]) -> Suspects:
-        none, tumour = record["confident_joint"]
-        low, high = record["class_thresholds"]
-        return cls(Found.from_json(record["found"]), (low, high), (tuple(none), tuple(tumour)))
-
-
-@dataclass(frozen=True)
-class SubgroupScores:
-    """One subgroup: means over the seeds, at the threshold 0.5; None where a class is absent that the score needs.
-
-    `flag` is "few patches", "one class only", "few of one class" or "".
-    """
-
-    subgroup: str
-    patches: int
-    positive: int
-    auc: float | None
-    accuracy: float | None
-    sensitivity: float | None
-    specificity: float | None
-    flag: str
-
-
-@dataclass(frozen=True)
-class Subgroups:
-    """Scores by one attribute: from least to most where its values are `ordered`, else the lowest AUC first.
-
-    Flagged lines without an order come last. `lines` is empty where there are more subgroups (`count`) than half
-    the patches, for then almost every patch is alone.
-    """
-
-    by: str
-    ordered: bool
-    count: int
-    lines: tuple[SubgroupScores, ...]
-
-    @classmethod
-    def from_json(cls, record: Mapping[str, Any]) -> Subgroups:
-        return cls(**{**record, "lines": tuple(SubgroupScores(**line) for line in record["lines"])})
-
-
-@dataclass(frozen=True)
-class Review:
-    """Of one variant's validation patches. `mistakes[label]` holds the patches of that label that it got wrong.
-
-    `rival` and `disagreements` are None where there is no other variant, `seed_spread` where there is one seed.
-    `few`: a subgroup of fewer patches is flagged.
-    """
-
-    variant: str
-    rival: str | None
-    seeds: tuple[int, ...]
-    folds: int
-    patches: int
-    few: int
-    cluster_kind: ClusterKind
-    mistakes: tuple[Found, Found]
-    disagreements: Found | None
-    seed_spread: tuple[Seen, ...] | None
-    suspects: Suspects
-    subgroups: tuple[Subgroups, ...]
-
-    def ids_to_show(self) -> list[str]:
-        """The ids of all patches that need a picture, each once."""
-        shown = [
-            *self.mistakes[0].first,
-            *self.mistakes[1].first,
-            *(self.seed_spread or ()),
-            *self.suspects.found.first,
-        ]
-        shown += self.disagreements.first if self.disagreements else ()
-        return list(dict.fromkeys(patch.id for patch in shown))
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON types, without NaN."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, record: Mapping[str, Any]) -> Review:
-        """Read what `to_json` wrote; raises KeyError, TypeError or ValueError for anything else."""
-        none, tumour = record["mistakes"]
-        disagreements, spread = record["disagreements"], record["seed_spread"]
-        read = {
-            "seeds": tuple(record["seeds"]),
-            "mistakes": (Found.from_json(none), Found.from_json(tumour)),
-            "disagreements": None if disagreements is None else Found.from_json(disagreements),
-            "seed_spread": None if spread is None else tuple(Seen.from_json(entry) for entry in spread),
-            "suspects": Suspects.from_json(record["suspects"]),
-            "subgroups": tuple(Subgroups.from_json(entry) for entry in record["subgroups"]),
-        }
-        return cls(**{**record, **read})
 
 
 def review(

@@ -9,6 +9,7 @@ from typing import Any, Final
 import numpy as np
 from markupsafe import Markup
 
+from sentinode.data.explore import Explored
 from sentinode.evaluation.bands import Band
 from sentinode.evaluation.metrics import METRIC_NAMES, gain
 from sentinode.experiments.comparison import Variant
@@ -70,24 +71,24 @@ def class_counts(title: str, key: str, negative: int, positive: int, dropped: fl
     return Chart(title, data_figures.class_counts(key, negative, positive), f"{told}{left_out}")
 
 
-def appearance(explored: Mapping[str, Any]) -> list[Chart]:
+def appearance(explored: Explored) -> list[Chart]:
     """Every quantity's distribution in each class, as shares of the class; what separates the classes best is first."""
 
     def shares(counts: Sequence[int]) -> list[float]:
         return [100 * count / max(sum(counts), 1) for count in counts]
 
     charts = []
-    by_separation = sorted(explored["quantities"].items(), key=lambda entry: -_separation(entry[1]["auc"]))
+    by_separation = sorted(explored.quantities.items(), key=lambda entry: -_separation(entry[1].auc))
     for name, histogram in by_separation:
         title = _QUANTITY_NAMES.get(name, name)
         svg = data_figures.distributions(
             f"distribution-{name}",
             title,
-            histogram["edges"],
-            shares(histogram["negative"]),
-            shares(histogram["positive"]),
+            histogram.edges,
+            shares(histogram.negative),
+            shares(histogram.positive),
         )
-        charts.append(Chart(title, svg, _separated(histogram["auc"])))
+        charts.append(Chart(title, svg, _separated(histogram.auc)))
     return charts
 
 
@@ -105,17 +106,17 @@ def _separated(auc: float | None) -> str:
     return f"{how} in positive patches: this number alone has an AUC of {_separation(auc):.2f}."
 
 
-def by_slide(explored: Mapping[str, Any]) -> list[Chart]:
+def by_slide(explored: Explored) -> list[Chart]:
     """Counts and colours of each slide, from the darkest to the lightest; nothing where slides are unknown."""
-    slides = sorted(explored["slides"], key=lambda slide: float(slide["brightness"]))
+    slides = sorted(explored.slides, key=lambda slide: slide.means["brightness"])
     if not slides:
         return []
-    names = [str(slide["slide"]) for slide in slides]
-    positive = [slide["patches"] * slide["tumour_fraction"] for slide in slides]
-    negative = [slide["patches"] - of_slide for slide, of_slide in zip(slides, positive, strict=True)]
-    channels = {channel: [slide[channel] for slide in slides] for channel in ("red", "green", "blue")}
-    brightness = [float(slide["brightness"]) for slide in slides]
-    shares = [slide["tumour_fraction"] for slide in slides]
+    names = [slide.slide for slide in slides]
+    positive = [slide.patches * slide.tumour_fraction for slide in slides]
+    negative = [slide.patches - of_slide for slide, of_slide in zip(slides, positive, strict=True)]
+    channels = {channel: [slide.means[channel] for slide in slides] for channel in ("red", "green", "blue")}
+    brightness = [slide.means["brightness"] for slide in slides]
+    shares = [slide.tumour_fraction for slide in slides]
     return [
         Chart(
             "Classes of each slide",

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
-from sentinode.data.explore import baseline
+from sentinode.data.audit import AuditRecord, DuplicateIds, OverlapIds
+from sentinode.data.check import CheckRecord
+from sentinode.data.explore import Explored, baseline
 from sentinode.data.images import PATCH_SIZE_PX
 from sentinode.report import charts
 from sentinode.report.data_statements import label_rule, many
@@ -24,28 +26,29 @@ _IDS: Final = "An id should be the SHA-1 of its pixels."
 _GRAVEST: Final = ("error", "warning", "note", "")
 _SHOWN: Final = 12
 _PAIRS_SHOWN: Final = 6
+_Pair = TypeVar("_Pair", DuplicateIds, OverlapIds)
 
 
-def check_context(folder: Path, check: Mapping[str, Any], explored: Mapping[str, Any] | None) -> dict[str, Any]:
-    audit = check["audit"]
-    labels = audit["labels"]
-    parts = ", ".join(f"{count:,} {part}" for part, count in check["parts"].items())
+def check_context(folder: Path, check: CheckRecord, explored: Explored | None) -> dict[str, Any]:
+    audit = check.audit
+    labels = audit.labels
+    parts = ", ".join(f"{count:,} {part}" for part, count in check.parts.items())
     sections = {"conclusion": "Answers", "counts": "Findings", "classes": "Classes and slides"}
     blanks = blank_galleries(folder, audit)
-    duplicates = pairs(folder, audit["duplicates"]["pairs"], _duplicate_caption)
-    overlaps = pairs(folder, audit["overlaps"]["pairs"], _overlap_caption)
+    duplicates = pairs(folder, audit.duplicates.pairs, _duplicate_caption)
+    overlaps = pairs(folder, audit.overlaps.pairs, _overlap_caption)
     if blanks or duplicates or overlaps:
         sections["pictures"] = "Patches worth a look"
     if explored:
         sections["colours"] = "Colour and brightness"
     return {
         "title": "A check of the data",
-        "note": check["note"],
+        "note": check.note,
         "sections": sections,
         "answers": answers(check),
-        "facts": [f"{parts} patches ({check['kind']} folder)"],
-        "label_rule": label_rule(check["origin"]),
-        "ids_lead": _IDS if check["kind"] == "competition" else "",
+        "facts": [f"{parts} patches ({check.kind} folder)"],
+        "label_rule": label_rule(check.origin),
+        "ids_lead": _IDS if check.kind == "competition" else "",
         "findings": findings(check),
         "not_found": not_found(check),
         "details": details(check),
@@ -59,13 +62,13 @@ def check_context(folder: Path, check: Mapping[str, Any], explored: Mapping[str,
         "duplicates": duplicates,
         "overlaps": overlaps,
         "appearance": charts.appearance(explored) if explored else [],
-        "appearance_patches": explored["patches"] if explored else 0,
+        "appearance_patches": explored.patches if explored else 0,
     }
 
 
-def answers(check: Mapping[str, Any]) -> list[Answer]:
+def answers(check: CheckRecord) -> list[Answer]:
     """Whether the data can be used, and what a network must beat."""
-    grave = Counter(row["severity"] for row in check["table"])
+    grave = Counter(row.severity for row in check.table)
     if grave["error"]:
         answer = f"Not yet: {many(grave['error'], 'finding')} to fix first, {many(grave['warning'], 'warning')}."
     elif grave["warning"]:
@@ -76,77 +79,72 @@ def answers(check: Mapping[str, Any]) -> list[Answer]:
     beaten = "Over at most 20,000 labelled training patches, by their mean brightness."
     return [
         Answer("Can these data be used as they are?", answer, [read], section="counts"),
-        Answer("What must a network beat?", baseline(check["brightness_auc"]), [beaten]),
+        Answer("What must a network beat?", baseline(check.brightness_auc), [beaten]),
     ]
 
 
-def findings(check: Mapping[str, Any]) -> Table:
+def findings(check: CheckRecord) -> Table:
     """What was found, the gravest first, with the next step; what was looked for and not found is `not_found`."""
-    found = sorted((row for row in check["table"] if row["count"]), key=lambda row: _GRAVEST.index(row["severity"]))
-    rows = [[row["what"], row["severity"], f"{row['count']:,}", row["note"], row["next_step"]] for row in found]
+    found = sorted((row for row in check.table if row.count), key=lambda row: _GRAVEST.index(row.severity))
+    rows = [[row.what, row.severity, f"{row.count:,}", row.note, row.next_step] for row in found]
     head = ["what", "severity", "count", "note", "next step"]
     text = frozenset({"severity", "note", "next step"})
     return Table("Patches are left out of training only if a setting asks for it.", head, rows, text)
 
 
-def not_found(check: Mapping[str, Any]) -> str:
+def not_found(check: CheckRecord) -> str:
     """Everything that was looked for in vain, in a sentence."""
-    names = [row["what"] for row in check["table"] if not row["count"]]
+    names = [row.what for row in check.table if not row.count]
     return f"Not found: {', '.join(names)}." if names else ""
 
 
-def details(check: Mapping[str, Any]) -> Table | None:
+def details(check: CheckRecord) -> Table | None:
     """Findings about tables and files, with their first examples."""
-    rows = [
-        [finding["what"], f"{finding['count']:,}", ", ".join(map(str, finding.get("examples", [])))]
-        for finding in check["findings"]
-    ]
+    rows = [[finding.what, f"{finding.count:,}", ", ".join(finding.examples)] for finding in check.findings]
     return Table("Tables and files.", ["finding", "count", "examples"], rows, frozenset({"examples"})) if rows else None
 
 
-def unreadable(check: Mapping[str, Any]) -> Table | None:
-    rows = [[entry["id"], entry["reason"]] for entry in check["unreadable"][:_SHOWN]]
-    caption = f"Unusable images: the first {len(rows)} of {len(check['unreadable']):,}."
+def unreadable(check: CheckRecord) -> Table | None:
+    rows = [[entry.id, entry.reason] for entry in check.unreadable[:_SHOWN]]
+    caption = f"Unusable images: the first {len(rows)} of {len(check.unreadable):,}."
     return Table(caption, ["image", "why"], rows, frozenset({"why"})) if rows else None
 
 
-def slides_table(audit: Mapping[str, Any]) -> Table | None:
+def slides_table(audit: AuditRecord) -> Table | None:
     rows = [
         [
-            slide["slide"] or "(unknown)",
-            f"{slide['patches']:,}",
-            f"{slide['labelled']:,}",
-            f"{slide['positive']:,}",
-            "–" if slide["tumour_fraction"] is None else f"{slide['tumour_fraction']:.1%}",
+            slide.slide or "(unknown)",
+            f"{slide.patches:,}",
+            f"{slide.labelled:,}",
+            f"{slide.positive:,}",
+            f"{slide.tumour_fraction:.1%}" if slide.labelled else "–",
         ]
-        for slide in audit["slides"]
+        for slide in audit.slides
     ]
     head = ["slide", "patches", "labelled", "positive", "positive share"]
-    return Table("", head, rows) if any(slide["slide"] for slide in audit["slides"]) else None
+    return Table("", head, rows) if any(slide.slide for slide in audit.slides) else None
 
 
-def blank_galleries(folder: Path, audit: Mapping[str, Any]) -> list[Gallery]:
+def blank_galleries(folder: Path, audit: AuditRecord) -> list[Gallery]:
     galleries = []
     for kind, title in _BLANK_TITLES.items():
-        ids = audit["blanks"].get(kind, [])
+        ids = audit.blanks.get(kind, [])
         shown = [p for p in pictures(folder, ids[:_SHOWN]) if p.source]
         if shown:
             galleries.append(Gallery(title, "plain", shown, f"{len(shown):,} of {len(ids):,}."))
     return galleries
 
 
-def pairs(
-    folder: Path, entries: Sequence[Mapping[str, Any]], caption: Callable[[Mapping[str, Any]], str]
-) -> list[SideBySide]:
+def pairs(folder: Path, entries: Sequence[_Pair], caption: Callable[[_Pair], str]) -> list[SideBySide]:
     """The first pairs of which both pictures are at hand."""
-    shown = [SideBySide((picture(folder, e["a"]), picture(folder, e["b"])), caption(e)) for e in entries[:_PAIRS_SHOWN]]
+    shown = [SideBySide((picture(folder, e.a), picture(folder, e.b)), caption(e)) for e in entries[:_PAIRS_SHOWN]]
     return [pair for pair in shown if all(each.source for each in pair.pictures)]
 
 
-def _duplicate_caption(entry: Mapping[str, Any]) -> str:
-    return "pixel for pixel" if entry["symmetry"] == 0 else "rotated or flipped"
+def _duplicate_caption(entry: DuplicateIds) -> str:
+    return "pixel for pixel" if entry.symmetry == 0 else "rotated or flipped"
 
 
-def _overlap_caption(entry: Mapping[str, Any]) -> str:
-    share = entry["shared_area_px"] / PATCH_SIZE_PX**2
-    return f"shifted by {entry['dx_px']}, {entry['dy_px']} px: {share:.0%} shared"
+def _overlap_caption(entry: OverlapIds) -> str:
+    share = entry.shared_area_px / PATCH_SIZE_PX**2
+    return f"shifted by {entry.dx_px}, {entry.dy_px} px: {share:.0%} shared"

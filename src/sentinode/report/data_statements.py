@@ -78,7 +78,7 @@ class DataStatements:
 
     @property
     def slides(self) -> str:
-        named = many(sum(bool(slide["slide"]) for slide in self.study.check["audit"]["slides"]), "slide")
+        named = many(sum(bool(slide.slide) for slide in self.study.check.audit.slides), "slide")
         match self._first.record.slides_known:
             case "all":
                 return f"Patches come from {named} known by name."
@@ -90,7 +90,7 @@ class DataStatements:
     @cached_property
     def _places(self) -> list[str]:
         """Attributes of the patches that tell where they were made, and by which scores were taken."""
-        return [table["by"] for table in self.study.errors["subgroups"] if table["by"].lower() in _PLACES]
+        return [table.by for table in self.study.errors.subgroups if table.by.lower() in _PLACES]
 
     @property
     def hospitals(self) -> str:
@@ -127,18 +127,18 @@ class DataStatements:
     @property
     def missing(self) -> str:
         check = self.study.check
-        found = [f"{finding['what']} {finding['count']:,}" for finding in check["findings"] if finding["count"]]
-        if check["unreadable"]:
-            found.append(f"unusable images {len(check['unreadable']):,}")
+        found = [f"{finding.what} {finding.count:,}" for finding in check.findings if finding.count]
+        if check.unreadable:
+            found.append(f"unusable images {len(check.unreadable):,}")
         return f"The check found: {', '.join(found) or 'nothing missing'}. {self.left_out} Nothing is imputed."
 
     @property
     def quality(self) -> str:
-        audit = self.study.check["audit"]
-        blank = sum(map(len, audit["blanks"].values()))
+        audit = self.study.check.audit
+        blank = sum(map(len, audit.blanks.values()))
         return (
-            f"Every patch was checked: {many(audit['duplicates']['found'], 'duplicate')}, "
-            f"{many(audit['overlaps']['found'], 'overlapping pair')} and {many(blank, 'blank patch', 'blank patches')} "
+            f"Every patch was checked: {many(audit.duplicates.found, 'duplicate')}, "
+            f"{many(audit.overlaps.found, 'overlapping pair')} and {many(blank, 'blank patch', 'blank patches')} "
             "were found."
         )
 
@@ -151,10 +151,10 @@ class DataStatements:
         found = record_of(self._first)
         if found is None:
             return ""
-        count = many(found["positive"] + found["negative"], "test patch", "test patches")
+        count = many(found.positive + found.negative, "test patch", "test patches")
         return (
-            f" For training only, {count} ({found['positive']:,} positive) were added with labels that a network "
-            f"predicted with a probability of at least {found['confidence']:g} (pseudo-labels)."
+            f" For training only, {count} ({found.positive:,} positive) were added with labels that a network "
+            f"predicted with a probability of at least {found.confidence:g} (pseudo-labels)."
         )
 
     @property

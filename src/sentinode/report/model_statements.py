@@ -13,7 +13,6 @@ from sentinode.evaluation.metrics import METRIC_NAMES
 from sentinode.experiments.evidence import Evidence
 from sentinode.experiments.run import Run
 from sentinode.experiments.study import Study
-from sentinode.explain.review import Review
 from sentinode.report import words
 from sentinode.report.cautions import cautions, split_caution
 from sentinode.report.data_statements import many
@@ -231,19 +230,15 @@ class ModelStatements:
         )
 
     @cached_property
-    def _review(self) -> Review:
-        return Review.from_json(self.study.errors)
-
-    @cached_property
     def _by_cluster(self) -> tuple[int, list[float]]:
         """How many slides, or what stands in for them, there are, and the AUC of those that are large enough."""
-        found = next(table for table in self._review.subgroups if table.by == self._review.cluster_kind)
+        found = next(table for table in self.study.errors.subgroups if table.by == self.study.errors.cluster_kind)
         return found.count, [line.auc for line in found.lines if line.auc is not None and not line.flag]
 
     @property
     def by_cluster(self) -> str:
         count, judged = self._by_cluster
-        name = CLUSTER_NAMES[self._review.cluster_kind]
+        name = CLUSTER_NAMES[self.study.errors.cluster_kind]
         if not judged:
             return f"None of the {count:,} {name} has enough patches of both classes for a score of its own."
         told = f"over the {len(judged)} of {count:,} that are large enough"
@@ -257,16 +252,16 @@ class ModelStatements:
     def subgroups(self) -> str:
         """The range of the AUC over the parts of each quantity."""
         told = []
-        for table in self._review.subgroups:
+        for table in self.study.errors.subgroups:
             scores = [line.auc for line in table.lines if line.auc is not None and not line.flag]
-            if table.by != self._review.cluster_kind and scores:
+            if table.by != self.study.errors.cluster_kind and scores:
                 told.append(f"{table.by.replace('_', ' ')} {min(scores):.3f} to {max(scores):.3f}")
         return f"AUC by subgroup: {', '.join(told)}." if told else "No subgroup was scored."
 
     @property
     def suspects(self) -> str:
-        found = self._review.suspects.found
-        return f"{found.total:,} of {self._review.patches:,} labels are suspected of being wrong (confident learning)."
+        found, patches = self.study.errors.suspects.found, self.study.errors.patches
+        return f"{found.total:,} of {patches:,} labels are suspected of being wrong (confident learning)."
 
     @property
     def limits(self) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from functools import cache
 from importlib import resources
@@ -14,9 +13,12 @@ from markupsafe import Markup
 
 import sentinode
 from sentinode.data.artefacts import claim_file, write_text
+from sentinode.data.check import CHECK, CheckRecord
+from sentinode.data.explore import EXPLORED, Explored
+from sentinode.data.records import read_record
 from sentinode.errors import RunError
 from sentinode.experiments.comparison import Comparison
-from sentinode.experiments.evaluate import SCORES, Evaluation, Scored, Seen
+from sentinode.experiments.evaluate import SCORES, Evaluation, Scored, Seen, open_evaluation
 from sentinode.experiments.evidence import Evidence
 from sentinode.experiments.record import STUDY_CONFIG, STUDY_EVIDENCE, STUDY_RECORD
 from sentinode.experiments.run import Run, is_run
@@ -30,7 +32,7 @@ from sentinode.report.run_page import run_context
 from sentinode.report.study_page import study_context
 
 REPORT: Final = "report.html"
-CHECK: Final = "check.html"
+CHECK_PAGE: Final = "check.html"
 
 
 def write_report(folder: Path) -> list[Path]:
@@ -40,7 +42,7 @@ def write_report(folder: Path) -> list[Path]:
         return [page, write_check_page(folder)]
     if is_run(folder):
         return [write_run_page(folder)]
-    if (folder / "check.json").is_file():
+    if (folder / CHECK).is_file():
         return [write_check_page(folder)]
     if (folder / STUDY_EVIDENCE).is_file():
         raise RunError(
@@ -49,9 +51,7 @@ def write_report(folder: Path) -> list[Path]:
             remedy="Give the runs to `compare` again, with another --out.",
         )
     if (folder / SCORES).is_file():
-        raise RunError(
-            "holds the scores of a run that lies elsewhere", where=folder, remedy="Give the run to `evaluate` again."
-        )
+        return [write_evaluation_page(folder, *open_evaluation(folder))]
     raise RunError(
         "holds no study, run or check",
         where=folder,
@@ -89,15 +89,9 @@ def write_evaluation_page(folder: Path, found: Evaluation, predictions: Predicti
 
 def write_check_page(folder: Path) -> Path:
     """Write check.html of the check.json, and the explore.json if any, in a folder; raises RunError."""
-    check = _read_json(folder / "check.json")
-    explored = _read_json(folder / "explore.json") if (folder / "explore.json").is_file() else None
-    try:
-        context = check_context(folder, check, explored)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise RunError(
-            f"is no record of a check ({error})", where=folder / "check.json", remedy="Run the check again."
-        ) from error
-    return _write(folder / CHECK, "check.html", context)
+    check = read_record(folder / CHECK, CheckRecord)
+    explored = read_record(folder / EXPLORED, Explored) if (folder / EXPLORED).is_file() else None
+    return _write(folder / CHECK_PAGE, "check.html", check_context(folder, check, explored))
 
 
 @cache
@@ -134,13 +128,3 @@ def _write(path: Path, template: str, context: dict[str, Any]) -> Path:
 def _css_string(text: str) -> Markup:
     """A quoted CSS string in which no character can end the string or the style element."""
     return Markup('"' + "".join(c if c.isalnum() or c in " .,:-" else f"\\{ord(c):x} " for c in text) + '"')
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunError(f"cannot be read ({error})", where=path, remedy="Run the check again.") from error
-    if not isinstance(content, dict):
-        raise RunError("is no record of a check", where=path, remedy="Run the check again.")
-    return content

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from sentinode.explain.review import Found, Review, Seen, Subgroups, SubgroupScores
+from sentinode.experiments.review_record import Found, Review, Seen, Subgroups, SubgroupScores
 from sentinode.report.parts import Gallery
 from sentinode.report.pictures import Picture, picture
 from sentinode.report.tables import Table, number

@@ -56,7 +56,7 @@ def run_context(run: Run) -> dict[str, Any]:
         "split_caution": split_caution(record),
         "facts": [
             f"{record.training:,} patches for training, {record.validation:,} for validation",
-            *([f"{pseudo['positive'] + pseudo['negative']:,} more with pseudo-labels"] if pseudo else []),
+            *([f"{pseudo.positive + pseudo.negative:,} more with pseudo-labels"] if pseudo else []),
             *([f"{len(run.members)} networks"] if run.members else [f"seed {run.seed}", f"{len(run.history)} {rows}"]),
         ],
         "answers": [_answer(run, intervals)],

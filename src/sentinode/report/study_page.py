@@ -7,7 +7,6 @@ from typing import Any, Final
 from sentinode.evaluation.metrics import METRIC_NAMES
 from sentinode.experiments.run import Run
 from sentinode.experiments.study import Study
-from sentinode.explain.review import Review
 from sentinode.report import charts, comparison_part, notebook, parts, verdict_words, words
 from sentinode.report.cautions import NO_CLINIC, Remark, cautions, split_caution
 from sentinode.report.charts import Chart
@@ -82,7 +81,7 @@ def study_context(study: Study) -> dict[str, Any]:
         "steps": steps(study) if record.preset == PRESET else [],
         "its_notebook": notebook.is_its_question(study.variants),
         "appearance": charts.appearance(study.explore),
-        "appearance_patches": study.explore["patches"],
+        "appearance_patches": study.explore.patches,
         "by_slide": charts.by_slide(study.explore),
         "networks": networks(study.variants),
         "compare": comparison_part.compared(compare, study.evidence["compare"]) if compare else None,
@@ -95,7 +94,7 @@ def study_context(study: Study) -> dict[str, Any]:
         if study.config.split.folds
         else None,
         "decision": decision_part("study", study.decision),
-        "review": review_part(study.folder, Review.from_json(study.errors)),
+        "review": review_part(study.folder, study.errors),
         "model_card": model_card(study),
         "checklists": checklists(study),
         "settings": to_toml(study.config),
