@@ -128,6 +128,22 @@ def predict(data: Path, threads: int) -> Iterator[Benchmark]:
         check_same_predictions(data / f"sentinode-{views}.csv", data / f"peer-{views}.csv")
 
 
+def classifier(data: Path, threads: int) -> Iterator[Benchmark]:
+    for views in (1, 8):
+        options = ("--data", data, "--views", views)
+        yield Benchmark(
+            f"a model in a program: 100,000 patches from memory, views: {views}",
+            RATE,
+            True,
+            {
+                "sentinode.load": Server(OURS, "ours/classifier.py", *options, threads=threads),
+                "sentinode predict, packed before": Server(
+                    OURS, "ours/predict.py", *options, "--packed", threads=threads
+                ),
+            },
+        )
+
+
 def check_same_predictions(ours: Path, theirs: Path) -> None:
     """Raise an error unless both sides gave every patch the same probability, to rounding."""
     both = [pd.read_csv(path).set_index("id")["label"].sort_index() for path in (ours, theirs)]
@@ -167,6 +183,7 @@ BENCHMARKS: dict[str, Callable[[Path, int], Iterator[Benchmark]]] = {
     "fit": fit,
     "ingest": ingest,
     "predict": predict,
+    "classifier": classifier,
     "startup": startup,
 }
 

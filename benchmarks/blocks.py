@@ -39,6 +39,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--views", type=int, default=1)
+    parser.add_argument("--packed", action="store_true", help="the patches were packed before")
     return parser.parse_args(namespace=argparse.Namespace(wire=Wire()))
 
 

@@ -33,7 +33,7 @@ from sentinode.data.competition import read_competition
 from sentinode.data.preprocess import prepare
 from sentinode.fitting.epochs import FitState, fit_epochs
 from sentinode.fitting.memory import keep_freed_memory
-from sentinode.inference.probabilities import predict_probabilities
+from sentinode.inference.classifier import TrainedNetwork
 from sentinode.models.build import build
 from sentinode.settings import override
 
@@ -68,7 +68,8 @@ def measure(folder: Path, scratch: Path, patches: int, seeds: int) -> dict[str, 
             for _ in fit_epochs(FitState.start(network, config.fit), stream, unseen, config.fit, device=_CPU):
                 pass
         clock.append(time.perf_counter())
-        predict_probabilities(network, prepared, view_count=1, batch_size=256, device=_CPU)
+        one_view = override(config, {"predict.views": 1, "running.prediction_batch_size": 256})
+        TrainedNetwork(network, one_view, _CPU).probabilities(prepared)
         clock.append(time.perf_counter())
     held = before.rss - getattr(before, "shared", 0)
     return {

@@ -31,8 +31,8 @@ from sentinode.data.tables import read_column_by_id
 from sentinode.evaluation.bootstrap import bootstrap
 from sentinode.evaluation.metrics import auc
 from sentinode.experiments.gather import Gathered, gather
+from sentinode.experiments.load import classifier_of
 from sentinode.experiments.material import Material
-from sentinode.experiments.predict import predict
 from sentinode.experiments.run import Run
 from sentinode.experiments.session import Session, default_cache
 from sentinode.experiments.train import train_run
@@ -104,7 +104,7 @@ def interval_width(predictions: Predictions, names: dict[str, str]) -> float:
 
 
 def measure(run: Run, case: Case, clusterings: dict[str, dict[str, str]], session: Session) -> Row:
-    unseen = predict([run], case.unseen, device=session.device)
+    unseen = classifier_of([run], session.device).predictions(case.unseen)
     internal, unseen_auc = run.scores["auc"], auc(unseen.labels, unseen.probabilities)
     row: Row = {"internal": internal, "unseen": unseen_auc, "gap": internal - unseen_auc}
     row["patches"] = len(run.predictions)

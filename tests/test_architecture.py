@@ -11,8 +11,8 @@ import sentinode
 
 ROOT = Path(sentinode.__file__).parent
 LAYERS = [
-    "errors", "files", "machine", "progress", "settings", "config", "loops", "data", "models", "inference", "fitting",
-    "evaluation", "experiments", "explain", "report", "deploy", "pipeline", "api", "apps",
+    "errors", "files", "machine", "progress", "settings", "config", "loops", "data", "models", "evaluation",
+    "inference", "fitting", "experiments", "explain", "report", "deploy", "pipeline", "api", "apps",
 ]  # fmt: skip
 MODULES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
 
@@ -42,6 +42,11 @@ def test_imports_point_to_the_left(path: Path) -> None:
         if layer_of(name).startswith("__"):
             continue
         assert LAYERS.index(layer_of(name)) <= LAYERS.index(own), f"{own} imports {name}"
+
+
+def test_the_loop_scores_nothing() -> None:
+    for path in (ROOT / "fitting").glob("*.py"):
+        assert not {name for name in imports_of(path) if layer_of(name) == "evaluation"}, path
 
 
 def test_pages_are_drawn_without_a_network() -> None:

@@ -11,9 +11,9 @@ import pytest
 import sentinode
 
 PUBLIC = {
-    "OwnMetric", "Run", "RunConfig", "SentinodeError", "Session", "Study", "StudyConfig", "check", "compare",
-    "ensemble", "evaluate", "fit", "load_config", "load_preset", "override", "predict", "split", "study", "tune",
-    "wait_passively", "write_phantom", "write_report",
+    "Classifier", "OwnMetric", "Run", "RunConfig", "SentinodeError", "Session", "Study", "StudyConfig", "check",
+    "compare", "ensemble", "evaluate", "fit", "load", "load_config", "load_preset", "override", "predict", "split",
+    "study", "tune", "wait_passively", "write_phantom", "write_report",
 }  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""`sentinode predict` without the start of its process: from a folder of TIFFs that were not packed to a table."""
+"""`sentinode predict` without the start of its process: from TIFFs, packed before with `--packed`, to a table."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def main() -> None:
         serve(
             args.wire,
             lambda: len(predict(model, images, out, session)),
-            before=lambda: shutil.rmtree(cache, ignore_errors=True),
+            before=lambda: None if args.packed else shutil.rmtree(cache, ignore_errors=True),
         )
 
 

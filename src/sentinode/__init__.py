@@ -21,9 +21,11 @@ if TYPE_CHECKING:
     from sentinode.data.phantom import write_phantom
     from sentinode.errors import SentinodeError
     from sentinode.evaluation.metrics import OwnMetric
+    from sentinode.experiments.load import load
     from sentinode.experiments.run import Run
     from sentinode.experiments.session import Session
     from sentinode.experiments.study import Study
+    from sentinode.inference.classifier import Classifier
     from sentinode.machine import wait_passively
     from sentinode.report.page import write_report
     from sentinode.settings import override
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Classifier",
     "OwnMetric",
     "Run",
     "RunConfig",
@@ -43,6 +46,7 @@ __all__ = [
     "ensemble",
     "evaluate",
     "fit",
+    "load",
     "load_config",
     "load_preset",
     "override",
@@ -64,6 +68,8 @@ _HOME_OF = {
     "wait_passively": "machine",
     "SentinodeError": "errors",
     "OwnMetric": "evaluation.metrics",
+    "Classifier": "inference.classifier",
+    "load": "experiments.load",
     "Run": "experiments.run",
     "Session": "experiments.session",
     "Study": "experiments.study",

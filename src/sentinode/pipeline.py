@@ -35,8 +35,8 @@ from sentinode.experiments.decide import decide_together
 from sentinode.experiments.decision import DECISION
 from sentinode.experiments.evidence import weigh
 from sentinode.experiments.gather import Gathered, gather
+from sentinode.experiments.load import classifier_of
 from sentinode.experiments.material import require_same
-from sentinode.experiments.predict import predict
 from sentinode.experiments.record import (
     STUDY_CONFIG,
     STUDY_ERRORS,
@@ -156,8 +156,8 @@ def answer(
     write_record(out / STUDY_EVIDENCE, weighed)
     chosen = choose(asked, config.fit.metric)
 
-    rows = 0 if asked_ids is None else submit(gathered, asked_ids, chosen, out, session)
     write_record(out / DECISION, decide_together(chosen))
+    rows = 0 if asked_ids is None else submit(gathered, asked_ids, chosen, out, session)
     told = of_step(session.progress, "subgroups")
     known = attributes(material.patches, chosen.predictions.ids, given, on_progress=told)
     reviewed = review(chosen, rival_of(chosen, asked), clusters, known, cluster_kind=kind)
@@ -300,7 +300,8 @@ def ids_to_submit(gathered: Gathered, config: StudyConfig, session: Session) -> 
 def submit(gathered: Gathered, asked_ids: np.ndarray, chosen: Variant, out: Path, session: Session) -> int:
     """Predict the test part with the chosen variant's runs, averaged; returns the submission's rows."""
     assert gathered.test is not None
-    predictions = predict(chosen.runs, gathered.test, device=session.device, progress=session.progress)
+    classifier = classifier_of(chosen.runs, session.device, folder=out)
+    predictions = classifier.predictions(gathered.test, session.progress)
     predictions.write(out / "predictions-test.csv")
     submission = make_submission(predictions, asked_ids)
     write_submission(out / "submission.csv", submission)

@@ -15,7 +15,7 @@ from sklearn.metrics import log_loss, roc_curve
 
 from sentinode.config import DecisionConfig, RunConfig
 from sentinode.data.records import plain, write_record
-from sentinode.errors import ConfigError, RunError
+from sentinode.errors import RunError
 from sentinode.evaluation import metrics
 from sentinode.evaluation.calibration import Temperature
 from sentinode.evaluation.calibration_fit import fit_isotonic
@@ -73,8 +73,8 @@ def test_maps_for_new_patches_are_fitted_on_the_whole_side() -> None:
     given, found = predictions(), made()
     asked = np.linspace(0, 1, 101)
     reference = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip").fit(given.probabilities, given.labels)
-    assert found.calibration("isotonic").apply(asked) == pytest.approx(reference.predict(asked), abs=1e-12)
-    fitted = found.calibration("temperature")
+    assert found.calibrations["isotonic"].apply(asked) == pytest.approx(reference.predict(asked), abs=1e-12)
+    fitted = found.calibrations["temperature"]
     assert isinstance(fitted, Temperature)
     losses = [log_loss(given.labels, Temperature(t).apply(given.probabilities)) for t in np.linspace(0.5, 5, 200)]
     assert log_loss(given.labels, fitted.apply(given.probabilities)) <= min(losses) + 1e-9
@@ -144,11 +144,6 @@ def test_what_one_class_cannot_give_is_absent_with_its_reason() -> None:
     assert not found.cross_fitted
     assert list(found.agreements) == ["raw"]
     assert "only the class 0" in found.not_fitted
-    with pytest.raises(ConfigError, match="only the class 0") as caught:
-        found.point("youden", where=Path("run") / "decision.json")
-    assert str(caught.value).startswith("run/decision.json: holds no operating point 'youden'")
-    with pytest.raises(ConfigError, match="only the class 0"):
-        found.calibration("temperature")
 
 
 @pytest.mark.parametrize("names", ["one", "of one class each"])
@@ -181,11 +176,7 @@ def test_it_survives_strict_json_and_follows_its_seed(tmp_path: Path) -> None:
     assert as_text(made(seed=26)) != as_text(made())
 
 
-def test_other_names_and_damaged_files_are_refused_in_one_line(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"'yuden'.*youden, sensitivity or cost"):
-        made().point("yuden")
-    with pytest.raises(ConfigError, match=r"'platt'.*temperature or isotonic"):
-        made().calibration("platt")
+def test_damaged_files_are_refused_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="is missing"):
         open_decision(tmp_path)
     for content in ("{", "[]", '{"patches": 3}'):

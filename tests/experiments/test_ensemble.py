@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,8 +24,8 @@ from sentinode.experiments.compare import RunStore, compare
 from sentinode.experiments.ensemble import join_runs
 from sentinode.experiments.evidence import weigh
 from sentinode.experiments.given import best_known_clusters, pair_given
+from sentinode.experiments.load import classifier_of
 from sentinode.experiments.material import Material
-from sentinode.experiments.predict import predict
 from sentinode.experiments.run import Run, contents, is_run, write_manifest
 from sentinode.experiments.train import train_run
 from sentinode.settings import override
@@ -105,8 +106,8 @@ def test_no_patch_is_blended_by_weights_that_saw_its_cluster(joined: Run) -> Non
 
 def test_it_predicts_the_blend_of_what_its_members_predict(trained: Run) -> None:
     patches = make_patches(seed=9, count=30)
-    alone = [predict([member], patches, device=CPU).probabilities for member in trained.members]
-    found = predict([trained], patches, device=CPU)
+    alone = [classifier_of([member], CPU)(patches.pixels) for member in trained.members]
+    found = classifier_of([trained], CPU).predictions(patches)
     assert found.ids.tolist() == patches.ids.tolist()
     assert found.probabilities == pytest.approx(blend(np.column_stack(alone), np.array(trained.weights)), abs=1e-9)
     with pytest.raises(RunError, match="has no network of its own"):
@@ -157,9 +158,9 @@ def test_an_interrupted_ensemble_goes_on_where_it_stopped(
     built: list[RunConfig] = []
     new_state = train._new_state
 
-    def build(own: RunConfig, device: torch.device) -> train.FitState:
+    def build(own: RunConfig, *given: Any) -> train.FitState:
         built.append(own)
-        return new_state(own, device)
+        return new_state(own, *given)
 
     with monkeypatch.context() as patch:
         patch.setattr(train, "_new_state", build)

@@ -22,12 +22,12 @@ from sentinode.data.images import encode_tiff, read_patch
 from sentinode.errors import DataError, RunError, SentinodeError, StorageError
 from sentinode.evaluation.metrics import scores
 from sentinode.evaluation.weighted import weighted_scores
-from sentinode.experiments import predict as prediction
 from sentinode.experiments.evaluate import AT_HALF, Seen, validation_intervals
 from sentinode.experiments.given import on_other_patches
 from sentinode.experiments.run import Run, write_manifest
 from sentinode.experiments.session import Session
 from sentinode.fitting.checkpoint import save_weights
+from sentinode.inference.classifier import Classifier
 from sentinode.inference.probabilities import Predictions
 from sentinode.report.page import write_report
 from sentinode.report.tables import between
@@ -183,7 +183,7 @@ def test_every_score_has_an_interval_that_holds_it(
 
 
 def test_a_runs_page_gives_each_score_its_interval(run: Run) -> None:
-    found = validation_intervals(run)
+    found = validation_intervals([run])
     assert found.cluster_kind == "slide"
     page = (run.folder / "report.html").read_text(encoding="utf-8")
     for name, interval in found.scores.items():
@@ -301,7 +301,7 @@ def never_predicts(monkeypatch: pytest.MonkeyPatch) -> None:
     def predict(*_: object, **__: object) -> Predictions:
         raise AssertionError("a patch was predicted before the place for results was looked at")
 
-    monkeypatch.setattr(prediction, "predict", predict)
+    monkeypatch.setattr(Classifier, "__call__", predict)
 
 
 @pytest.fixture

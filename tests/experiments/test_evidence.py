@@ -148,7 +148,7 @@ def test_one_network_that_predicts_in_another_way_is_compared(comparison: Compar
 
     def shifted(run: Run) -> Run:
         said = run.predictions
-        return replace(run, predictions=replace(said, probabilities=said.probabilities / 2))
+        return replace(run, elsewhere=replace(said, probabilities=said.probabilities / 2))
 
     other = replace(before, name="other", runs=tuple(shifted(run) for run in before.runs))
     assert other.same_as(before) is None

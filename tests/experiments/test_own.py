@@ -28,8 +28,8 @@ from sentinode.experiments.compare import RunStore, compare
 from sentinode.experiments.ensemble import join_runs
 from sentinode.experiments.evaluate import validation_intervals
 from sentinode.experiments.evidence import Evidence, weigh
+from sentinode.experiments.load import open_runs
 from sentinode.experiments.material import Material
-from sentinode.experiments.predict import open_runs
 from sentinode.experiments.run import Run
 from sentinode.experiments.session import Session
 from sentinode.experiments.train import train_run
@@ -446,7 +446,7 @@ def test_weights_lie_in_the_file_under_the_names_of_the_network(
     config = override(with_own_network(quick, own), {"fit.epochs": 1})
     metrics = {"mine": OwnMetric(auc, share=True)}
     run = train_run(material, config, tmp_path / "run", device=CPU, own=own, metrics=metrics)
-    intervals = validation_intervals(run).scores
+    intervals = validation_intervals([run]).scores
     assert intervals["mine"].estimate == run.scores["auc"]
     assert "mine" not in run.scores
     wrapped = own.known[0].build(seed=0, input_size_px=32)

@@ -23,8 +23,8 @@ from sentinode.errors import ConfigError, RunError
 from sentinode.experiments import teacher as teachers
 from sentinode.experiments.ensemble import join_runs
 from sentinode.experiments.gather import gather
+from sentinode.experiments.load import classifier_of
 from sentinode.experiments.material import Material, Unlabelled
-from sentinode.experiments.predict import predict
 from sentinode.experiments.pseudo import barred_patches, choose
 from sentinode.experiments.run import Run
 from sentinode.experiments.session import Session
@@ -149,7 +149,7 @@ def test_confident_patches_join_the_training_side_and_no_others(
 ) -> None:
     assert taught.unlabelled is not None
     patches = taught.unlabelled.patches
-    raw = predict([teacher], patches, device=CPU).probabilities
+    raw = classifier_of([teacher], CPU)(patches.pixels)
     said = teacher.decision.calibrations["temperature"].apply(raw)
     assert not np.allclose(said, raw, atol=1e-3)  # so the test would see it if raw probabilities were taken
     expected = {
@@ -230,7 +230,7 @@ def test_it_resumes_with_its_own_teacher_only(
     with pytest.raises(RunError, match=r"pseudo\.csv: is not the table that the run was begun with"):
         train_run(taught, config, tmp_path / "run", device=CPU, resume=True)
     (tmp_path / "run" / "pseudo.csv").write_bytes(table)
-    monkeypatch.setattr(teachers, "predict", lambda *_, **__: pytest.fail("predicted again"))
+    monkeypatch.setattr(teachers, "classifier_of", lambda *_, **__: pytest.fail("predicted again"))
     resumed = train_run(taught, config, tmp_path / "run", device=CPU, resume=True)
     for name in ("pseudo.csv", "predictions.csv", "model.safetensors"):
         assert (resumed.folder / name).read_bytes() == (pupil.folder / name).read_bytes(), name
@@ -303,13 +303,13 @@ def test_members_share_the_pseudo_labels_and_joined_members_keep_theirs(
 ) -> None:
     assert taught.unlabelled is not None
     fresh = Material(taught.patches, taught.candidates.groups, unlabelled=replace(taught.unlabelled, said={}))
-    calls, real = [], teachers.predict
+    calls, real = [], teachers.classifier_of
 
     def counted(*given, **options):
         calls.append(1)
         return real(*given, **options)
 
-    monkeypatch.setattr(teachers, "predict", counted)
+    monkeypatch.setattr(teachers, "classifier_of", counted)
     members = {"a": {"fit.seed": 1}, "b": {"fit.seed": 2}}
     asked = override(pupil_config, {"ensemble.members": members, "fit.epochs": 1})
     run = train_run(fresh, asked, tmp_path / "ensemble", device=CPU)

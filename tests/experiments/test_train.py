@@ -17,8 +17,8 @@ from sentinode.errors import DivergedError, RunError, SentinodeError, SentinodeW
 from sentinode.evaluation.metrics import scores
 from sentinode.experiments.decide import decide
 from sentinode.experiments.history import best_epoch, has_finished
+from sentinode.experiments.load import classifier_of
 from sentinode.experiments.material import Material
-from sentinode.experiments.predict import predict
 from sentinode.experiments.run import CONTENTS, Run, verify
 from sentinode.experiments.run_record import Augmentation, Preprocessing, RunRecord
 from sentinode.experiments.train import train_run
@@ -285,7 +285,7 @@ def test_patches_whose_stain_cannot_be_normalised_are_noted(
     told = [notice for notice in run.environment["notices"] if "stain" in notice]
     assert [notice.split(":")[0] for notice in told] == ["stain normalisation left 6 of 96 patches as they are"]
     with pytest.warns(SentinodeWarning, match="left 6 of 96 patches") as caught:
-        predictions = predict([run, run], with_blanks, device=CPU)
+        predictions = classifier_of([run, run], CPU).predictions(with_blanks)
     assert len([warning for warning in caught if issubclass(warning.category, SentinodeWarning)]) == 1
     on_validation = dict(zip(predictions.ids.tolist(), predictions.probabilities.tolist(), strict=True))
     seen = [on_validation[i] for i in run.predictions.ids.tolist()]

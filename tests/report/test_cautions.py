@@ -56,7 +56,9 @@ def test_epochs_without_a_score_are_told(fixed_study: Study) -> None:
     run = runs_of(fixed_study)[0]
     rows = run.history.assign(validation_auc=[0.5, float("nan"), 0.7])
     assert "Some epochs have no score" not in [remark.title for remark in cautions([run])]
-    (told, *_) = cautions([replace(run, history=rows)])
+    other = replace(run)
+    vars(other)["history"] = rows
+    (told, *_) = cautions([other])
     assert told.title == "Some epochs have no score"
     assert told.text.startswith("In 1 of 1 runs")
 

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import pandas as pd
 import pytest
 
 from report.altered import with_runs
@@ -225,14 +224,13 @@ def changed(run: Run, case: Case) -> Run:
         config=config,
         record=record,
         environment=run.environment | joined | {"clusters": "patient" if case.basis == "patient" else "group"},
-        history=run.history[: case.epochs],
     )
+    vars(alone)["history"] = run.history[: case.epochs]
     if not case.members:
         return alone
     return replace(
         alone,
         record=replace(record, network=None),
-        history=pd.DataFrame(),
         members=(alone, alone),
         blend=Blend("equal", {alone.name: 1.0}, {}, {}),
     )

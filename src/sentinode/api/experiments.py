@@ -23,7 +23,7 @@ from sentinode.experiments.evaluate import Seen, cluster, open_labelled
 from sentinode.experiments.evidence import Evidence, weigh
 from sentinode.experiments.gather import gather
 from sentinode.experiments.given import clusters_of, on_other_patches, open_given, pair_given
-from sentinode.experiments.predict import open_runs, predict
+from sentinode.experiments.load import classifier_of, open_runs
 from sentinode.experiments.record import STUDY_EVIDENCE, Question
 from sentinode.experiments.run import Run, claim_run
 from sentinode.experiments.session import Session
@@ -162,7 +162,7 @@ def compare_runs_on(
         for run in runs:
             run.require_networks()
         scored = open_labelled(data, labels, slides, runs, session)
-        said = [predict([run], scored.patches, device=session.device, progress=session.progress) for run in runs]
+        said = [classifier_of([run], session.device).predictions(scored.patches, session.progress) for run in runs]
         comparison = pair_given(on_other_patches(runs, said))
         asked = (config or StudyConfig()).compare
         clusters, kind = cluster(scored, runs[0].config, progress=session.progress)

@@ -23,21 +23,20 @@ from sentinode.data.records import write_record
 from sentinode.deploy.submission import make_submission, require_ids, write_submission
 from sentinode.errors import RunError
 from sentinode.evaluation.metrics import OwnMetric, Score, own_metrics
-from sentinode.experiments import predict as prediction
-from sentinode.experiments.decision import DECISION, open_decision
+from sentinode.experiments.load import classifier_of, open_runs
+from sentinode.experiments.load import load as load
 from sentinode.experiments.run import digest_of
 from sentinode.experiments.session import Session
+from sentinode.inference.classifier import Classifier
 from sentinode.inference.probabilities import Predictions
 from sentinode.models.own import Given, Recipes
 
 if TYPE_CHECKING:
     from sentinode.experiments.evaluate import Evaluation
 
-operating_point = prediction.operating_point
-
 
 def predict(
-    model: Path,
+    model: Path | Classifier,
     images: Path,
     out: Path,
     session: Session | None = None,
@@ -49,31 +48,28 @@ def predict(
 ) -> pd.DataFrame:
     """Predict patches with a run or a study's chosen variant; write and return a checked table id,label.
 
-    `images` is a folder of patches, or a data folder, whose test part is predicted; `like` is a sample submission that
-    gives the ids and their order. `calibrate`, "temperature" or "isotonic", calibrates the probabilities as fitted on
-    the validation set. With a `threshold`, a name or number as for `operating_point`, the table is
-    id,probability,positive: 1 if the probability before any calibration is above the threshold, so calibration changes
-    no decision. A run of your own network needs the same `network` as `fit`.
+    `model` is its folder, or what `load` made of it, which stays on its own device. `images` is a folder of patches,
+    or a data folder, whose test part is predicted; `like` is a sample submission that gives the ids and their order.
+    `calibrate`, "temperature" or "isotonic", calibrates the probabilities as fitted on the validation set. With a
+    `threshold`, as for `Classifier.threshold`, the table is id,probability,positive: 1 if the probability before any
+    calibration is above the threshold, so calibration changes no decision. The folder of a run of your own network
+    needs the same `network` as `fit`.
     """
     session = session or Session()
     if out.is_dir():
         raise RunError("is a directory; the table must be a file", where=out, remedy="Name a file in it.")
     with claim_file(out):
-        runs = prediction.open_runs(model, Recipes.of(network))
-        for run in runs:
-            run.require_networks()
-        point = None if threshold is None else prediction.operating_point(model, threshold)
-        calibration = open_decision(model).calibration(calibrate, where=model / DECISION) if calibrate else None
+        classifier = model if isinstance(model, Classifier) else load(model, device=session.device, network=network)
+        above = None if threshold is None else classifier.threshold(threshold)
+        calibration = classifier.calibration(calibrate) if calibrate else None
         found = read_images(images, part="test")
         asked = read_sample_ids(like) if like else found.sample_ids
         asked = asked if len(asked) else found.listing.ids
         require_ids(found.listing.ids, asked)
-        patches = _pack(found.listing, session)
-        predictions = prediction.predict(runs, patches, device=session.device, progress=session.progress)
-        raw = make_submission(predictions, asked)
+        raw = make_submission(classifier.predictions(_pack(found.listing, session), session.progress), asked)
         table = raw if calibration is None else raw.assign(label=calibration.apply(raw["label"].to_numpy()))
-        if point is not None:
-            positive = (raw["label"] > point.threshold).astype(int)
+        if above is not None:
+            positive = (raw["label"] > above).astype(int)
             table = table.rename(columns={"label": "probability"}).assign(positive=positive)
         write_submission(out, table)
     return table
@@ -102,20 +98,12 @@ def evaluate(
 
     session, own = session or Session(), own_metrics(metrics)
     with claim(out, replaces=evaluation.BEFORE_SCORES) if out else nullcontext():
-        runs, decision = prediction.open_runs(model, Recipes.of(network)), open_decision(model)
-        for run in runs:
-            run.require_networks()
+        runs = open_runs(model, Recipes.of(network))
+        classifier = classifier_of(runs, session.device, folder=model)
         scored = evaluation.open_labelled(data, labels, slides, runs, session)
-        predictions = prediction.predict(runs, scored.patches, device=session.device, progress=session.progress)
+        predictions = classifier.predictions(scored.patches, session.progress)
         found = evaluation.evaluate(
-            model.resolve().name,
-            runs,
-            decision,
-            predictions,
-            scored,
-            workers=session.workers,
-            progress=session.progress,
-            own=own,
+            classifier, runs, predictions, scored, workers=session.workers, progress=session.progress, own=own
         )
         if out is not None:
             _write(found, predictions, scored.patches, out)

@@ -78,10 +78,11 @@ def predict(
 
     with console.steps() as progress:
         session = session_of(cache, device, workers, progress, threads=threads)
-        table = api.predict(run, images, out, session, like=like, calibrate=calibrate, threshold=threshold, network=own)
+        classifier = api.load(run, device=session.device, network=own)
+        table = api.predict(classifier, images, out, session, like=like, calibrate=calibrate, threshold=threshold)
     console.say(f"{len(table):,} probabilities in {out}")
     if threshold is not None:
-        point = api.operating_point(run, threshold)
+        point = classifier.operating_point(threshold)
         console.say(f"{table['positive'].sum():,} positive, above {point.threshold:.6g} ({point.rule})")
         console.say(f"On the validation set: sensitivity {point.sensitivity:.3f}, specificity {point.specificity:.3f}")
 

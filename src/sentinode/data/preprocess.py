@@ -118,13 +118,16 @@ def prepare(
 
 def notices(*sides: Prepared) -> list[str]:
     """What preprocessing did otherwise than asked, in sentences."""
-    left, count = sum(side.unnormalised for side in sides), sum(map(len, sides))
-    if not left:
-        return []
-    return [
+    left = sum(side.unnormalised for side in sides)
+    return [unnormalised_in_words(left, sum(map(len, sides)))] if left else []
+
+
+def unnormalised_in_words(left: int, count: int) -> str:
+    """What it means that so many stains could not be normalised."""
+    return (
         f"stain normalisation left {left:,} of {count:,} patches as they are: they show too little tissue, or no two "
         "stains that can be told apart"
-    ]
+    )
 
 
 def as_input(images: UInt8[Tensor, "n 3 s s"]) -> Float[Tensor, "n 3 s s"]:

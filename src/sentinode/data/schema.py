@@ -6,10 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-import pandas as pd
-
-from sentinode.data.tables import is_unknown, read_table
-
 _ROWS: Final = 5
 
 
@@ -34,12 +30,16 @@ class TableHead:
 
 def head_of(path: Path) -> TableHead:
     """The first five rows and the columns of a table; raises DataError for a file that is none."""
+    import pandas as pd
+
+    from sentinode.data.tables import is_unknown, read_table
+
+    def column(name: str) -> Column:
+        cells = table[name]
+        unknown = is_unknown(cells)
+        numbers = pd.to_numeric(cells[~unknown], errors="coerce").notna()
+        return Column(name, "numbers" if len(numbers) and numbers.all() else "text", int(unknown.sum()))
+
     table = read_table(path, purpose="id,label")
     first = tuple(tuple(row) for row in table.head(_ROWS).itertuples(index=False))
-    return TableHead(path.name, len(table), tuple(_column(str(name), table[name]) for name in table.columns), first)
-
-
-def _column(name: str, cells: pd.Series) -> Column:
-    unknown = is_unknown(cells)
-    numbers = pd.to_numeric(cells[~unknown], errors="coerce").notna()
-    return Column(name, "numbers" if len(numbers) and numbers.all() else "text", int(unknown.sum()))
+    return TableHead(path.name, len(table), tuple(column(str(name)) for name in table.columns), first)

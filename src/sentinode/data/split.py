@@ -8,13 +8,11 @@ from pathlib import Path
 from typing import Final, Literal
 
 import numpy as np
-import pandas as pd
 from jaxtyping import Bool, Int, Shaped
 
 from sentinode.config import BalanceConfig, DrawnSplit, FileSplit, SampleConfig, SplitConfig
 from sentinode.data.parts import NOTED_MISS, assign_units, is_searched, units_by_class
 from sentinode.data.patches import PatchTable
-from sentinode.data.tables import columns_of, read_table
 from sentinode.errors import SplitError
 
 Basis = Literal["slide", "patient", "slide+group", "group", "stain", "random", "file"]
@@ -76,6 +74,8 @@ class Split:
         A cluster is the slide, or what stands in for it, within which patches are not independent; "" for a
         patch on its own.
         """
+        import pandas as pd
+
         ids = np.concatenate([self.training, self.validation]).tolist()
         table = pd.DataFrame(
             {
@@ -272,6 +272,8 @@ def reached_slides(slides: Shaped[np.ndarray, " n"], groups: Shaped[np.ndarray, 
 
     Of several slides it is the one that most patches of the group are on, of equals the first by name.
     """
+    import pandas as pd
+
     known = pd.DataFrame({"group": groups, "slide": slides})[(groups != "") & (slides != "")]
     counts = known.value_counts(sort=False).reset_index(name="patches").sort_values(["group", "slide"])
     most = counts.sort_values("patches", ascending=False, kind="stable").drop_duplicates("group")
@@ -305,6 +307,8 @@ def unite_groups(*groupings: Shaped[np.ndarray, " n"]) -> Shaped[np.ndarray, " n
 
 
 def _sides_of_file(path: Path, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    from sentinode.data.tables import columns_of, read_table
+
     table = read_table(path, purpose="id,side with side training or validation")
     if not {"id", "side"} <= set(table.columns):
         raise SplitError(

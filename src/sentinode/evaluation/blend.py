@@ -18,8 +18,11 @@ def blend(
     probabilities: Float[np.ndarray, "n members"], weights: Float[np.ndarray, " members"]
 ) -> Float[np.ndarray, " n"]:
     """sigmoid(sum of weight * logit) over the members; probabilities count as 1e-7 away from 0 and 1."""
+    told = blend_logits(probabilities)
+    # A matrix of one row is multiplied in another order than one of several: a patch alone is blended as two.
+    sums = (np.repeat(told, 2, axis=0) @ weights)[:1] if len(told) == 1 else told @ weights
     # By hand, for SciPy's logit and expit take long to import; logits end at 16, so nothing overflows.
-    return np.asarray(1 / (1 + np.exp(-(blend_logits(probabilities) @ weights))))
+    return np.asarray(1 / (1 + np.exp(-sums)))
 
 
 def blend_logits(probabilities: Float[np.ndarray, "n members"]) -> Float[np.ndarray, "n members"]:

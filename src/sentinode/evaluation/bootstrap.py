@@ -35,7 +35,6 @@ from typing import Final, Literal
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 from numpy.typing import NDArray
-from scipy import special, stats
 from threadpoolctl import ThreadpoolController
 
 from sentinode.data.records import Number
@@ -238,6 +237,8 @@ def ends(
 
     Replicates with NaN count in none of them. The ends are NaN without any other, and where clusters are too few.
     """
+    from scipy import stats  # here and below: who only shows an interval does not wait for it
+
     values = values[~np.isnan(values).any(axis=1)]
     seeds, k = by_seed.shape
     if not len(values) or design.shortage("clusters"):
@@ -272,6 +273,8 @@ def _bound(share: Float[np.ndarray, " k"], clusters: float, level: float) -> Flo
 
     A replicate of n clusters misses s imperfect ones with a chance of (1 - s / n)^n, about exp(-s).
     """
+    from scipy import stats
+
     imperfect = -np.log(np.maximum(share, np.finfo(float).tiny))
     right = np.maximum(clusters - imperfect, np.finfo(float).tiny)
     found: NDArray[np.float64] = np.where(
@@ -284,8 +287,20 @@ def _kept_inside(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.clip(values, _RESOLUTION, 1 - _RESOLUTION)
 
 
+def _probit(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    from scipy import special
+
+    return np.asarray(special.ndtri(_kept_inside(values)))
+
+
+def _normal_share(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    from scipy import special
+
+    return np.asarray(special.ndtr(values))
+
+
 _SCALES: Final[dict[Scale, tuple[Callable[..., NDArray[np.float64]], Callable[..., NDArray[np.float64]]]]] = {
-    "share": (lambda values: special.ndtri(_kept_inside(values)), special.ndtr),
+    "share": (_probit, _normal_share),
     "positive": (lambda values: np.log(np.maximum(values, _RESOLUTION)), np.exp),
     "difference": (lambda values: values, lambda values: values),
 }

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, get_args
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped
@@ -16,6 +16,7 @@ from sentinode.data.records import Numbers
 from sentinode.evaluation.clusters import cluster_numbers
 
 Method = Literal["temperature", "isotonic"]
+METHODS: Final[tuple[Method, ...]] = get_args(Method)
 
 _SMALLEST = 1e-12  # a probability of exactly 0 or 1 has no logit
 TEMPERATURES: Final = (0.05, 20.0)  # the range in which one is fitted

@@ -10,11 +10,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Final, Literal, get_args
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from sentinode.errors import ConfigError, DataError
+
+PointName = Literal["youden", "sensitivity", "cost"]
+POINTS: Final[tuple[PointName, ...]] = get_args(PointName)
 
 _EQUAL_COST = 1e-12  # relative: sums in another order differ by so much
 

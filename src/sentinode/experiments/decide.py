@@ -15,13 +15,13 @@ from sentinode.config import DecisionConfig
 from sentinode.data.batches import derive_seed
 from sentinode.errors import DataError, SplitError
 from sentinode.evaluation.bootstrap import bootstrap
-from sentinode.evaluation.calibration import Calibration, Method
+from sentinode.evaluation.calibration import METHODS, Calibration, Method
 from sentinode.evaluation.calibration_fit import cross_calibrate, cross_folds, fit_calibration
 from sentinode.evaluation.clusters import CLUSTER_NAMES, ClusterKind, cluster_numbers
 from sentinode.evaluation.metrics import OwnMetric
-from sentinode.evaluation.threshold import OperatingPoint, fixed_sensitivity, least_cost, youden
+from sentinode.evaluation.threshold import POINTS, OperatingPoint, PointName, fixed_sensitivity, least_cost, youden
 from sentinode.experiments.comparison import Variant
-from sentinode.experiments.decision import METHODS, POINTS, Agreement, Decision, PointName, Rates, Scale
+from sentinode.experiments.decision import Agreement, Decision, Rates, Scale
 from sentinode.experiments.run_record import OwnScore
 from sentinode.inference.probabilities import Predictions
 

@@ -16,17 +16,12 @@ from jaxtyping import Float, Int, Shaped
 from pydantic import Field
 
 from sentinode.data.records import Number, read_record
-from sentinode.errors import ConfigError
 from sentinode.evaluation import metrics
 from sentinode.evaluation.calibration import Calibration, Method, Reliability, reliability
-from sentinode.evaluation.threshold import OperatingPoint
+from sentinode.evaluation.threshold import OperatingPoint, PointName
 
 DECISION: Final = "decision.json"
 Scale = Literal["raw", "temperature", "isotonic"]
-PointName = Literal["youden", "sensitivity", "cost"]
-
-METHODS: Final[tuple[Method, ...]] = ("temperature", "isotonic")
-POINTS: Final[tuple[PointName, ...]] = ("youden", "sensitivity", "cost")
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,31 +77,6 @@ class Decision:
     """Why there are no calibrations and points, if so."""
     not_cross_fitted: str = ""
     """Why only the raw scale is scored, if so."""
-
-    def point(self, name: str, *, where: Path | None = None) -> OperatingPoint:
-        """The operating point of that name; raises ConfigError for another name or one that could not be chosen."""
-        if name not in POINTS:
-            known = f"{', '.join(POINTS[:-1])} or {POINTS[-1]}"
-            raise ConfigError(f"unknown operating point {name!r}", remedy=f"Give {known}, or a number between 0 and 1.")
-        if name not in self.points:
-            raise ConfigError(
-                f"holds no operating point {name!r}: {self.not_fitted}",
-                where=where,
-                remedy="Give a number between 0 and 1.",
-            )
-        return self.points[name]
-
-    def calibration(self, method: str, *, where: Path | None = None) -> Calibration:
-        """The map of that name; raises ConfigError for another name or one that could not be fitted."""
-        if method not in METHODS:
-            raise ConfigError(f"unknown calibration {method!r}", remedy=f"Give {' or '.join(METHODS)}.")
-        if method not in self.calibrations:
-            raise ConfigError(
-                f"holds no calibration {method!r}: {self.not_fitted}",
-                where=where,
-                remedy="Predict without a calibration.",
-            )
-        return self.calibrations[method]
 
 
 def open_decision(folder: Path) -> Decision:

@@ -30,10 +30,13 @@ from sentinode.evaluation.bootstrap import METRICS, Interval, bootstrap
 from sentinode.evaluation.clusters import CLUSTER_NAMES, ClusterKind
 from sentinode.evaluation.metrics import OwnMetric
 from sentinode.evaluation.subgroups import UNKNOWN
-from sentinode.experiments.decision import Agreement, Decision, PointName, Scale
+from sentinode.evaluation.threshold import PointName
+from sentinode.experiments.comparison import Variant
+from sentinode.experiments.decision import Agreement, Scale
 from sentinode.experiments.material import Material
 from sentinode.experiments.run import Run, digest_of
 from sentinode.experiments.session import Session
+from sentinode.inference.classifier import Classifier
 from sentinode.inference.probabilities import Predictions
 from sentinode.progress import Progress, silent
 
@@ -119,15 +122,18 @@ class Intervals:
         return cls(scores, found.clusters, kind, REPLICATES - found.left_out)
 
 
-def validation_intervals(run: Run) -> Intervals:
-    """Of a run's own validation side, its clusters as the run knows them."""
-    cluster_of = run.clusters_by_id
-    clusters = np.array([cluster_of.get(i, "") for i in run.predictions.ids.tolist()], dtype=str)
-    found = Intervals.of(run.predictions, clusters, run.cluster_kind, _rng(run, _FOR_SCORES))
-    own = {
-        name: Interval(of.value, of.low, of.high, 0.95, reason=of.reason) for name, of in run.record.own_scores.items()
-    }
-    return replace(found, scores=found.scores | own)
+def validation_intervals(runs: Sequence[Run]) -> Intervals:
+    """Of the validation set of a run, or of the mean of a variant's runs; the clusters as they know them.
+
+    Of one run also the scores of its user's own metrics, as it recorded them.
+    """
+    cluster_of = {patch: cluster for run in runs for patch, cluster in run.clusters_by_id.items()}
+    predictions = runs[0].predictions if len(runs) == 1 else Variant("", {}, tuple(runs)).predictions
+    clusters = np.array([cluster_of.get(i, "") for i in predictions.ids.tolist()], dtype=str)
+    found = Intervals.of(predictions, clusters, runs[0].cluster_kind, _rng(runs[0], _FOR_SCORES))
+    own = runs[0].record.own_scores if len(runs) == 1 else {}
+    scored = {name: Interval(of.value, of.low, of.high, 0.95, reason=of.reason) for name, of in own.items()}
+    return replace(found, scores=found.scores | scored)
 
 
 @dataclass(frozen=True)
@@ -305,9 +311,8 @@ def cluster(scored: Scored, config: RunConfig, *, progress: Progress = silent) -
 
 
 def evaluate(
-    model: str,
+    classifier: Classifier,
     runs: Sequence[Run],
-    decision: Decision,
     predictions: Predictions,
     scored: Scored,
     *,
@@ -315,7 +320,7 @@ def evaluate(
     progress: Progress = silent,
     own: Mapping[str, OwnMetric] | None = None,
 ) -> Evaluation:
-    """Score the predictions that the runs of a model made of labelled patches; `decision` is the model's own."""
+    """Score the predictions that a model, of these runs, made of labelled patches."""
     labels, probabilities = predictions.labels, predictions.probabilities
     clusters, kind = cluster(scored, runs[0].config, progress=progress)
     slides = scored.patches.slides
@@ -324,7 +329,7 @@ def evaluate(
         curve_bands(labels, probabilities[None], clusters, rng=_rng(runs[0], _FOR_CURVES)) if both_classes else None
     )
     return Evaluation(
-        model=model,
+        model=classifier.name,
         networks=sum(len(run.networks) for run in runs),
         labels=scored.labels,
         note=scored.note,
@@ -333,10 +338,10 @@ def evaluate(
         seen=scored.seen_by(runs),
         **vars(Intervals.of(predictions, clusters, kind, _rng(runs[0], _FOR_SCORES), workers=workers, own=own)),
         slides=_by_slide(predictions, slides) if (slides != "").any() else (),
-        points=_applied(decision, predictions, clusters, _rng(runs[0], _FOR_POINTS), workers),
+        points=_applied(classifier, predictions, clusters, _rng(runs[0], _FOR_POINTS), workers),
         agreements={
             scale: Agreement.of(labels, values, clusters, _rng(runs[0], _FOR_RELIABILITY))
-            for scale, values in _scales(decision, probabilities).items()
+            for scale, values in _scales(classifier, probabilities).items()
         },
         curves=curves,
     )
@@ -375,12 +380,13 @@ def _by_slide(predictions: Predictions, slides: Shaped[np.ndarray, " n"]) -> tup
 
 
 def _applied(
-    decision: Decision, predictions: Predictions, clusters: np.ndarray, rng: np.random.Generator, workers: int
+    classifier: Classifier, predictions: Predictions, clusters: np.ndarray, rng: np.random.Generator, workers: int
 ) -> tuple[PointApplied, ...]:
-    if not decision.points:
+    points = classifier.operating_points
+    if not points:
         return ()
     # A call is a probability of 0 or 1: sensitivity and specificity at 0.5 are then those of the point.
-    called = np.array([predictions.probabilities > point.threshold for point in decision.points.values()], np.float64)
+    called = np.array([predictions.probabilities > point.threshold for point in points.values()], np.float64)
     found = bootstrap(
         predictions.labels,
         called[:, None],
@@ -400,13 +406,13 @@ def _applied(
             point.sensitivity,
             point.specificity,
         )
-        for row, (name, point) in enumerate(decision.points.items())
+        for row, (name, point) in enumerate(points.items())
     )
 
 
-def _scales(decision: Decision, probabilities: np.ndarray) -> dict[Scale, np.ndarray]:
+def _scales(classifier: Classifier, probabilities: np.ndarray) -> dict[Scale, np.ndarray]:
     scales: dict[Scale, np.ndarray] = {"raw": probabilities}
-    for method, calibration in decision.calibrations.items():
+    for method, calibration in classifier.calibrations.items():
         scales[method] = calibration.apply(probabilities)
     return scales
 

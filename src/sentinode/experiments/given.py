@@ -100,7 +100,7 @@ def on_other_patches(runs: Sequence[Run], said: Sequence[Predictions]) -> list[R
     for pairs in together.values():
         _refuse_twins([run for run, _ in pairs])
         mean = average(predictions for _, predictions in pairs)
-        found.append(replace(pairs[0][0], predictions=mean, scores=scores(mean.labels, mean.probabilities)))
+        found.append(replace(pairs[0][0], elsewhere=mean, scores=scores(mean.labels, mean.probabilities)))
     return found
 
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from sentinode.config import FitConfig, Metric
 from sentinode.data.artefacts import write_atomically
-from sentinode.data.tables import read_table
 from sentinode.errors import RunError
 from sentinode.evaluation import metrics
 from sentinode.fitting.epochs import EpochRecord, Outputs
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 History = list[dict[str, Any]]
 
@@ -94,11 +95,17 @@ def _validation(history: History, metric: str) -> NDArray[np.float64]:
 
 def write_history(folder: Path, history: History) -> None:
     """Save a row for each epoch as history.csv."""
+    import pandas as pd
+
     write_atomically(folder / "history.csv", lambda file: pd.DataFrame(history).to_csv(file, index=False))
 
 
 def read_history(path: Path) -> pd.DataFrame:
     """A run's history.csv; raises RunError where it is no table of numbers with a row for each epoch."""
+    import pandas as pd
+
+    from sentinode.data.tables import read_table
+
     table = read_table(path, purpose="the history of a run")
     try:
         numbers = pd.DataFrame({name: pd.to_numeric(table[name].where(table[name] != "")) for name in table})

@@ -27,10 +27,9 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
-import pandas as pd
 import torch
 from pydantic import BaseModel
 from torch import nn
@@ -38,7 +37,6 @@ from torch import nn
 from sentinode.config import OwnModel, RunConfig, TimmModel
 from sentinode.data.artefacts import RUN_SEAL, claim, tidy_finished
 from sentinode.data.records import VERSION, Number, read_record, write_record
-from sentinode.data.tables import columns_of, read_table
 from sentinode.errors import RunError, SentinodeWarning
 from sentinode.evaluation.clusters import ClusterKind
 from sentinode.experiments.blend import BLEND, Blend, open_blend
@@ -52,6 +50,9 @@ from sentinode.models.build import build
 from sentinode.models.own import NONE, Recipe, Recipes
 from sentinode.models.zoo import weight_count
 from sentinode.settings import is_folder_name, read_toml
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 CONFIG: Final = "config.toml"
 ENVIRONMENT: Final = "environment.json"
@@ -98,22 +99,32 @@ class Scores(BaseModel, extra="allow"):
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """A finished run, read from its folder."""
+    """A finished run, read from its folder, whose files were checked against their seal when it was opened."""
 
     folder: Path
     config: RunConfig
     record: RunRecord
     environment: dict[str, Any]
-    history: pd.DataFrame
-    """One row an epoch; none for an ensemble, whose members have theirs."""
-    predictions: Predictions
-    """Of the validation side; an ensemble's by weights that were fitted on other slides or groups."""
     scores: dict[str, float]
     members: tuple[Run, ...] = ()
     """The runs that an ensemble blends; none for a run of one network."""
     blend: Blend | None = None
     own: Recipes = NONE
     """What makes networks of a user's own, which no folder holds."""
+    elsewhere: Predictions | None = None
+    """Of other patches, as if it had been validated on them; None for a run as its folder has it."""
+
+    @cached_property
+    def predictions(self) -> Predictions:
+        """Of the validation side; an ensemble's by weights that were fitted on other slides or groups."""
+        return Predictions.read(self.folder / "predictions.csv") if self.elsewhere is None else self.elsewhere
+
+    @cached_property
+    def history(self) -> pd.DataFrame:
+        """One row an epoch; none for an ensemble, whose members have theirs."""
+        import pandas as pd
+
+        return pd.DataFrame() if self.members else read_history(self.folder / "history.csv")
 
     @property
     def name(self) -> str:
@@ -153,6 +164,8 @@ class Run:
 
     @cached_property
     def _split(self) -> pd.DataFrame:
+        from sentinode.data.tables import columns_of, read_table
+
         path = self.folder / "split.csv"
         table = read_table(path, purpose="id,label,side,cluster")
         if not {"id", "side", "cluster"} <= set(table.columns):
@@ -196,7 +209,8 @@ class Run:
     def open(cls, folder: Path, own: Recipes = NONE) -> Run:
         """Read a run; raises RunError where it is unfinished or a file is missing, changed or foreign.
 
-        own: what makes the user's own network of which it is, without which it cannot predict.
+        own: what makes the user's own network of which it is, without which it cannot predict. Tables are read when
+        they are asked for; each raises RunError where it is none.
         """
         verify(folder)
         members, blend = _open_members(folder, own)
@@ -205,8 +219,6 @@ class Run:
             config=read_toml(folder / CONFIG, RunConfig),
             record=RunRecord.read(folder),
             environment=read_environment(folder / ENVIRONMENT),
-            history=pd.DataFrame() if members else read_history(folder / "history.csv"),
-            predictions=Predictions.read(folder / "predictions.csv"),
             scores=read_record(folder / SCORES, Scores).model_extra or {},
             members=members,
             blend=blend,

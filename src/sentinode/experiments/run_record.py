@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import torch
 from torch import nn
@@ -13,10 +13,14 @@ from sentinode.config import RunConfig
 from sentinode.data.listing import Origin
 from sentinode.data.records import Number, read_record, write_record
 from sentinode.data.split import Basis
-from sentinode.experiments.material import Material
 from sentinode.models.own import OwnNetwork
 from sentinode.models.summary import InitialWeights, Summary, summarise
 from sentinode.models.zoo import Backbone
+
+if TYPE_CHECKING:
+    from sentinode.experiments.material import (
+        Material,  # it clusters stains and reads tables: a finished run does neither
+    )
 
 RUN_RECORD: Final = "run.json"
 

@@ -16,8 +16,8 @@ from sentinode.data.split import Split, units_of
 from sentinode.errors import ConfigError, RunError
 from sentinode.experiments.decision import DECISION, Decision, open_decision
 from sentinode.experiments.environment import PseudoRecord, read_environment
+from sentinode.experiments.load import classifier_of, open_runs
 from sentinode.experiments.material import Material, Unlabelled
-from sentinode.experiments.predict import open_runs, predict
 from sentinode.experiments.pseudo import PseudoLabels, barred_patches, choose
 from sentinode.experiments.run import ENVIRONMENT, MANIFEST, Run
 from sentinode.inference.probabilities import Predictions
@@ -53,7 +53,8 @@ class Teacher:
         """
         key = f"{self.digest} {device}"
         if key not in part.said:
-            part.said[key] = predict(self.runs, part.patches, device=device, progress=progress)
+            classifier = classifier_of(self.runs, device, folder=self.folder)
+            part.said[key] = classifier.predictions(part.patches, progress)
         raw, calibration = part.said[key], self.decision.calibrations.get("temperature")
         said = raw.probabilities if calibration is None else calibration.apply(raw.probabilities)
         return Predictions(raw.ids, raw.labels, said)

@@ -53,7 +53,8 @@ from sentinode.fitting.epochs import EpochRecord, FitState, fit_epochs, steps_in
 from sentinode.fitting.head import fit_head
 from sentinode.fitting.memory import keep_freed_memory
 from sentinode.fitting.processes import ALONE, Processes
-from sentinode.inference.probabilities import Predictions, predict_probabilities
+from sentinode.inference.classifier import TrainedNetwork
+from sentinode.inference.probabilities import Predictions
 from sentinode.models.build import build
 from sentinode.models.own import NONE, Recipes, require_same_sources
 from sentinode.models.zoo import Backbone
@@ -415,14 +416,7 @@ def _finish(
     own: Mapping[str, OwnMetric],
 ) -> None:
     split = material.split(config)
-    probabilities = predict_probabilities(
-        state.result,
-        streams.validation.prepared,
-        view_count=config.predict.views,
-        batch_size=config.running.prediction_batch_size,
-        device=device,
-        precision=config.predict.precision,
-    )
+    probabilities = TrainedNetwork(state.result, config, device).probabilities(streams.validation.prepared)
     labels = material.labels_by_id
     known = np.array([labels[i] for i in split.validation.tolist()], dtype=np.int8)
     predictions = Predictions(split.validation, known, probabilities)

@@ -36,7 +36,7 @@ _NOT_TOLD: Final = "–"
 
 def run_context(run: Run) -> dict[str, Any]:
     record, pseudo = run.record, record_of(run)
-    intervals = validation_intervals(run)
+    intervals = validation_intervals([run])
     rows = "head fits" if run.config.fit.train == "head" else "epochs"
     whose = f"ensemble of {len(run.members)} networks" if run.members else "selected epoch, one run"
     return {

@@ -1,0 +1,437 @@
+"""A trained model as one object: patches in, tumour probabilities out. `sentinode.load` makes it from a folder.
+
+    classifier = sentinode.load("run")
+    classifier(patches)                    # probabilities, (N,) float64, in the patches' order
+    classifier.decide(patches, "youden")   # which of them are called tumour
+
+The model is a run of one network, an ensemble, whose members' logits are blended, or what a study chose: the mean
+probability of several runs. Each network sees a patch under its own preprocessing and views.
+
+On one machine, in one number of threads, a patch has the same probability to the last bit, whatever patches come with
+it and however the caller cuts them into batches. On a GPU, whose libraries choose another algorithm for another size,
+it is the same to rounding.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeGuard, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Shaped, UInt8
+from PIL.Image import Image
+from torch import Tensor, nn
+
+from sentinode.config import PreprocessConfig, RunConfig
+from sentinode.data.images import PATCH_SIZE_PX
+from sentinode.data.patches import PatchSet
+from sentinode.data.preprocess import as_input, preprocess, unnormalised_in_words
+from sentinode.data.symmetry import apply_symmetry
+from sentinode.errors import ConfigError, DataError, SentinodeWarning
+from sentinode.evaluation.blend import blend
+from sentinode.evaluation.bootstrap import Interval
+from sentinode.evaluation.calibration import METHODS, Calibration, Method, logits
+from sentinode.evaluation.clusters import ClusterKind
+from sentinode.evaluation.metrics import confusion
+from sentinode.evaluation.threshold import POINTS, OperatingPoint, PointName
+from sentinode.inference.device import in_precision
+from sentinode.inference.probabilities import Predictions
+from sentinode.models.folded import folded
+from sentinode.progress import Progress, of_step, silent
+
+Probabilities = Float[np.ndarray, " n"]
+Pixels = UInt8[np.ndarray, "n 96 96 3"]
+if TYPE_CHECKING:
+    Batch = Pixels | Shaped[Tensor, "n 96 96 3"] | Shaped[Tensor, "n 3 96 96"] | Sequence[Image]
+    Patches = Batch | Iterable[Batch]
+else:
+    Patches = Any  # whatever is given is looked at, and refused in words
+
+LABELS: Final = ("no tumour", "tumour")
+"""What a patch's label says of its central 32 x 32 pixels: 0, and 1, whose probability is given."""
+
+_SHAPE: Final = (PATCH_SIZE_PX, PATCH_SIZE_PX, 3)
+_CHANNELS_FIRST: Final = (3, PATCH_SIZE_PX, PATCH_SIZE_PX)
+_AT_ONCE: Final = 128  # patches that are prepared together, at least: more overflow a processor's cache
+_BATCH_SIZES_TRIED: Final = (16, 32, 64, 128)
+_BLOCK: Final = 8
+"""Batches are filled up to whole blocks: PyTorch computes what is left over of a batch by other instructions, which
+round otherwise, so that a patch's last digits would depend on its place."""
+
+
+@runtime_checkable
+class Sliceable(Protocol):
+    """Preprocessed pixels, (n, s, s, 3) uint8: an array, or what makes them when they are looked at."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, at: slice, /) -> UInt8[np.ndarray, "k s s 3"]: ...
+
+
+class TrainedNetwork:
+    """One network, ready to predict under the settings of its run. Several threads may ask it at once.
+
+    `network` maps (n, 3, s, s) in [0, 1] to (n, 1) logits; it is put into evaluation mode, and lies on the device.
+    """
+
+    def __init__(self, network: nn.Module, config: RunConfig, device: torch.device) -> None:
+        self.preprocess, self.views, self.device = config.preprocess, config.predict.views, device
+        self.batch_size = BatchSize(config.running.prediction_batch_size, search=device.type == "cpu")
+        self._precision = config.predict.precision
+        self._network = folded(network.eval())
+
+    @torch.inference_mode()
+    def probabilities(
+        self, prepared: Sliceable, *, on_progress: Callable[[int, int], None] | None = None
+    ) -> Probabilities:
+        """The mean probability over the views of each patch, in the order given."""
+        found = np.empty(len(prepared))
+        start = 0
+        while start < len(prepared):
+            size = self.batch_size.patches
+            stop, began = min(start + size, len(prepared)), time.perf_counter()
+            found[start:stop] = self._of_batch(_filled(prepared[start:stop], min(_BLOCK, size)))[: stop - start]
+            self.batch_size.took(stop - start, time.perf_counter() - began)
+            start = stop
+            if on_progress:
+                on_progress(stop, len(prepared))
+        return found
+
+    def _of_batch(self, pixels: UInt8[np.ndarray, "n s s 3"]) -> Probabilities:
+        images = torch.from_numpy(pixels).permute(0, 3, 1, 2).to(self.device)
+        said = []
+        for symmetry in range(self.views):
+            view = as_input(apply_symmetry(images, symmetry).contiguous(memory_format=torch.channels_last))
+            with in_precision(self._precision, self.device):
+                said.append(self._network(view).squeeze(1))
+        # In double precision: in single, every logit above 17 would become the same probability, 1.
+        # NumPy adds the views one after the other; PyTorch's mean adds those of few patches in another order.
+        return np.asarray(torch.sigmoid(torch.stack(said).cpu().double()).numpy().mean(axis=0))
+
+
+def _filled(pixels: UInt8[np.ndarray, "n s s 3"], block: int) -> UInt8[np.ndarray, "m s s 3"]:
+    """The patches and, up to whole blocks, the last of them again."""
+    missing = -len(pixels) % block
+    return np.concatenate([pixels, np.repeat(pixels[-1:], missing, axis=0)]) if missing else pixels
+
+
+class BatchSize:
+    """How many patches a batch holds: what overflows a processor's cache, or is too little for it, costs up to double.
+
+    With `search`, each size up to the largest is tried twice on the patches at hand, the first time to warm up;
+    from then on the fastest is kept. A patch's probability does not depend on the patches beside it.
+    """
+
+    def __init__(self, largest: int, *, search: bool) -> None:
+        sizes = [size for size in _BATCH_SIZES_TRIED if size < largest] if search else []
+        self.largest = sizes[-1] if sizes else max(largest - largest % _BLOCK, min(largest, _BLOCK))
+        self._to_try = [size for size in sizes for _ in range(2)]
+        self._seconds: dict[int, float] = {}
+        self._lock = threading.Lock()
+        self.patches = self._to_try[0] if self._to_try else self.largest
+
+    def took(self, patches: int, seconds: float) -> None:
+        """Note what a batch took; one that was not full tells nothing of the size."""
+        with self._lock:
+            if not self._to_try or patches != self._to_try[0]:
+                return
+            self._seconds[self._to_try.pop(0)] = seconds / patches
+            self.patches = self._to_try[0] if self._to_try else min(self._seconds, key=self._seconds.__getitem__)
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedRun:
+    """The network of a run, or those of an ensemble with the weights of their logits."""
+
+    networks: tuple[TrainedNetwork, ...]
+    weights: Float[np.ndarray, " networks"] | None = None
+    """None for a network that is no ensemble's."""
+
+    def probabilities(self, prepared: Mapping[PreprocessConfig, UInt8[np.ndarray, "n _ _ 3"]]) -> Probabilities:
+        said = [network.probabilities(prepared[network.preprocess]) for network in self.networks]
+        return said[0] if self.weights is None else blend(np.column_stack(said), self.weights)
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a model is, what it was trained on, and what it scored on the patches that it was validated on."""
+
+    name: str
+    kind: str
+    """"run", "ensemble" or "study"."""
+    architectures: tuple[str, ...]
+    """Of its networks, each once: `model.architecture`, or the name of the backbone or of a user's own network."""
+    networks: int
+    data: str
+    """What the data said of themselves, such as the phantom's note; "" where they said nothing."""
+    origin: str
+    """Whose patches they are."""
+    training_patches: int
+    validation_patches: int
+    split: str
+    """How training and validation set were told apart, in words."""
+    clusters: int
+    """Of the validation set: what the intervals draw."""
+    cluster_kind: ClusterKind
+    scores: Mapping[str, Interval]
+    """On the validation set, with 95 % intervals; the ends are NaN, and `reason` says why, where they are unknown."""
+    notices: tuple[str, ...]
+    """What was done otherwise than asked."""
+
+    def __str__(self) -> str:
+        reasons = dict.fromkeys(found.reason for found in self.scores.values() if found.reason)
+        lines = [
+            f"{self.name}: {self.kind} of {_networks(self.networks)} ({', '.join(self.architectures)})",
+            *([self.data] if self.data else []),
+            f"trained on {self.training_patches:,} patches ({self.origin}), validated on {self.validation_patches:,}; "
+            f"{self.split}",
+            *(f"{name}: {found.estimate:.4f} ({found.ends_in_words('.4f')})" for name, found in self.scores.items()),
+            *(f"95 % intervals are unknown: {reason}" for reason in reasons),
+            *self.notices,
+        ]
+        return "\n".join(lines)
+
+
+def _networks(count: int) -> str:
+    return f"{count} network{'s' if count > 1 else ''}"
+
+
+class Classifier:
+    """A finished run, ensemble or study's choice as a function of patches. Several threads may call it at once.
+
+    Patches are 96 x 96 RGB, as one of:
+
+    - an array (N, 96, 96, 3) of uint8, a memory map too;
+    - a tensor (N, 96, 96, 3) or (N, 3, 96, 96) of uint8, or of floats in [0, 1], which are rounded to the nearest of
+      the 256 values that networks were trained on;
+    - a list of PIL images of mode RGB;
+    - an iterator, or any other iterable, of such batches: one batch is held at a time.
+
+    Whatever else is given is refused with a DataError in one line. A SentinodeWarning tells how many stains could not
+    be normalised, where the model asks for that.
+    """
+
+    labels: Final = LABELS
+
+    def __init__(
+        self,
+        name: str,
+        runs: Sequence[TrainedRun],
+        *,
+        calibrations: Mapping[Method, Calibration],
+        operating_points: Mapping[PointName, OperatingPoint],
+        undecided: str,
+        decided_in: Path,
+        validation: Callable[[], Predictions],
+        card: Callable[[], Card],
+    ) -> None:
+        """`undecided`: why calibrations and operating points are not in the record `decided_in`, if so.
+
+        `validation` and `card` are read when they are first asked for: to predict takes neither.
+        """
+        self.name, self.calibrations, self.operating_points = name, calibrations, operating_points
+        self._runs, self._undecided, self._decided_in = tuple(runs), undecided, decided_in
+        self._validation, self._card = validation, card
+        self._networks = [network for run in self._runs for network in run.networks]
+
+    def __repr__(self) -> str:
+        return f"<Classifier {self.name}: {_networks(len(self._networks))}, {self.views} views, on {self.device}>"
+
+    @property
+    def device(self) -> torch.device:
+        """Where its networks lie."""
+        return self._networks[0].device
+
+    @property
+    def views(self) -> int:
+        """Under how many symmetries a patch is seen, 1 or 8: of networks that differ in it, the most."""
+        return max(network.views for network in self._networks)
+
+    def card(self) -> Card:
+        """What it is, what it was trained on, and its validation scores with intervals, which take a few seconds."""
+        return self._card()
+
+    def __call__(self, patches: Patches, *, on_progress: Callable[[int, int], None] | None = None) -> Probabilities:
+        """The tumour probability of each patch, (N,) float64 in [0, 1], in the order given.
+
+        `on_progress` hears how many patches are done, and of how many: of a stream, of those seen so far.
+        """
+        found, unnormalised, done = [np.empty(0)], 0, 0
+        total = len(patches) if isinstance(patches, np.ndarray | Tensor) or _are_images(patches) else 0
+        at_once = max(_AT_ONCE, *(network.batch_size.largest for network in self._networks))
+        chunks = (pixels for batch, where in _batches_of(patches) for pixels in _pixels_of(batch, where, at_once))
+        for pixels in chunks:
+            prepared, left = self._prepared(pixels)
+            summed = np.zeros(len(pixels))  # run by run: NumPy's mean would add those of a patch alone in another order
+            for run in self._runs:
+                summed += run.probabilities(prepared)
+            found.append(summed / len(self._runs))
+            unnormalised, done = unnormalised + left, done + len(pixels)
+            if on_progress:
+                on_progress(done, max(total, done))
+        if unnormalised:
+            warnings.warn(unnormalised_in_words(unnormalised, done), SentinodeWarning, stacklevel=2)
+        return np.concatenate(found)
+
+    def predictions(self, patches: PatchSet, progress: Progress = silent) -> Predictions:
+        """The probabilities of patches that have ids, beside these and their labels."""
+        told = of_step(progress, f"predict {self.name}")
+        return Predictions(patches.ids, patches.labels, self(patches.pixels, on_progress=told))
+
+    def _prepared(self, pixels: Pixels) -> tuple[dict[PreprocessConfig, UInt8[np.ndarray, "n _ _ 3"]], int]:
+        """What each network takes of the patches, made once for all that take the same; and how many stains were left.
+
+        Stains that cannot be normalised are the same for every network that asks for it.
+        """
+        ways = {way: preprocess(pixels, way) for way in dict.fromkeys(network.preprocess for network in self._networks)}
+        return {way: made for way, (made, _) in ways.items()}, max(int(left.sum()) for _, left in ways.values())
+
+    def logits(self, patches: Patches) -> Float[np.ndarray, " n"]:
+        """log(p / (1 - p)) of each patch's probability, (N,); a probability of 0 or 1 counts as 1e-12 away."""
+        return logits(self(patches))
+
+    def calibrated(self, patches: Patches, method: str = "temperature") -> Probabilities:
+        """Probabilities mapped as the validation set has it, "temperature" or "isotonic"; raises as `calibration`."""
+        fitted = self.calibration(method)
+        return fitted.apply(self(patches))
+
+    def decide(self, patches: Patches, threshold: str | float = "youden") -> Bool[np.ndarray, " n"]:
+        """Which patches are called tumour, (N,): those whose probability is above the threshold; raises as `threshold`.
+
+        The threshold is that of an operating point, by name, or a probability before any calibration.
+        """
+        above = self.threshold(threshold)
+        return np.asarray(self(patches) > above)
+
+    def threshold(self, threshold: str | float) -> float:
+        """The threshold of an operating point, or the number itself.
+
+        Raises ConfigError for a name that is not known or was not chosen, and for a number outside [0, 1].
+        """
+        try:
+            asked = float(threshold)
+        except ValueError:
+            return self._operating_point(str(threshold)).threshold
+        if not 0 <= asked <= 1:
+            raise ConfigError(
+                f"{threshold} is not a probability", where="threshold", remedy="Give one between 0 and 1."
+            )
+        return asked
+
+    def operating_point(self, threshold: str | float) -> OperatingPoint:
+        """What `threshold` gives, with its rule in words and its rates on the validation set; raises alike."""
+        above = self.threshold(threshold)
+        if str(threshold) in self.operating_points:
+            point = self._operating_point(str(threshold))
+            return replace(point, rule=f"{point.rule}; chosen on the validation set")
+        seen = self._validation()
+        counts = confusion(seen.labels, seen.probabilities, above)
+        return OperatingPoint("as given", above, counts.sensitivity, counts.specificity)
+
+    def _operating_point(self, name: str) -> OperatingPoint:
+        if name not in POINTS:
+            known = f"{', '.join(POINTS[:-1])} or {POINTS[-1]}"
+            raise ConfigError(f"unknown operating point {name!r}", remedy=f"Give {known}, or a number between 0 and 1.")
+        if name not in self.operating_points:
+            raise ConfigError(
+                f"holds no operating point {name!r}: {self._undecided}",
+                where=self._decided_in,
+                remedy="Give a number between 0 and 1.",
+            )
+        return self.operating_points[name]
+
+    def calibration(self, method: str) -> Calibration:
+        """The map of that name; raises ConfigError for one that is not known or could not be fitted."""
+        if method not in METHODS:
+            raise ConfigError(f"unknown calibration {method!r}", remedy=f"Give {' or '.join(METHODS)}.")
+        if method not in self.calibrations:
+            raise ConfigError(
+                f"holds no calibration {method!r}: {self._undecided}",
+                where=self._decided_in,
+                remedy="Predict without a calibration.",
+            )
+        return self.calibrations[method]
+
+
+def _batches_of(patches: object) -> Iterator[tuple[object, str]]:
+    """The batches, one after the other, and what an error calls each."""
+    if isinstance(patches, np.ndarray | Tensor) or _are_images(patches):
+        yield patches, "patches"
+    elif isinstance(patches, Iterable) and not isinstance(patches, str | bytes | Mapping):
+        for number, batch in enumerate(patches):
+            yield batch, f"batch {number}"
+    else:
+        raise _no_patches(patches, "patches")
+
+
+def _pixels_of(batch: object, where: str, at_once: int) -> Iterator[Pixels]:
+    """The patches of a batch as bytes, some at a time; raises DataError where they are anything else."""
+    if isinstance(batch, np.ndarray):
+        if batch.dtype != np.uint8:
+            raise DataError(f"are {batch.dtype}", where=where, remedy="Give bytes (uint8), from 0 to 255.")
+        _require_shape(batch.shape, where, [_SHAPE])
+        for start in range(0, len(batch), at_once):
+            yield batch[start : start + at_once]
+    elif isinstance(batch, Tensor):
+        _require_shape(tuple(batch.shape), where, [_SHAPE, _CHANNELS_FIRST])
+        if batch.dtype != torch.uint8 and not batch.is_floating_point():
+            raise DataError(f"are {batch.dtype}", where=where, remedy="Give torch.uint8, or floats in [0, 1].")
+        for start in range(0, len(batch), at_once):
+            yield _bytes_of_tensor(batch[start : start + at_once], where)
+    elif _are_images(batch):
+        for start in range(0, len(batch), at_once):
+            some = enumerate(batch[start : start + at_once], start)
+            yield np.stack([_bytes_of_image(image, f"{where}, image {number}") for number, image in some])
+    else:
+        raise _no_patches(batch, where)
+
+
+def _require_shape(shape: tuple[int, ...], where: str, known: Sequence[tuple[int, ...]]) -> None:
+    if shape[1:] not in known:
+        forms = " or ".join(f"(N, {', '.join(map(str, form))})" for form in known)
+        alone = "one patch is patch[None]" if shape in known else "cut or resize them first"
+        raise DataError(f"have the shape {shape}", where=where, remedy=f"Give {forms}; {alone}.")
+
+
+def _bytes_of_tensor(patches: Tensor, where: str) -> Pixels:
+    if patches.is_floating_point():
+        low, high = float(patches.min()), float(patches.max())
+        if not (low >= 0 and high <= 1):  # nor NaN
+            raise DataError(
+                f"hold values from {low:g} to {high:g}",
+                where=where,
+                remedy="Give floats in [0, 1], not normalised by a mean and deviation, or bytes (torch.uint8).",
+            )
+        patches = (patches.float() * 255).round().to(torch.uint8)
+    last = patches if tuple(patches.shape[1:]) == _SHAPE else patches.permute(0, 2, 3, 1)
+    return np.asarray(last.detach().cpu().contiguous().numpy())
+
+
+def _bytes_of_image(image: object, where: str) -> UInt8[np.ndarray, "96 96 3"]:
+    if not isinstance(image, Image):
+        raise _no_patches(image, where)
+    if image.mode != "RGB" or image.size != (PATCH_SIZE_PX, PATCH_SIZE_PX):
+        raise DataError(
+            f"is of mode {image.mode} and {image.width} x {image.height} pixels",
+            where=where,
+            remedy=f"Give RGB images of {PATCH_SIZE_PX} x {PATCH_SIZE_PX} (image.convert('RGB')).",
+        )
+    return np.asarray(image)
+
+
+def _are_images(batch: object) -> TypeGuard[Sequence[Image]]:
+    return isinstance(batch, list | tuple) and (not batch or isinstance(batch[0], Image))
+
+
+def _no_patches(found: object, where: str) -> DataError:
+    return DataError(
+        f"{type(found).__name__} holds no patches",
+        where=where,
+        remedy="Give an array (N, 96, 96, 3) of bytes, a tensor, a list of PIL images, or an iterator of such batches.",
+    )
