@@ -3,6 +3,8 @@
     python benchmarks/stain_split.py PHANTOM                              slides known; a third of them unseen, by seed
     python benchmarks/stain_split.py DATA --unseen SIDES --groups GROUPS  unseen: the validation side of id,side
     python benchmarks/stain_split.py DATA ... --clusters 50 --final LABELS  the same runs on the test part: once
+    python benchmarks/stain_split.py DATA --slides SLIDES                 the leak audit by a table that names some slides:
+                                                                          unseen are the patches that it leaves out
 
 The labelled patches that are not unseen are split at random, by groups, by clusters of stain and, where slides are
 known, by slide. On each training side the network of the preset `fair` is trained, with model.bn_momentum = 0.5. Its
@@ -27,7 +29,7 @@ from scipy import stats
 from sentinode.config import RunConfig, load_preset
 from sentinode.data.patches import PatchSet
 from sentinode.data.split import VALIDATION, unite_groups
-from sentinode.data.tables import read_column_by_id
+from sentinode.data.tables import SLIDE_COLUMNS, read_column_by_id
 from sentinode.evaluation.bootstrap import bootstrap
 from sentinode.evaluation.metrics import auc
 from sentinode.experiments.gather import Gathered, gather
@@ -66,9 +68,27 @@ def phantom_cases(gathered: Gathered, truth: Path, seeds: Sequence[int]) -> Iter
         yield case_of(patches, groups, np.isin(patches.slides, drawn))
 
 
+def case_of_known_slides(material: Material) -> Case:
+    """Trained on: the patches whose slide is known. The others are of other slides, but for a few that no table knows."""
+    return case_of(material.patches, material.candidates.groups, material.patches.slides == "")
+
+
+def of_unseen_slides(test: PatchSet, case: Case, slides: Path, labels: Path) -> PatchSet:
+    """The test part's patches of known slides that none of a case's training slides is."""
+    truth = read_column_by_id(labels, ("label",))
+    slide_of = read_column_by_id(slides, SLIDE_COLUMNS)
+    own = set(case.sighted.patches.slides.tolist()) if case.sighted is not None else set()
+    ids = test.ids.tolist()
+    unseen = np.array([slide_of.get(i, "") not in own | {""} for i in ids])
+    patches = replace(test, labels=np.array([truth[i] for i in ids]).astype(np.int8))
+    table = patches.rows(unseen)
+    return PatchSet(table.ids, table.labels, table.slides, table.groups, patches.pixels[unseen])
+
+
 def case_of(patches: PatchSet, groups: np.ndarray, is_unseen: np.ndarray) -> Case:
     unknown = replace(patches, slides=np.full(len(patches), ""))
-    sighted = Material(patches, groups, eligible=~is_unseen) if patches.slides_known else None
+    known = (patches.slides[~is_unseen] != "").all()
+    sighted = Material(patches, groups, eligible=~is_unseen) if known else None
     table = patches.rows(is_unseen)
     unseen = PatchSet(table.ids, table.labels, table.slides, table.groups, patches.pixels[is_unseen])
     return Case(Material(unknown, groups, eligible=~is_unseen), sighted, unseen)
@@ -132,6 +152,7 @@ def main() -> None:
     for name, what in (
         ("unseen", "table id,side (default: a phantom's slides, drawn by seed)"),
         ("groups", "as data.groups"),
+        ("slides", "as data.slides, for some of the patches: the others are the unseen ones"),
         ("final", "table id,label of the test part, which is then the unseen one"),
         ("folder", "keep the runs here (default: they are thrown away)"),
         ("out", "CSV of all rows, written after each"),
@@ -145,10 +166,16 @@ def main() -> None:
     options = parser.parse_args()
 
     settings = {"model.bn_momentum": 0.5, "fit.epochs": options.epochs}
-    config = override(load_preset("fair").run_config(), settings | {"data.groups": options.groups})
+    tables = {f"data.{name}": path for name in ("groups", "slides") if (path := getattr(options, name)) is not None}
+    config = override(load_preset("fair").run_config(), settings | tables)
     session = Session(cache_root=options.cache, workers=options.workers)
     gathered = gather(options.data, config, session)
-    if options.unseen is None:
+    if options.slides is not None:
+        case = case_of_known_slides(gathered.material)
+        if options.final is not None and gathered.test is not None:
+            case = replace(case, unseen=of_unseen_slides(gathered.test, case, options.slides, options.final))
+        cases = iter([case] * len(options.seeds))
+    elif options.unseen is None:
         cases = phantom_cases(gathered, options.data / "truth.csv", options.seeds)
     else:
         side, material = read_column_by_id(options.unseen, ("side",)), gathered.material
