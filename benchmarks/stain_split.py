@@ -3,8 +3,8 @@
     python benchmarks/stain_split.py PHANTOM                              slides known; a third of them unseen, by seed
     python benchmarks/stain_split.py DATA --unseen SIDES --groups GROUPS  unseen: the validation side of id,side
     python benchmarks/stain_split.py DATA ... --clusters 50 --final LABELS  the same runs on the test part: once
-    python benchmarks/stain_split.py DATA --slides SLIDES                 the leak audit by a table that names some slides:
-                                                                          unseen are the patches that it leaves out
+    python benchmarks/stain_split.py DATA --slides SLIDES                 a leak audit by a table of some slides: unseen
+                                                                          are the patches that it leaves out
 
 The labelled patches that are not unseen are split at random, by groups, by clusters of stain and, where slides are
 known, by slide. On each training side the network of the preset `fair` is trained, with model.bn_momentum = 0.5. Its
@@ -69,7 +69,7 @@ def phantom_cases(gathered: Gathered, truth: Path, seeds: Sequence[int]) -> Iter
 
 
 def case_of_known_slides(material: Material) -> Case:
-    """Trained on: the patches whose slide is known. The others are of other slides, but for a few that no table knows."""
+    """Trained on: the patches whose slide is known. The others are of other slides, but for a few."""
     return case_of(material.patches, material.candidates.groups, material.patches.slides == "")
 
 
