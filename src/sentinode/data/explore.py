@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from scipy.stats import rankdata
+import pandas as pd
 
 from sentinode.data.appearance import QUANTITIES, appearance, appearance_by
 from sentinode.data.patches import PatchSet
@@ -107,5 +107,5 @@ def _auc(positive: np.ndarray, negative: np.ndarray) -> float | None:
     """The chance that a positive patch has the higher value, ties halved: Mann and Whitney's U over all pairs."""
     if not (len(positive) and len(negative)):
         return None
-    ranks = rankdata(np.concatenate([positive, negative]))[: len(positive)]
+    ranks = pd.Series(np.concatenate([positive, negative])).rank().to_numpy()[: len(positive)]
     return float((ranks.sum() / len(positive) - (len(positive) + 1) / 2) / len(negative))
