@@ -27,6 +27,7 @@ from sentinode.experiments.run import write_manifest
 
 TINY = [
     "--set", "fit.epochs=1", "--set", "seeds=[25]", "--set", "tune.search={'model.bn_momentum'=[0.75, 0.5]}",
+    "--set", "predict.views=1", "--set", "compare.replicates=200",
 ]  # fmt: skip
 FOR_FITTING = ("scipy", "sklearn", "optuna")
 FOR_PAGES = ("matplotlib", "jinja2")
@@ -63,12 +64,18 @@ def start(*arguments: str | Path, cache: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 
-def loaded_by(*arguments: str | Path, cache: Path) -> set[str]:
-    """The modules that a command, in a process of its own, has imported by its end."""
-    code = "import sys; from sentinode.apps.cli import run; assert not run(sys.argv[1:]); print(*sys.modules)"
-    command = [sys.executable, "-c", code, *map(str, arguments), "--cache", str(cache)]
+def loaded_by(*commands: list[str | Path]) -> list[set[str]]:
+    """The modules that a process of its own has imported by the end of each command, one after another."""
+    code = (
+        "import json, sys; from sentinode.apps.cli import run\n"
+        "for command in json.loads(sys.argv[1]): assert not run(command); print('loaded', *sys.modules)"
+    )
+    words = json.dumps([[str(word) for word in command] for command in commands])
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return set(subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout.split())
+    said = subprocess.run(
+        [sys.executable, "-c", code, words], capture_output=True, text=True, check=True, env=environment
+    ).stdout
+    return [set(line.split()[1:]) for line in said.splitlines() if line.startswith("loaded ")]
 
 
 def refused(result: Result, said: str, code: int = 2) -> None:
@@ -274,6 +281,7 @@ def test_predict_says_why_a_run_lacks_a_point(trained: Path, phantom_folder: Pat
 
 def test_train_with_pseudo_labels(finished: Path, phantom_folder: Path, cache: Path, tmp_path: Path) -> None:
     ask = ["train", phantom_folder, "--preset", "quick", "--set", "model.bn_momentum=0.5", "--set", "fit.epochs=4"]
+    ask += ["--set", "predict.views=1"]
     unsure = sentinode(*ask, "--pseudo-labels", finished, "--out", tmp_path / "none", cache=cache)
     refused(unsure, "pseudo.confidence: the teacher is confident (0.95) of no patch of")
     assert not (tmp_path / "none").exists()
@@ -289,38 +297,12 @@ def test_train_with_pseudo_labels(finished: Path, phantom_folder: Path, cache: P
     assert "predict" not in again.stderr
 
 
-@pytest.mark.parametrize("model", ["study", "run"])
-def test_predict_imports_only_what_predicting_needs(
-    finished: Path, phantom_folder: Path, tmp_path: Path, model: str
-) -> None:
-    images = tmp_path / "images"
-    images.mkdir()
-    for path in sorted((phantom_folder / "test").iterdir())[:10]:
-        shutil.copy(path, images)
-    folder = finished if model == "study" else min((finished / "runs").iterdir())
-    options = ["--out", tmp_path / "out.csv", "--calibrate", "temperature", "--threshold", "youden"]
-    loaded = loaded_by("predict", folder, images, *options, cache=tmp_path / "cache")
-    assert len(pd.read_csv(tmp_path / "out.csv")) == 10
-    assert "torch" in loaded
-    assert not loaded & {*FOR_FITTING, *FOR_PAGES, "h5py", "numba", "torch._dynamo", "torch._inductor", "sympy"}
-
-
-def test_check_and_evaluate_import_nothing_for_fitting_or_pages(
-    finished: Path, phantom_folder: Path, tmp_path: Path
-) -> None:
-    labels = phantom_folder / "train_labels.csv"
-    run = min((finished / "runs").iterdir())
-    assert not loaded_by("check", phantom_folder, cache=tmp_path / "cache") & {*FOR_FITTING, *FOR_PAGES}
-    loaded = loaded_by("evaluate", run, phantom_folder, "--labels", labels, cache=tmp_path / "cache")
-    assert not loaded & {"sklearn", "optuna", *FOR_PAGES}, "an interval takes SciPy, and nothing else"
-
-
 @pytest.fixture(scope="module")
 def two_runs(phantom_folder: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Quick runs of two seeds and two input sizes that share a split."""
     root = tmp_path_factory.mktemp("two")
     for name, size in (("25", 32), ("26", 48)):
-        asked = ["--preset", "quick", "--set", "fit.epochs=2", "--set", f"fit.seed={name}"]
+        asked = ["--preset", "quick", "--set", "fit.epochs=2", "--set", f"fit.seed={name}", "--set", "predict.views=1"]
         size_px = f"preprocess.size_px={size}"
         result = sentinode("train", phantom_folder, "--out", root / name, *asked, "--set", size_px, cache=cache)
         assert result.returncode == 0, result.stderr
@@ -358,12 +340,31 @@ def test_an_ensemble_predicts_like_a_run(
     assert "ensemble of 2: 25, 26" in page
 
 
-def test_predicting_with_an_ensemble_imports_nothing_for_fitting(
-    two_runs: list[Path], phantom_folder: Path, cache: Path, tmp_path: Path
+def test_a_command_imports_only_what_it_needs(
+    finished: Path, two_runs: list[Path], phantom_folder: Path, tmp_path: Path
 ) -> None:
-    assert sentinode("ensemble", *two_runs, "--out", tmp_path / "out", "--weights", "equal").returncode == 0
-    loaded = loaded_by("predict", tmp_path / "out", phantom_folder, "--out", tmp_path / "p.csv", cache=cache)
-    assert not loaded & {*FOR_FITTING, *FOR_PAGES}
+    """In one process, those that need least first: a command's modules are at most those that are loaded by its end."""
+    ensemble, images, run = tmp_path / "ensemble", tmp_path / "images", min((finished / "runs").iterdir())
+    assert sentinode("ensemble", *two_runs, "--out", ensemble, "--weights", "equal").returncode == 0
+    images.mkdir()
+    for path in sorted((phantom_folder / "test").iterdir())[:10]:
+        shutil.copy(path, images)
+    in_cache = ["--cache", tmp_path / "cache"]
+    options = ["--calibrate", "temperature", "--threshold", "youden", *in_cache]
+    of_study, of_run, of_ensemble, of_check, of_evaluate = loaded_by(
+        ["predict", finished, images, "--out", tmp_path / "study.csv", *options],
+        ["predict", run, images, "--out", tmp_path / "run.csv", *options],
+        ["predict", ensemble, images, "--out", tmp_path / "ensemble.csv", *options],
+        ["check", phantom_folder, *in_cache],
+        ["evaluate", run, phantom_folder, "--labels", phantom_folder / "train_labels.csv", *in_cache],
+    )
+    needless = {*FOR_FITTING, *FOR_PAGES, "h5py", "numba", "torch._dynamo", "torch._inductor", "sympy"}
+    for name, loaded in (("study", of_study), ("run", of_run), ("ensemble", of_ensemble)):
+        assert len(pd.read_csv(tmp_path / f"{name}.csv")) == 10
+        assert "torch" in loaded
+        assert not loaded & needless
+    assert not of_check & {*FOR_FITTING, *FOR_PAGES}
+    assert not of_evaluate & {"sklearn", "optuna", *FOR_PAGES}, "an interval takes SciPy, and nothing else"
 
 
 def test_an_ensemble_of_a_study_and_what_is_refused(
@@ -406,6 +407,7 @@ def test_split_train_and_report(phantom_folder: Path, cache: Path, tmp_path: Pat
     sides = table.merge(slides, on="id").groupby("slide")["side"].nunique()
     assert (sides == 1).all()
     given = ["--set", "split.by=file", "--set", f"split.file={tmp_path / 'split.csv'}", "--set", "fit.epochs=1"]
+    given += ["--set", "predict.views=1"]
     result = sentinode("train", phantom_folder, "--out", tmp_path / "run", *given, cache=cache)
     assert result.returncode == 0, result.stderr
     (tmp_path / "run" / "report.html").unlink()
@@ -553,14 +555,22 @@ def test_a_read_only_folder_is_exit_code_1(folder: Path, tmp_path: Path) -> None
     refused(sentinode("train", folder, "--out", locked / "run", cache=tmp_path / "cache"), "cannot write", code=1)
 
 
+TWELVE_EPOCHS = ["--set", "fit.epochs=12", "--set", "fit.batch_size=4", "--set", "predict.views=1"]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(phantom_folder: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("uninterrupted") / "run"
+    result = sentinode("train", phantom_folder, "--out", out, *TWELVE_EPOCHS, cache=cache)
+    assert result.returncode == 0, result.stderr
+    return out
+
+
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_interrupted_in_training_and_resumed(
-    phantom_folder: Path, cache: Path, tmp_path: Path, how: signal.Signals
+    uninterrupted: Path, phantom_folder: Path, cache: Path, tmp_path: Path, how: signal.Signals
 ) -> None:
-    settings = ["--set", "fit.epochs=12", "--set", "fit.batch_size=4"]
-    whole = sentinode("train", phantom_folder, "--out", tmp_path / "whole", *settings, cache=cache)
-    assert whole.returncode == 0, whole.stderr
-    arguments = ["train", phantom_folder, "--out", tmp_path / "run", *settings]
+    arguments = ["train", phantom_folder, "--out", tmp_path / "run", *TWELVE_EPOCHS]
     process = start(*arguments, cache=cache)
     while not (tmp_path / "run" / "history.csv").is_file():
         assert process.poll() is None, process.communicate()
@@ -573,14 +583,14 @@ def test_interrupted_in_training_and_resumed(
     assert not (tmp_path / "run" / "manifest.json").exists()
     resumed = sentinode(*arguments, "--resume", cache=cache)
     assert resumed.returncode == 0, resumed.stderr
-    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "run")]
-    assert weights[0] == weights[1]
+    whole, again = ((run / "model.safetensors").read_bytes() for run in (uninterrupted, tmp_path / "run"))
+    assert whole == again
 
 
 def test_compare_names_no_winner(phantom_folder: Path, cache: Path, tmp_path: Path) -> None:
     result = sentinode(
         "compare", phantom_folder, "--out", tmp_path / "out", "--variants", "before", "after", "--seeds", "2",
-        "--set", "fit.epochs=1", cache=cache,
+        "--set", "fit.epochs=1", "--set", "predict.views=1", "--set", "compare.replicates=200", cache=cache,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     assert "after minus before" in result.stdout
@@ -594,7 +604,7 @@ def test_compare_over_folds_and_audit_the_leak(phantom_folder: Path, cache: Path
     out = tmp_path / "out"
     result = sentinode(
         "compare", phantom_folder, "--out", out, "--seeds", "1", "--folds", "2", "--leak", "--group-by", "stain",
-        "--set", "fit.epochs=1", "--set", "compare.replicates=100", cache=cache,
+        "--set", "fit.epochs=1", "--set", "predict.views=1", "--set", "compare.replicates=100", cache=cache,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     assert "The random split gives" in result.stdout
