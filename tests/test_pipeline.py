@@ -118,7 +118,7 @@ def test_a_folder_of_something_else_is_not_touched(
     phantom_folder: Path, config: StudyConfig, session: Session, tmp_path: Path
 ) -> None:
     (tmp_path / "thesis.txt").write_text("precious")
-    with pytest.raises(RunError, match="holds no study"):
+    with pytest.raises(RunError, match=r"is not empty and contains no study\.toml"):
         sentinode.study(phantom_folder, config, tmp_path, session)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 

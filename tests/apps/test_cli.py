@@ -318,7 +318,7 @@ def test_an_ensemble_predicts_like_a_run(
     rows = {row[0]: row[1:] for row in (line.split("\t") for line in result.stdout.splitlines())}
     weights = json.loads((out / "blend.json").read_text())["weights"]
     assert {name: f"{weight:.3f}" for name, weight in weights.items()} == {name: rows[name][0] for name in ("25", "26")}
-    assert rows["the blend"][0] == "1.000"
+    assert rows["ensemble"][0] == "1.000"
     assert float(rows["auc"][0]) == pytest.approx(json.loads((out / "scores.json").read_text())["auc"], abs=1e-4)
     assert result.stdout.splitlines()[-1] == str(out / "report.html")
     tables = []
@@ -393,7 +393,7 @@ def test_an_ensemble_trained_from_settings(phantom_folder: Path, cache: Path, tm
     asked = ["train", phantom_folder, "--out", out, "--config", settings]
     result = sentinode(*asked, cache=cache)
     assert result.returncode == 0, result.stderr
-    assert "the blend\t1.000" in result.stdout
+    assert "ensemble\t1.000" in result.stdout
     assert (out / "report.html").is_file()
     refused(sentinode(*asked, cache=cache), "already contains a run")
     assert sentinode(*asked, "--resume", cache=cache).returncode == 0
@@ -607,7 +607,7 @@ def test_compare_over_folds_and_audit_the_leak(phantom_folder: Path, cache: Path
         "--set", "fit.epochs=1", "--set", "predict.views=1", "--set", "compare.replicates=100", cache=cache,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
-    assert "The random split gives" in result.stdout
+    assert "The random split changes the score by" in result.stdout
     assert {path.name for path in (out / "runs").iterdir()} == {
         f"leak-{split}-seed25-fold{fold}" for split in ("grouped", "random", "stain") for fold in (1, 2)
     }

@@ -237,7 +237,7 @@ def inflation(evidence: Evidence) -> list[str]:
 
 
 def _inflation(verdict: Verdict) -> str:
-    split = {"random": "The random split", "stain": "The split by stain clusters"}[verdict.a]
+    split = {"random": "The random split", "stain": "The split by clusters of stain"}[verdict.a]
     told = f"{verdict.interval_in_words()}; {verdict.in_seeds}"
     by = f"{split} changes the score by {verdict.difference:+.3f} {verdict.metric} ({told})"
     match verdict.outcome:
