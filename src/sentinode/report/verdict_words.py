@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Final
+from typing import Final, get_args
 
 import numpy as np
 
@@ -19,17 +19,7 @@ _INDEPENDENT: Final = (
     "Tests that treat patches as independent (DeLong, McNemar) decide nothing here: patches of one slide resemble each "
     "other, so their p-values are too small."
 )
-_ORDER: Final[tuple[Outcome, ...]] = (
-    "better",
-    "worse",
-    "too small to matter",
-    "no evidence",
-    "too few seeds",
-    "too few slides",
-    "same network",
-    "same predictions",
-    "not asked",
-)
+_ORDER: Final[tuple[Outcome, ...]] = get_args(Outcome)
 """In which an answer tells its outcomes: what was shown first."""
 
 
