@@ -17,7 +17,6 @@ from sentinode.data.explore import EXPLORED, explore
 from sentinode.data.records import read_record, write_record
 from sentinode.data.schema import TableHead, head_of
 from sentinode.data.split import drop_negatives
-from sentinode.data.tables import attributes_of_folder
 from sentinode.deploy.submission import make_submission, require_ids, write_submission
 from sentinode.errors import RunError, SubmissionError
 from sentinode.evaluation.metrics import OwnMetric, gain
@@ -30,7 +29,7 @@ from sentinode.experiments.compare import (
     require_auditable,
     trusted_split,
 )
-from sentinode.experiments.comparison import Comparison, Variant
+from sentinode.experiments.comparison import Comparison
 from sentinode.experiments.decide import decide_together
 from sentinode.experiments.decision import DECISION
 from sentinode.experiments.evidence import weigh
@@ -53,7 +52,8 @@ from sentinode.experiments.record import (
 from sentinode.experiments.session import Session
 from sentinode.experiments.study import EvidenceRecord, Study
 from sentinode.experiments.tune import trial_count, tune
-from sentinode.explain.attributes import attributes
+from sentinode.experiments.variant import Variant
+from sentinode.explain.attributes import attributes, attributes_of_folder
 from sentinode.explain.galleries import examples, write_inputs, write_pictures
 from sentinode.explain.review import review
 from sentinode.models.build import require_sound

@@ -13,9 +13,10 @@ from sentinode.config import StudyConfig, load_preset
 from sentinode.errors import ConfigError, RunError
 from sentinode.experiments import compare as compare_module
 from sentinode.experiments.compare import RunStore, compare
-from sentinode.experiments.comparison import Variant, paired
+from sentinode.experiments.comparison import paired
 from sentinode.experiments.material import Material
 from sentinode.experiments.tune import tune
+from sentinode.experiments.variant import Variant
 from sentinode.settings import override
 
 CPU = torch.device("cpu")

@@ -20,9 +20,9 @@ from sentinode.evaluation import metrics
 from sentinode.evaluation.calibration import Temperature
 from sentinode.evaluation.calibration_fit import fit_isotonic
 from sentinode.evaluation.threshold import least_cost
-from sentinode.experiments.comparison import Variant
 from sentinode.experiments.decide import decide, decide_together
 from sentinode.experiments.decision import Decision, open_decision
+from sentinode.experiments.variant import Variant
 from sentinode.inference.probabilities import Predictions
 from sentinode.settings import override
 

@@ -23,11 +23,12 @@ from sentinode.experiments import ensemble, train
 from sentinode.experiments.compare import RunStore, compare
 from sentinode.experiments.ensemble import join_runs
 from sentinode.experiments.evidence import weigh
-from sentinode.experiments.given import best_known_clusters, pair_given
+from sentinode.experiments.given import pair_given
 from sentinode.experiments.load import classifier_of
 from sentinode.experiments.material import Material
 from sentinode.experiments.run import Run, contents, is_run, write_manifest
 from sentinode.experiments.train import train_run
+from sentinode.experiments.variant import best_known_clusters
 from sentinode.settings import override
 
 CPU = torch.device("cpu")

@@ -14,10 +14,11 @@ import torch
 from sentinode.config import StudyConfig, load_preset
 from sentinode.data.records import plain, read_record, write_record
 from sentinode.experiments.compare import RunStore, compare
-from sentinode.experiments.comparison import Comparison, Variant, paired
+from sentinode.experiments.comparison import Comparison, paired
 from sentinode.experiments.evidence import Evidence, weigh
 from sentinode.experiments.material import Material
 from sentinode.experiments.run import Run
+from sentinode.experiments.variant import Variant
 from sentinode.settings import override
 
 

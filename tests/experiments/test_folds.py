@@ -14,9 +14,10 @@ from tests.conftest import make_patches
 from sentinode.config import RunConfig, StudyConfig, load_preset
 from sentinode.errors import ConfigError, RunError
 from sentinode.experiments.compare import RunStore, audit_leak, compare, grid
-from sentinode.experiments.comparison import Comparison, Variant, paired
+from sentinode.experiments.comparison import Comparison, paired
 from sentinode.experiments.evidence import weigh
 from sentinode.experiments.material import Material
+from sentinode.experiments.variant import Variant
 from sentinode.settings import override
 
 CPU = torch.device("cpu")

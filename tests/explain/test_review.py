@@ -15,8 +15,8 @@ from conftest import make_patches
 from sentinode.data.appearance import appearance
 from sentinode.data.records import read_record, write_record
 from sentinode.errors import DataError, RunError
-from sentinode.experiments.comparison import Variant
 from sentinode.experiments.review_record import Review, Subgroups
+from sentinode.experiments.variant import Variant
 from sentinode.explain.attributes import attributes, parts_of
 from sentinode.explain.review import review
 from sentinode.inference.probabilities import Predictions

@@ -24,7 +24,7 @@ from sentinode.data.records import write_record
 from sentinode.data.schema import Column, TableHead
 from sentinode.data.split import Basis
 from sentinode.evaluation.metrics import scores
-from sentinode.experiments.comparison import Comparison, Variant
+from sentinode.experiments.comparison import Comparison
 from sentinode.experiments.decide import decide
 from sentinode.experiments.decision import DECISION, Decision
 from sentinode.experiments.environment import write_environment
@@ -43,6 +43,7 @@ from sentinode.experiments.record import (
 from sentinode.experiments.run import SCORES, Run, Scores, write_manifest
 from sentinode.experiments.run_record import NetworkRecord, Preprocessing, RunRecord, augmentation_of
 from sentinode.experiments.study import EvidenceRecord, Study
+from sentinode.experiments.variant import Variant
 from sentinode.explain.review import review
 from sentinode.inference.probabilities import Predictions
 from sentinode.models.summary import InitialWeights, LayerSummary, Summary

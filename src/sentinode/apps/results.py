@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 from sentinode.apps import console
 
 if TYPE_CHECKING:
-    from sentinode.experiments.comparison import Comparison, Variant
+    from sentinode.experiments.comparison import Comparison
     from sentinode.experiments.evaluate import Evaluation
     from sentinode.experiments.evidence import Evidence
     from sentinode.experiments.run import Run
     from sentinode.experiments.study import Study
+    from sentinode.experiments.variant import Variant
 
 
 def show_study(study: Study) -> None:

@@ -16,11 +16,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-import numpy as np
 import pandas as pd
 
-from sentinode.config import DataConfig
-from sentinode.data.appearance import QUANTITIES
 from sentinode.errors import DataError
 from sentinode.files import read_bytes
 
@@ -223,7 +220,7 @@ def read_named_column(path: Path, candidates: Sequence[str]) -> tuple[str, dict[
             remedy=f"It must have the columns id and {' or '.join(wanted)}.",
         )
     values = table[column].str.strip()
-    pairs = pd.DataFrame({"id": _require_ids(table, Path(file)), "value": values.mask(is_unknown(values), "")})
+    pairs = pd.DataFrame({"id": require_ids(table, Path(file)), "value": values.mask(is_unknown(values), "")})
     pairs = pairs.drop_duplicates()
     twice = pairs["id"][pairs["id"].duplicated()]
     if len(twice):
@@ -235,70 +232,15 @@ def read_named_column(path: Path, candidates: Sequence[str]) -> tuple[str, dict[
     return column, dict(zip(pairs["id"].tolist(), pairs["value"].tolist(), strict=True))
 
 
-def read_attributes(path: Path) -> pd.DataFrame:
-    """Read a table id,<column>,... of any properties of patches, indexed by id.
-
-    A column is float64 where every known cell is a finite number, else str. What is not known, in any spelling of
-    `is_unknown`, is NaN, or "" among words. An id may stand twice only with the same values.
-    """
-    table = read_table(path, purpose="id and a column for each property")
-    id_column = column_of(table, ID_COLUMNS)
-    if id_column is None or len(table.columns) < 2:
-        raise DataError(
-            f"has the columns {columns_of(table)}",
-            where=path,
-            remedy="It must have the column id and one for each property.",
-        )
-    columns = {str(name): _numbers_or_words(table[name]) for name in table.columns if name != id_column}
-    attributes = pd.DataFrame({"id": _require_ids(table, path), **columns}).drop_duplicates().set_index("id")
-    twice = attributes.index[attributes.index.duplicated()]
-    if len(twice):
-        raise DataError(
-            f"{len(twice)} ids have two different rows (first: {twice[0]})",
-            where=path,
-            remedy="Keep one row for each id.",
-        )
-    return attributes
-
-
 def table_at(path: Path) -> Path | None:
     """The path, if anything lies there: a directory or a link to nothing is to be refused, not passed over."""
     return path if os.path.lexists(path) else None
 
 
-def attributes_of_folder(root: Path, config: DataConfig, ids: np.ndarray) -> pd.DataFrame | None:
-    """The attributes that the settings name, or else those of attributes.csv in a data folder; None without either.
-
-    Raises DataError where the table knows none of `ids`, (n,) str, or has a quantity that `appearance` computes.
-    """
-    path = config.attributes or table_at(root / "attributes.csv")
-    if path is None:
-        return None
-    attributes = read_attributes(path)
-    taken = [name for name in attributes.columns if name in QUANTITIES]
-    if taken:
-        raise DataError(f"has a column {taken[0]}, which is computed from the pixels", where=path, remedy="Rename it.")
-    if not attributes.index.isin(ids).any():
-        raise DataError(
-            f"has {len(attributes)} rows, none of a training patch",
-            where=path,
-            remedy="Fix its ids, or give the table of these patches.",
-        )
-    return attributes
-
-
-def _require_ids(table: pd.DataFrame, path: Path) -> pd.Series:
+def require_ids(table: pd.DataFrame, path: Path) -> pd.Series:
     """The ids of a table that has a column of them; raises DataError where a row has none."""
     ids = ids_of(table[column_of(table, ID_COLUMNS)])
     without = int((ids == "").sum())
     if without:
         raise DataError(f"{without:,} of {len(ids):,} rows have no id", where=path, remedy="Fix the table.")
     return ids
-
-
-def _numbers_or_words(cells: pd.Series) -> pd.Series:
-    words = cells.str.strip()
-    words = words.mask(is_unknown(words), "")
-    known = words != ""
-    numbers = pd.to_numeric(words.where(known), errors="coerce").astype(np.float64)
-    return numbers if np.isfinite(numbers[known]).all() else words

@@ -11,10 +11,11 @@ import torch
 from sentinode.config import DrawnSplit, RunConfig, Scalar, StudyConfig, Value
 from sentinode.data.split import Split
 from sentinode.errors import ConfigError
-from sentinode.experiments.comparison import Comparison, Variant, paired
+from sentinode.experiments.comparison import Comparison, paired
 from sentinode.experiments.material import Material
 from sentinode.experiments.run import Run, is_finished
 from sentinode.experiments.train import train_run
+from sentinode.experiments.variant import Variant
 from sentinode.models.own import NONE, Recipes
 from sentinode.progress import ALL_RUNS, Progress, silent
 from sentinode.settings import override

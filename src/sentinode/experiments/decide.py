@@ -20,9 +20,9 @@ from sentinode.evaluation.calibration_fit import cross_calibrate, cross_folds, f
 from sentinode.evaluation.clusters import CLUSTER_NAMES, ClusterKind, cluster_numbers
 from sentinode.evaluation.metrics import OwnMetric
 from sentinode.evaluation.threshold import POINTS, OperatingPoint, PointName, fixed_sensitivity, least_cost, youden
-from sentinode.experiments.comparison import Variant
 from sentinode.experiments.decision import Agreement, Decision, Rates, Scale
 from sentinode.experiments.run_record import OwnScore
+from sentinode.experiments.variant import Variant
 from sentinode.inference.probabilities import Predictions
 
 _PURPOSE: Final = 2  # of the numbers drawn here, among those that derive from a run's seed

@@ -31,7 +31,6 @@ from sentinode.experiments.blend import BLEND, Blend
 from sentinode.experiments.decide import decide, own_scores
 from sentinode.experiments.decision import DECISION
 from sentinode.experiments.environment import describe_environment, read_environment, write_environment
-from sentinode.experiments.given import best_known_clusters
 from sentinode.experiments.material import Material
 from sentinode.experiments.run import (
     CONFIG,
@@ -45,6 +44,7 @@ from sentinode.experiments.run import (
     sealed,
     write_manifest,
 )
+from sentinode.experiments.variant import best_known_clusters
 from sentinode.inference.probabilities import Predictions
 from sentinode.progress import Progress, silent
 from sentinode.settings import is_folder_name, override, read_toml, to_flat, to_toml

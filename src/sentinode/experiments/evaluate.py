@@ -31,11 +31,11 @@ from sentinode.evaluation.clusters import CLUSTER_NAMES, ClusterKind
 from sentinode.evaluation.metrics import OwnMetric
 from sentinode.evaluation.subgroups import UNKNOWN
 from sentinode.evaluation.threshold import PointName
-from sentinode.experiments.comparison import Variant
 from sentinode.experiments.decision import Agreement, Scale
 from sentinode.experiments.material import Material
 from sentinode.experiments.run import Run, digest_of
 from sentinode.experiments.session import Session
+from sentinode.experiments.variant import Variant
 from sentinode.inference.classifier import Classifier
 from sentinode.inference.probabilities import Predictions
 from sentinode.progress import Progress, silent

@@ -17,7 +17,8 @@ from sentinode.evaluation.clusters import CLUSTER_NAMES, ClassClusters, ClusterK
 from sentinode.evaluation.independent import delong, mcnemar
 from sentinode.evaluation.metrics import METRIC_NAMES, OwnMetric
 from sentinode.evaluation.verdict import Question, Verdict, decide
-from sentinode.experiments.comparison import Comparison, Source, Variant
+from sentinode.experiments.comparison import Comparison, Source
+from sentinode.experiments.variant import Variant
 
 _THRESHOLD: Final = 0.5
 _FOR_SCORES, _FOR_CURVES = 0, 1

@@ -14,8 +14,9 @@ from sentinode.data.tables import SLIDE_COLUMNS, read_column_by_id
 from sentinode.errors import DataError, RunError
 from sentinode.evaluation.clusters import ClusterKind
 from sentinode.evaluation.metrics import scores
-from sentinode.experiments.comparison import Comparison, Variant, paired
+from sentinode.experiments.comparison import Comparison, paired
 from sentinode.experiments.run import Run, is_run
+from sentinode.experiments.variant import Variant, best_known_clusters
 from sentinode.inference.probabilities import Predictions, average
 from sentinode.models.own import NONE, Recipes
 from sentinode.settings import short_name, to_flat
@@ -40,7 +41,6 @@ _WITH_SLIDES: Final[dict[ClusterKind, ClusterKind]] = {
     "group": "slide+group",
 }
 """What clusters become where a table names the slides of some patches."""
-_BEST_FIRST: Final[tuple[ClusterKind, ...]] = ("patient", "slide", "slide+stain", "slide+group", "stain", "group")
 
 
 def holds_runs(folder: Path) -> bool:
@@ -153,16 +153,6 @@ def clusters_of(comparison: Comparison, slides: Path | None = None) -> tuple[dic
     if len(named) == len(comparison.ids):
         return named, "slide"
     return {i: known.get(i, "") for i in comparison.ids.tolist()} | named, _WITH_SLIDES[kind]
-
-
-def best_known_clusters(runs: Sequence[Run]) -> tuple[dict[str, str], ClusterKind]:
-    """The cluster of each patch as the best informed of the runs knows it, and what these clusters are."""
-    kind = next(kind for kind in _BEST_FIRST if any(run.cluster_kind == kind for run in runs))
-    clusters: dict[str, str] = {}
-    for run in runs:
-        if run.cluster_kind == kind:
-            clusters |= run.clusters_by_id
-    return clusters, kind
 
 
 def _compared_settings(run: Run) -> dict[str, Any]:

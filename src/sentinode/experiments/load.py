@@ -9,10 +9,10 @@ import numpy as np
 import torch
 
 from sentinode.config import ModelConfig, OwnModel, TimmModel
-from sentinode.experiments.comparison import Variant
 from sentinode.experiments.decision import DECISION, open_decision
 from sentinode.experiments.record import STUDY_CONFIG, open_chosen
 from sentinode.experiments.run import Run
+from sentinode.experiments.variant import Variant
 from sentinode.fitting.memory import keep_freed_memory
 from sentinode.inference.classifier import Card, Classifier, TrainedNetwork, TrainedRun
 from sentinode.inference.device import choose_device

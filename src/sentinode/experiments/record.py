@@ -29,9 +29,9 @@ from sentinode.data.listing import Origin
 from sentinode.data.records import plain, read_record, write_record
 from sentinode.data.schema import TableHead
 from sentinode.errors import RunError
-from sentinode.experiments.comparison import Variant
 from sentinode.experiments.decision import DECISION
 from sentinode.experiments.run import MANIFEST, Run, digest_of
+from sentinode.experiments.variant import Variant
 from sentinode.models.own import NONE, Recipes
 from sentinode.settings import is_folder_name
 

@@ -9,7 +9,7 @@ from sentinode.config import StudyConfig
 from sentinode.data.check import CHECK, CheckRecord
 from sentinode.data.explore import EXPLORED, Explored
 from sentinode.data.records import read_record
-from sentinode.experiments.comparison import Comparison, Variant
+from sentinode.experiments.comparison import Comparison
 from sentinode.experiments.decision import Decision, open_decision
 from sentinode.experiments.evaluate import Seen
 from sentinode.experiments.evidence import Evidence
@@ -23,6 +23,7 @@ from sentinode.experiments.record import (
 )
 from sentinode.experiments.review_record import Review
 from sentinode.experiments.run import Run
+from sentinode.experiments.variant import Variant
 from sentinode.settings import read_toml
 
 

@@ -24,8 +24,9 @@ from sentinode.data.batches import derive_seed
 from sentinode.errors import RunError, storage_errors
 from sentinode.evaluation.metrics import gain
 from sentinode.experiments.compare import RunStore, grid, require_same_validation
-from sentinode.experiments.comparison import Comparison, Variant, paired
+from sentinode.experiments.comparison import Comparison, paired
 from sentinode.experiments.run import Run
+from sentinode.experiments.variant import Variant
 from sentinode.settings import folder_name, override, short_name
 
 _DEFAULT_TRIALS: Final = 20

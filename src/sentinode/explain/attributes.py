@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Shaped
 
-from sentinode.data.appearance import appearance
+from sentinode.config import DataConfig
+from sentinode.data.appearance import QUANTITIES, appearance
 from sentinode.data.patches import PatchSet
+from sentinode.data.tables import ID_COLUMNS, column_of, columns_of, is_unknown, read_table, require_ids, table_at
+from sentinode.errors import DataError
 from sentinode.evaluation.subgroups import quantile_groups
 
 FROM_PIXELS: Final = ("brightness", "optical_density", "saturation")
@@ -73,3 +77,58 @@ def parts_of(values: pd.Series) -> Parts:
 def _cut(numbers: Float[np.ndarray, " n"]) -> Parts:
     names = quantile_groups("part", numbers, PARTS)
     return Parts(names, tuple(np.unique(names[names != ""]).tolist()))
+
+
+def attributes_of_folder(root: Path, config: DataConfig, ids: np.ndarray) -> pd.DataFrame | None:
+    """The attributes that the settings name, or else those of attributes.csv in a data folder; None without either.
+
+    Raises DataError where the table knows none of `ids`, (n,) str, or has a quantity that `appearance` computes.
+    """
+    path = config.attributes or table_at(root / "attributes.csv")
+    if path is None:
+        return None
+    attributes = read_attributes(path)
+    taken = [name for name in attributes.columns if name in QUANTITIES]
+    if taken:
+        raise DataError(f"has a column {taken[0]}, which is computed from the pixels", where=path, remedy="Rename it.")
+    if not attributes.index.isin(ids).any():
+        raise DataError(
+            f"has {len(attributes)} rows, none of a training patch",
+            where=path,
+            remedy="Fix its ids, or give the table of these patches.",
+        )
+    return attributes
+
+
+def read_attributes(path: Path) -> pd.DataFrame:
+    """Read a table id,<column>,... of any properties of patches, indexed by id.
+
+    A column is float64 where every known cell is a finite number, else str. What is not known, in any spelling of
+    `is_unknown`, is NaN, or "" among words. An id may stand twice only with the same values.
+    """
+    table = read_table(path, purpose="id and a column for each property")
+    id_column = column_of(table, ID_COLUMNS)
+    if id_column is None or len(table.columns) < 2:
+        raise DataError(
+            f"has the columns {columns_of(table)}",
+            where=path,
+            remedy="It must have the column id and one for each property.",
+        )
+    columns = {str(name): _numbers_or_words(table[name]) for name in table.columns if name != id_column}
+    attributes = pd.DataFrame({"id": require_ids(table, path), **columns}).drop_duplicates().set_index("id")
+    twice = attributes.index[attributes.index.duplicated()]
+    if len(twice):
+        raise DataError(
+            f"{len(twice)} ids have two different rows (first: {twice[0]})",
+            where=path,
+            remedy="Keep one row for each id.",
+        )
+    return attributes
+
+
+def _numbers_or_words(cells: pd.Series) -> pd.Series:
+    words = cells.str.strip()
+    words = words.mask(is_unknown(words), "")
+    known = words != ""
+    numbers = pd.to_numeric(words.where(known), errors="coerce").astype(np.float64)
+    return numbers if np.isfinite(numbers[known]).all() else words

@@ -12,9 +12,9 @@ from markupsafe import Markup
 from sentinode.data.explore import Explored
 from sentinode.evaluation.bands import Band
 from sentinode.evaluation.metrics import METRIC_NAMES, gain
-from sentinode.experiments.comparison import Variant
 from sentinode.experiments.evidence import Evidence
 from sentinode.experiments.run import Run
+from sentinode.experiments.variant import Variant
 from sentinode.report import curves, data_figures, score_figures, words
 from sentinode.report.figures import MUTED, VARIANTS
 from sentinode.report.score_figures import Curves, Effect

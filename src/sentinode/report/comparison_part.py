@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-from sentinode.experiments.comparison import Comparison, Variant
+from sentinode.experiments.comparison import Comparison
 from sentinode.experiments.evidence import Evidence
+from sentinode.experiments.variant import Variant
 from sentinode.report import charts, notebook, verdict_words, words
 from sentinode.report.cautions import split_caution, split_name
 from sentinode.report.network_statements import curves_statement

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from sentinode.config import NotebookModel
-from sentinode.experiments.comparison import Comparison, Variant
+from sentinode.experiments.comparison import Comparison
 from sentinode.experiments.evidence import Evidence
+from sentinode.experiments.variant import Variant
 from sentinode.report import verdict_words
 from sentinode.report.tables import MISSING, Table, mean_and_spread, number
 

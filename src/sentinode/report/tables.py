@@ -14,11 +14,12 @@ from sentinode.config import RunConfig
 from sentinode.evaluation.bootstrap import Interval
 from sentinode.evaluation.clusters import CLUSTER_NAMES
 from sentinode.evaluation.metrics import METRIC_NAMES, Confusion, confusion
-from sentinode.experiments.comparison import Comparison, Variant
+from sentinode.experiments.comparison import Comparison
 from sentinode.experiments.evaluate import Intervals
 from sentinode.experiments.evidence import Evidence
 from sentinode.experiments.history import best_epoch
 from sentinode.experiments.run import Run
+from sentinode.experiments.variant import Variant
 from sentinode.inference.probabilities import Predictions
 from sentinode.models.summary import LayerSummary, Summary
 from sentinode.settings import to_flat

@@ -7,7 +7,8 @@ from collections.abc import Collection, Sequence
 import numpy as np
 
 from sentinode.evaluation.metrics import METRIC_NAMES, gain
-from sentinode.experiments.comparison import Comparison, Variant
+from sentinode.experiments.comparison import Comparison
+from sentinode.experiments.variant import Variant
 from sentinode.report.tables import number
 
 

@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 
 from sentinode.config import DataConfig
-from sentinode.data.tables import attributes_of_folder, read_attributes
 from sentinode.errors import DataError
+from sentinode.explain.attributes import attributes_of_folder, read_attributes
 from sentinode.settings import override
 
 TABLE = "id,size,scanner,note\na.tif,3,x,1e3\nimages/b.png,,NA,yes\nc,NaN, y ,2\n"
