@@ -24,13 +24,13 @@ import pandas as pd
 import torch
 
 from harness import OURS, PEERS, Benchmark, Command, Server, peer_versions, run, table
+from sentinode.artefacts import write_json, write_text
 from sentinode.config import RunConfig, load_preset
-from sentinode.data.artefacts import write_json, write_text
-from sentinode.data.phantom import write_phantom
-from sentinode.experiments.environment import describe_environment
-from sentinode.experiments.gather import gather
-from sentinode.experiments.session import Session
-from sentinode.experiments.train import train_run
+from sentinode.phantom.phantom import write_phantom
+from sentinode.runs.environment import describe_environment
+from sentinode.runs.gather import gather
+from sentinode.runs.session import Session
+from sentinode.runs.train import train_run
 from sentinode.settings import override, to_toml
 
 RATE, SECONDS = "patches per second", "seconds"

@@ -28,8 +28,8 @@ import torch
 
 from bench import prepare
 from harness import OURS, Server, summary
-from sentinode.data.artefacts import write_json
-from sentinode.experiments.environment import describe_environment
+from sentinode.artefacts import write_json
+from sentinode.runs.environment import describe_environment
 
 WAITING = {
     "spinning": {"OMP_WAIT_POLICY": "", "GOMP_SPINCOUNT": "", "KMP_BLOCKTIME": ""},

@@ -19,10 +19,10 @@ from typing import Any, Final
 import torch
 
 from sentinode.config import load_preset
-from sentinode.data.phantom import write_phantom
-from sentinode.experiments.gather import gather
-from sentinode.experiments.session import Session
-from sentinode.experiments.train import train_run
+from sentinode.phantom.phantom import write_phantom
+from sentinode.runs.gather import gather
+from sentinode.runs.session import Session
+from sentinode.runs.train import train_run
 from sentinode.settings import override
 
 _SHORT: Final = {"fit.epochs": 2, "sample": "none"}

@@ -25,15 +25,15 @@ import torch
 
 from ingest_whole import COMPETITION_PATCHES, lay_out
 from memory import PeakMemory
+from sentinode.artefacts import write_json
 from sentinode.config import FitAll, load_preset
-from sentinode.data.artefacts import write_json
-from sentinode.data.batches import BatchStream
 from sentinode.data.cache import pack
 from sentinode.data.competition import read_competition
-from sentinode.data.preprocess import prepare
 from sentinode.fitting.epochs import FitState, fit_epochs
 from sentinode.fitting.memory import keep_freed_memory
 from sentinode.inference.classifier import TrainedNetwork
+from sentinode.inputs.batches import BatchStream
+from sentinode.inputs.preprocess import prepare
 from sentinode.models.build import build
 from sentinode.settings import override
 

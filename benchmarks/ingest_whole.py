@@ -28,7 +28,7 @@ from memory import PeakMemory
 from sentinode.data.cache import pack
 from sentinode.data.competition import read_competition
 from sentinode.data.images import PATCH_BYTES, TIFF_BYTES
-from sentinode.data.phantom import write_phantom
+from sentinode.phantom.phantom import write_phantom
 
 COMPETITION_PATCHES = 220_025
 PAINTED_PATCHES = 4_000

@@ -29,9 +29,9 @@ import torch
 from sentinode.api import data as on_data
 from sentinode.api import experiments, runs
 from sentinode.config import StudyConfig, load_preset
-from sentinode.data.phantom import write_phantom
-from sentinode.experiments.session import Session
-from sentinode.report.page import write_report
+from sentinode.phantom.phantom import write_phantom
+from sentinode.report.pages.page import write_report
+from sentinode.runs.session import Session
 from sentinode.settings import override
 
 Command = Callable[[Path], object]

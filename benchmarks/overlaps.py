@@ -21,7 +21,7 @@ import numpy as np
 from scipy import ndimage
 
 from memory import PeakMemory
-from sentinode.data.overlaps import MIN_SHARED_PX, find_overlaps
+from sentinode.audit.overlaps import MIN_SHARED_PX, find_overlaps
 
 PATCH_PX = 96
 GRID_PX = 16

@@ -25,9 +25,9 @@ from sklearn.model_selection import GroupKFold
 from torch.nn import functional as F
 
 from sentinode.data.images import read_patch
-from sentinode.data.phantom import write_phantom
 from sentinode.fitting.optimizer import KerasAdam
 from sentinode.models.notebook import notebook_network
+from sentinode.phantom.phantom import write_phantom
 
 FOREST_RANGE, NETWORK_RANGE = (0.75, 0.92), (0.80, 0.95)
 

@@ -16,13 +16,13 @@ from pathlib import Path
 import numpy as np
 
 from sentinode.config import DataConfig
-from sentinode.data.ingest import open_folder, pack_folder
-from sentinode.data.stain_groups import stain_clusters, stain_statistics, usual_count
+from sentinode.data.folder import open_folder, pack_folder
 from sentinode.data.tables import SLIDE_COLUMNS, read_column_by_id
 from sentinode.errors import SentinodeError
 from sentinode.evaluation.bootstrap import Interval, bootstrap
-from sentinode.experiments.session import default_cache
-from sentinode.inference.probabilities import Predictions
+from sentinode.inference.predictions import Predictions
+from sentinode.runs.session import default_cache
+from sentinode.splits.stain_clusters import stain_clusters, stain_statistics, usual_count
 
 _PATCHES_A_CLUSTER = (300, 150, 75, 40)
 

@@ -19,10 +19,10 @@ import pandas as pd
 from sklearn.cluster import KMeans
 
 from sentinode.config import load_preset
-from sentinode.data.split import unite_groups
-from sentinode.experiments.gather import gather
-from sentinode.experiments.session import Session, default_cache
+from sentinode.runs.gather import gather
+from sentinode.runs.session import Session, default_cache
 from sentinode.settings import override
+from sentinode.splits.split import unite_groups
 
 LIGHTEST_TISSUE = 0.15  # optical density, -ln, mean of the channels; what is lighter is glass
 LEAST_TISSUE_PX = 200  # with less of it, all pixels are taken

@@ -28,18 +28,18 @@ from scipy import stats
 
 from sentinode.config import RunConfig, load_preset
 from sentinode.data.patches import PatchSet
-from sentinode.data.split import VALIDATION, unite_groups
 from sentinode.data.tables import SLIDE_COLUMNS, read_column_by_id
 from sentinode.evaluation.bootstrap import bootstrap
 from sentinode.evaluation.metrics import auc
-from sentinode.experiments.gather import Gathered, gather
-from sentinode.experiments.load import classifier_of
-from sentinode.experiments.material import Material
-from sentinode.experiments.run import Run
-from sentinode.experiments.session import Session, default_cache
-from sentinode.experiments.train import train_run
-from sentinode.inference.probabilities import Predictions
+from sentinode.inference.predictions import Predictions
+from sentinode.runs.gather import Gathered, gather
+from sentinode.runs.load import classifier_of
+from sentinode.runs.material import Material
+from sentinode.runs.run import Run
+from sentinode.runs.session import Session, default_cache
+from sentinode.runs.train import train_run
 from sentinode.settings import override
+from sentinode.splits.split import VALIDATION, unite_groups
 
 UNSEEN_SHARE = 1 / 3  # of a phantom's slides
 LEVEL = 0.95

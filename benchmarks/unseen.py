@@ -16,14 +16,14 @@ from pathlib import Path
 import numpy as np
 
 from sentinode.config import DataConfig
-from sentinode.data.ingest import open_folder, pack_folder
-from sentinode.data.stain_groups import stain_clusters, stain_statistics, uncut_clusters, usual_count
+from sentinode.data.folder import open_folder, pack_folder
 from sentinode.errors import SentinodeError
 from sentinode.evaluation.blend import blend, equal_weights
 from sentinode.evaluation.bootstrap import bootstrap
 from sentinode.evaluation.metrics import scores
-from sentinode.experiments.session import default_cache
-from sentinode.inference.probabilities import Predictions
+from sentinode.inference.predictions import Predictions
+from sentinode.runs.session import default_cache
+from sentinode.splits.stain_clusters import stain_clusters, stain_statistics, uncut_clusters, usual_count
 
 
 def blended(folders: str) -> Predictions:

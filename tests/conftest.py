@@ -15,16 +15,19 @@ import torch
 from jaxtyping import install_import_hook
 
 # Shapes in signatures are checked while the tests run; users pay nothing for them.
-_CHECKED = ["sentinode.data", "sentinode.inference", "sentinode.fitting", "sentinode.evaluation", "sentinode.explain"]
+_CHECKED = [
+    f"sentinode.{part}"
+    for part in ("data", "audit", "phantom", "splits", "inputs", "inference", "fitting", "evaluation", "explain")
+]
 with install_import_hook(_CHECKED, "beartype.beartype"):
-    import sentinode.pipeline  # noqa: F401
+    import sentinode.api.study  # noqa: F401
 
 from sentinode.config import RunConfig, load_preset
 from sentinode.data.patches import PatchSet
-from sentinode.data.phantom import write_phantom
-from sentinode.experiments.material import Material
-from sentinode.experiments.session import Session
-from sentinode.loops.jit import processor
+from sentinode.kernels.jit import processor
+from sentinode.phantom.phantom import write_phantom
+from sentinode.runs.material import Material
+from sentinode.runs.session import Session
 from sentinode.settings import override
 
 torch.set_num_threads(1)  # tiny networks: more threads only wait for each other
@@ -33,14 +36,14 @@ _SAMPLE = Path(os.environ.get("SENTINODE_REAL_SAMPLE", Path(__file__).parents[2]
 _LONGEST_FIRST = (
     "apps/test_cli.py",
     "evaluation/test_bootstrap.py",
-    "report/test_page.py",
-    "models/test_chain.py",
-    "test_pipeline.py",
-    "experiments/test_evaluate.py",
+    "report/pages/test_page.py",
+    "fitting/test_chain.py",
+    "api/test_study.py",
+    "runs/test_evaluate.py",
     "fitting/test_processes.py",
-    "experiments/test_backbones.py",
-    "experiments/test_compare.py",
-    "data/test_overlaps.py",
+    "runs/test_backbones.py",
+    "studies/test_compare.py",
+    "audit/test_overlaps.py",
 )
 
 

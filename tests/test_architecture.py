@@ -11,8 +11,9 @@ import sentinode
 
 ROOT = Path(sentinode.__file__).parent
 LAYERS = [
-    "errors", "files", "machine", "progress", "settings", "config", "loops", "data", "models", "evaluation",
-    "inference", "fitting", "experiments", "explain", "report", "deploy", "pipeline", "api", "apps",
+    "errors", "files", "machine", "progress", "artefacts", "records", "settings", "config", "kernels", "data", "audit",
+    "phantom", "splits", "inputs", "models", "evaluation", "inference", "fitting", "runs", "studies", "explain",
+    "export", "report", "api", "apps",
 ]  # fmt: skip
 MODULES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
 

@@ -20,25 +20,25 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sentinode.audit.explore import Explored
 from sentinode.data import cache, hdf5
 from sentinode.data.competition import list_images
-from sentinode.data.explore import Explored
+from sentinode.data.folder import pack_folder, read_folder
 from sentinode.data.images import encode_tiff, read_patch
-from sentinode.data.ingest import pack_folder, read_folder
-from sentinode.data.records import read_record
 from sentinode.data.tables import SLIDE_COLUMNS, read_column_by_id, read_table
 from sentinode.errors import DataError, RunError, SentinodeError, one_line
-from sentinode.experiments.blend import open_blend
-from sentinode.experiments.decision import open_decision
-from sentinode.experiments.environment import read_environment
-from sentinode.experiments.history import read_history
-from sentinode.experiments.record import StudyIdentity, StudyRecord
-from sentinode.experiments.review_record import Review
-from sentinode.experiments.run import Scores, sealed
-from sentinode.experiments.run_record import RunRecord
-from sentinode.experiments.study import EvidenceRecord
-from sentinode.inference.probabilities import Predictions
-from sentinode.report.page import write_check_page
+from sentinode.inference.predictions import Predictions
+from sentinode.records import read_record
+from sentinode.report.pages.page import write_check_page
+from sentinode.runs.blend import open_blend
+from sentinode.runs.decision import open_decision
+from sentinode.runs.environment import read_environment
+from sentinode.runs.history import read_history
+from sentinode.runs.run import Scores, sealed
+from sentinode.runs.run_record import RunRecord
+from sentinode.runs.study_record import StudyIdentity, StudyRecord
+from sentinode.studies.review_record import Review
+from sentinode.studies.study import EvidenceRecord
 
 # --- tables -----------------------------------------------------------------------------------------
 

@@ -12,8 +12,8 @@ import torch
 
 from sentinode import machine
 from sentinode.errors import ConfigError, SentinodeWarning
-from sentinode.experiments.session import Session
 from sentinode.inference.device import use_threads
+from sentinode.runs.session import Session
 
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 

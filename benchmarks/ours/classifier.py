@@ -10,7 +10,7 @@ import numpy as np
 import sentinode
 from blocks import arguments, serve
 from sentinode.data.competition import read_competition
-from sentinode.data.ingest import pack_all
+from sentinode.data.folder import pack_all
 
 PATCHES = 100_000
 

@@ -15,9 +15,9 @@ import torch
 
 from blocks import READY, SHORTEST_BLOCK_S, arguments
 from sentinode.config import RunConfig
-from sentinode.experiments.gather import gather
-from sentinode.experiments.session import Session
-from sentinode.experiments.train import train_run
+from sentinode.runs.gather import gather
+from sentinode.runs.session import Session
+from sentinode.runs.train import train_run
 from sentinode.settings import override, read_toml
 
 _MORE_THAN_WANTED = 10_000

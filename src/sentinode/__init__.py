@@ -18,17 +18,17 @@ if TYPE_CHECKING:
     from sentinode.api.experiments import compare, ensemble, fit, study, tune
     from sentinode.api.runs import evaluate, predict
     from sentinode.config import RunConfig, StudyConfig, load_config, load_preset
-    from sentinode.data.phantom import write_phantom
     from sentinode.errors import SentinodeError
     from sentinode.evaluation.metrics import OwnMetric
-    from sentinode.experiments.load import load
-    from sentinode.experiments.run import Run
-    from sentinode.experiments.session import Session
-    from sentinode.experiments.study import Study
     from sentinode.inference.classifier import Classifier
     from sentinode.machine import wait_passively
-    from sentinode.report.page import write_report
+    from sentinode.phantom.phantom import write_phantom
+    from sentinode.report.pages.page import write_report
+    from sentinode.runs.load import load
+    from sentinode.runs.run import Run
+    from sentinode.runs.session import Session
     from sentinode.settings import override
+    from sentinode.studies.study import Study
 
 __version__ = "0.1.0"
 
@@ -69,12 +69,12 @@ _HOME_OF = {
     "SentinodeError": "errors",
     "OwnMetric": "evaluation.metrics",
     "Classifier": "inference.classifier",
-    "load": "experiments.load",
-    "Run": "experiments.run",
-    "Session": "experiments.session",
-    "Study": "experiments.study",
-    "write_phantom": "data.phantom",
-    "write_report": "report.page",
+    "load": "runs.load",
+    "Run": "runs.run",
+    "Session": "runs.session",
+    "Study": "studies.study",
+    "write_phantom": "phantom.phantom",
+    "write_report": "report.pages.page",
 }
 
 

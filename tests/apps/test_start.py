@@ -13,7 +13,7 @@ DRAW = """
 from sentinode.apps.start import prepare_process
 prepare_process()
 import os
-from sentinode.report.figures import panel
+from sentinode.report.figures.style import panel
 with panel("figure", "A line.") as drawing:
     drawing.axes.plot([0, 1], [1, 0])
 assert "<path" in drawing.svg

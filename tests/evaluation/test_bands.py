@@ -10,10 +10,10 @@ import pytest
 import sklearn.metrics as reference
 from scipy import stats
 
-from sentinode.data.records import read_record, write_record
 from sentinode.evaluation.bands import Band, Bands, curve_bands
 from sentinode.evaluation.bootstrap import ends
 from sentinode.evaluation.clusters import Clusters, draw_seeds
+from sentinode.records import read_record, write_record
 
 
 def study(*, ties: bool = False, seeds: int = 3) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -10,12 +10,12 @@ from scipy.special import expit, logit
 from sklearn.calibration import calibration_curve
 from sklearn.isotonic import IsotonicRegression
 
-from sentinode.data.records import read_record, write_record
 from sentinode.errors import DataError, RunError, SplitError
 from sentinode.evaluation import calibration_fit
 from sentinode.evaluation.calibration import Isotonic, Method, Temperature, reliability
 from sentinode.evaluation.calibration_fit import cross_calibrate, cross_folds, fit_isotonic, fit_temperature
 from sentinode.evaluation.metrics import auc, log_loss
+from sentinode.records import read_record, write_record
 
 
 def by_groups(

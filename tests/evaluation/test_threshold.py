@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sentinode.data.records import read_record, write_record
 from sentinode.errors import ConfigError, DataError
 from sentinode.evaluation.metrics import confusion
 from sentinode.evaluation.threshold import OperatingPoint, fixed_sensitivity, least_cost, youden
+from sentinode.records import read_record, write_record
 
 LABELS = np.array([0, 0, 1, 0, 1, 1])
 PROBABILITIES = np.array([0.1, 0.2, 0.3, 0.6, 0.7, 0.9])

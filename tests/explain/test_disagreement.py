@@ -7,7 +7,7 @@ import pytest
 
 from sentinode.errors import RunError
 from sentinode.explain.disagreement import between_models, between_seeds
-from sentinode.inference.probabilities import Predictions
+from sentinode.inference.predictions import Predictions
 
 IDS = np.array(["a", "b", "c", "d"])
 LABELS = np.array([0, 1, 1, 0], dtype=np.int8)

@@ -10,7 +10,7 @@ from PIL import Image
 from conftest import make_patches
 from sentinode.config import RunConfig
 from sentinode.explain.galleries import examples, worst_mistakes, write_inputs, write_pictures
-from sentinode.inference.probabilities import Predictions
+from sentinode.inference.predictions import Predictions
 from sentinode.settings import override
 
 

@@ -8,7 +8,7 @@ from scipy.special import expit
 
 from sentinode.errors import DataError
 from sentinode.explain.label_errors import find_label_errors
-from sentinode.inference.probabilities import Predictions
+from sentinode.inference.predictions import Predictions
 
 
 def predictions(labels: list[int] | np.ndarray, probabilities: list[float] | np.ndarray) -> Predictions:

@@ -12,14 +12,14 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from conftest import make_patches
-from sentinode.data.appearance import appearance
-from sentinode.data.records import read_record, write_record
+from sentinode.audit.appearance import appearance
 from sentinode.errors import DataError, RunError
-from sentinode.experiments.review_record import Review, Subgroups
-from sentinode.experiments.variant import Variant
 from sentinode.explain.attributes import attributes, parts_of
 from sentinode.explain.review import review
-from sentinode.inference.probabilities import Predictions
+from sentinode.inference.predictions import Predictions
+from sentinode.records import read_record, write_record
+from sentinode.runs.variant import Variant
+from sentinode.studies.review_record import Review, Subgroups
 
 IDS = np.array(["a", "b", "c", "d", "e", "f"])
 LABELS = np.array([0, 0, 0, 1, 1, 1], dtype=np.int8)

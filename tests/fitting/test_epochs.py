@@ -14,11 +14,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from conftest import make_patches
 from rounding import UNIT
 from sentinode.config import AugmentConfig, FitAll, NotebookModel, PreprocessConfig
-from sentinode.data.batches import BatchStream
-from sentinode.data.preprocess import prepare
 from sentinode.errors import DivergedError, RunError
 from sentinode.fitting.checkpoint import load_checkpoint, load_weights, save_checkpoint, save_weights
 from sentinode.fitting.epochs import EpochRecord, FitState, _Collector, fit_epochs, steps_in_epoch, train_step
+from sentinode.inputs.batches import BatchStream
+from sentinode.inputs.preprocess import prepare
 from sentinode.models.build import build
 
 CPU = torch.device("cpu")

@@ -22,18 +22,18 @@ from conftest import make_patches
 from rounding import Rounding
 from sentinode import Classifier
 from sentinode.config import NotebookModel, PreprocessConfig, RunConfig, load_preset
-from sentinode.data.preprocess import Prepared, as_input, prepare
-from sentinode.data.records import write_record
 from sentinode.data.symmetry import apply_symmetry
 from sentinode.errors import ConfigError, DataError, RunError
-from sentinode.experiments.decision import DECISION, open_decision
-from sentinode.experiments.ensemble import join_runs
-from sentinode.experiments.load import classifier_of
-from sentinode.experiments.material import Material
-from sentinode.experiments.run import Run
-from sentinode.experiments.train import train_run
 from sentinode.inference.classifier import BatchSize, TrainedNetwork
+from sentinode.inputs.preprocess import Prepared, as_input, prepare
 from sentinode.models.build import build
+from sentinode.records import write_record
+from sentinode.runs.decision import DECISION, open_decision
+from sentinode.runs.ensemble import join_runs
+from sentinode.runs.load import classifier_of
+from sentinode.runs.material import Material
+from sentinode.runs.run import Run
+from sentinode.runs.train import train_run
 from sentinode.settings import override
 
 CPU = torch.device("cpu")

@@ -12,7 +12,7 @@ import torch
 from sklearn.datasets import load_sample_image
 from torch import Tensor
 
-from sentinode.models.pretrained import weights_file
+from sentinode.models.backbones.lite_weights import weights_file
 
 
 def sample_image(name: str) -> Tensor:

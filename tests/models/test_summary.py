@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from sentinode.models.backbones.backbone import backbone
 from sentinode.models.notebook import notebook_network
 from sentinode.models.summary import LayerSummary, summarise
-from sentinode.models.zoo import backbone
 
 
 def network() -> nn.Sequential:

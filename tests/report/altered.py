@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from sentinode.experiments.comparison import Comparison
-from sentinode.experiments.run import Run
-from sentinode.experiments.study import Study
+from sentinode.runs.run import Run
+from sentinode.studies.comparison import Comparison
+from sentinode.studies.study import Study
 
 
 def with_runs(study: Study, change: Callable[[Run], Run]) -> Study:

@@ -13,23 +13,26 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from sentinode.audit.appearance import QUANTITIES
+from sentinode.audit.audit import AuditRecord, DuplicateIds, Duplicates, OverlapIds, Overlaps, SlideBalance
+from sentinode.audit.check import CHECK, CheckRecord, Counted
+from sentinode.audit.explore import EXPLORED, Explored, Histogram, SlideAppearance
 from sentinode.config import DecisionConfig, RunConfig, Scalar, StudyConfig
-from sentinode.data.appearance import QUANTITIES
-from sentinode.data.audit import AuditRecord, DuplicateIds, Duplicates, OverlapIds, Overlaps, SlideBalance
 from sentinode.data.cache import Unreadable
-from sentinode.data.check import CHECK, CheckRecord, Counted
-from sentinode.data.explore import EXPLORED, Explored, Histogram, SlideAppearance
 from sentinode.data.listing import Finding, Origin
-from sentinode.data.records import write_record
 from sentinode.data.schema import Column, TableHead
-from sentinode.data.split import Basis
 from sentinode.evaluation.metrics import scores
-from sentinode.experiments.comparison import Comparison
-from sentinode.experiments.decide import decide
-from sentinode.experiments.decision import DECISION, Decision
-from sentinode.experiments.environment import write_environment
-from sentinode.experiments.evidence import weigh
-from sentinode.experiments.record import (
+from sentinode.explain.review import review
+from sentinode.inference.predictions import Predictions
+from sentinode.models.summary import InitialWeights, LayerSummary, Summary
+from sentinode.records import write_record
+from sentinode.report.pages.page import write_report
+from sentinode.runs.decide import decide
+from sentinode.runs.decision import DECISION, Decision
+from sentinode.runs.environment import write_environment
+from sentinode.runs.run import SCORES, Run, Scores, write_manifest
+from sentinode.runs.run_record import NetworkRecord, Preprocessing, RunRecord, augmentation_of
+from sentinode.runs.study_record import (
     STUDY_CONFIG,
     STUDY_ERRORS,
     STUDY_EVIDENCE,
@@ -40,15 +43,12 @@ from sentinode.experiments.record import (
     StudyRecord,
     VariantRecord,
 )
-from sentinode.experiments.run import SCORES, Run, Scores, write_manifest
-from sentinode.experiments.run_record import NetworkRecord, Preprocessing, RunRecord, augmentation_of
-from sentinode.experiments.study import EvidenceRecord, Study
-from sentinode.experiments.variant import Variant
-from sentinode.explain.review import review
-from sentinode.inference.probabilities import Predictions
-from sentinode.models.summary import InitialWeights, LayerSummary, Summary
-from sentinode.report.page import write_report
+from sentinode.runs.variant import Variant
 from sentinode.settings import override, to_toml
+from sentinode.splits.split import Basis
+from sentinode.studies.comparison import Comparison
+from sentinode.studies.evidence import weigh
+from sentinode.studies.study import EvidenceRecord, Study
 
 IDS = np.array([f"{k:040x}" for k in range(20)])
 LABELS = np.array([0, 1] * 10, dtype=np.int8)

@@ -15,20 +15,20 @@ import pytest
 from report.altered import with_runs
 from sentinode.config import PRESETS, FitStages, RunConfig, load_preset
 from sentinode.data.listing import Origin
-from sentinode.data.split import Basis
-from sentinode.experiments.blend import Blend
-from sentinode.experiments.run import Run
-from sentinode.experiments.run_record import Augmentation, RunRecord, SlidesKnown, augmentation_of, seeded_by
-from sentinode.experiments.study import Study
 from sentinode.models.summary import InitialWeights
-from sentinode.report import notebook
-from sentinode.report.cautions import cautions, split_caution
-from sentinode.report.data_statements import centre_square, label_rule
-from sentinode.report.model_card import model_card
-from sentinode.report.network_statements import curves_statement
-from sentinode.report.standards import checklists
-from sentinode.report.study_page import answers
+from sentinode.report.pages.study import answers
+from sentinode.report.prose import notebook
+from sentinode.report.prose.cautions import cautions, split_caution
+from sentinode.report.prose.data_statements import centre_square, label_rule
+from sentinode.report.prose.network_statements import curves_statement
+from sentinode.report.standards.checklists import checklists
+from sentinode.report.standards.model_card import model_card
+from sentinode.runs.blend import Blend
+from sentinode.runs.run import Run
+from sentinode.runs.run_record import Augmentation, RunRecord, SlidesKnown, augmentation_of, seeded_by
 from sentinode.settings import override
+from sentinode.splits.split import Basis
+from sentinode.studies.study import Study
 
 PSEUDO = {
     "teacher": "teacher", "teacher_sha256": "", "calibration": "none", "confidence": 0.95, "positive": 400,

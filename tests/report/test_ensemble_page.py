@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from sentinode.api.study import study
 from sentinode.config import load_preset
-from sentinode.experiments.ensemble import join_runs
-from sentinode.experiments.material import Material
-from sentinode.experiments.run import Run
-from sentinode.experiments.session import Session
-from sentinode.experiments.train import train_run
-from sentinode.pipeline import study
-from sentinode.report.page import write_report
-from sentinode.report.tables import number
+from sentinode.report.pages.page import write_report
+from sentinode.report.sections.tables import number
+from sentinode.runs.ensemble import join_runs
+from sentinode.runs.material import Material
+from sentinode.runs.run import Run
+from sentinode.runs.session import Session
+from sentinode.runs.train import train_run
 from sentinode.settings import override
 
 CPU = torch.device("cpu")

@@ -11,16 +11,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from sentinode.artefacts import claim, claim_file
+from sentinode.audit.check import CHECK, Check, check_folder
+from sentinode.audit.explore import EXPLORED, explore
 from sentinode.config import DataConfig, RunConfig
-from sentinode.data.artefacts import claim, claim_file
-from sentinode.data.check import CHECK, Check, check_folder
-from sentinode.data.explore import EXPLORED, explore
-from sentinode.data.ingest import pack_folder, read_folder
-from sentinode.data.records import write_record
-from sentinode.data.split import Split
-from sentinode.experiments.gather import gather
-from sentinode.experiments.session import Session
+from sentinode.data.folder import pack_folder, read_folder
 from sentinode.explain.galleries import write_pictures
+from sentinode.records import write_record
+from sentinode.runs.gather import gather
+from sentinode.runs.session import Session
+from sentinode.splits.split import Split
 
 _OF_A_CHECK: Final = (CHECK, EXPLORED, "pictures", "check.html")
 
@@ -41,7 +41,7 @@ def check(
         result = check_folder(folder, packed, workers=session.workers, progress=session.progress)
         if out is not None:
             # Imported here, because it brings matplotlib, for which a check that is only printed need not wait.
-            from sentinode.report.page import write_check_page
+            from sentinode.report.pages.page import write_check_page
 
             write_record(out / CHECK, result.record())
             write_record(out / EXPLORED, explore(packed.training, seed=0, progress=session.progress))

@@ -10,30 +10,30 @@ from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 
-from sentinode import pipeline
+from sentinode.api import study as pipeline
 from sentinode.api.settings import with_own_network, with_own_variants
+from sentinode.artefacts import claim, write_bytes
 from sentinode.config import RunConfig, StudyConfig, Weighting
-from sentinode.data.artefacts import claim, write_bytes
-from sentinode.data.phantom import write_phantom
-from sentinode.data.records import write_record
 from sentinode.evaluation.metrics import OwnMetric, Score, own_metrics
-from sentinode.experiments.comparison import Comparison
-from sentinode.experiments.ensemble import join_runs
-from sentinode.experiments.evaluate import Seen, cluster, open_labelled
-from sentinode.experiments.evidence import Evidence, weigh
-from sentinode.experiments.gather import gather
-from sentinode.experiments.given import clusters_of, on_other_patches, open_given, pair_given
-from sentinode.experiments.load import classifier_of, open_runs
-from sentinode.experiments.record import STUDY_EVIDENCE, Question
-from sentinode.experiments.run import Run, claim_run
-from sentinode.experiments.session import Session
-from sentinode.experiments.study import EvidenceRecord, Study
-from sentinode.experiments.train import train_run
 from sentinode.explain.galleries import worst_mistakes, write_pictures
 from sentinode.models.build import require_sound
 from sentinode.models.own import Given, Recipes
+from sentinode.phantom.phantom import write_phantom
 from sentinode.progress import of_step
-from sentinode.report.page import REPORT, write_comparison_page, write_run_page, write_scored_comparison_page
+from sentinode.records import write_record
+from sentinode.report.pages.page import REPORT, write_comparison_page, write_run_page, write_scored_comparison_page
+from sentinode.runs.ensemble import join_runs
+from sentinode.runs.evaluate import Seen, cluster, open_labelled
+from sentinode.runs.gather import gather
+from sentinode.runs.load import classifier_of, open_runs
+from sentinode.runs.run import Run, claim_run
+from sentinode.runs.session import Session
+from sentinode.runs.study_record import STUDY_EVIDENCE, Question
+from sentinode.runs.train import train_run
+from sentinode.studies.comparison import Comparison
+from sentinode.studies.evidence import Evidence, weigh
+from sentinode.studies.given import clusters_of, on_other_patches, open_given, pair_given
+from sentinode.studies.study import EvidenceRecord, Study
 
 study = pipeline.study
 

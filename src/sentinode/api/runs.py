@@ -14,25 +14,25 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from sentinode.data.artefacts import claim, claim_file
+from sentinode.artefacts import claim, claim_file
 from sentinode.data.competition import read_sample_ids
-from sentinode.data.ingest import pack_all, read_images
+from sentinode.data.folder import pack_all, read_images
 from sentinode.data.listing import Listing
 from sentinode.data.patches import PatchSet
-from sentinode.data.records import write_record
-from sentinode.deploy.submission import make_submission, require_ids, write_submission
 from sentinode.errors import RunError
 from sentinode.evaluation.metrics import OwnMetric, Score, own_metrics
-from sentinode.experiments.load import classifier_of, open_runs
-from sentinode.experiments.load import load as load
-from sentinode.experiments.run import digest_of
-from sentinode.experiments.session import Session
+from sentinode.export.submission import make_submission, require_ids, write_submission
 from sentinode.inference.classifier import Classifier
-from sentinode.inference.probabilities import Predictions
+from sentinode.inference.predictions import Predictions
 from sentinode.models.own import Given, Recipes
+from sentinode.records import write_record
+from sentinode.runs.load import classifier_of, open_runs
+from sentinode.runs.load import load as load
+from sentinode.runs.run import digest_of
+from sentinode.runs.session import Session
 
 if TYPE_CHECKING:
-    from sentinode.experiments.evaluate import Evaluation
+    from sentinode.runs.evaluate import Evaluation
 
 
 def predict(
@@ -94,7 +94,7 @@ def evaluate(
     `network` as `fit`. `metrics` are your own scores by name, functions of labels and probabilities (or `OwnMetric`),
     each with its interval like the others.
     """
-    from sentinode.experiments import evaluate as evaluation  # here: intervals take SciPy, a prediction does not
+    from sentinode.runs import evaluate as evaluation  # here: intervals take SciPy, a prediction does not
 
     session, own = session or Session(), own_metrics(metrics)
     with claim(out, replaces=evaluation.BEFORE_SCORES) if out else nullcontext():
@@ -111,10 +111,10 @@ def evaluate(
 
 
 def _write(found: Evaluation, predictions: Predictions, patches: PatchSet, out: Path) -> None:
-    from sentinode.experiments.evaluate import PREDICTIONS, SCORES
     from sentinode.explain.galleries import worst_mistakes, write_pictures  # here: without --out nothing is drawn
-    from sentinode.report.page import write_evaluation_page
-    from sentinode.report.parts import MISTAKES_A_CLASS
+    from sentinode.report.pages.page import write_evaluation_page
+    from sentinode.report.sections.patches import MISTAKES_A_CLASS
+    from sentinode.runs.evaluate import PREDICTIONS, SCORES
 
     predictions.write(out / PREDICTIONS)
     found = replace(found, predictions_sha256=digest_of(out / PREDICTIONS))

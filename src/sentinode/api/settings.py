@@ -6,9 +6,9 @@ from collections.abc import Iterable
 
 from sentinode.config import OwnModel, RunConfig, StudyConfig
 from sentinode.errors import ConfigError
-from sentinode.experiments.variants import resolve_variants
 from sentinode.models.own import Recipes
 from sentinode.settings import override
+from sentinode.studies.variants import resolve_variants
 
 
 def with_variants(config: StudyConfig, names: Iterable[str], *, beside: int = 0) -> StudyConfig:

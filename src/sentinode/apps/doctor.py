@@ -15,9 +15,9 @@ import torch
 import sentinode
 from sentinode.data.cache import damaged_chunks, entries, map_pixels, read_manifest
 from sentinode.inference.device import choose_device
-from sentinode.loops import at_hand
+from sentinode.kernels import at_hand
 from sentinode.machine import free_processors
-from sentinode.models.pretrained import PACKAGES
+from sentinode.models.backbones.lite_weights import PACKAGES
 
 _LIBRARIES: Final = (
     "torch", "numpy", "pandas", "scipy", "scikit-learn", "pydantic", "optuna", "safetensors", "pillow", "h5py",
@@ -53,7 +53,7 @@ def examine(cache_root: Path) -> list[list[str]]:
 def _loops() -> str:
     if not at_hand():
         return "no compiled loops"
-    from sentinode.loops.jit import processor
+    from sentinode.kernels.jit import processor
 
     return f"loops for {processor()[0]}"
 

@@ -33,7 +33,7 @@ def phantom(
 ) -> None:
     """Paint synthetic tissue and write it as a competition folder, together with the truth."""
     from sentinode.apps import console
-    from sentinode.data.phantom import write_phantom
+    from sentinode.phantom.phantom import write_phantom
     from sentinode.progress import of_step
 
     with console.steps() as progress:
@@ -56,7 +56,7 @@ def check(
 
     from sentinode.api import data as api
     from sentinode.apps import console
-    from sentinode.data.explore import baseline
+    from sentinode.audit.explore import baseline
 
     asked = asked_run(None, None, None, slides, groups)
     with console.steps() as progress:

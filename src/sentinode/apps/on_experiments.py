@@ -170,8 +170,8 @@ def compare(
 
     from sentinode.api import experiments as api
     from sentinode.apps import console, results
-    from sentinode.experiments.given import holds_runs
     from sentinode.settings import override
+    from sentinode.studies.given import holds_runs
 
     if holds_runs(data):
         _refuse_beside_runs(

@@ -127,7 +127,7 @@ def report(
     require_something_to_draw(folder)
 
     from sentinode.apps import console
-    from sentinode.report.page import write_report
+    from sentinode.report.pages.page import write_report
 
     for path in write_report(folder):
         console.say(str(path))

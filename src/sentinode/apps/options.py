@@ -13,8 +13,8 @@ import typer
 
 if TYPE_CHECKING:
     from sentinode.config import RunConfig, StudyConfig, Weighting
-    from sentinode.experiments.session import Session
     from sentinode.progress import Progress
+    from sentinode.runs.session import Session
 
 Data = Annotated[
     Path, typer.Argument(metavar="DATA", help="Competition folder, or folder of PatchCamelyon's HDF5 files.")
@@ -210,10 +210,10 @@ def session_of(
     from sentinode.data.cache import COMPILER
     from sentinode.data.images import silence_decoders
     from sentinode.errors import ConfigError
-    from sentinode.experiments.session import Session
     from sentinode.fitting.processes import ALONE, Processes
     from sentinode.inference.device import choose_device
     from sentinode.progress import silent
+    from sentinode.runs.session import Session
 
     silence_decoders()
     root = cache_root(cache)

@@ -11,7 +11,7 @@ def require_data(root: Path) -> None:
     """Raise DataError unless the folder holds patches and their labels, as far as the names in it tell."""
     if not root.is_dir():  # before pandas is loaded to look into it
         raise DataError("is not a directory", where=root, remedy="Give a competition or PatchCamelyon folder.")
-    from sentinode.data.ingest import require_data_folder
+    from sentinode.data.folder import require_data_folder
 
     require_data_folder(root)
 
@@ -64,6 +64,6 @@ def require_table(path: Path | None) -> None:
 
 
 def _holds_results(folder: Path) -> bool:
-    from sentinode.data.artefacts import RUN_SEAL, STUDY_BEGUN
+    from sentinode.artefacts import RUN_SEAL, STUDY_BEGUN
 
     return any((folder / name).exists() for name in (RUN_SEAL, STUDY_BEGUN, "config.toml", "checkpoint"))

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 from sentinode.apps import console
 
 if TYPE_CHECKING:
-    from sentinode.experiments.comparison import Comparison
-    from sentinode.experiments.evaluate import Evaluation
-    from sentinode.experiments.evidence import Evidence
-    from sentinode.experiments.run import Run
-    from sentinode.experiments.study import Study
-    from sentinode.experiments.variant import Variant
+    from sentinode.runs.evaluate import Evaluation
+    from sentinode.runs.run import Run
+    from sentinode.runs.variant import Variant
+    from sentinode.studies.comparison import Comparison
+    from sentinode.studies.evidence import Evidence
+    from sentinode.studies.study import Study
 
 
 def show_study(study: Study) -> None:
@@ -24,7 +24,7 @@ def show_study(study: Study) -> None:
 
 
 def show_comparison(comparison: Comparison, evidence: Evidence, *, side: str = "validation ") -> None:
-    from sentinode.report.verdict_words import varied  # here: a table of scores does without the evidence
+    from sentinode.report.prose.verdicts import varied  # here: a table of scores does without the evidence
 
     show_variants(comparison, side=side)
     console.say(varied(evidence))
@@ -33,7 +33,7 @@ def show_comparison(comparison: Comparison, evidence: Evidence, *, side: str = "
 
 
 def show_leak(leak: Comparison, evidence: Evidence) -> None:
-    from sentinode.report.verdict_words import inflation  # here: a table of scores does without the evidence
+    from sentinode.report.prose.verdicts import inflation  # here: a table of scores does without the evidence
 
     show_variants(leak)
     for sentence in inflation(evidence):

@@ -34,7 +34,7 @@ from filelock import FileLock, Timeout
 from jaxtyping import Int, UInt8
 from pydantic import TypeAdapter, ValidationError
 
-from sentinode.data.artefacts import write_json
+from sentinode.artefacts import write_json
 from sentinode.data.images import PATCH_BYTES, PATCH_SIZE_PX
 from sentinode.data.listing import Listing, PatchArrays, PatchFiles
 from sentinode.data.packing import pack_chunks, sum_of_pixels

@@ -15,9 +15,9 @@ import pandas as pd
 from sentinode.data.images import SUFFIXES
 from sentinode.data.listing import PHANTOM_NOTE, DataFolder, Finding, Listing, PatchFiles
 from sentinode.data.patches import UNLABELLED
-from sentinode.data.records import read_record
 from sentinode.data.tables import column_of, columns_of, ids_of, read_table, table_at
 from sentinode.errors import DataError, RunError
+from sentinode.records import read_record
 
 _LABELS, SAMPLE = "train_labels.csv", "sample_submission.csv"
 TABLES: Final = (_LABELS, SAMPLE)

@@ -14,9 +14,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 from numpy.typing import NDArray
 
-from sentinode.data.records import Numbers
 from sentinode.evaluation.bootstrap import ends
 from sentinode.evaluation.clusters import Clusters, draw_seeds
+from sentinode.records import Numbers
 
 _DIGITS: Final = 5
 _CHUNK_ELEMENTS: Final = 2**17  # replicates x patches worked on at a time: its memory stays in the caches

@@ -37,10 +37,10 @@ from jaxtyping import Float, Int, Shaped
 from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
-from sentinode.data.records import Number
 from sentinode.evaluation.clusters import Clusters, Design, draw_seeds
 from sentinode.evaluation.metrics import OwnMetric, gain, own_score, scores
 from sentinode.evaluation.weighted import Prediction, Weights
+from sentinode.records import Number
 
 METRICS: Final = (
     "auc",

@@ -12,8 +12,8 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 from pydantic import Field
 
-from sentinode.data.records import Numbers
 from sentinode.evaluation.clusters import cluster_numbers
+from sentinode.records import Numbers
 
 Method = Literal["temperature", "isotonic"]
 METHODS: Final[tuple[Method, ...]] = get_args(Method)

@@ -11,10 +11,10 @@ from jaxtyping import Float, Int, Shaped
 from scipy.optimize import minimize_scalar
 from sklearn.isotonic import IsotonicRegression
 
-from sentinode.data.parts import assign_units
 from sentinode.errors import DataError, SplitError
 from sentinode.evaluation.calibration import TEMPERATURES, Calibration, Isotonic, Method, Temperature, logits
 from sentinode.evaluation.clusters import cluster_numbers
+from sentinode.splits.allocation import assign_units
 
 
 def fit_calibration(

@@ -20,8 +20,8 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float
 
-from sentinode.data.records import Number
 from sentinode.evaluation.bootstrap import PairedInterval
+from sentinode.records import Number
 
 SMALLEST_SHARE = 0.75
 FEWEST_SEEDS = 3  # of two, every fourth resample holds one seed twice: no spread worth the name

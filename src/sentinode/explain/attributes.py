@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Shaped
 
+from sentinode.audit.appearance import QUANTITIES, appearance
 from sentinode.config import DataConfig
-from sentinode.data.appearance import QUANTITIES, appearance
 from sentinode.data.patches import PatchSet
 from sentinode.data.tables import ID_COLUMNS, column_of, columns_of, is_unknown, read_table, require_ids, table_at
 from sentinode.errors import DataError

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from sentinode.errors import RunError
-from sentinode.inference.probabilities import Predictions
+from sentinode.inference.predictions import Predictions
 
 
 @dataclass(frozen=True)

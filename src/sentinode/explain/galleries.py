@@ -12,15 +12,15 @@ import torch
 from jaxtyping import Int8, Shaped
 from PIL import Image
 
+from sentinode.artefacts import write_bytes
 from sentinode.config import RunConfig
-from sentinode.data.artefacts import write_bytes
-from sentinode.data.augment import augmented, draw
 from sentinode.data.patches import PatchSet
-from sentinode.data.preprocess import Prepared
 from sentinode.errors import DataError
-from sentinode.experiments.record import InputRange
-from sentinode.experiments.run_record import augmentation_of
-from sentinode.inference.probabilities import Predictions
+from sentinode.inference.predictions import Predictions
+from sentinode.inputs.augment import augmented, draw
+from sentinode.inputs.preprocess import Prepared
+from sentinode.runs.run_record import augmentation_of
+from sentinode.runs.study_record import InputRange
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Int
 
 from sentinode.errors import DataError
-from sentinode.inference.probabilities import Predictions
+from sentinode.inference.predictions import Predictions
 
 _ROUNDING = 1e-6  # equal probabilities must reach their own mean
 

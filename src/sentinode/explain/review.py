@@ -15,12 +15,12 @@ from jaxtyping import Shaped
 
 from sentinode.evaluation.clusters import ClusterKind
 from sentinode.evaluation.subgroups import UNKNOWN, scores_by_subgroup
-from sentinode.experiments.review_record import Found, Review, Seen, Subgroups, SubgroupScores, Suspects
-from sentinode.experiments.variant import Variant
 from sentinode.explain.attributes import Parts, parts_of
 from sentinode.explain.disagreement import Disagreement, between_models, between_seeds
 from sentinode.explain.galleries import Mistake, worst_mistakes
 from sentinode.explain.label_errors import Suspect, find_label_errors
+from sentinode.runs.variant import Variant
+from sentinode.studies.review_record import Found, Review, Seen, Subgroups, SubgroupScores, Suspects
 
 THRESHOLD: Final = 0.5
 ALONE: Final = "patches on their own"

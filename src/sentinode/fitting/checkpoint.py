@@ -16,7 +16,7 @@ import torch
 from pydantic import TypeAdapter
 from torch import Tensor, nn
 
-from sentinode.data.artefacts import write_bytes
+from sentinode.artefacts import write_bytes
 from sentinode.errors import RunError
 from sentinode.fitting.epochs import FitState, trainable
 

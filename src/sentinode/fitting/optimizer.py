@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sentinode.fitting.processes import Processes
-from sentinode.loops import at_hand
+from sentinode.kernels import at_hand
 
 
 @dataclass(frozen=True)
@@ -92,8 +92,8 @@ class KerasAdam:
             array[at] for array in (self._values, self._gradient, self._first, self._second)
         )
         if values.device.type == "cpu" and values.dtype == torch.float32 and at_hand():
-            from sentinode.loops import adam  # here, because predicting, which reads this module, needs no Numba
-            from sentinode.loops.jit import share_threads
+            from sentinode.kernels import adam  # here, because predicting, which reads this module, needs no Numba
+            from sentinode.kernels.jit import share_threads
 
             share_threads()
             arrays = (values.numpy(), gradient.numpy(), first.numpy(), second.numpy())

@@ -31,7 +31,6 @@ from torch import Tensor, nn
 from sentinode.config import PreprocessConfig, RunConfig
 from sentinode.data.images import PATCH_SIZE_PX
 from sentinode.data.patches import PatchSet
-from sentinode.data.preprocess import as_input, preprocess, unnormalised_in_words
 from sentinode.data.symmetry import apply_symmetry
 from sentinode.errors import ConfigError, DataError, SentinodeWarning
 from sentinode.evaluation.blend import blend
@@ -41,7 +40,8 @@ from sentinode.evaluation.clusters import ClusterKind
 from sentinode.evaluation.metrics import confusion
 from sentinode.evaluation.threshold import POINTS, OperatingPoint, PointName
 from sentinode.inference.device import in_precision
-from sentinode.inference.probabilities import Predictions
+from sentinode.inference.predictions import Predictions
+from sentinode.inputs.preprocess import as_input, preprocess, unnormalised_in_words
 from sentinode.models.folded import folded
 from sentinode.progress import Progress, of_step, silent
 

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from sentinode.data.augment import Draws, augmented
-from sentinode.data.preprocess import Prepared, as_input
 from sentinode.inference.device import Precision, in_precision
-from sentinode.models.zoo import Backbone
+from sentinode.inputs.augment import Draws, augmented
+from sentinode.inputs.preprocess import Prepared, as_input
+from sentinode.models.backbones.backbone import Backbone
 
 # A backbone's maps of more patches than these overflow a processor's cache; a GPU wants more.
 _BATCH_ON_CPU: Final = 16

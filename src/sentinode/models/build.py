@@ -19,10 +19,10 @@ from sentinode.config import (
     TimmModel,
 )
 from sentinode.errors import ConfigError
+from sentinode.models.backbones.backbone import Backbone, Weights, backbone
 from sentinode.models.notebook import notebook_network
 from sentinode.models.own import NONE, Recipes
 from sentinode.models.p4m import p4m_network
-from sentinode.models.zoo import Backbone, Weights, backbone
 
 
 def build(

@@ -1,0 +1,62 @@
+"""Patches that equal an earlier one: identical, or up to one of the square's symmetries.
+
+A sum over hashed pixels, which no turning or mirroring changes, proposes; equal pixels confirm.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import UInt32, UInt64
+
+from sentinode.audit.pixel_hash import hash_pixels
+from sentinode.data.chunks import Pixels, Progress, map_chunks
+from sentinode.data.images import Patch
+from sentinode.data.symmetry import SYMMETRIES, symmetric_view
+
+
+@dataclass(frozen=True, slots=True)
+class Duplicate:
+    """`b` is `symmetric_view(a, symmetry)`, pixel for pixel; `a` is the first patch of its kind."""
+
+    a: int
+    b: int
+    symmetry: int
+
+
+def find_duplicates(pixels: Pixels, *, workers: int = 2, on_progress: Progress | None = None) -> list[Duplicate]:
+    """Find the patches that equal an earlier one, as they are or under one of the square's symmetries."""
+
+    def sums_of(_: int, chunk: Pixels) -> UInt64[np.ndarray, " n"]:
+        return sum_pixels(hash_pixels(chunk))
+
+    sums = list(map_chunks(sums_of, pixels, workers=workers, on_progress=on_progress))
+    return match_sums(pixels, np.concatenate(sums)) if sums else []
+
+
+def sum_pixels(hashes: UInt32[np.ndarray, "n 96 96"]) -> UInt64[np.ndarray, " n"]:
+    """Sum a patch's hashed pixels: a fingerprint that no turning or mirroring changes."""
+    sums: UInt64[np.ndarray, " n"] = hashes.reshape(len(hashes), -1).sum(axis=1, dtype=np.uint64)
+    return sums
+
+
+def match_sums(pixels: Pixels, sums: UInt64[np.ndarray, " n"]) -> list[Duplicate]:
+    """Compare the patches with equal `sum_pixels` under all symmetries, and name each repeated one."""
+    order = np.argsort(sums, kind="stable")
+    bounds = np.flatnonzero(np.diff(sums[order])) + 1
+    found: list[Duplicate] = []
+    for rows in np.split(order, bounds):
+        if len(rows) == 1:
+            continue
+        first_rows: dict[bytes, int] = {}  # the least of a patch's 8 views -> the first patch that has it
+        for row in rows.tolist():
+            views = [symmetric_view(pixels[row], symmetry).tobytes() for symmetry in SYMMETRIES]
+            first_row = first_rows.setdefault(min(views), row)
+            if first_row != row:
+                found.append(Duplicate(first_row, row, _symmetry_between(pixels[first_row], pixels[row])))
+    return sorted(found, key=lambda duplicate: (duplicate.a, duplicate.b))
+
+
+def _symmetry_between(first: Patch, second: Patch) -> int:
+    return next(k for k in SYMMETRIES if np.array_equal(symmetric_view(first, k), second))

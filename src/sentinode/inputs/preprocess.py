@@ -1,0 +1,135 @@
+"""Normalise the stain, crop to the centre and shrink: the fixed part of preprocessing, done once for each patch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, Int8, UInt8
+from torch import Tensor
+
+from sentinode.config import PreprocessConfig
+from sentinode.data.patches import PatchSet, room_for
+from sentinode.inputs.macenko import normalise_stain
+
+_CHUNK = 2048
+_NOT_KNOWN = -1
+
+
+def preprocess(
+    patches: UInt8[np.ndarray, "n 96 96 3"], config: PreprocessConfig
+) -> tuple[UInt8[np.ndarray, "n s s 3"], Bool[np.ndarray, " n"]]:
+    """What a network takes of each patch, in bytes, and whether its stain was to be normalised and could not be.
+
+    Stains are normalised before anything is cut off, so that they do not depend on the crop; a patch of which that
+    cannot be done (`normalise_stain` says when) is cropped and shrunk as it is.
+    """
+    left = np.zeros(len(patches), bool)
+    if config.stain == "macenko":
+        patches, left = normalise_stain(patches)
+    return shrink(patches, config), left
+
+
+def shrink(patches: UInt8[np.ndarray, "n 96 96 3"], config: PreprocessConfig) -> UInt8[np.ndarray, "n s s 3"]:
+    """The centre `crop_px` square of each patch, shrunk to `size_px`.
+
+    "nearest" takes the pixel under each output pixel's centre, as Pillow does for Keras; "area" takes
+    the mean of the block, rounded to the nearest whole number.
+    """
+    margin = (patches.shape[1] - config.crop_px) // 2
+    centre = patches[:, margin : margin + config.crop_px, margin : margin + config.crop_px]
+    if config.resize == "nearest" or config.crop_px == config.size_px:
+        at = ((np.arange(config.size_px) + 0.5) * config.crop_px / config.size_px).astype(int)
+        return np.ascontiguousarray(centre[:, at[:, None], at[None, :]])
+    block = config.crop_px // config.size_px
+    total = np.zeros((len(patches), config.size_px, config.size_px, 3), np.uint16)
+    for dy in range(block):
+        for dx in range(block):
+            total += centre[:, dy::block, dx::block]
+    return ((total + block * block // 2) // (block * block)).astype(np.uint8)
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """Preprocessed pixels of some rows of a PatchSet: held in memory, or made anew at every look."""
+
+    patches: PatchSet
+    rows: Int[np.ndarray, " n"]
+    config: PreprocessConfig
+    held: UInt8[np.ndarray, "n s s 3"] | None
+    _left: Int8[np.ndarray, " n"] = field(init=False, repr=False)
+    """Whether a patch's stain could not be normalised, 1 or 0; -1 until its pixels are first made."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_left", np.full(len(self.rows), _NOT_KNOWN, np.int8))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, at: Int[np.ndarray, " k"] | slice) -> UInt8[np.ndarray, "k s s 3"]:
+        return self.held[at] if self.held is not None else self.make(at)
+
+    def make(self, at: Int[np.ndarray, " k"] | slice) -> UInt8[np.ndarray, "k s s 3"]:
+        """The pixels, from those of the patches, whether they are held or not."""
+        pixels, self._left[at] = preprocess(self.patches.pixels[self.rows[at]], self.config)
+        return pixels
+
+    @property
+    def unnormalised(self) -> int:
+        """Patches whose stain could not be normalised; pixels that were never made are made to find out."""
+        if self.config.stain == "none":
+            return 0
+        unmade = np.flatnonzero(self._left == _NOT_KNOWN)
+        for start in range(0, len(unmade), _CHUNK):
+            self.make(unmade[start : start + _CHUNK])
+        return int((self._left == 1).sum())
+
+
+def prepare(
+    patches: PatchSet,
+    rows: Int[np.ndarray, " n"],
+    config: PreprocessConfig,
+    *,
+    budget_mb: int,
+    scratch: Path | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Prepared:
+    """Preprocess the given rows once and hold them, where that fits the budget (in MB); else on demand.
+
+    In the folder `scratch`, many are held in a file without a name, whose pages the system can write out and drop.
+    Raises StorageError where it has no room.
+    """
+    size = len(rows) * config.size_px**2 * 3
+    if size > budget_mb * 1e6:
+        return Prepared(patches, rows, config, None)
+    shape = (len(rows), config.size_px, config.size_px, 3)
+    prepared = Prepared(patches, rows, config, room_for(shape, scratch))
+    assert prepared.held is not None
+    order = np.argsort(rows)  # read the memory map from front to back
+    for start in range(0, len(rows), _CHUNK):
+        chunk = order[start : start + _CHUNK]
+        prepared.held[chunk] = prepared.make(chunk)
+        if on_progress:
+            on_progress(min(start + _CHUNK, len(rows)), len(rows))
+    return prepared
+
+
+def notices(*sides: Prepared) -> list[str]:
+    """What preprocessing did otherwise than asked, in sentences."""
+    left = sum(side.unnormalised for side in sides)
+    return [unnormalised_in_words(left, sum(map(len, sides)))] if left else []
+
+
+def unnormalised_in_words(left: int, count: int) -> str:
+    """What it means that so many stains could not be normalised."""
+    return (
+        f"stain normalisation left {left:,} of {count:,} patches as they are: they show too little tissue, or no two "
+        "stains that can be told apart"
+    )
+
+
+def as_input(images: UInt8[Tensor, "n 3 s s"]) -> Float[Tensor, "n 3 s s"]:
+    """Scale bytes to [0, 1], as networks take them."""
+    return images.float().div_(255.0)

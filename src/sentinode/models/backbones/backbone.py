@@ -1,0 +1,334 @@
+"""Any backbone of timm by name, with pretrained weights or with weights that a seed decides; the extra `zoo`.
+
+Weights that were asked for and cannot be had are an error: timm's random ones never stand in for them.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from functools import cache
+from inspect import signature
+from typing import Any, Final, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sentinode.errors import ConfigError, MissingExtraError
+from sentinode.models.backbones import lite_weights as packaged
+from sentinode.models.backbones.hub import OFFLINE, from_hub
+from sentinode.models.backbones.rows import Row, frozen_then_trained, rows_of
+from sentinode.models.summary import InitialWeights
+from sentinode.settings import suggestion
+
+Weights = bool | Literal["hub", "package"]
+
+LARGEST: Final = 700_000_000
+"""Most weights of a backbone; with gradients and Adam's moments they take 11 GB."""
+Features = Literal["last", "stages", "blocks"]
+
+
+class Backbone(nn.Module):
+    """Normalise, resize if so asked, run a network without its classifier, and end in one logit.
+
+    `mean` and `std` of the input and `centre` and `scale` of the features are buffers, so that weights and what they
+    were trained on stay together in a state dict. `body` maps (N, 3, s, s) to pooled features (N, d), or, for the
+    features "stages", gives the maps of its stages.
+    """
+
+    mean: Tensor
+    std: Tensor
+    centre: Tensor
+    scale: Tensor
+
+    def __init__(
+        self,
+        body: Any,
+        head: nn.Linear,
+        *,
+        mean: Sequence[float],
+        std: Sequence[float],
+        features: Features,
+        skipped_maps: int,
+        resize_px: int | None,
+        initial: InitialWeights,
+    ) -> None:
+        super().__init__()
+        self.body, self.head, self.resize_px, self.kind, self.initial = body, head, resize_px, features, initial
+        self.skipped_maps, self.frozen_stages = skipped_maps, 0
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1))
+        self.register_buffer("centre", torch.zeros(head.in_features))
+        self.register_buffer("scale", torch.ones(head.in_features))
+
+    def forward(self, x: Float[Tensor, "n 3 s s"]) -> Float[Tensor, "n 1"]:
+        """Pixels in [0, 1] -> logits.
+
+        One patch alone, as a pass may end in, is trained on as by our own networks, whose batch norm takes one value as
+        its own mean. timm's refuses that, so the patch stands in the batch twice, with the same gradient.
+        """
+        if self.training and len(x) == 1:
+            # The mean, not one of both: what is equal cancels in the gradients, and exactly.
+            return self.classified(self.features(x.expand(2, -1, -1, -1))).mean(0, keepdim=True)
+        return self.classified(self.features(x))
+
+    def require_trainable(self, size_px: int) -> None:
+        """Try a step's way forward on two patches of that size; raises ConfigError where the network cannot take them.
+
+        Its maps may be too small for a kernel, or its last one a single pixel, which no layer that normalises each map
+        can be trained on. A copy is tried, for batch norm would note what it saw.
+        """
+        try:
+            with torch.no_grad():
+                copy.deepcopy(self).train()(torch.zeros(2, 3, size_px, size_px, device=self.mean.device))
+        except (RuntimeError, ValueError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ConfigError(
+                f"the backbone cannot be trained on {size_px} x {size_px} pixels ({reason})",
+                where="preprocess.size_px",
+                remedy="Set a larger preprocess.size_px or model.resize_px, or take another backbone.",
+            ) from error
+
+    def features(self, x: Float[Tensor, "n 3 s s"]) -> Float[Tensor, "n d"]:
+        """Pixels in [0, 1] -> pooled features; for frozen ones call it in evaluation mode, without gradients."""
+        prepared = self.prepared(x)
+        rows = rows_of(self.body) if 0 < self.frozen_stages < self.body_stages and x.device.type == "cpu" else None
+        if rows:
+            return self._features_by_rows(rows, prepared)
+        if self.kind == "last":
+            last: Tensor = self.body(prepared)
+            return last
+        maps = _maps(self.body, self.kind, prepared)[self.skipped_maps :]
+        return torch.cat([_statistics(of_stage) for of_stage in maps], dim=1)
+
+    def _features_by_rows(self, rows: list[Row], prepared: Float[Tensor, "n 3 r r"]) -> Float[Tensor, "n d"]:
+        """The same features, for less of a processor's time where the first rows are frozen; the stem is a row."""
+        body: Any = self.body
+        told = {"last": [], "stages": body.stage_ends, "blocks": range(len(rows))}[self.kind][self.skipped_maps :]
+        seen, maps = frozen_then_trained(rows, self.frozen_stages, prepared, told=told, tell=_statistics)
+        if self.kind == "last":
+            last: Tensor = body.forward_head(body.bn2(body.conv_head(maps)))
+            return last
+        return torch.cat(seen, dim=1)
+
+    def classified(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n 1"]:
+        """Features -> logits."""
+        logits: Tensor = self.head((features.float() - self.centre) / self.scale)
+        return logits
+
+    def prepared(self, x: Float[Tensor, "n 3 s s"]) -> Float[Tensor, "n 3 r r"]:
+        """Pixels in [0, 1] -> what the body sees: resized bilinearly where `resize_px` says so, and normalised."""
+        if self.resize_px is not None and self.resize_px != x.shape[-1]:
+            size = (self.resize_px, self.resize_px)
+            x = F.interpolate(x, size=size, mode="bilinear", antialias=self.resize_px < x.shape[-1])
+        return (x - self.mean) / self.std
+
+    def stages(self) -> list[list[str]]:
+        """The names of the parameters stage by stage, from the stem on; the head is the last."""
+        from timm.models import group_parameters
+
+        groups = group_parameters(self.body, self.body.group_matcher(coarse=True))
+        body = [[f"body.{name}" for name in groups[number]] for number in sorted(groups)]
+        return [*body, [f"head.{name}" for name, _ in self.head.named_parameters()]]
+
+    @property
+    def body_stages(self) -> int:
+        """How many stages there are without the head."""
+        return len(self.stages()) - 1
+
+    def freeze(self, count: int) -> None:
+        """Fix the first `count` stages: their weights, and the statistics of their batch norm.
+
+        Raises ConfigError where there are not so many.
+        """
+        stages = self.stages()
+        if count >= len(stages):
+            raise ConfigError(
+                f"fit.frozen_stages {count}: the backbone has {len(stages) - 1} stages", remedy="Freeze fewer of them."
+            )
+        frozen = {name for stage in stages[:count] for name in stage}
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_(name not in frozen)
+        self.frozen_stages = count
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Backbone:
+        """Training mode, but for layers whose weights are all frozen."""
+        super().train(mode)
+        for module in self.modules() if self.frozen_stages else ():
+            own = list(module.parameters(recurse=False))
+            if own and not any(parameter.requires_grad for parameter in own):
+                module.eval()
+        return self
+
+    def extra_repr(self) -> str:
+        skipped = f", skipped_maps={self.skipped_maps}" if self.kind != "last" else ""
+        return f"features={self.kind!r}{skipped}, resize_px={self.resize_px}, frozen_stages={self.frozen_stages}"
+
+
+def _maps(body: Any, kind: Features, prepared: Float[Tensor, "n 3 r r"]) -> list[Tensor]:
+    """The maps (n, c, h, w) of a body's stages, or of its stem and all its rows of blocks."""
+    finer = {"extra_blocks": True} if kind == "blocks" else {}
+    maps: list[Tensor] = body.forward_intermediates(prepared, intermediates_only=True, **finer)
+    return maps
+
+
+def _statistics(maps: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 2*c"]:
+    """The mean and the deviation of each map over its positions; the deviation's gradient is finite everywhere."""
+    values = maps.float().flatten(2)
+    return torch.cat([values.mean(2), (values.var(2, correction=0) + 1e-6).sqrt()], dim=1)
+
+
+def backbone(
+    name: str,
+    *,
+    pretrained: Weights,
+    generator: torch.Generator,
+    features: Features = "last",
+    skipped_maps: int = 0,
+    resize_px: int | None = None,
+) -> Backbone:
+    """timm's network `name`, with a tag of its weights or without, as a module from (N, 3, s, s) in [0, 1] to logits.
+
+    pretrained: False draws the body's weights from `generator`; "package" takes those that a package brings along,
+    "hub" timm's from the hub, True the package's where it has them, else the hub's. The head begins at zero
+    (Dosovitskiy et al. 2021, 3.2).
+    features: what the head sees: the mean of the last map; or the mean and the deviation of the maps of all stages,
+    or of the stem and all rows of blocks, but the first `skipped_maps`.
+    resize_px: the size that patches are brought to; None leaves them, or takes the network's own size if it is fixed.
+
+    Which network it is does not depend on `pretrained`: a state dict fits whatever `pretrained` was.
+    Raises MissingExtraError without timm, ConfigError for a name that timm does not know, a network of more than
+    `LARGEST` weights, or a size or stages that it does not have, WeightsError where the weights cannot be had.
+    """
+    timm = _timm()
+    count = weight_count(name)
+    if count > LARGEST:
+        raise ConfigError(
+            f"{name!r} has {count:,} weights, and the most is {LARGEST:,}",
+            where="model.backbone",
+            remedy="Choose a smaller one.",
+        )
+    config = timm.get_pretrained_cfg(name)
+    mean, std = config.mean, config.std
+    # timm draws from the global state; it gets a seed there, and the state is put back.
+    seed = int(torch.randint(2**62, (), generator=generator))
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would also seed GPUs, for good
+        if pretrained is False:
+            body, initial = timm.create_model(name, in_chans=3), InitialWeights("drawn", name)
+        elif _takes_package(name, pretrained):
+            body, mean, std = _from_package(timm, name), packaged.MEAN, packaged.STD
+            initial = InitialWeights("package", name)
+        else:
+            body, initial = from_hub(timm, name), InitialWeights("hub", name)
+        # Only now: timm loads weights strictly where the classes are as many as in the file.
+        body.reset_classifier(0)
+        size_px = _resize_px(config, name, resize_px)
+        count = _feature_count(body, features, skipped_maps, name, size_px or int(config.input_size[-1]))
+        head = nn.Linear(count, 1)
+    # A drawn head outweighs what a few epochs teach it, also where the training patches never go.
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    network = Backbone(
+        body,
+        head,
+        mean=mean,
+        std=std,
+        features=features,
+        skipped_maps=skipped_maps,
+        resize_px=size_px,
+        initial=initial,
+    )
+    return network.to(memory_format=torch.channels_last)
+
+
+@cache
+def weight_count(name: str) -> int:
+    """How many weights timm's network `name` has without its classifier, found without making room for them.
+
+    Raises as `backbone` does for a name that timm does not know.
+    """
+    timm = _timm()
+    _check_name(timm, name)
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        body = timm.create_model(name, in_chans=3, num_classes=0)
+    return sum(parameter.numel() for parameter in body.parameters())
+
+
+def _timm() -> Any:
+    try:
+        import timm  # takes seconds, and the rest of the package does without it
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(
+            f"backbones come from timm, and {error.name!r} is not installed",
+            remedy="Run: pip install 'sentinode[zoo]'",
+        ) from error
+    return timm
+
+
+def _check_name(timm: Any, name: str) -> None:
+    """Names of networks, with or without a tag; not timm's paths and addresses, which would name no known network."""
+    architecture, _, tag = name.partition(".")
+    if not timm.is_model(architecture):
+        raise ConfigError(
+            f"timm has no backbone {name!r}",
+            remedy=f"timm.list_models() names them all{suggestion(architecture, timm.list_models())}",
+        )
+    tags = timm.list_pretrained(f"{architecture}.*")
+    if tag and name not in tags:
+        raise ConfigError(
+            f"timm has no weights {name!r}",
+            remedy=f"Leave the tag out, or choose one of {', '.join(tags) or 'none'}{suggestion(name, tags)}",
+        )
+
+
+def _feature_count(body: Any, features: Features, skipped: int, name: str, size_px: int) -> int:
+    if features == "last":
+        return int(body.head_hidden_size)
+    told = signature(body.forward_intermediates).parameters if hasattr(body, "forward_intermediates") else {}
+    if not told or (features == "blocks" and "extra_blocks" not in told):
+        raise ConfigError(
+            f"timm does not tell the {features} of {name!r}",
+            remedy=f"Set model.features.kind = {'stages' if told else 'last'!r}, or take another backbone.",
+        )
+    body.eval()  # else the statistics of batch norm would take part
+    with torch.no_grad():
+        widths = [maps.shape[1] for maps in _maps(body, features, torch.zeros(1, 3, size_px, size_px))]
+    body.train()
+    if skipped >= len(widths):
+        raise ConfigError(
+            f"model.features.skipped_maps {skipped}: {name!r} has {len(widths)} {features}",
+            remedy="Skip fewer of them.",
+        )
+    return 2 * sum(widths[skipped:])
+
+
+def _takes_package(name: str, pretrained: Weights) -> bool:
+    if pretrained == "hub":
+        return False
+    if pretrained is True:
+        return packaged.is_installed(name)
+    if name not in packaged.PACKAGES:
+        raise ConfigError(f"no package brings the weights of {name!r}", remedy=f"Choose {OFFLINE}, or use the hub.")
+    return True
+
+
+def _from_package(timm: Any, name: str) -> Any:
+    network = timm.create_model(name, in_chans=3)
+    network.load_state_dict(packaged.packaged_weights(name, network.state_dict()))
+    return network
+
+
+def _resize_px(config: Any, name: str, asked_px: int | None) -> int | None:
+    if not config.fixed_input_size:
+        return asked_px
+    own_px = int(config.input_size[-1])
+    if asked_px not in (None, own_px):
+        raise ConfigError(
+            f"{name!r} takes {own_px} x {own_px} pixels, not {asked_px}",
+            remedy=f"Leave it out: {own_px} is the default.",
+        )
+    return own_px

@@ -1,0 +1,130 @@
+"""A folder of results -> one self-contained HTML page: no script, no request, pictures and figures inside."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any, Final
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+import sentinode
+from sentinode.artefacts import claim_file, write_text
+from sentinode.audit.check import CHECK, CheckRecord
+from sentinode.audit.explore import EXPLORED, Explored
+from sentinode.errors import RunError
+from sentinode.inference.predictions import Predictions
+from sentinode.records import read_record
+from sentinode.report.figures.style import NEGATIVE, POSITIVE
+from sentinode.report.pages.check import check_context
+from sentinode.report.pages.comparison import comparison_context, scored_comparison_context
+from sentinode.report.pages.evaluation import evaluation_context
+from sentinode.report.pages.run import run_context
+from sentinode.report.pages.study import study_context
+from sentinode.runs.evaluate import SCORES, Evaluation, Scored, Seen, open_evaluation
+from sentinode.runs.run import Run, is_run
+from sentinode.runs.study_record import STUDY_CONFIG, STUDY_EVIDENCE, STUDY_RECORD
+from sentinode.studies.comparison import Comparison
+from sentinode.studies.evidence import Evidence
+from sentinode.studies.study import Study
+
+REPORT: Final = "report.html"
+CHECK_PAGE: Final = "check.html"
+
+
+def write_report(folder: Path) -> list[Path]:
+    """Write the pages of a study, run or check, whichever the folder holds; raises RunError for another."""
+    if (folder / STUDY_RECORD).is_file() or (folder / STUDY_CONFIG).is_file():
+        page = write_study_page(folder)
+        return [page, write_check_page(folder)]
+    if is_run(folder):
+        return [write_run_page(folder)]
+    if (folder / CHECK).is_file():
+        return [write_check_page(folder)]
+    if (folder / STUDY_EVIDENCE).is_file():
+        raise RunError(
+            "holds a comparison of finished runs, which lie elsewhere",
+            where=folder,
+            remedy="Give the runs to `compare` again, with another --out.",
+        )
+    if (folder / SCORES).is_file():
+        return [write_evaluation_page(folder, *open_evaluation(folder))]
+    raise RunError(
+        "holds no study, run or check",
+        where=folder,
+        remedy="Give a folder that `study`, `compare`, `tune`, `train` or `check --out` wrote.",
+    )
+
+
+def write_study_page(folder: Path) -> Path:
+    """Write report.html of a finished study; raises RunError where it is unfinished or unsound."""
+    return _write(folder / REPORT, "study.html", study_context(Study.open(folder)))
+
+
+def write_run_page(folder: Path) -> Path:
+    """Write report.html of a finished run; raises RunError where it is unfinished or unsound."""
+    return _write(folder / REPORT, "run.html", run_context(Run.open(folder)))
+
+
+def write_comparison_page(folder: Path, comparison: Comparison, evidence: Evidence) -> Path:
+    """Write report.html of finished runs that were compared."""
+    return _write(folder / REPORT, "runs.html", comparison_context(comparison, evidence))
+
+
+def write_scored_comparison_page(
+    folder: Path, comparison: Comparison, evidence: Evidence, runs: Sequence[Run], seen: Seen, scored: Scored
+) -> Path:
+    """Write report.html of finished runs that were compared on labelled patches."""
+    context = scored_comparison_context(comparison, evidence, runs, seen, scored)
+    return _write(folder / REPORT, "scored_runs.html", context)
+
+
+def write_evaluation_page(folder: Path, found: Evaluation, predictions: Predictions) -> Path:
+    """Write report.html of a model that was scored on labelled patches."""
+    return _write(folder / REPORT, "evaluation.html", evaluation_context(folder, found, predictions))
+
+
+def write_check_page(folder: Path) -> Path:
+    """Write check.html of the check.json, and the explore.json if any, in a folder; raises RunError."""
+    check = read_record(folder / CHECK, CheckRecord)
+    explored = read_record(folder / EXPLORED, Explored) if (folder / EXPLORED).is_file() else None
+    return _write(folder / CHECK_PAGE, "check.html", check_context(folder, check, explored))
+
+
+@cache
+def _templates() -> Environment:
+    """Kept, for compiling the templates takes longer than filling them in."""
+    return Environment(
+        loader=PackageLoader("sentinode.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def _write(path: Path, template: str, context: dict[str, Any]) -> Path:
+    css = resources.files("sentinode.report").joinpath("templates/page.css").read_text(encoding="utf-8")
+    page = (
+        _templates()
+        .get_template(template)
+        .render(
+            context,
+            css=Markup(css),
+            note_in_css=_css_string(context["note"]),
+            negative=NEGATIVE,
+            positive=POSITIVE,
+            version=sentinode.__version__,
+        )
+    )
+    with claim_file(path, of_finished=True):
+        write_text(path, page)
+    return path
+
+
+def _css_string(text: str) -> Markup:
+    """A quoted CSS string in which no character can end the string or the style element."""
+    return Markup('"' + "".join(c if c.isalnum() or c in " .,:-" else f"\\{ord(c):x} " for c in text) + '"')

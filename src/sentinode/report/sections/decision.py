@@ -1,0 +1,126 @@
+"""A decision -> what a page shows of it: calibration and operating points, in words, tables and charts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from sentinode.evaluation.calibration import TEMPERATURES, Reliability, Temperature
+from sentinode.evaluation.metrics import METRIC_NAMES
+from sentinode.report.figures.charts import Chart
+from sentinode.report.figures.decision import Believed, reliability_diagram
+from sentinode.report.figures.style import INK, VARIANTS
+from sentinode.report.sections.tables import Table, number
+from sentinode.runs.decision import Decision, Scale
+
+LOOKS: Final[dict[Scale, tuple[str, str]]] = {
+    "raw": (INK, "o"),
+    "temperature": (VARIANTS[4], "s"),
+    "isotonic": (VARIANTS[1], "D"),
+}
+_CLOSE: Final = 0.02  # of a mean probability to the share that was observed
+AGREEMENT_SCORES: Final = ("ece", "brier_score", "log_loss")
+
+
+@dataclass(frozen=True)
+class DecisionPart:
+    """What the macros of decision.html show."""
+
+    temperature: str
+    """What the fitted temperature says, in a sentence; "" where none could be fitted."""
+    agreements: Table
+    diagrams: Sequence[Chart]
+    points: Table | None
+    absent: Sequence[str]
+    """What the validation set could not give, and why, a sentence each."""
+
+
+def decision_part(key: str, decision: Decision) -> DecisionPart:
+    """`key` names the figures, a different one for each decision of a page."""
+    absent = []
+    if decision.not_fitted:
+        absent.append(f"No calibration was fitted and no operating point chosen: {decision.not_fitted}.")
+    if decision.not_cross_fitted:
+        absent.append(f"There is no cross-fitted score: {decision.not_cross_fitted}.")
+    return DecisionPart(
+        _temperature_in_words(decision),
+        _agreements(decision),
+        reliability_charts(key, {scale: of.reliability for scale, of in decision.agreements.items()}),
+        _points(decision),
+        absent,
+    )
+
+
+def _temperature_in_words(decision: Decision) -> str:
+    match decision.calibrations.get("temperature"):
+        case Temperature(temperature):
+            told = f"Fitted on the whole validation set, T = {temperature:.2f}"
+            if not TEMPERATURES[0] * 1.01 < temperature < TEMPERATURES[1] * 0.99:
+                return f"{told}, the end of the tried range: no temperature calibrates these probabilities."
+            if f"{temperature:.2f}" == "1.00":
+                return f"{told}: the model is well calibrated."
+            if temperature > 1:
+                return f"{told}: above 1 the model is over-confident, and its probabilities move towards 0.5."
+            return f"{told}: below 1 the model is under-confident, and its probabilities move away from 0.5."
+        case _:
+            return ""
+
+
+def _agreements(decision: Decision) -> Table:
+    rows = [
+        [scale, *(number(getattr(agreement, score)) for score in AGREEMENT_SCORES)]
+        for scale, agreement in decision.agreements.items()
+    ]
+    others = ", with maps fitted on other slides or groups" if len(rows) > 1 else ""
+    return Table(
+        f"Calibration scores on the validation set{others}; lower is better.",
+        ["probabilities", *(METRIC_NAMES[score] for score in AGREEMENT_SCORES)],
+        rows,
+        swatches=[LOOKS[scale][0] for scale in decision.agreements],
+    )
+
+
+def reliability_charts(key: str, found: Mapping[Scale, Reliability]) -> list[Chart]:
+    """The raw scale, and beside it both calibrated ones, each map fitted on other slides or groups."""
+    titles = {"raw": "Reliability of the raw probabilities", "calibrated": "Reliability after calibration"}
+    families: dict[str, list[Believed]] = {"raw": [], "calibrated": []}
+    for scale, reliability in found.items():
+        families["raw" if scale == "raw" else "calibrated"].append(Believed(scale, *LOOKS[scale], reliability))
+    return [
+        Chart(titles[name], reliability_diagram(f"{key}-reliability-{name}", family), " ".join(map(_believed, family)))
+        for name, family in families.items()
+        if family
+    ]
+
+
+def _believed(family: Believed) -> str:
+    """Whether probabilities are too high or too low, on average over the patches."""
+    found = family.reliability
+    filled = found.count > 0
+    gap = float(np.average(found.mean_probability[filled] - found.observed_share[filled], weights=found.count[filled]))
+    if abs(gap) < _CLOSE:
+        return f"{family.label.capitalize()}: on average right (within {_CLOSE:g} of the observed share of tumour)."
+    how = "above the observed share of tumour: too high" if gap > 0 else "below the observed share of tumour: too low"
+    return f"{family.label.capitalize()}: on average {abs(gap):.2f} {how}."
+
+
+def _points(decision: Decision) -> Table | None:
+    if not decision.points:
+        return None
+    rows = []
+    for name, point in decision.points.items():
+        held_out = decision.cross_fitted.get(name)
+        rates = [point.sensitivity, point.specificity]
+        rates += [held_out.sensitivity, held_out.specificity] if held_out else [math.nan, math.nan]
+        rows.append([name, number(point.threshold), *(number(rate, 3) for rate in rates), point.rule])
+    rates_head = ["sensitivity", "specificity", "cross-fitted sensitivity", "cross-fitted specificity"]
+    return Table(
+        "Operating points on the raw probability: on the patches that chose them, and cross-fitted.",
+        ["name", "threshold", *rates_head, "rule"],
+        rows,
+        frozenset({"rule"}),
+    )

@@ -1,0 +1,117 @@
+"""Pieces that several pages share: galleries of mistakes, the confusion matrix, left-out counts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sentinode.data.schema import TableHead
+from sentinode.evaluation.metrics import Confusion
+from sentinode.explain.galleries import worst_mistakes
+from sentinode.inference.predictions import Predictions
+from sentinode.report.figures.charts import Chart
+from sentinode.report.figures.pictures import Picture, picture
+from sentinode.report.sections.tables import Table, confusion_of, number
+from sentinode.runs.study_record import InputRange
+
+MISTAKES_A_CLASS = 12
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What begins a page: a question, its answer, and how sure that is, beside the chart that shows it."""
+
+    question: str
+    answer: str
+    sure: Sequence[str]
+    charts: Sequence[Chart] = ()
+    section: str = ""
+    """The section of the page that has the details."""
+
+
+@dataclass(frozen=True)
+class Gallery:
+    title: str
+    kind: str
+    """"negative" or "positive": the colour of its frame."""
+    pictures: list[Picture]
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class SideBySide:
+    """Pictures that are to be looked at together."""
+
+    pictures: Sequence[Picture]
+    caption: str
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """Counts at the threshold 0.5, and in words whose they are, on which patches."""
+
+    whose: str
+    counts: Confusion
+
+    @property
+    def caption(self) -> str:
+        rates = {"Sensitivity": self.counts.sensitivity, "specificity": self.counts.specificity}
+        told = [f"{name} {number(rate, 3) if rate == rate else 'undefined'}" for name, rate in rates.items()]
+        return f"{self.whose}. {', '.join(told)}."
+
+    def share(self, part: int, of_class: int) -> float:
+        return part / of_class if of_class else 0.0
+
+
+def matrix(whose: str, predictions: Predictions) -> Matrix:
+    return Matrix(whose, confusion_of(predictions))
+
+
+def mistakes(folder: Path, predictions: Predictions) -> list[Gallery]:
+    """False positives and false negatives, the most confident first, with the pictures that the folder has of them."""
+    worst = worst_mistakes(predictions, MISTAKES_A_CLASS)
+    titles = {
+        0: ("Called tumour, labelled tumour-free", "negative"),
+        1: ("Tumour missed", "positive"),
+    }
+    return [
+        Gallery(
+            title,
+            kind,
+            [picture(folder, mistake.id, f"p = {mistake.probability:.3f}") for mistake in worst[label]],
+            "False positives, most confident first." if label == 0 else "False negatives, most confident first.",
+        )
+        for label, (title, kind) in titles.items()
+    ]
+
+
+def inputs(folder: Path, ranges: Sequence[InputRange]) -> list[SideBySide]:
+    """Each patch, what a network is given of it, and how training varies that; the last where there is a picture."""
+    strips = []
+    for of in ranges:
+        shown = {
+            "patch": picture(folder, of.id),
+            f"input, {of.lowest:.2f} to {of.highest:.2f}": picture(folder, f"{of.id}.input"),
+            "varied": picture(folder, f"{of.id}.varied"),
+        }
+        found = {name: each for name, each in shown.items() if each.source}
+        strips.append(SideBySide(list(found.values()), "; ".join(found)))
+    return [strip for strip in strips if strip.pictures]
+
+
+def head(table: TableHead) -> list[Table]:
+    """The first rows of a table, and its schema."""
+    names = [column.name for column in table.columns]
+    schema = [[column.name, column.kind, f"{column.empty:,}"] for column in table.columns]
+    return [
+        Table(f"{table.file}: the first {len(table.first)} of {table.rows:,} rows.", names, table.first),
+        Table(f"{table.file}: its columns.", ["column", "holds", "empty"], schema, frozenset({"holds"})),
+    ]
+
+
+def left_out(counts: Mapping[str, int]) -> Table | None:
+    if not any(counts.values()):
+        return None
+    rows = [[reason, f"{count:,}"] for reason, count in counts.items()]
+    return Table("Patches left out.", ["reason", "patches"], rows)

@@ -1,0 +1,96 @@
+"""A finished run, ensemble or study's choice, from its folder -> a `Classifier`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from sentinode.config import ModelConfig, OwnModel, TimmModel
+from sentinode.fitting.memory import keep_freed_memory
+from sentinode.inference.classifier import Card, Classifier, TrainedNetwork, TrainedRun
+from sentinode.inference.device import choose_device
+from sentinode.models.own import NONE, Given, Recipes
+from sentinode.runs.decision import DECISION, open_decision
+from sentinode.runs.run import Run
+from sentinode.runs.study_record import STUDY_CONFIG, open_chosen
+from sentinode.runs.variant import Variant
+
+
+def load(model: Path, *, device: str | torch.device = "auto", network: Given | None = None) -> Classifier:
+    """The finished run, ensemble or study's choice in a folder as one object, which maps patches to probabilities.
+
+    A run of your own network needs the same `network` as `fit`, because a folder contains no code. Every sealed file is
+    checked once against its digest. Raises RunError, in one line, if the folder is unfinished or a file is missing,
+    changed or foreign, and ConfigError if the device, such as "cpu", "cuda" or "mps", is not available.
+    """
+    place = device if isinstance(device, torch.device) else choose_device(device)
+    return classifier_of(open_runs(Path(model), Recipes.of(network)), place, folder=Path(model))
+
+
+def open_runs(folder: Path, own: Recipes = NONE) -> tuple[Run, ...]:
+    """The run in a folder, or, for a study's folder, the runs of the variant that it chose."""
+    return open_chosen(folder, own).runs if (folder / STUDY_CONFIG).is_file() else (Run.open(folder, own),)
+
+
+def classifier_of(runs: Sequence[Run], device: torch.device, *, folder: Path | None = None) -> Classifier:
+    """The mean probability of runs that are open; `folder` is that of the study that chose them, if one did."""
+    keep_freed_memory()
+    home = runs[0].folder if folder is None else folder
+    decision = open_decision(home)
+    return Classifier(
+        home.resolve().name,
+        [_trained(run, device) for run in runs],
+        calibrations=decision.calibrations,
+        operating_points=decision.points,
+        undecided=decision.not_fitted,
+        decided_in=home / DECISION,
+        validation=lambda: Variant("", {}, tuple(runs)).predictions,
+        card=lambda: _card(home.resolve().name, runs, study=(home / STUDY_CONFIG).is_file()),
+    )
+
+
+def _trained(run: Run, device: torch.device) -> TrainedRun:
+    """The networks that have a say, an ensemble's with their weights."""
+    if not run.members:
+        return TrainedRun((TrainedNetwork(run.network(device), run.config, device),))
+    heard = [(member, weight) for member, weight in zip(run.members, run.weights, strict=True) if weight > 0]
+    return TrainedRun(
+        tuple(TrainedNetwork(member.network(device), member.config, device) for member, _ in heard),
+        np.array([weight for _, weight in heard]),
+    )
+
+
+def _architecture(model: ModelConfig) -> str:
+    match model:
+        case TimmModel():
+            return model.backbone
+        case OwnModel():
+            return model.name
+        case _:
+            return model.architecture
+
+
+def _card(name: str, runs: Sequence[Run], *, study: bool) -> Card:
+    from sentinode.runs.evaluate import validation_intervals  # here: intervals take SciPy
+
+    networks = [network for run in runs for network in run.networks]
+    models = [network.config.model for network in networks]
+    intervals, first = validation_intervals(runs), runs[0]
+    return Card(
+        name=name,
+        kind="study" if study else "ensemble" if first.members else "run",
+        architectures=tuple(dict.fromkeys(_architecture(model) for model in models)),
+        networks=len(networks),
+        data=str(first.environment.get("data_note", "")),
+        origin=first.record.origin,
+        training_patches=len(frozenset[str]().union(*(run.training_ids for run in runs))),
+        validation_patches=len(frozenset[str]().union(*(run.predictions.ids.tolist() for run in runs))),
+        split=str(first.environment["split"]),
+        clusters=intervals.clusters,
+        cluster_kind=intervals.cluster_kind,
+        scores=intervals.scores,
+        notices=tuple(dict.fromkeys(notice for run in runs for notice in run.environment["notices"])),
+    )

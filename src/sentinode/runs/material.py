@@ -1,0 +1,333 @@
+"""The data of an experiment, ready for runs: patches, the split of each config, prepared pixels."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache, cached_property, lru_cache
+from pathlib import Path
+from typing import Final, Literal, NamedTuple
+
+import numpy as np
+
+from sentinode.artefacts import write_text
+from sentinode.audit.audit import pixel_digests
+from sentinode.config import BalanceConfig, PreprocessConfig, RunConfig, SampleConfig, SplitConfig
+from sentinode.data.listing import Origin
+from sentinode.data.patches import PatchSet, PatchTable
+from sentinode.errors import RunError
+from sentinode.evaluation.clusters import ClusterKind
+from sentinode.inference.predictions import Predictions
+from sentinode.inputs.preprocess import Prepared, prepare
+from sentinode.progress import Progress, of_step, silent
+from sentinode.splits.split import Split, make_split, reached_slides, unite_groups
+from sentinode.splits.stain_clusters import stain_clusters, stain_statistics, uncut_clusters, usual_count
+
+_SPLITS_HELD: Final = 1  # of prepared pixels: the budget is that of one split
+_STAND_INS: Final = {"group": "groups of patches", "stain": "clusters of stain"}
+_FEWEST_TO_CLUSTER: Final = 4  # patches: two clusters of two
+
+
+@dataclass(frozen=True, eq=False)
+class Unlabelled:
+    """The test part of a material's data folder, whose labels, if it has any, are not looked at.
+
+    `everything` are the material's patches in their order, then, from row `first` on, the test part's; `usable`: (M,)
+    bool, which of these the options do not leave out; `overlaps` names the group of each id that shares tissue;
+    `pixel_digests`: (M,) SHA-1 of each patch's pixels, where they are known already.
+    """
+
+    everything: PatchSet
+    first: int
+    usable: np.ndarray
+    overlaps: Mapping[str, int]
+    pixel_digests: np.ndarray | None = None
+    said: dict[str, Predictions] = field(default_factory=dict)
+    """What teachers said of the part, by their digests: predicted once for all runs."""
+
+    @cached_property
+    def patches(self) -> PatchSet:
+        return self.everything.part(slice(self.first, None))
+
+    @cached_property
+    def tissue(self) -> np.ndarray:
+        """(N + M,) str: the group of patches of both parts that share tissue, given or found; "" for none."""
+        found = np.array([str(self.overlaps.get(i, "")) for i in self.everything.ids.tolist()], dtype=str)
+        return unite_groups(self.everything.groups, found)
+
+
+class Material:
+    """Labelled patches with their united groups; splits and prepared pixels are made once and shared.
+
+    `groups`: (N,) str, given groups united with found overlaps, "" for a patch that shares no tissue;
+    `patients_known`: whether the given groups name the patient of every patch;
+    `eligible`: (N,) bool, the patches that runs may use (default: all that are labelled); `unlabelled`: what
+    pseudo-labels may be given to; `pixel_digests`: (N,) SHA-1 of each patch's pixels, where they are known already;
+    `notices`: what is to be said of the data on every page; `origin`: whose patches they are; `cache_root`: where
+    features are kept.
+    """
+
+    def __init__(
+        self,
+        patches: PatchSet,
+        groups: np.ndarray,
+        *,
+        patients_known: bool = False,
+        eligible: np.ndarray | None = None,
+        unlabelled: Unlabelled | None = None,
+        pixel_digests: np.ndarray | None = None,
+        notices: tuple[str, ...] = (),
+        note: str = "",
+        origin: Origin = "other",
+        cache_root: Path | None = None,
+        progress: Progress = silent,
+    ) -> None:
+        self.patches, self.note, self.cache_root, self.progress = patches, note, cache_root, progress
+        self.origin: Origin = origin
+        self.unlabelled, self.patients_known = unlabelled, patients_known
+        if patients_known:
+            groups = _patients(patches, groups)
+        self._pixel_digests, self._tissue, self._notices = pixel_digests, groups, notices
+        used = patches.labels >= 0 if eligible is None else (patches.labels >= 0) & eligible
+        self.candidates = PatchTable(patches.ids[used], patches.labels[used], patches.slides[used], groups[used])
+        self._used = used
+        self._split = cache(self._make_split)
+        self._prepared = lru_cache(maxsize=_SPLITS_HELD)(self._prepare)
+        self._stain_statistics = cache(self._describe_stain)
+        self._by_stain = cache(self._cluster_by_stain)
+        self._slides_else_stain = cache(self._cluster_rest_by_stain)
+
+    @cached_property
+    def labels_by_id(self) -> dict[str, int]:
+        return dict(zip(self.patches.ids.tolist(), self.patches.labels.tolist(), strict=True))
+
+    @cached_property
+    def data_hash(self) -> str:
+        """SHA-256 of all patches: their ids, labels and pixels."""
+        return _sha256(*(self._digests[name] for name in ("patches", "labels", "pixels")))
+
+    @cached_property
+    def _digests(self) -> dict[str, str]:
+        patches = self.patches
+        return {
+            "patches": _sha256(*patches.ids.tolist()),
+            "labels": _sha256(patches.labels.astype(np.int8).tobytes()),
+            "pixels": _sha256_of_pixels(patches, self._pixel_digests),
+            "slides": _sha256(*patches.slides.tolist()),
+            "groups": _sha256(*patches.groups.tolist()),
+            "shared tissue": _sha256(*self._tissue.tolist()),
+        }
+
+    def identity(self, config: RunConfig) -> dict[str, str]:
+        """SHA-256 of everything that a run of this config depends on, by what it is.
+
+        "split" is that of the table which `write_split` saves; "test patches" are there where the config names a
+        teacher. Nothing depends on where the data lie.
+        """
+        identity = {**self._digests, "split": _sha256(self.split_table(config).encode())}
+        if config.pseudo is not None and self.unlabelled is not None:
+            test = self.unlabelled.patches
+            identity["test patches"] = _sha256(
+                *test.ids.tolist(), _sha256_of_pixels(test, self.unlabelled.pixel_digests)
+            )
+        return identity
+
+    @cached_property
+    def cluster_kind(self) -> ClusterKind:
+        """What patches are taken to be dependent within.
+
+        Patients or slides where they are known. For the rest, groups where those given are coarse; else clusters of
+        stain, for patches that share tissue are far too small a part of those that share a slide.
+        """
+        table = self.candidates
+        if self.patients_known:
+            return "patient"
+        if table.slides_known:
+            return "slide"
+        rest = table.groups[self._on_slide == ""]
+        units = len(np.unique(rest[rest != ""])) + int((rest == "").sum())
+        stand_in: Literal["group", "stain"] = "group" if units <= len(rest) / 2 else "stain"
+        if len(rest) == len(table):
+            return stand_in
+        return "slide+group" if stand_in == "group" else "slide+stain"
+
+    @cached_property
+    def _on_slide(self) -> np.ndarray:
+        """(n,) str: each candidate's slide, as far as it is known or reached by shared tissue, else ""."""
+        return reached_slides(self.candidates.slides, self.candidates.groups)
+
+    def clusters_by_id(self, config: RunConfig) -> dict[str, str]:
+        """Each candidate's cluster of that kind; "" for a patch on its own."""
+        match self.cluster_kind:
+            case "slide":
+                names = self.candidates.slides
+            case "patient" | "group":
+                names = self.candidates.groups
+            case "stain":
+                names = self._by_stain(config.data.stain_clusters).groups
+            case "slide+group":
+                names = np.where(self._on_slide != "", self._on_slide, self.candidates.groups)
+            case "slide+stain":
+                names = self._slides_else_stain(config.data.stain_clusters)
+        return dict(zip(self.candidates.ids.tolist(), names.tolist(), strict=True))
+
+    @property
+    def notices(self) -> list[str]:
+        """What is to be said of the data, and of clusters that are slides for a part of the patches."""
+        if self.cluster_kind not in ("slide+group", "slide+stain"):
+            return [*self._notices]
+        known, rest = self._on_slide != "", self.cluster_kind.removeprefix("slide+")
+        return [
+            *self._notices,
+            f"intervals draw slides where they are known ({int(known.sum()):,} patches of "
+            f"{len(np.unique(self._on_slide[known])):,} slides) and {_STAND_INS[rest]} for the rest "
+            f"({int((~known).sum()):,} patches)",
+        ]
+
+    def split(self, config: RunConfig) -> Split:
+        return self._split(config.balance, config.sample, config.split, config.data.stain_clusters)
+
+    def write_split(self, config: RunConfig, path: Path) -> Split:
+        """Save the split of a config as a table id,label,side,cluster, and return it."""
+        write_text(path, self.split_table(config))
+        return self.split(config)
+
+    def split_table(self, config: RunConfig) -> str:
+        return self.split(config).to_csv(labels=self.labels_by_id, clusters=self.clusters_by_id(config))
+
+    def prepared(self, config: RunConfig, joined: tuple[str, ...] = ()) -> tuple[Prepared, Prepared]:
+        """Pixels of the training and of the validation side, in the split's order.
+
+        The training side ends with those of the unlabelled patches that `joined` names.
+        """
+        return self._prepared(
+            config.balance,
+            config.sample,
+            config.split,
+            config.data.stain_clusters,
+            config.preprocess,
+            config.running.memory_budget_mb,
+            joined,
+        )
+
+    def _make_split(
+        self, balance: BalanceConfig | None, sample: SampleConfig | None, split: SplitConfig, stain_clusters: int | None
+    ) -> Split:
+        table = self._by_stain(stain_clusters) if split.by == "stain" else self.candidates
+        return make_split(table, balance, sample, split, patients_known=self.patients_known)
+
+    def _cluster_by_stain(self, count: int | None) -> PatchTable:
+        """The candidates, their groups swelled to clusters of stain, which are the same for every split and seed."""
+        table = self.candidates
+        asked = count or usual_count(len(table))
+        clusters = stain_clusters(self._stain_statistics(of_rest=False), asked, np.random.default_rng(0))
+        return replace(table, groups=uncut_clusters(clusters, table.groups))
+
+    def _cluster_rest_by_stain(self, count: int | None) -> np.ndarray:
+        """(n,) str: each candidate's slide, and clusters of stain of those without one.
+
+        Of the clusters that are asked for the rest has its share.
+        """
+        rest = self._on_slide == ""
+        names = self._on_slide.astype(object)
+        patches = int(rest.sum())
+        asked = usual_count(patches) if count is None else max(2, round(count * patches / len(rest)))
+        if patches < _FEWEST_TO_CLUSTER:
+            return self._on_slide
+        clusters = stain_clusters(self._stain_statistics(of_rest=True), asked, np.random.default_rng(0))
+        names[rest] = uncut_clusters(clusters, self.candidates.groups[rest])
+        return names.astype(str)
+
+    def _describe_stain(self, *, of_rest: bool) -> np.ndarray:
+        """(k, 19) float32: the stain statistics of all candidates, or of those without a slide."""
+        rows = np.flatnonzero(self._used)
+        if of_rest:
+            rows = rows[self._on_slide == ""]
+        return stain_statistics(self.patches.pixels, of_step(self.progress, "stain"), rows=rows)
+
+    def _prepare(
+        self,
+        balance: BalanceConfig | None,
+        sample: SampleConfig | None,
+        split: SplitConfig,
+        stain_clusters: int | None,
+        preprocess: PreprocessConfig,
+        budget_mb: int,
+        joined: tuple[str, ...],
+    ) -> tuple[Prepared, Prepared]:
+        sides, source = self._split(balance, sample, split, stain_clusters), self.patches
+        rows = [self.patches.rows_of(ids) for ids in (sides.training, sides.validation)]
+        if joined:
+            assert self.unlabelled is not None
+            source = self.unlabelled.everything
+            rows[0] = np.append(rows[0], self.unlabelled.first + self.unlabelled.patches.rows_of(np.array(joined)))
+        share = budget_mb // 2
+        # Cropping and shrinking are over at once; normalising stains takes about a millisecond a patch.
+        training, validation = (
+            prepare(
+                source,
+                side,
+                preprocess,
+                budget_mb=share,
+                scratch=self.cache_root,
+                on_progress=of_step(self.progress, f"normalise stains, {name}") if preprocess.stain != "none" else None,
+            )
+            for name, side in zip(("training", "validation"), rows, strict=True)
+        )
+        return training, validation
+
+
+def require_same(noted: Mapping[str, str], identity: Mapping[str, str], *, where: Path) -> None:
+    """Raise RunError, which names what changed, where `identity` is not the one that was noted at the start."""
+    changed = [name for name in _CAUSES if noted.get(name) != identity.get(name)]
+    followed = {effect for name in changed for effect in _CAUSES[name].effects}
+    told = [_CAUSES[name].in_words for name in changed if name not in followed]
+    if told:
+        raise RunError(
+            f"was started with {' and '.join(told)}",
+            where=where,
+            remedy="Give the same data and tables as before, or another folder.",
+        )
+
+
+class _Cause(NamedTuple):
+    in_words: str
+    effects: tuple[str, ...]
+    """What changes with it."""
+
+
+_CAUSES: Final = {
+    "patches": _Cause(
+        "other patches", ("labels", "pixels", "slides", "groups", "shared tissue", "split", "test patches")
+    ),
+    "labels": _Cause("other labels", ("split",)),
+    "pixels": _Cause("other pixels under the same names", ("shared tissue", "split")),
+    "slides": _Cause("other slides (slides.csv or --slides)", ("split",)),
+    "groups": _Cause("other groups (groups.csv or --groups)", ("shared tissue", "split")),
+    "shared tissue": _Cause("other overlaps between patches", ("split",)),
+    "split": _Cause("another split of the same patches", ()),
+    "test patches": _Cause("other test patches, which join training under pseudo-labels", ()),
+}
+
+
+def _sha256(*parts: str | bytes) -> str:
+    """Of the parts and of where each ends."""
+    digest = hashlib.sha256()
+    for part in parts:
+        own = part.encode() if isinstance(part, str) else part
+        digest.update(len(own).to_bytes(8, "little"))
+        digest.update(own)
+    return digest.hexdigest()
+
+
+def _sha256_of_pixels(patches: PatchSet, digests: np.ndarray | None) -> str:
+    found = pixel_digests(patches.pixels) if digests is None else digests
+    return hashlib.sha256(found.tobytes()).hexdigest()
+
+
+def _patients(patches: PatchSet, groups: np.ndarray) -> np.ndarray:
+    """(N,) str: the given groups, which are patients, united where they share slides or tissue, by their own names."""
+    united = unite_groups(groups, patches.slides)
+    _, first, member = np.unique(united, return_index=True, return_inverse=True)
+    return np.asarray(patches.groups[first][member])

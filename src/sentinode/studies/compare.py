@@ -1,0 +1,194 @@
+"""Train variants on the same seeds and folds, and one model on several splits: the runs behind every comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from sentinode.config import DrawnSplit, RunConfig, Scalar, StudyConfig, Value
+from sentinode.errors import ConfigError
+from sentinode.models.own import NONE, Recipes
+from sentinode.progress import ALL_RUNS, Progress, silent
+from sentinode.runs.material import Material
+from sentinode.runs.run import Run, is_finished
+from sentinode.runs.train import train_run
+from sentinode.runs.variant import Variant
+from sentinode.settings import override
+from sentinode.splits.split import Split
+from sentinode.studies.comparison import Comparison, paired
+
+_AS_SET: Final = "as-set"  # the only variant of a study that compares none
+
+
+class RunStore:
+    """Trains runs below one folder, and never the same run twice: equal settings share one folder.
+
+    `planned`: how many runs will be asked for, of which `progress` is told how many are done. `own` makes the networks
+    of a user's own that their settings name.
+    """
+
+    def __init__(
+        self,
+        material: Material,
+        folder: Path,
+        *,
+        device: torch.device,
+        progress: Progress = silent,
+        planned: int = 0,
+        own: Recipes = NONE,
+    ) -> None:
+        self.material, self.folder, self.device = material, folder, device
+        self.progress, self.own = progress, own
+        self._runs: dict[str, Run] = {}
+        self._planned, self._asked_for = planned, 0
+
+    def train(self, name: str, config: RunConfig, *, on_epoch: Callable[[dict[str, Any]], None] | None = None) -> Run:
+        """The run of these settings: trained in `<folder>/<name>`, unless it is here under another name.
+
+        A run that is here already still reports its epochs to `on_epoch`.
+        """
+        key, told = config.digest(), on_epoch
+        self._tell()
+        if key not in self._runs:
+            if not is_finished(self.folder / name):
+                told = None
+            self._runs[key] = train_run(
+                self.material,
+                config,
+                self.folder / name,
+                device=self.device,
+                resume=True,
+                progress=self.progress,
+                on_epoch=on_epoch,
+                own=self.own,
+            )
+        run = self._runs[key]
+        if told:
+            for row in run.history.to_dict("records"):
+                told({str(column): value for column, value in row.items()})
+        self._asked_for += 1
+        self._tell()
+        return run
+
+    def _tell(self) -> None:
+        if self._asked_for < self._planned:
+            self.progress(ALL_RUNS, self._asked_for, self._planned)
+
+
+def grid(config: StudyConfig) -> list[tuple[str, dict[str, Scalar]]]:
+    """What a variant's runs are called and set to, one for each seed and, with `split.folds`, each fold.
+
+    Over folds every seed draws a split of its own, so the spread over seeds is that of split, initial weights,
+    order of batches and augmentation together; without, all seeds share one split. Raises ConfigError where the
+    members of an ensemble would be the same networks under every seed.
+    """
+    members = config.ensemble.members if config.ensemble else {}
+    fixed = [name for name, own in members.items() if "fit.seed" in own]
+    if fixed and len(config.seeds) > 1:
+        raise ConfigError(
+            f"the member {fixed[0]!r} has a fit.seed of its own and would be the same network under all seeds",
+            where="ensemble.members",
+            remedy="Leave it out, give a single one of `seeds`, or use `train`.",
+        )
+    runs: list[tuple[str, dict[str, Scalar]]] = []
+    for seed in config.seeds:
+        if config.split.folds is None:
+            runs.append((f"seed{seed}", {"fit.seed": seed}))
+        else:
+            runs += [
+                (f"seed{seed}-fold{fold}", {"fit.seed": seed, "split.seed": seed, "split.fold": fold})
+                for fold in range(1, config.split.folds + 1)
+            ]
+    return runs
+
+
+def compare(config: StudyConfig, store: RunStore) -> Comparison:
+    """Train every variant of the config on every seed and fold; without variants the config alone."""
+    settings = config.compare.variants or {_AS_SET: {}}
+    configs = config.variants() or {_AS_SET: config.run_config()}
+    _refuse_twins(configs, require_same_validation(config, configs, store.material))
+    return paired(_train(config, settings, configs, store))
+
+
+def require_same_validation(
+    config: StudyConfig, variants: Mapping[str, RunConfig], material: Material
+) -> dict[str, Split]:
+    """The split of each variant, or ConfigError, before anything is trained, where they validate on other patches."""
+    _, of_place = grid(config)[0]
+    splits = {name: material.split(override(own, of_place)) for name, own in variants.items()}
+    first, *others = splits
+    for name in others:
+        if set(splits[name].validation.tolist()) != set(splits[first].validation.tolist()):
+            raise ConfigError(
+                f"{name!r} would have another validation set than {first!r}",
+                remedy="Leave balance, sample.per_class and split to the settings that all share.",
+            )
+    return splits
+
+
+def _refuse_twins(variants: Mapping[str, RunConfig], splits: Mapping[str, Split]) -> None:
+    """Raise ConfigError for variants that differ in the way of splitting alone, and yet draw the same patches."""
+    elsewhere = {"balance": None, "sample": None, "split": DrawnSplit()}
+    names: dict[tuple[str, ...], str] = {}
+    for name, own in variants.items():
+        trained = own.model_copy(update=elsewhere).digest(), *splits[name].training.tolist()
+        if (twin := names.setdefault(trained, name)) != name:
+            raise ConfigError(
+                f"{twin!r} and {name!r} give the same settings and patches", remedy="Leave one of them out."
+            )
+
+
+def audit_leak(config: StudyConfig, store: RunStore) -> Comparison:
+    """Train one model, the config's own, on folds that keep slides or groups together and on random ones.
+
+    The trusted split comes first; the random one ignores slides, as the notebook's did. Where the config asks
+    for clusters of stain, they are the third. Every patch is validated on once under each split and seed, so
+    differences are paired. Raises ConfigError as `require_auditable` does.
+    """
+    require_auditable(config)
+    base, splits = config.run_config(), audited_splits(config)
+    configs = {name: override(base, settings) for name, settings in splits.items()}
+    return paired(_train(config, splits, configs, store, prefix="leak-"), same_split=False)
+
+
+def audited_splits(config: StudyConfig) -> dict[str, dict[str, Scalar]]:
+    """The settings of each split that an audit compares, the trusted one first."""
+    splits: dict[str, dict[str, Scalar]] = {"grouped": trusted_split(config), "random": {"split.by": "random"}}
+    if config.split.by == "stain":
+        splits["stain"] = {"split.by": "stain"}
+    return splits
+
+
+def trusted_split(config: StudyConfig) -> dict[str, Scalar]:
+    """The split that an audit trusts: the config's own, unless clusters of stain are what it is to audit."""
+    return {"split.by": "auto" if config.split.by == "stain" else config.split.by}
+
+
+def require_auditable(config: StudyConfig) -> None:
+    """Raise ConfigError without folds, or where the config's split is no grouped one: before anything is trained."""
+    if config.split.folds is None:
+        raise ConfigError("the leak audit needs folds", where="split.folds", remedy="Give --folds 3, say.")
+    if config.split.by in ("random", "file"):
+        raise ConfigError(
+            f"the leak audit compares a grouped split with a random one, not with split.by {config.split.by!r}",
+            where="split.by",
+            remedy="Set it to auto, slide, group or stain.",
+        )
+
+
+def _train(
+    config: StudyConfig,
+    settings: Mapping[str, Mapping[str, Value]],
+    configs: Mapping[str, RunConfig],
+    store: RunStore,
+    *,
+    prefix: str = "",
+) -> list[Variant]:
+    runs: dict[str, list[Run]] = {name: [] for name in configs}
+    for place, of_place in grid(config):  # variants within a split: its pixels are prepared once
+        for name, own in configs.items():
+            runs[name].append(store.train(f"{prefix}{name}-{place}", override(own, of_place)))
+    return [Variant(name, settings[name], tuple(of_variant)) for name, of_variant in runs.items()]

@@ -1,0 +1,195 @@
+"""Finished runs, given as folders -> the same paired comparison as of runs that were trained for it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+from typing import Any, Final
+
+from sentinode.config import Value
+from sentinode.data.tables import SLIDE_COLUMNS, read_column_by_id
+from sentinode.errors import DataError, RunError
+from sentinode.evaluation.clusters import ClusterKind
+from sentinode.evaluation.metrics import scores
+from sentinode.inference.predictions import Predictions, average
+from sentinode.models.own import NONE, Recipes
+from sentinode.runs.run import Run, is_run
+from sentinode.runs.variant import Variant, best_known_clusters
+from sentinode.settings import short_name, to_flat
+from sentinode.studies.comparison import Comparison, paired
+
+_OF_A_REPEAT: Final = ("fit.seed", "split.seed", "split.fold")
+_MEMBERS: Final = "ensemble.members"
+_KINDS: Final = (
+    "model.architecture",
+    "model.features.kind",
+    "fit.train",
+    "fit.schedule.kind",
+    "fit.average.kind",
+    "split.by",
+)
+_LONGEST: Final = 80  # letters of a variant's name: it heads tables and stands in figures
+_WITH_SLIDES: Final[dict[ClusterKind, ClusterKind]] = {
+    "slide": "slide",
+    "patient": "slide+group",
+    "slide+stain": "slide+stain",
+    "slide+group": "slide+group",
+    "stain": "slide+stain",
+    "group": "slide+group",
+}
+"""What clusters become where a table names the slides of some patches."""
+
+
+def holds_runs(folder: Path) -> bool:
+    """Whether the folder is a run's, or holds folders of runs and no others, as a study's `runs` does."""
+    return bool(_run_folders(folder))
+
+
+def open_given(folders: Sequence[Path], own: Recipes = NONE) -> list[Run]:
+    """The runs in the folders; a folder of run folders stands for all of them."""
+    return [Run.open(each, own) for folder in folders for each in _run_folders(folder) or [folder]]
+
+
+def _run_folders(folder: Path) -> list[Path]:
+    if is_run(folder) or not folder.is_dir():
+        return [folder] if is_run(folder) else []
+    inside = sorted(each for each in folder.iterdir() if each.is_dir())
+    return inside if all(is_run(each) for each in inside) else []
+
+
+def pair_given(runs: Sequence[Run]) -> Comparison:
+    """Runs that differ in their seed or fold only are one variant; raises RunError where they do not pair.
+
+    A variant is called after the settings in which it differs, in the order in which the runs were given.
+    """
+    settings = [_compared_settings(run) for run in runs]
+    places: dict[str, list[Run]] = {}
+    settings_of: dict[str, dict[str, Any]] = {}
+    for run, own in zip(runs, settings, strict=True):
+        key = repr(own)
+        places.setdefault(key, []).append(run)
+        settings_of[key] = own
+    if len(places) < 2:
+        raise RunError(
+            "the runs differ in nothing but their seeds: there is nothing to compare",
+            remedy="Give runs of two variants or more.",
+        )
+    differing = _differing(list(settings_of.values()))
+    variants: list[Variant] = []
+    for key, own_runs in places.items():
+        _refuse_twins(own_runs)
+        own = {name: _plain(settings_of[key][name]) for name in differing if name in settings_of[key]}
+        label = _label(own, own_runs[0], taken=[variant.name for variant in variants])
+        in_order = sorted(own_runs, key=lambda run: (run.seed, run.config.split.fold or 0))
+        variants.append(Variant(label, own, tuple(in_order)))
+    return paired(variants)
+
+
+def on_other_patches(runs: Sequence[Run], said: Sequence[Predictions]) -> list[Run]:
+    """The runs as if they had been validated on the patches that they predicted, which are the same for all.
+
+    Networks of one seed's folds predict together, as they do for a submission: their mean is one run's.
+    """
+    together: dict[tuple[str, int], list[tuple[Run, Predictions]]] = {}
+    for run, predictions in zip(runs, said, strict=True):
+        together.setdefault((repr(_compared_settings(run)), run.seed), []).append((run, predictions))
+    found = []
+    for pairs in together.values():
+        _refuse_twins([run for run, _ in pairs])
+        mean = average(predictions for _, predictions in pairs)
+        found.append(replace(pairs[0][0], elsewhere=mean, scores=scores(mean.labels, mean.probabilities)))
+    return found
+
+
+def _differing(every: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The settings in which runs differ; where the kind of a section does, what only one kind has goes unsaid."""
+    in_some = list(dict.fromkeys(chain(*every)))
+    # An ensemble says for all its members what each of them sets.
+    of_all = set.intersection(*(set(in_some if _MEMBERS in own else own) - ({_MEMBERS} - own.keys()) for own in every))
+    values = {key: {repr(own[key]) for own in every if key in own} for key in in_some}
+    kinds = {key.rpartition(".")[0] for key in in_some if key in _KINDS and len(values[key]) > 1} | {"ensemble"}
+    return [
+        key
+        for key in in_some
+        if len(values[key]) > 1 or (key not in of_all and (key == _MEMBERS or key.rpartition(".")[0] not in kinds))
+    ]
+
+
+def _label(own: Mapping[str, Any], run: Run, taken: Sequence[str]) -> str:
+    """A variant's name: its own settings, or, where these are too many for a name, what can be said in short."""
+    said = [f"{short_name(name)} {value}" for name, value in own.items()]
+    label = ", ".join(said) or "one network"
+    if len(label) > _LONGEST:
+        label = (
+            f"ensemble of {len(run.members)} networks"
+            if run.members
+            else f"{said[0]} and {len(said) - 1} more settings"
+        )
+        alike = sum(name.partition(" (")[0] == label for name in taken)
+        label += f" ({alike + 1})" if alike else ""
+    return label
+
+
+def clusters_of(comparison: Comparison, slides: Path | None = None) -> tuple[dict[str, str], ClusterKind]:
+    """The slides of the validation patches from a table id,slide; else what the best informed of the runs knows.
+
+    Patches whose slide the table does not tell keep the cluster that the runs know. Raises DataError where it tells
+    none.
+    """
+    known, kind = best_known_clusters([run for variant in comparison.variants for run in variant.runs])
+    if slides is None:
+        return known, kind
+    table = read_column_by_id(slides, SLIDE_COLUMNS)
+    named = {i: table[i] for i in comparison.ids.tolist() if table.get(i)}
+    if not named:
+        raise DataError(
+            f"has {len(table):,} rows, none with the slide of a validation patch",
+            where=slides,
+            remedy="Fix its ids, or give the table of these patches.",
+        )
+    if len(named) == len(comparison.ids):
+        return named, "slide"
+    return {i: known.get(i, "") for i in comparison.ids.tolist()} | named, _WITH_SLIDES[kind]
+
+
+def _compared_settings(run: Run) -> dict[str, Any]:
+    """The settings but for seed and fold; what an ensemble's members differ in is told in one word for all of them."""
+    told = to_flat(run.config).items()
+    settings = {key: value for key, value in told if key not in _OF_A_REPEAT and not key.startswith("running.")}
+    if run.config.ensemble is None:
+        return {key: value for key, value in settings.items() if key != "ensemble"}
+    overrides = list(run.config.ensemble.members.values())
+    of_all = set.intersection(*map(set, overrides))
+    kept = {key: value for key, value in settings.items() if key not in of_all}
+    return {**kept, _MEMBERS: _members_in_words(overrides)}
+
+
+def _members_in_words(overrides: Sequence[Mapping[str, Any]]) -> str:
+    """Such as "norm before + 2 × norm after"; "3 seeds" where nothing else differs."""
+    told = Counter(
+        ", ".join(f"{short_name(key)} {value}" for key, value in sorted(own.items()) if key not in _OF_A_REPEAT)
+        for own in overrides
+    )
+    if set(told) == {""}:
+        return f"{len(overrides)} seeds"
+    return " + ".join(f"{count} × {each}" if count > 1 else each or "as shared" for each, count in sorted(told.items()))
+
+
+def _refuse_twins(runs: Sequence[Run]) -> None:
+    seen: dict[tuple[int, int | None], Run] = {}
+    for run in runs:
+        place = (run.seed, run.config.split.fold)
+        if place in seen:
+            raise RunError(
+                f"has the settings, the seed and the fold of {seen[place].folder}",
+                where=run.folder,
+                remedy="Give one run for each seed and fold.",
+            )
+        seen[place] = run
+
+
+def _plain(value: Any) -> Value:
+    return "none" if value is None else value

@@ -1,0 +1,113 @@
+"""A finished study, read back from its folder: what a report is drawn from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from sentinode.audit.check import CHECK, CheckRecord
+from sentinode.audit.explore import EXPLORED, Explored
+from sentinode.config import StudyConfig
+from sentinode.records import read_record
+from sentinode.runs.decision import Decision, open_decision
+from sentinode.runs.evaluate import Seen
+from sentinode.runs.run import Run
+from sentinode.runs.study_record import (
+    STUDY_CONFIG,
+    STUDY_ERRORS,
+    STUDY_EVIDENCE,
+    Question,
+    StudyRecord,
+    VariantRecord,
+)
+from sentinode.runs.variant import Variant
+from sentinode.settings import read_toml
+from sentinode.studies.comparison import Comparison
+from sentinode.studies.evidence import Evidence
+from sentinode.studies.review_record import Review
+
+
+@dataclass(frozen=True)
+class EvidenceRecord:
+    """evidence.json: of each question that was asked; `seen` of patches that are not the validation side's."""
+
+    compare: Evidence | None = None
+    tune: Evidence | None = None
+    leak: Evidence | None = None
+    seen: Seen | None = None
+
+    def __post_init__(self) -> None:
+        if not self.questions:
+            raise ValueError("answers no question")
+
+    @property
+    def questions(self) -> dict[Question, Evidence]:
+        asked: dict[Question, Evidence | None] = {"compare": self.compare, "tune": self.tune, "leak": self.leak}
+        return {question: found for question, found in asked.items() if found}
+
+
+@dataclass(frozen=True, eq=False)
+class Study:
+    """A finished study, read from its folder."""
+
+    folder: Path
+    config: StudyConfig
+    record: StudyRecord
+    comparisons: dict[Question, Comparison]
+    check: CheckRecord
+    explore: Explored
+    evidence: dict[Question, Evidence]
+    decision: Decision
+    """Calibration and operating points for the mean of the chosen variant's runs."""
+    errors: Review
+    """Of the chosen variant's errors."""
+
+    @property
+    def comparison(self) -> Comparison | None:
+        return self.comparisons.get("compare")
+
+    @property
+    def tuning(self) -> Comparison | None:
+        return self.comparisons.get("tune")
+
+    @property
+    def leak(self) -> Comparison | None:
+        return self.comparisons.get("leak")
+
+    @property
+    def variants(self) -> list[Variant]:
+        """Of all questions; one that was asked about twice stands here twice."""
+        return [variant for asked in self.comparisons.values() for variant in asked.variants]
+
+    @property
+    def chosen(self) -> Variant:
+        return next(variant for variant in self.variants if variant.name == self.record.chosen)
+
+    @classmethod
+    def open(cls, folder: Path) -> Study:
+        """Read a study; raises RunError where it is unfinished or one of its runs is not sound."""
+        record = StudyRecord.read(folder)
+        weighed = read_record(folder / STUDY_EVIDENCE, EvidenceRecord)
+        config = read_toml(folder / STUDY_CONFIG, StudyConfig)
+        opened: dict[str, Run] = {}
+
+        def variant(entry: VariantRecord) -> Variant:
+            for name in entry.runs:
+                if name not in opened:
+                    opened[name] = Run.open(folder / "runs" / name)
+            return Variant(entry.name, entry.settings, tuple(opened[name] for name in entry.runs))
+
+        return cls(
+            folder=folder,
+            config=config,
+            record=record,
+            comparisons={
+                question: Comparison(tuple(variant(entry) for entry in entries))
+                for question, entries in record.asked.items()
+            },
+            check=read_record(folder / CHECK, CheckRecord),
+            explore=read_record(folder / EXPLORED, Explored),
+            evidence=weighed.questions,
+            decision=open_decision(folder),
+            errors=read_record(folder / STUDY_ERRORS, Review),
+        )

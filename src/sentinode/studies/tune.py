@@ -1,0 +1,275 @@
+"""Search over any settings of a run with Optuna; a trial is one run for each seed and fold."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.storages import JournalStorage
+from optuna.storages.journal import BaseJournalBackend
+from optuna.trial import FrozenTrial, TrialState
+
+from sentinode.artefacts import claim
+from sentinode.config import Range, RunConfig, Scalar, StudyConfig, TuneConfig
+from sentinode.errors import RunError, storage_errors
+from sentinode.evaluation.metrics import gain
+from sentinode.inputs.batches import derive_seed
+from sentinode.runs.run import Run
+from sentinode.runs.variant import Variant
+from sentinode.settings import folder_name, override, short_name
+from sentinode.studies.compare import RunStore, grid, require_same_validation
+from sentinode.studies.comparison import Comparison, paired
+
+_DEFAULT_TRIALS: Final = 20
+_JOURNAL: Final = "optuna.journal"
+
+
+@dataclass(frozen=True, eq=False)
+class Tuning:
+    """Finished trials as variants, in the order of the search, and how many trials were pruned."""
+
+    comparison: Comparison
+    pruned: int
+
+
+def tune(config: StudyConfig, store: RunStore, folder: Path) -> Tuning:
+    """Run, or go on with, the search whose journal lies in `folder`: what it finds does not tell which of both it was.
+
+    Raises RunError where another process searches there, or the journal is damaged.
+    """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    base, asked = config.trials_base(), config.search
+    require_same_validation(config, config.trials(), store.material)
+    variants: dict[int, Variant] = {}
+    with claim(folder, begun=_JOURNAL):
+        study = _open_journal(folder / _JOURNAL, asked, base.fit.metric)
+        while _count(study, TrialState.COMPLETE, TrialState.PRUNED) < trial_count(asked):
+            trial = _interrupted(study) or study.ask()
+            settings = {key: _suggest(trial, key, space) for key, space in asked.search.items()}
+            try:
+                runs = _train_trial(trial, settings, config, base, store)
+            except optuna.TrialPruned:
+                study.tell(trial, state=TrialState.PRUNED)
+                continue
+            trial.set_user_attr("runs", [run.name for run in runs])
+            variants[trial.number] = Variant(variant_name(settings), settings, tuple(runs))
+            study.tell(trial, _mean_score(runs, base.fit.metric))
+        found = _in_order(study, variants, config, base, store)
+    return Tuning(paired(found), _count(study, TrialState.PRUNED))
+
+
+def _train_trial(
+    trial: optuna.Trial, settings: dict[str, Scalar], config: StudyConfig, base: RunConfig, store: RunStore
+) -> list[Run]:
+    """One run for each seed and fold; raises TrialPruned where the first of them is not worth finishing."""
+    runs: list[Run] = []
+    for order, (place, of_place) in enumerate(grid(config)):
+        report = _report_to(trial, base.fit.metric, first_step=order * base.fit.epochs_planned, runs_before=len(runs))
+        runs.append(store.train(_run_name(settings, place), override(base, {**settings, **of_place}), on_epoch=report))
+    return runs
+
+
+def _mean_score(runs: list[Run], metric: str) -> float:
+    value = float(np.mean([run.scores[metric] for run in runs]))
+    if not math.isfinite(value):  # Optuna would ask for the trial again, without end
+        raise RunError(
+            f"validation patches of one class have no {metric}, so no trial can be chosen by it",
+            where=runs[0].folder,
+            remedy="Set another fit.metric, or a split with both classes in each set.",
+        )
+    return value
+
+
+def variant_name(settings: dict[str, Scalar]) -> str:
+    """Such as "bn_momentum 0.25": the name of each setting and its value, with all of its digits."""
+    return ", ".join(f"{short_name(key)} {value}" for key, value in settings.items())
+
+
+def _run_name(settings: dict[str, Scalar], place: str) -> str:
+    return f"{folder_name(variant_name(settings).replace(', ', '-').replace(' ', '-'))}-{place}"
+
+
+def _in_order(
+    study: optuna.Study, ran: dict[int, Variant], config: StudyConfig, base: RunConfig, store: RunStore
+) -> list[Variant]:
+    """All completed trials as variants; those of an earlier session are opened through the store."""
+    variants: dict[str, Variant] = {}
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+        settings = {key: _plain(trial.params[key]) for key in config.search.search}
+        variant = ran.get(trial.number) or Variant(
+            variant_name(settings),
+            settings,
+            tuple(
+                store.train(_run_name(settings, place), override(base, {**settings, **of_place}))
+                for place, of_place in grid(config)
+            ),
+        )
+        variants.setdefault(variant.name, variant)
+    if not variants:
+        raise RunError("no trial of the search was finished", remedy="Use tune.pruner = 'none' or more trials.")
+    if config.search.sampler != "grid":
+        return list(variants.values())
+
+    def place_in_grid(variant: Variant) -> list[int]:
+        spaces = [(key, space) for key, space in config.search.search.items() if isinstance(space, list)]
+        return [space.index(_plain(variant.settings[key])) for key, space in spaces]
+
+    return sorted(variants.values(), key=place_in_grid)
+
+
+def _suggest(trial: optuna.Trial, key: str, space: list[Scalar] | Range) -> Scalar:
+    match space:
+        case Range(low=int(low), high=int(high), log=log):
+            return trial.suggest_int(key, low, high, log=log)
+        case Range(low=low, high=high, log=log):
+            return trial.suggest_float(key, float(low), float(high), log=log)
+        case values:
+            return _plain(trial.suggest_categorical(key, values))
+
+
+def _plain(value: Any) -> Scalar:
+    if isinstance(value, bool | int | float | str):
+        return value
+    raise RunError(f"a search value {value!r} is not a plain value", remedy="Use numbers, strings, true and false.")
+
+
+class _Draws(optuna.samplers.BaseSampler):
+    """Draws that depend on the seed, the trial's number, the setting's place and the trials that are finished.
+
+    On nothing else: a search that was interrupted goes on as it would have, and tries nothing twice.
+    """
+
+    def __init__(self, config: TuneConfig) -> None:
+        self._config, self._names = config, list(config.search)
+
+    def infer_relative_search_space(self, _study: optuna.Study, _trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        return {}  # every setting is drawn by itself
+
+    def sample_relative(
+        self, _study: optuna.Study, _trial: FrozenTrial, _space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        return {}
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        seed = derive_seed(self._config.seed, trial.number, self._names.index(param_name)) % 2**32
+        inner: optuna.samplers.BaseSampler
+        match self._config.sampler:
+            case "grid":
+                return self._first_unfinished_point(study)[param_name]
+            case "tpe":
+                inner = optuna.samplers.TPESampler(seed=seed)
+            case "random":
+                inner = optuna.samplers.RandomSampler(seed=seed)
+        return inner.sample_independent(study, trial, param_name, param_distribution)
+
+    def _first_unfinished_point(self, study: optuna.Study) -> dict[str, Scalar]:
+        """The grid's points stand in an order of the seed's; the journal tells which are finished."""
+        settled = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+        done = {repr([trial.params[name] for name in self._names]) for trial in settled}
+        points = list(itertools.product(*(space for space in self._config.search.values() if isinstance(space, list))))
+        order = np.random.default_rng(self._config.seed).permutation(len(points))
+        point = next(points[at] for at in order if repr(list(points[at])) not in done)
+        return dict(zip(self._names, point, strict=True))
+
+
+def _pruner(config: TuneConfig) -> optuna.pruners.BasePruner:
+    match config.pruner:
+        case "none":
+            return optuna.pruners.NopPruner()
+        case "median":
+            return optuna.pruners.MedianPruner(n_startup_trials=3, n_warmup_steps=2)
+        case "halving":
+            return optuna.pruners.SuccessiveHalvingPruner()
+
+
+def trial_count(config: TuneConfig) -> int:
+    """How many trials a search has: those asked for, of a grid its points at most."""
+    if config.sampler != "grid":
+        return config.trials or _DEFAULT_TRIALS
+    size = math.prod(len(space) for space in config.search.values() if isinstance(space, list))
+    return min(config.trials or size, size)
+
+
+def _report_to(
+    trial: optuna.Trial, metric: str, *, first_step: int, runs_before: int
+) -> Callable[[dict[str, Any]], None]:
+    """Tell Optuna each epoch's score; a pruner decides on the trial's first run only, so seeds stay paired."""
+    told = set(trial.study.get_trials(deepcopy=False)[trial.number].intermediate_values)  # before an interruption
+
+    def on_epoch(row: dict[str, Any]) -> None:
+        step = first_step + int(row["epoch"])
+        if step not in told:
+            trial.report(row[f"validation_{metric}"], step)
+        if runs_before == 0 and trial.should_prune():
+            raise optuna.TrialPruned
+
+    return on_epoch
+
+
+class _Journal(BaseJournalBackend):
+    """Optuna's journal in a claimed folder, a line for each change; a line that a killed process left half is cut off.
+
+    Optuna's own is guarded by a lock that outlives its process: a search whose process was killed would wait for it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._lines = path, list[bytes]()
+        if path.is_file():
+            *self._lines, half = path.read_bytes().split(b"\n")
+            if half:
+                os.truncate(path, path.stat().st_size - len(half))
+
+    def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
+        yield from map(json.loads, self._lines[log_number_from:])
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        lines = [json.dumps(log, separators=(",", ":")).encode() for log in logs]
+        with storage_errors(self._path), self._path.open("ab") as file:
+            file.write(b"".join(line + b"\n" for line in lines))
+            file.flush()
+            os.fsync(file.fileno())
+        self._lines += lines
+
+
+def _open_journal(path: Path, config: TuneConfig, metric: str) -> optuna.Study:
+    """The search in a claimed folder, begun here or before; raises RunError where its journal is damaged."""
+    try:
+        study = optuna.create_study(
+            study_name="tune",
+            storage=JournalStorage(_Journal(path)),
+            sampler=_Draws(config),
+            pruner=_pruner(config),
+            direction="maximize" if gain(metric) > 0 else "minimize",
+            load_if_exists=True,
+        )
+        for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)):
+            if set(trial.params) != set(config.search):
+                raise ValueError(f"trial {trial.number} has other settings")
+    except (ValueError, KeyError, TypeError, AttributeError, AssertionError, IndexError) as error:
+        raise RunError(
+            f"is not the journal of this search ({type(error).__name__}: {error})",
+            where=path,
+            remedy="Remove it to start the search again; finished runs are kept.",
+        ) from error
+    return study
+
+
+def _interrupted(study: optuna.Study) -> optuna.Trial | None:
+    """The trial that was running when the search was interrupted, to go on with under its own number."""
+    running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    return optuna.Trial(study, running[0]._trial_id) if running else None
+
+
+def _count(study: optuna.Study, *states: TrialState) -> int:
+    return len(study.get_trials(deepcopy=False, states=states))

@@ -1,0 +1,152 @@
+"""The study as a library: from a folder to pages and a submission, resumed without doing anything twice."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import sentinode
+from sentinode.config import StudyConfig, load_preset
+from sentinode.errors import DataError, RunError, SubmissionError
+from sentinode.phantom.phantom import write_phantom
+from sentinode.runs import train
+from sentinode.runs.session import Session
+from sentinode.settings import override
+
+TINY = {
+    "fit.epochs": 1,
+    "predict.views": 1,
+    "tune.search": {"model.bn_momentum": [0.99, 0.5]},
+    "compare.replicates": 200,
+}
+
+
+@pytest.fixture
+def config() -> StudyConfig:
+    return override(load_preset("quick"), TINY)
+
+
+class KilledError(Exception):
+    pass
+
+
+def test_killed_in_the_middle_and_resumed_equals_uninterrupted(
+    phantom_folder: Path, config: StudyConfig, session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = sentinode.study(phantom_folder, config, tmp_path / "whole", session, preset="quick")
+    with monkeypatch.context() as patch:
+        finish, finished = train._finish, []
+
+        def die_in_the_third(*args: object) -> object:
+            finished.append(1)
+            if len(finished) == 3:
+                raise KilledError
+            return finish(*args)  # type: ignore[arg-type]
+
+        patch.setattr(train, "_finish", die_in_the_third)
+        with pytest.raises(KilledError):
+            sentinode.study(phantom_folder, config, tmp_path / "broken", session, preset="quick")
+    with pytest.raises(RunError, match="unfinished study"):
+        sentinode.write_report(tmp_path / "broken")
+    resumed = sentinode.study(phantom_folder, config, tmp_path / "broken", session, preset="quick", resume=True)
+    assert (tmp_path / "broken" / "submission.csv").read_bytes() == (tmp_path / "whole" / "submission.csv").read_bytes()
+    # Digests differ, for environment.json tells the threads and the commit, and history.csv the seconds.
+    found, expected = (replace(study.record, sha256={}, record_sha256="") for study in (resumed, whole))
+    assert found == expected
+
+
+def test_the_study_is_what_it_says(phantom_folder: Path, config: StudyConfig, session: Session, tmp_path: Path) -> None:
+    study = sentinode.study(phantom_folder, config, tmp_path / "study", session)
+    assert study.record.split_basis == "slide"
+    assert study.record.note == "phantom: synthetic tissue"
+    assert study.comparison is not None
+    assert study.tuning is not None
+    assert [v.name for v in study.tuning.variants] == ["bn_momentum 0.99", "bn_momentum 0.5"]
+    best = max((*study.comparison.variants, *study.tuning.variants), key=lambda v: v.mean("auc"))
+    assert study.chosen.mean("auc") == best.mean("auc")
+    submission = pd.read_csv(tmp_path / "study" / "submission.csv")
+    members = [sentinode.predict(run.folder, phantom_folder, tmp_path / "p.csv", session) for run in study.chosen.runs]
+    mean = np.mean([member["label"].to_numpy() for member in members], axis=0)
+    np.testing.assert_allclose(submission["label"], mean, atol=1e-6)
+    slides = pd.read_csv(phantom_folder / "slides.csv").set_index("id")["slide"]
+    sides = pd.read_csv(tmp_path / "study" / "split.csv")
+    assert sides.assign(slide=sides["id"].map(slides)).groupby("slide")["side"].nunique().eq(1).all()
+
+
+def test_what_the_options_leave_out_is_counted(
+    phantom_folder: Path, config: StudyConfig, session: Session, tmp_path: Path
+) -> None:
+    leaving = override(config, {"data.leave_out": ["blank", "duplicate"], "seeds": [25]})
+    study = sentinode.compare(phantom_folder, leaving, tmp_path / "study", session)
+    assert study.tuning is None
+    assert study.record.left_out["blank"] > 0
+    assert study.record.left_out["duplicate"] > 0
+    blank = {i for ids in study.check.audit.blanks.values() for i in ids}
+    assert not blank & set(pd.read_csv(tmp_path / "study" / "split.csv")["id"])
+
+
+def test_bad_data_leaves_no_folder_behind(config: StudyConfig, session: Session, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    with pytest.raises(DataError):
+        sentinode.study(tmp_path / "data", config, tmp_path / "study", session)
+    assert not (tmp_path / "study").exists()
+
+
+def test_images_that_the_submission_lacks_are_told_before_anything_is_trained(
+    phantom_folder: Path, config: StudyConfig, session: Session, tmp_path: Path
+) -> None:
+    shutil.copytree(phantom_folder, tmp_path / "data")
+    lost = min((tmp_path / "data" / "test").iterdir())
+    lost.unlink()
+    with pytest.raises(SubmissionError, match=rf"1 of .* have no image in the test part .*first: {lost.stem}"):
+        sentinode.study(tmp_path / "data", config, tmp_path / "study", session)
+    assert not (tmp_path / "study").exists()
+    told: list[str] = []
+    without = override(config, {"data.leave_out": ["missing"], "fit.epochs": 1})
+    asking = replace(session, notify=told.append)
+    study = sentinode.compare(tmp_path / "data", override(without, {"seeds": [25]}), tmp_path / "study", asking)
+    assert study.record.submission_rows == 0
+    assert "so there will be no submission" in told[0]
+
+
+def test_a_folder_of_something_else_is_not_touched(
+    phantom_folder: Path, config: StudyConfig, session: Session, tmp_path: Path
+) -> None:
+    (tmp_path / "thesis.txt").write_text("precious")
+    with pytest.raises(RunError, match=r"is not empty and contains no study\.toml"):
+        sentinode.study(phantom_folder, config, tmp_path, session)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.real_sample
+def test_the_real_sample_is_learnt_by_the_notebooks_network(
+    real_sample: Path, real_sample_table: pd.DataFrame, session: Session, tmp_path: Path
+) -> None:
+    """Trained on its training column for two epochs, judged on the slides of its validation column."""
+    training = real_sample_table[real_sample_table["split"] == "train"]
+    side = np.where(training["validation"] == 1, "validation", "training")
+    training.assign(side=side)[["id", "side"]].to_csv(tmp_path / "split.csv", index=False)
+    settings = {"split.by": "file", "split.file": tmp_path / "split.csv", "fit.epochs": 2, "model.bn_momentum": 0.75}
+    config = override(load_preset("fair").run_config(), settings)
+    run = sentinode.fit(real_sample, config, tmp_path / "run", session)
+    assert len(run.predictions) == (training["validation"] == 1).sum()
+    assert run.scores["auc"] > 0.8
+
+
+def test_a_study_is_not_resumed_with_other_data_or_another_question(
+    phantom_folder: Path, config: StudyConfig, session: Session, tmp_path: Path
+) -> None:
+    one_seed = override(config, {"seeds": [25]})
+    sentinode.compare(phantom_folder, one_seed, tmp_path / "study", session)
+    before = {path: path.read_bytes() for path in (tmp_path / "study").rglob("*") if path.is_file()}
+    write_phantom(tmp_path / "other", patches=240, slides=8, seed=8, workers=1)
+    with pytest.raises(RunError, match="was started with other patches"):
+        sentinode.compare(tmp_path / "other", one_seed, tmp_path / "study", session, resume=True)
+    with pytest.raises(RunError, match="contains a study of other questions"):
+        sentinode.tune(phantom_folder, one_seed, tmp_path / "study", session, resume=True)
+    assert {path: path.read_bytes() for path in before} == before

@@ -1,0 +1,29 @@
+"""Predictions keep their ids: averaged where these agree, refused where they do not. Devices are chosen or refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from sentinode.errors import ConfigError, RunError
+from sentinode.inference.device import choose_device
+from sentinode.inference.predictions import Predictions, average, unlabelled
+
+
+def test_averaging_needs_the_same_patches() -> None:
+    ids = np.array(["a", "b"])
+    first = Predictions(ids, unlabelled(2), np.array([0.0, 0.4]))
+    second = Predictions(ids, unlabelled(2), np.array([1.0, 0.6]))
+    assert average([first, second]).probabilities.tolist() == [0.5, 0.5]
+    with pytest.raises(RunError, match="different patches"):
+        average([first, Predictions(ids[::-1], unlabelled(2), np.array([0.0, 0.4]))])
+
+
+def test_the_device_is_chosen_or_refused() -> None:
+    assert choose_device("cpu").type == "cpu"
+    with pytest.raises(ConfigError, match="unknown device 'tpu'"):
+        choose_device("tpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(ConfigError, match="not available"):
+            choose_device("cuda")
