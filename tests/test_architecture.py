@@ -13,7 +13,7 @@ ROOT = Path(sentinode.__file__).parent
 LAYERS = [
     "errors", "files", "machine", "progress", "artefacts", "records", "settings", "config", "kernels", "data", "audit",
     "phantom", "splits", "inputs", "models", "evaluation", "inference", "fitting", "runs", "studies", "explain",
-    "export", "report", "api", "apps",
+    "slides", "export", "report", "api", "apps",
 ]  # fmt: skip
 MODULES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
 

@@ -12,7 +12,9 @@ import sentinode
 
 PUBLIC = {
     "Classifier", "OwnMetric", "Run", "RunConfig", "SentinodeError", "Session", "Study", "StudyConfig", "check",
-    "compare", "ensemble", "evaluate", "fit", "load", "load_config", "load_preset", "override", "predict", "split",
+    "compare", "ensemble", "evaluate", "find_lesions", "fit", "heat_map", "judge_slides",
+    "load", "load_config", "load_preset", "override", "predict", "read_slide",
+    "split",
     "study", "tune", "wait_passively", "write_phantom", "write_report",
 }  # fmt: skip
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from sentinode.api.data import check, split
     from sentinode.api.experiments import compare, ensemble, fit, study, tune
     from sentinode.api.runs import evaluate, predict
+    from sentinode.api.slides import judge_slides
     from sentinode.config import RunConfig, StudyConfig, load_config, load_preset
     from sentinode.errors import SentinodeError
     from sentinode.evaluation.metrics import OwnMetric
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from sentinode.runs.run import Run
     from sentinode.runs.session import Session
     from sentinode.settings import override
+    from sentinode.slides.heatmap import heat_map
+    from sentinode.slides.lesions import find_lesions
+    from sentinode.slides.reader import read_slide
     from sentinode.studies.study import Study
 
 __version__ = "0.1.0"
@@ -45,12 +49,16 @@ __all__ = [
     "compare",
     "ensemble",
     "evaluate",
+    "find_lesions",
     "fit",
+    "heat_map",
+    "judge_slides",
     "load",
     "load_config",
     "load_preset",
     "override",
     "predict",
+    "read_slide",
     "split",
     "study",
     "tune",
@@ -63,6 +71,7 @@ _HOME_OF = {
     **dict.fromkeys(["check", "split"], "api.data"),
     **dict.fromkeys(["compare", "ensemble", "fit", "study", "tune"], "api.experiments"),
     **dict.fromkeys(["evaluate", "predict"], "api.runs"),
+    "judge_slides": "api.slides",
     **dict.fromkeys(["RunConfig", "StudyConfig", "load_config", "load_preset"], "config"),
     "override": "settings",
     "wait_passively": "machine",
@@ -72,6 +81,9 @@ _HOME_OF = {
     "load": "runs.load",
     "Run": "runs.run",
     "Session": "runs.session",
+    "read_slide": "slides.reader",
+    "heat_map": "slides.heatmap",
+    "find_lesions": "slides.lesions",
     "Study": "studies.study",
     "write_phantom": "phantom.phantom",
     "write_report": "report.pages.page",

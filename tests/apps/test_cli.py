@@ -32,8 +32,8 @@ TINY = [
 FOR_FITTING = ("scipy", "sklearn", "optuna")
 FOR_PAGES = ("matplotlib", "jinja2")
 COMMANDS = [
-    "phantom", "check", "split", "study", "train", "compare", "tune", "ensemble", "predict", "evaluate", "report",
-    "cache", "doctor",
+    "phantom", "check", "split", "study", "train", "compare", "tune", "ensemble", "predict", "evaluate", "slides",
+    "report", "cache", "doctor",
 ]  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from sentinode.apps import on_data, on_experiments, on_runs
+from sentinode.apps import on_data, on_experiments, on_runs, on_slides
 from sentinode.apps.options import Cache, cache_root
 from sentinode.apps.start import prepare_process
 
@@ -60,6 +60,7 @@ _COMMANDS = (
     (on_runs.ensemble, "ensemble run-25/ run-26/ run-27/ --out ensemble/"),
     (on_runs.predict, "predict run/ DATA/test --out submission.csv --like DATA/sample_submission.csv"),
     (on_runs.evaluate, "evaluate run/ DATA --labels solution.csv --out scores/"),
+    (on_slides.slides, "slides run/ SLIDES/ --out heatmaps/"),
     (on_runs.report, "report study/"),
     (on_data.cache, "cache --limit 20"),
     (doctor, "doctor"),

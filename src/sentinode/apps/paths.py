@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from sentinode.errors import DataError, RunError
@@ -48,13 +49,22 @@ def require_something_to_draw(folder: Path) -> None:
         raise RunError("is not a directory", where=folder, remedy="Give a folder of results.")
     if not (
         _holds_results(folder)
-        or any((folder / name).exists() for name in ("check.json", "evidence.json", "scores.json"))
+        or any((folder / name).exists() for name in ("check.json", "evidence.json", "scores.json", "slides.json"))
     ):
         raise RunError(
             "contains no study, run or check",
             where=folder,
             remedy="Give a folder that `study`, `compare`, `tune`, `train` or `check --out` wrote.",
         )
+
+
+def require_slides(sources: Sequence[Path]) -> None:
+    """Raise DataError where none of the slides is there, or a table of slides is not."""
+    for path in sources:
+        if path.suffix.lower() == ".csv" and not path.is_file():
+            raise DataError("is missing", where=path, remedy="Give the path of a table of slides.")
+    if not any(path.exists() for path in sources):
+        raise DataError("is missing", where=sources[0], remedy="Give slides, directories of slides, or a table.")
 
 
 def require_table(path: Path | None) -> None:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from sentinode.runs.evaluate import Evaluation
     from sentinode.runs.run import Run
     from sentinode.runs.variant import Variant
+    from sentinode.slides.cohort import CohortRecord
     from sentinode.studies.comparison import Comparison
     from sentinode.studies.evidence import Evidence
     from sentinode.studies.study import Study
@@ -91,6 +92,29 @@ def show_evaluation(found: Evaluation) -> None:
             for slide in found.slides
         ]
         console.show_table("slide by slide, at the threshold 0.5", head, rows)
+
+
+def show_slides(record: CohortRecord) -> None:
+    """Every slide's row; those that failed come first."""
+    head = ["slide", "tissue mm2", "judged", "highest", "lesions", "tumour mm2", "largest", "what is wrong"]
+    rows = [
+        [
+            row.folder,
+            _number(row.tissue_mm2),
+            f"{row.judged_share:.1%}" if math.isfinite(row.judged_share) else "",
+            _number(row.max_probability),
+            str(row.lesions),
+            f"{row.tumour_mm2:.4f}",
+            row.largest or "none",
+            "; ".join(row.warnings),
+        ]
+        if row.state == "done"
+        else [row.folder, *[""] * 6, row.reason]
+        for row in sorted(record.rows, key=lambda row: row.state != "failed")
+    ]
+    console.show_table(f"{record.model}: lesions above {record.threshold:.4g} ({record.threshold_rule})", head, rows)
+    if record.failed:
+        console.notice(f"{len(record.failed)} of {len(record.rows)} slides failed; the others have their results")
 
 
 def _number(value: float) -> str:

@@ -20,6 +20,8 @@ from sentinode.errors import DataError
 
 PATCH_SIZE_PX: Final = 96
 CENTRE_SIZE_PX: Final = 32
+SPACING_UM_PER_PX: Final = 0.972
+"""Of the competition's patches and PatchCamelyon's: level 2 of slides at 0.243 um/px."""
 PATCH_BYTES: Final = PATCH_SIZE_PX * PATCH_SIZE_PX * 3
 HEADER_BYTES: Final = 287
 TIFF_BYTES: Final = HEADER_BYTES + PATCH_BYTES

@@ -153,9 +153,12 @@ class TrainedRun:
     weights: Float[np.ndarray, " networks"] | None = None
     """None for a network that is no ensemble's."""
 
-    def probabilities(self, prepared: Mapping[PreprocessConfig, UInt8[np.ndarray, "n _ _ 3"]]) -> Probabilities:
+    def probabilities(
+        self, prepared: Mapping[PreprocessConfig, UInt8[np.ndarray, "n _ _ 3"]]
+    ) -> tuple[Probabilities, list[Probabilities]]:
+        """The run's, and those of each of its networks."""
         said = [network.probabilities(prepared[network.preprocess]) for network in self.networks]
-        return said[0] if self.weights is None else blend(np.column_stack(said), self.weights)
+        return said[0] if self.weights is None else blend(np.column_stack(said), self.weights), said
 
 
 @dataclass(frozen=True)
@@ -228,6 +231,7 @@ class Classifier:
         operating_points: Mapping[PointName, OperatingPoint],
         undecided: str,
         decided_in: Path,
+        spacing_um_per_px: float,
         validation: Callable[[], Predictions],
         card: Callable[[], Card],
     ) -> None:
@@ -236,6 +240,8 @@ class Classifier:
         `validation` and `card` are read when they are first asked for: to predict takes neither.
         """
         self.name, self.calibrations, self.operating_points = name, calibrations, operating_points
+        self.spacing_um_per_px: Final = spacing_um_per_px
+        """Of the patches that it was trained on."""
         self._runs, self._undecided, self._decided_in = tuple(runs), undecided, decided_in
         self._validation, self._card = validation, card
         self._networks = [network for run in self._runs for network in run.networks]
@@ -253,6 +259,11 @@ class Classifier:
         """Under how many symmetries a patch is seen, 1 or 8: of networks that differ in it, the most."""
         return max(network.views for network in self._networks)
 
+    @property
+    def networks(self) -> int:
+        """How many networks have a say."""
+        return len(self._networks)
+
     def card(self) -> Card:
         """What it is, what it was trained on, and its validation scores with intervals, which take a few seconds."""
         return self._card()
@@ -262,22 +273,40 @@ class Classifier:
 
         `on_progress` hears how many patches are done, and of how many: of a stream, of those seen so far.
         """
-        found, unnormalised, done = [np.empty(0)], 0, 0
+        return self._judged(patches, on_progress)[0]
+
+    def with_disagreement(
+        self, patches: Patches, *, on_progress: Callable[[int, int], None] | None = None
+    ) -> tuple[Probabilities, Probabilities]:
+        """The probabilities, and how far the networks disagree: the standard deviation of theirs, (N,).
+
+        Of a model of one network, which has nobody to disagree with, that is NaN.
+        """
+        return self._judged(patches, on_progress)
+
+    def _judged(
+        self, patches: Patches, on_progress: Callable[[int, int], None] | None
+    ) -> tuple[Probabilities, Probabilities]:
+        found, spread, unnormalised, done = [np.empty(0)], [np.empty(0)], 0, 0
         total = len(patches) if isinstance(patches, np.ndarray | Tensor) or _are_images(patches) else 0
         at_once = max(_AT_ONCE, *(network.batch_size.largest for network in self._networks))
         chunks = (pixels for batch, where in _batches_of(patches) for pixels in _pixels_of(batch, where, at_once))
         for pixels in chunks:
             prepared, left = self._prepared(pixels)
             summed = np.zeros(len(pixels))  # run by run: NumPy's mean would add those of a patch alone in another order
+            each: list[Probabilities] = []
             for run in self._runs:
-                summed += run.probabilities(prepared)
+                blended, said = run.probabilities(prepared)
+                summed += blended
+                each += said
             found.append(summed / len(self._runs))
+            spread.append(np.std(each, axis=0) if len(each) > 1 else np.full(len(pixels), np.nan))
             unnormalised, done = unnormalised + left, done + len(pixels)
             if on_progress:
                 on_progress(done, max(total, done))
         if unnormalised:
-            warnings.warn(unnormalised_in_words(unnormalised, done), SentinodeWarning, stacklevel=2)
-        return np.concatenate(found)
+            warnings.warn(unnormalised_in_words(unnormalised, done), SentinodeWarning, stacklevel=3)
+        return np.concatenate(found), np.concatenate(spread)
 
     def predictions(self, patches: PatchSet, progress: Progress = silent) -> Predictions:
         """The probabilities of patches that have ids, beside these and their labels."""

@@ -25,11 +25,11 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from sentinode.artefacts import claim_file
-from sentinode.data.images import encode_tiff
+from sentinode.data.images import SPACING_UM_PER_PX, encode_tiff
 from sentinode.data.listing import PHANTOM_NOTE
 from sentinode.errors import DataError, RunError, SentinodeWarning, storage_errors
 from sentinode.phantom.cutting import Cutter, DefectKind, SlidePlan, TruthRow, field_side_px
-from sentinode.phantom.tissue import SPACING_UM_PER_PX, paint_section
+from sentinode.phantom.tissue import paint_section
 from sentinode.records import read_record, write_record
 
 PAINTER_VERSION: Final = 2

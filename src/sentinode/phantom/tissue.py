@@ -18,8 +18,6 @@ from scipy import ndimage
 from sentinode.phantom.nuclei import Plane, Points, Sprites, draw_bodies, draw_nuclei, jittered_grid, stamp
 from sentinode.phantom.zones import Zones, bands, lay_out, noise
 
-SPACING_UM_PER_PX: Final = 0.972
-
 # Directions in optical density (red, green, blue), of unit length after normalisation. Two ends of
 # what laboratories and scanners make of the same dyes: violet and magenta, grey-brown and salmon.
 _VIOLET: Final = np.array([[0.66, 0.69, 0.24], [0.17, 0.95, 0.16]], np.float32)

@@ -47,6 +47,7 @@ def classifier_of(runs: Sequence[Run], device: torch.device, *, folder: Path | N
         operating_points=decision.points,
         undecided=decision.not_fitted,
         decided_in=home / DECISION,
+        spacing_um_per_px=runs[0].record.spacing_um_per_px,
         validation=lambda: Variant("", {}, tuple(runs)).predictions,
         card=lambda: _card(home.resolve().name, runs, study=(home / STUDY_CONFIG).is_file()),
     )

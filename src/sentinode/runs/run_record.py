@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from sentinode.config import RunConfig
+from sentinode.data.images import SPACING_UM_PER_PX
 from sentinode.data.listing import Origin
 from sentinode.models.backbones.backbone import Backbone
 from sentinode.models.own import OwnNetwork
@@ -94,6 +95,8 @@ class RunRecord:
     network: NetworkRecord | None
     own_scores: dict[str, OwnScore] = field(default_factory=dict)
     """Scores of the user's own, of the validation set, by name."""
+    spacing_um_per_px: float = SPACING_UM_PER_PX
+    """Of the patches: whole slides are judged at it."""
 
     def write(self, folder: Path) -> None:
         write_record(folder / RUN_RECORD, self)

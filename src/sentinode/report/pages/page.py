@@ -23,10 +23,12 @@ from sentinode.report.pages.check import check_context
 from sentinode.report.pages.comparison import comparison_context, scored_comparison_context
 from sentinode.report.pages.evaluation import evaluation_context
 from sentinode.report.pages.run import run_context
+from sentinode.report.pages.slides import slides_context
 from sentinode.report.pages.study import study_context
 from sentinode.runs.evaluate import SCORES, Evaluation, Scored, Seen, open_evaluation
 from sentinode.runs.run import Run, is_run
 from sentinode.runs.study_record import STUDY_CONFIG, STUDY_EVIDENCE, STUDY_RECORD
+from sentinode.slides.cohort import COHORT_RECORD, CohortRecord
 from sentinode.studies.comparison import Comparison
 from sentinode.studies.evidence import Evidence
 from sentinode.studies.study import Study
@@ -50,6 +52,8 @@ def write_report(folder: Path) -> list[Path]:
             where=folder,
             remedy="Give the runs to `compare` again, with another --out.",
         )
+    if (folder / COHORT_RECORD).is_file():
+        return [write_slides_page(folder)]
     if (folder / SCORES).is_file():
         return [write_evaluation_page(folder, *open_evaluation(folder))]
     raise RunError(
@@ -85,6 +89,13 @@ def write_scored_comparison_page(
 def write_evaluation_page(folder: Path, found: Evaluation, predictions: Predictions) -> Path:
     """Write report.html of a model that was scored on labelled patches."""
     return _write(folder / REPORT, "evaluation.html", evaluation_context(folder, found, predictions))
+
+
+def write_slides_page(folder: Path) -> Path:
+    """Write report.html of slides that were judged; raises RunError where their record is not there."""
+    return _write(
+        folder / REPORT, "slides.html", slides_context(folder, read_record(folder / COHORT_RECORD, CohortRecord))
+    )
 
 
 def write_check_page(folder: Path) -> Path:

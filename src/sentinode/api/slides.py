@@ -1,0 +1,79 @@
+"""What a user can ask of whole slides: heat maps, lesions and a page for one slide or many."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from sentinode.artefacts import claim
+from sentinode.errors import ConfigError, RunError
+from sentinode.inference.classifier import Classifier
+from sentinode.models.own import Given, Recipes
+from sentinode.runs.load import classifier_of, open_runs
+from sentinode.runs.run import MANIFEST, digest_of
+from sentinode.runs.session import Session
+from sentinode.runs.study_record import STUDY_RECORD
+from sentinode.slides.cohort import COHORT_BEGUN, CohortRecord, Model, SlideSettings, cohort_of, judge_cohort
+
+_DEFAULT_POINT = "youden"
+_DEFAULT_THRESHOLD = 0.5
+
+
+def judge_slides(
+    model: Path,
+    sources: Sequence[Path],
+    out: Path,
+    session: Session | None = None,
+    *,
+    resume: bool = False,
+    spacing: float | None = None,
+    at: Path | None = None,
+    threshold: str | float | None = None,
+    calibrate: str | None = None,
+    network: Given | None = None,
+) -> CohortRecord:
+    """Judge every cell of tissue of whole slides with a run, ensemble or study's choice; write and return the results.
+
+    `sources` are slides, directories of slides and tables with a column `slide` (`slides.cohort.cohort_of`). The folder
+    `out` gets a folder for each slide, slides.csv, slides.json and report.html. With `resume`, what an interrupted
+    command left is gone on with. `spacing`, in um/px of level 0, is for files that have none. `at` is a table x,y of
+    centres, in pixels of level 0, which alone are judged. `threshold` is as for `Classifier.threshold`; without it,
+    the operating point "youden" is used, or 0.5 where the model has none. `calibrate` is as for `predict`.
+
+    A slide that cannot be judged has the reason in its row, and the others their results. Raises ConfigError where
+    `out` was begun with another model or other settings.
+    """
+    from sentinode.report.pages.page import write_slides_page
+
+    session = session or Session()
+    entries = cohort_of(sources)
+    if (out / COHORT_BEGUN).exists() and not resume:
+        raise RunError("contains results of slides", where=out, remedy="Add --resume, or choose another folder.")
+    with claim(out, begun=COHORT_BEGUN):
+        runs = open_runs(model, Recipes.of(network))
+        classifier = classifier_of(runs, session.device, folder=model)
+        above, rule = _operating_point(classifier, threshold, session)
+        if calibrate is not None:
+            classifier.calibration(calibrate)  # refused before the first slide is opened
+        settings = SlideSettings(above, rule, calibrate, spacing, at)
+        asked = Model(classifier, _digest_of_model(model), str(runs[0].environment.get("data_note", "")))
+        record = judge_cohort(entries, asked, settings, out, session)
+        write_slides_page(out)
+    return record
+
+
+def _operating_point(classifier: Classifier, asked: str | float | None, session: Session) -> tuple[float, str]:
+    """The threshold, and its rule in words."""
+    if asked is None:
+        try:
+            return classifier.threshold(_DEFAULT_POINT), _DEFAULT_POINT
+        except ConfigError as error:
+            session.notify(f"{error.what}; lesions are cells above {_DEFAULT_THRESHOLD:g}")
+            return _DEFAULT_THRESHOLD, "default"
+    above = classifier.threshold(asked)
+    return above, str(asked) if str(asked) in classifier.operating_points else "as given"
+
+
+def _digest_of_model(folder: Path) -> str:
+    """Of the manifest, which holds those of all other files; of a study, of the record that names its choice."""
+    return digest_of(folder / MANIFEST) or digest_of(folder / STUDY_RECORD)

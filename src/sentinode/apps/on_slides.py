@@ -1,0 +1,71 @@
+"""The command on whole slides."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sentinode.apps.options import Cache, Device, Networks, Resume, Threads, own_network, session_of
+from sentinode.apps.paths import require_results, require_slides, require_table
+
+
+def slides(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run or study.")],
+    sources: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="SLIDE...", help="Slides, directories of slides, or tables slide[,spacing] (CSV, relative paths)."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for heat maps, lesions, slides.csv, report.html.")],
+    resume: Resume = False,
+    spacing: Annotated[
+        float | None, typer.Option(metavar="UM", help="Micrometres a pixel of level 0, for files that have none.")
+    ] = None,
+    at: Annotated[
+        Path | None,
+        typer.Option(metavar="TABLE", help="Table x,y of centres, in pixels of level 0: judge these places alone."),
+    ] = None,
+    threshold: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|NUMBER", help="Lesions are cells above it: youden (default), sensitivity, cost or a number."
+        ),
+    ] = None,
+    calibrate: Annotated[
+        str | None, typer.Option(metavar="METHOD", help="temperature or isotonic: calibrate the probabilities.")
+    ] = None,
+    networks: Networks = None,
+    cache: Cache = None,
+    device: Device = "auto",
+    threads: Threads = None,
+) -> None:
+    """Judge whole slides: a heat map, lesions and pictures of each, and a table and a page of all."""
+    require_results(run)
+    require_slides(sources)
+    require_table(at)
+    own = own_network(networks)
+
+    from sentinode.api import slides as api
+    from sentinode.apps import console, results
+
+    with console.steps() as progress:
+        session = session_of(cache, device, 1, progress, threads=threads)
+        record = api.judge_slides(
+            run,
+            sources,
+            out,
+            session,
+            resume=resume,
+            spacing=spacing,
+            at=at,
+            threshold=threshold,
+            calibrate=calibrate,
+            network=own,
+        )
+    results.show_slides(record)
+    console.say(f"{out / 'report.html'}")
+    if record.failed:
+        raise SystemExit(1)
