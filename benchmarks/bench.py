@@ -28,9 +28,9 @@ from sentinode.artefacts import write_json, write_text
 from sentinode.config import RunConfig, load_preset
 from sentinode.phantom.phantom import write_phantom
 from sentinode.runs.environment import describe_environment
-from sentinode.runs.gather import gather
-from sentinode.runs.session import Session
+from sentinode.runs.material import gather
 from sentinode.runs.train import train_run
+from sentinode.session import Session
 from sentinode.settings import override, to_toml
 
 RATE, SECONDS = "patches per second", "seconds"
@@ -71,7 +71,7 @@ def prepare(scratch: Path, data: Path | None, patches: int, threads: int) -> int
         shutil.copyfile(competition / "train" / name, scratch / "classes" / str(material.labels_by_id[patch]) / name)
     for views in (1, 8):
         settings = override(config, {"predict.views": views})
-        train_run(material, settings, scratch / f"run-{views}", device=session.device)
+        train_run(material, settings, scratch / f"run-{views}")
     ten = scratch / "ten"
     (ten / "competition" / "train").mkdir(parents=True)
     for path in sorted((competition / "train").iterdir())[:STARTUP_IMAGES]:

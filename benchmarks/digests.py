@@ -20,9 +20,9 @@ import torch
 
 from sentinode.config import load_preset
 from sentinode.phantom.phantom import write_phantom
-from sentinode.runs.gather import gather
-from sentinode.runs.session import Session
+from sentinode.runs.material import gather
 from sentinode.runs.train import train_run
+from sentinode.session import Session
 from sentinode.settings import override
 
 _SHORT: Final = {"fit.epochs": 2, "sample": "none"}
@@ -94,7 +94,7 @@ def main() -> None:
         for name, (preset, own) in RUNS.items():
             if only in (None, name):
                 config = override(override(load_preset(preset).run_config(), _SHORT), own)
-                run = train_run(gather(data, config, session).material, config, folder / name, device=session.device)
+                run = train_run(gather(data, config, session).material, config, folder / name)
                 weights = (run.folder / "model.safetensors").read_bytes()
                 print(f"{name}: {hashlib.sha256(weights).hexdigest()}", flush=True)
 

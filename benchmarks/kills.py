@@ -28,10 +28,11 @@ import torch
 
 from sentinode.api import data as on_data
 from sentinode.api import experiments, runs
+from sentinode.api import study as studies
 from sentinode.config import StudyConfig, load_preset
 from sentinode.phantom.phantom import write_phantom
 from sentinode.report.pages.page import write_report
-from sentinode.runs.session import Session
+from sentinode.session import Session
 from sentinode.settings import override
 
 Command = Callable[[Path], object]
@@ -56,10 +57,10 @@ def commands(data: Path, made: Path, session: Session) -> dict[str, Command]:
         "split": lambda out: on_data.split(data, run, out / "split.csv", session),
         "train": lambda out: experiments.fit(data, run, out, session, resume=True),
         "train an ensemble": lambda out: experiments.fit(data, blend, out, session, resume=True),
-        "compare": lambda out: experiments.compare(data, base, out, session, resume=True),
-        "tune, grid": lambda out: experiments.tune(data, grid, out, session, resume=True),
-        "tune, TPE": lambda out: experiments.tune(data, tpe, out, session, resume=True),
-        "study": lambda out: experiments.study(data, studied, out, session, resume=True),
+        "compare": lambda out: studies.compare(data, base, out, session, resume=True),
+        "tune, grid": lambda out: studies.tune(data, grid, out, session, resume=True),
+        "tune, TPE": lambda out: studies.tune(data, tpe, out, session, resume=True),
+        "study": lambda out: studies.study(data, studied, out, session, resume=True),
         "ensemble": lambda out: experiments.ensemble([made / "one", made / "two"], out, session),
         "predict": lambda out: runs.predict(made / "one", data, out / "p.csv", session),
         "evaluate": lambda out: runs.evaluate(made / "one", data, labels, session, out=out),

@@ -21,7 +21,8 @@ from sentinode.data.tables import SLIDE_COLUMNS, read_column_by_id
 from sentinode.errors import SentinodeError
 from sentinode.evaluation.bootstrap import Interval, bootstrap
 from sentinode.inference.predictions import Predictions
-from sentinode.runs.session import default_cache
+from sentinode.machine import default_cache
+from sentinode.session import Session
 from sentinode.splits.stain_clusters import stain_clusters, stain_statistics, usual_count
 
 _PATCHES_A_CLUSTER = (300, 150, 75, 40)
@@ -49,7 +50,7 @@ def main() -> None:
 
     slide_of = read_column_by_id(asked.slides, SLIDE_COLUMNS)
     folder, _ = open_folder(asked.data, DataConfig())
-    patches = pack_folder(folder, asked.cache, workers=1).everything
+    patches = pack_folder(folder, Session(asked.cache, workers=1)).everything
     print("| run | clusters | how many | AUC | 95 % interval | width beside slides |")
     print("| --- | --- | --- | --- | --- | --- |")
     for evaluation in asked.evaluations:

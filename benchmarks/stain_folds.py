@@ -19,8 +19,9 @@ import pandas as pd
 from sklearn.cluster import KMeans
 
 from sentinode.config import load_preset
-from sentinode.runs.gather import gather
-from sentinode.runs.session import Session, default_cache
+from sentinode.machine import default_cache
+from sentinode.runs.material import gather
+from sentinode.session import Session
 from sentinode.settings import override
 from sentinode.splits.split import unite_groups
 

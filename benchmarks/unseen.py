@@ -22,7 +22,8 @@ from sentinode.evaluation.blend import blend, equal_weights
 from sentinode.evaluation.bootstrap import bootstrap
 from sentinode.evaluation.metrics import scores
 from sentinode.inference.predictions import Predictions
-from sentinode.runs.session import default_cache
+from sentinode.machine import default_cache
+from sentinode.session import Session
 from sentinode.splits.stain_clusters import stain_clusters, stain_statistics, uncut_clusters, usual_count
 
 
@@ -48,7 +49,7 @@ def main() -> None:
     seeds = [[blended(folders) for folders in of.split(",")] for of in named.values()]
     first = seeds[0][0]
     folder, _ = open_folder(asked.data, DataConfig())
-    test = pack_folder(folder, asked.cache, workers=1).test
+    test = pack_folder(folder, Session(asked.cache, workers=1)).test
     if test is None or not np.isin(first.ids, test.ids).all():
         raise SystemExit(f"{asked.data} has not the patches that were evaluated")
     order = np.argsort(test.ids)

@@ -27,7 +27,7 @@ from sentinode.data.patches import PatchSet
 from sentinode.kernels.jit import processor
 from sentinode.phantom.phantom import write_phantom
 from sentinode.runs.material import Material
-from sentinode.runs.session import Session
+from sentinode.session import Session
 from sentinode.settings import override
 
 torch.set_num_threads(1)  # tiny networks: more threads only wait for each other
@@ -40,9 +40,9 @@ _LONGEST_FIRST = (
     "fitting/test_chain.py",
     "api/test_study.py",
     "runs/test_evaluate.py",
-    "fitting/test_processes.py",
+    "test_processes.py",
     "runs/test_backbones.py",
-    "studies/test_compare.py",
+    "studies/test_training.py",
     "audit/test_overlaps.py",
 )
 

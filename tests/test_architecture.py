@@ -11,9 +11,9 @@ import sentinode
 
 ROOT = Path(sentinode.__file__).parent
 LAYERS = [
-    "errors", "files", "machine", "progress", "artefacts", "records", "settings", "config", "kernels", "data", "audit",
-    "phantom", "splits", "inputs", "models", "evaluation", "inference", "fitting", "runs", "studies", "explain",
-    "slides", "export", "report", "api", "apps",
+    "errors", "files", "machine", "progress", "artefacts", "records", "settings", "device", "processes", "session",
+    "config", "kernels", "data", "audit", "phantom", "splits", "inputs", "models", "evaluation", "inference", "fitting",
+    "runs", "studies", "explain", "slides", "export", "report", "api", "apps",
 ]  # fmt: skip
 MODULES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
 
@@ -98,10 +98,15 @@ def test_environment_variables_are_read_in_apps_and_by_what_knows_the_machine_on
     assert [p.name for p in readers if p.relative_to(ROOT).parts[0] != "apps"] == ["machine.py"]
 
 
-def test_every_module_has_its_line_in_the_document() -> None:
+def test_the_house_in_the_document_is_the_one_that_stands() -> None:
     document = (ROOT.parents[1] / "docs" / "architecture.md").read_text(encoding="utf-8")
-    table = document[document.index("## Modules") : document.index("## The run folder")]
-    rows = [line.split("`")[1] for line in table.splitlines() if line.startswith("| `")]
-    modules = {str(path.relative_to(ROOT)) for path in MODULES if path.name != "__init__.py"} | {"__init__.py"}
-    assert len(rows) == len(set(rows))
-    assert set(rows) == modules
+    house = document[document.index("## The house") :]
+    house = house[house.index("```text\n") + len("```text\n") :]
+    lines = house[: house.index("```")].splitlines()
+    assert [line.split()[0].rstrip("/") for line in lines] == LAYERS
+    assert all((ROOT / line.split()[0]).is_dir() for line in lines if line.split()[0].endswith("/"))
+
+
+def test_no_folder_is_too_flat_to_walk() -> None:
+    for folder in {path.parent for path in MODULES} - {ROOT}:
+        assert len([path for path in folder.glob("*.py") if path.stem != "__init__"]) <= 16, folder

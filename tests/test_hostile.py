@@ -30,13 +30,13 @@ from sentinode.errors import DataError, RunError, SentinodeError, one_line
 from sentinode.inference.predictions import Predictions
 from sentinode.records import read_record
 from sentinode.report.pages.page import write_check_page
-from sentinode.runs.blend import open_blend
 from sentinode.runs.decision import open_decision
 from sentinode.runs.environment import read_environment
 from sentinode.runs.history import read_history
-from sentinode.runs.run import Scores, sealed
+from sentinode.runs.run import Blend, Scores, sealed
 from sentinode.runs.run_record import RunRecord
 from sentinode.runs.study_record import StudyIdentity, StudyRecord
+from sentinode.session import Session
 from sentinode.studies.review_record import Review
 from sentinode.studies.study import EvidenceRecord
 
@@ -435,7 +435,7 @@ def test_a_damaged_hdf5_file_is_read_in_part_or_refused_by_its_own_name(
     path.write_bytes(damaged(path.read_bytes(), how))
     try:
         folder = read_folder(tmp_path / "pcam")
-        packed = pack_folder(folder, tmp_path / "cache")
+        packed = pack_folder(folder, Session(tmp_path / "cache"))
     except DataError as error:
         assert_one_line(error, None if "none of the 12" in str(error) else path)
     else:
@@ -450,7 +450,7 @@ def test_a_damaged_chunk_costs_its_own_rows_only(tmp_path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[at + 10 : at + 50] = bytes(40)
     path.write_bytes(content)
-    packed = pack_folder(read_folder(tmp_path / "pcam"), tmp_path / "cache")
+    packed = pack_folder(read_folder(tmp_path / "pcam"), Session(tmp_path / "cache"))
     assert [entry.id for entry in packed.unreadable] == [f"train-{row:06d}" for row in range(4, 8)]
     assert np.array_equal(packed.training.pixels, np.delete(PIXELS, range(4, 8), axis=0))
 
@@ -462,7 +462,7 @@ def test_every_chunk_is_unpacked_once(rows: int, tmp_path: Path, monkeypatch: py
     path = write_pcam(tmp_path / "pcam", chunks=(rows, 96, 96, 3), compression="gzip")
     opened = []
     monkeypatch.setattr(hdf5, "open_h5", lambda *a, was=hdf5.open_h5, **k: (opened.append(k), was(*a, **k))[1])
-    packed = pack_folder(read_folder(tmp_path / "pcam"), tmp_path / "cache")
+    packed = pack_folder(read_folder(tmp_path / "pcam"), Session(tmp_path / "cache"))
     assert np.array_equal(packed.training.pixels, PIXELS)
     assert opened == [{"cache_bytes": hdf5._LARGEST_CHUNK_BYTES}]  # once, with room for the largest chunk
     with h5py.File(path) as h5:
@@ -539,7 +539,7 @@ def test_tiles_of_another_size_are_told_by_their_size(competition: Path, tmp_pat
     for path in competition.glob("t*/*.tif"):
         Image.new("RGB", (256, 256)).save(path)
     with pytest.raises(DataError, match="is 256 x 256 pixels, not 96 x 96"):
-        pack_folder(read_folder(competition), tmp_path / "cache")
+        pack_folder(read_folder(competition), Session(tmp_path / "cache"))
 
 
 MIRRORS: dict[str, Callable[[str], str]] = {
@@ -684,7 +684,7 @@ READERS: dict[str, Callable[[Path], object]] = {
     "evidence.json": lambda folder: read_record(folder / "evidence.json", EvidenceRecord),
     "errors.json": lambda folder: read_record(folder / "errors.json", Review),
     "decision.json": open_decision,
-    "blend.json": open_blend,
+    "blend.json": lambda folder: read_record(folder / "blend.json", Blend),
     "run.json": RunRecord.read,
     "history.csv": lambda folder: read_history(folder / "history.csv"),
     "predictions.csv": lambda folder: Predictions.read(folder / "predictions.csv"),

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from sentinode import machine
+from sentinode.device import use_threads
 from sentinode.errors import ConfigError, SentinodeWarning
-from sentinode.inference.device import use_threads
-from sentinode.runs.session import Session
+from sentinode.session import Session
 
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 

@@ -11,6 +11,7 @@ import sentinode
 from blocks import arguments, serve
 from sentinode.data.competition import read_competition
 from sentinode.data.folder import pack_all
+from sentinode.session import Session
 
 PATCHES = 100_000
 
@@ -19,7 +20,9 @@ def main() -> None:
     args = arguments()
     classifier = sentinode.load(args.data / f"run-{args.views}", device="cpu")
     with TemporaryDirectory() as scratch:
-        packed = pack_all(read_competition(args.data / "competition").training, Path(scratch), workers=args.threads)
+        packed = pack_all(
+            read_competition(args.data / "competition").training, Session(Path(scratch), workers=args.threads)
+        )
         pixels = np.array(packed.pixels)
     times = -(-PATCHES // len(pixels))
     serve(args.wire, lambda: len(classifier(pixels for _ in range(times))))

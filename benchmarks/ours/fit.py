@@ -15,9 +15,9 @@ import torch
 
 from blocks import READY, SHORTEST_BLOCK_S, arguments
 from sentinode.config import RunConfig
-from sentinode.runs.gather import gather
-from sentinode.runs.session import Session
+from sentinode.runs.material import gather
 from sentinode.runs.train import train_run
+from sentinode.session import Session
 from sentinode.settings import override, read_toml
 
 _MORE_THAN_WANTED = 10_000
@@ -53,7 +53,7 @@ def main() -> None:
             raise Enough
 
     with TemporaryDirectory() as scratch, suppress(Enough):
-        train_run(material, config, Path(scratch) / "run", device=cpu, on_epoch=on_epoch)
+        train_run(material, config, Path(scratch) / "run", on_epoch=on_epoch)
 
 
 if __name__ == "__main__":

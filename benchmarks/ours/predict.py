@@ -10,7 +10,7 @@ import torch
 
 from blocks import arguments, serve
 from sentinode import predict
-from sentinode.runs.session import Session
+from sentinode.session import Session
 
 
 def main() -> None:

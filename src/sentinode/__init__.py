@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sentinode.api.data import check, split
-    from sentinode.api.experiments import compare, ensemble, fit, study, tune
+    from sentinode.api.experiments import ensemble, fit
     from sentinode.api.runs import evaluate, predict
     from sentinode.api.slides import judge_slides
+    from sentinode.api.study import compare, study, tune
     from sentinode.config import RunConfig, StudyConfig, load_config, load_preset
     from sentinode.errors import SentinodeError
     from sentinode.evaluation.metrics import OwnMetric
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from sentinode.report.pages.page import write_report
     from sentinode.runs.load import load
     from sentinode.runs.run import Run
-    from sentinode.runs.session import Session
+    from sentinode.session import Session
     from sentinode.settings import override
     from sentinode.slides.heatmap import heat_map
     from sentinode.slides.lesions import find_lesions
@@ -69,7 +70,8 @@ __all__ = [
 
 _HOME_OF = {
     **dict.fromkeys(["check", "split"], "api.data"),
-    **dict.fromkeys(["compare", "ensemble", "fit", "study", "tune"], "api.experiments"),
+    **dict.fromkeys(["ensemble", "fit"], "api.experiments"),
+    **dict.fromkeys(["compare", "study", "tune"], "api.study"),
     **dict.fromkeys(["evaluate", "predict"], "api.runs"),
     "judge_slides": "api.slides",
     **dict.fromkeys(["RunConfig", "StudyConfig", "load_config", "load_preset"], "config"),
@@ -80,7 +82,7 @@ _HOME_OF = {
     "Classifier": "inference.classifier",
     "load": "runs.load",
     "Run": "runs.run",
-    "Session": "runs.session",
+    "Session": "session",
     "read_slide": "slides.reader",
     "heat_map": "slides.heatmap",
     "find_lesions": "slides.lesions",

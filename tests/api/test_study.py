@@ -14,8 +14,10 @@ import sentinode
 from sentinode.config import StudyConfig, load_preset
 from sentinode.errors import DataError, RunError, SubmissionError
 from sentinode.phantom.phantom import write_phantom
+from sentinode.runs import run as run_module
 from sentinode.runs import train
-from sentinode.runs.session import Session
+from sentinode.runs.run import verify
+from sentinode.session import Session
 from sentinode.settings import override
 
 TINY = {
@@ -38,9 +40,13 @@ class KilledError(Exception):
 def test_killed_in_the_middle_and_resumed_equals_uninterrupted(
     phantom_folder: Path, config: StudyConfig, session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = sentinode.study(phantom_folder, config, tmp_path / "whole", session, preset="quick")
+    checked: list[Path] = []
     with monkeypatch.context() as patch:
-        finish, finished = train._finish, []
+        patch.setattr(run_module, "verify", lambda folder: (checked.append(folder), verify(folder)))
+        whole = sentinode.study(phantom_folder, config, tmp_path / "whole", session, preset="quick")
+    assert sorted(checked) == sorted((tmp_path / "whole" / "runs").iterdir())  # each run once
+    with monkeypatch.context() as patch:
+        finish, finished = train._Training._finish, []
 
         def die_in_the_third(*args: object) -> object:
             finished.append(1)
@@ -48,7 +54,7 @@ def test_killed_in_the_middle_and_resumed_equals_uninterrupted(
                 raise KilledError
             return finish(*args)  # type: ignore[arg-type]
 
-        patch.setattr(train, "_finish", die_in_the_third)
+        patch.setattr(train._Training, "_finish", die_in_the_third)
         with pytest.raises(KilledError):
             sentinode.study(phantom_folder, config, tmp_path / "broken", session, preset="quick")
     with pytest.raises(RunError, match="unfinished study"):

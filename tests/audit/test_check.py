@@ -16,7 +16,7 @@ from sentinode.audit.check import Check, CheckRecord, check_folder
 from sentinode.audit.explore import baseline, explore
 from sentinode.data.folder import pack_folder, read_folder
 from sentinode.records import plain, read_record, write_record
-from sentinode.runs.session import Session
+from sentinode.session import Session
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def truth(phantom_folder: Path) -> pd.DataFrame:
 @pytest.fixture
 def check(phantom_folder: Path, session: Session) -> Check:
     folder = read_folder(phantom_folder)
-    return check_folder(folder, pack_folder(folder, session.cache_root), workers=1)
+    return check_folder(folder, pack_folder(folder, session), session)
 
 
 def test_every_planted_defect_is_found(check: Check, truth: pd.DataFrame) -> None:

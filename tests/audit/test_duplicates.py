@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sentinode.audit.duplicates import Duplicate, find_duplicates
-from sentinode.data.symmetry import symmetric_view
+from sentinode.data.patches import symmetric_view
 
 
 def noise(seed: int) -> np.ndarray:

@@ -15,6 +15,7 @@ from sentinode.config import DataConfig
 from sentinode.data.folder import open_folder, pack_folder, read_folder, read_images, read_labels, require_readable
 from sentinode.data.images import encode_tiff, read_patch
 from sentinode.errors import DataError
+from sentinode.session import Session
 
 
 @pytest.fixture
@@ -122,7 +123,7 @@ def test_what_is_left_out_is_named_and_counted(folder: Path, option: str) -> Non
 def test_unreadable_images_are_counted_and_refused_or_left_out(folder: Path, tmp_path: Path) -> None:
     (folder / "train" / "train03.tif").write_bytes(b"broken")
     data, _ = open_folder(folder)
-    packed = pack_folder(data, tmp_path / "cache")
+    packed = pack_folder(data, Session(tmp_path / "cache"))
     assert [entry.id for entry in packed.unreadable] == ["train03"]
     assert len(packed.training) == 11
     assert packed.test is not None
@@ -203,7 +204,7 @@ def test_patchcamelyon_gives_the_same_listing(tmp_path: Path) -> None:
     assert data.training.slides_known
     assert data.training.slides[:2].tolist() == ["w1", "w2"]
     assert data.training.labels.tolist() == [n % 2 for n in range(9)] + [n % 2 for n in range(5)]
-    packed = pack_folder(data, tmp_path / "cache")
+    packed = pack_folder(data, Session(tmp_path / "cache"))
     assert np.array_equal(packed.training.pixels, np.concatenate([train, valid]))
     assert packed.test is not None
     assert np.array_equal(packed.test.pixels, test)

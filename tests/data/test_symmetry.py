@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from sentinode.data.symmetry import SYMMETRIES, apply_symmetry, symmetric_view
+from sentinode.data.patches import SYMMETRIES, apply_symmetry, symmetric_view
 
 
 def noise(seed: int) -> np.ndarray:

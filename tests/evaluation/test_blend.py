@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from scipy.special import logit
 
 from sentinode.errors import DataError
-from sentinode.evaluation.blend import blend, equal_weights
-from sentinode.evaluation.blend_fit import cross_blend, fit_weights
+from sentinode.evaluation.blend import blend, cross_blend, equal_weights, fit_weights
 from sentinode.evaluation.metrics import log_loss
 
 

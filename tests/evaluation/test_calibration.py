@@ -11,9 +11,17 @@ from sklearn.calibration import calibration_curve
 from sklearn.isotonic import IsotonicRegression
 
 from sentinode.errors import DataError, RunError, SplitError
-from sentinode.evaluation import calibration_fit
-from sentinode.evaluation.calibration import Isotonic, Method, Temperature, reliability
-from sentinode.evaluation.calibration_fit import cross_calibrate, cross_folds, fit_isotonic, fit_temperature
+from sentinode.evaluation import calibration
+from sentinode.evaluation.calibration import (
+    Isotonic,
+    Method,
+    Temperature,
+    cross_calibrate,
+    cross_folds,
+    fit_isotonic,
+    fit_temperature,
+    reliability,
+)
 from sentinode.evaluation.metrics import auc, log_loss
 from sentinode.records import read_record, write_record
 
@@ -74,7 +82,7 @@ def test_isotonic_by_hand() -> None:
 @pytest.mark.parametrize("method", ["temperature", "isotonic"])
 def test_maps_survive_json(method: Method, tmp_path: Path) -> None:
     labels, p = example(200, 4)
-    fitted = calibration_fit.fit_calibration(labels, p, method)
+    fitted = calibration.fit_calibration(labels, p, method)
     write_record(tmp_path / "map.json", fitted)
     again = read_record(tmp_path / "map.json", type(fitted))
     assert type(again) is type(fitted)
@@ -103,7 +111,7 @@ def test_no_group_calibrates_itself(method: Method, monkeypatch: pytest.MonkeyPa
     group_of = dict(zip(p.tolist(), groups.tolist(), strict=True))
     fitted_on: list[set[str]] = []
     applied_to: list[set[str]] = []
-    genuine = calibration_fit.fit_calibration
+    genuine = calibration.fit_calibration
 
     class Spy:
         def __init__(self, labels: np.ndarray, probabilities: np.ndarray) -> None:
@@ -114,7 +122,7 @@ def test_no_group_calibrates_itself(method: Method, monkeypatch: pytest.MonkeyPa
             applied_to.append({group_of[x] for x in probabilities.tolist()})
             return self.map.apply(probabilities)
 
-    monkeypatch.setattr(calibration_fit, "fit_calibration", lambda labels, p, method: Spy(labels, p))
+    monkeypatch.setattr(calibration, "fit_calibration", lambda labels, p, method: Spy(labels, p))
     calibrated = by_groups(labels, p, groups, method, np.random.default_rng(0))
     assert len(fitted_on) == 5
     assert set().union(*applied_to) == set(groups.tolist())

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sentinode.errors import RunError
-from sentinode.explain.disagreement import between_models, between_seeds
+from sentinode.explain.review import between_models, between_seeds
 from sentinode.inference.predictions import Predictions
 
 IDS = np.array(["a", "b", "c", "d"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sentinode.config import CosineSchedule, FitAll
-from sentinode.fitting.schedule import rate_factor
+from sentinode.fitting.optimizer import rate_factor
 
 
 def test_constant_is_one() -> None:

@@ -22,7 +22,7 @@ from conftest import make_patches
 from rounding import Rounding
 from sentinode import Classifier
 from sentinode.config import NotebookModel, PreprocessConfig, RunConfig, load_preset
-from sentinode.data.symmetry import apply_symmetry
+from sentinode.data.patches import apply_symmetry
 from sentinode.errors import ConfigError, DataError, RunError
 from sentinode.inference.classifier import BatchSize, TrainedNetwork
 from sentinode.inputs.preprocess import Prepared, as_input, prepare
@@ -34,6 +34,7 @@ from sentinode.runs.load import classifier_of
 from sentinode.runs.material import Material
 from sentinode.runs.run import Run
 from sentinode.runs.train import train_run
+from sentinode.session import Session
 from sentinode.settings import override
 
 CPU = torch.device("cpu")
@@ -42,7 +43,7 @@ PATCHES = make_patches(21, seed=5).pixels
 
 
 def trained(material: Material, folder: Path, **settings: Any) -> Run:
-    return train_run(material, override(BASE, settings), folder, device=CPU)
+    return train_run(material, override(BASE, settings), folder)
 
 
 @pytest.fixture(scope="module")
@@ -256,7 +257,7 @@ def test_a_card_says_why_intervals_are_unknown(tmp_path: Path) -> None:
 
 @pytest.mark.numeric
 def test_an_ensemble_is_the_weighted_mean_of_its_members_logits(run: Run, other: Run, tmp_path: Path) -> None:
-    joined = join_runs([run, other], tmp_path / "both", "equal", device=CPU)
+    joined = join_runs([run, other], tmp_path / "both", "equal", Session(device=CPU))
     both = sentinode.load(joined.folder, device="cpu")
     alone = [classifier_of([member], CPU).logits(PATCHES) for member in joined.members]
     assert both.logits(PATCHES) == pytest.approx(np.average(alone, axis=0, weights=joined.weights), abs=1e-9)

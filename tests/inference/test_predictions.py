@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from sentinode.device import choose_device
 from sentinode.errors import ConfigError, RunError
-from sentinode.inference.device import choose_device
 from sentinode.inference.predictions import Predictions, average, unlabelled
 
 

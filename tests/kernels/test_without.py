@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from rounding import Rounding
+from sentinode import kernels
 from sentinode.config import FitAll
 from sentinode.errors import SentinodeWarning
 from sentinode.fitting.epochs import FitState
@@ -25,12 +26,12 @@ WITHOUT = (
 
 @pytest.fixture
 def without_numba(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loops, "find_spec", lambda name: None)
-    loops.at_hand.cache_clear()
+    monkeypatch.setattr(kernels, "find_spec", lambda name: None)
+    kernels.at_hand.cache_clear()
     with pytest.warns(SentinodeWarning, match=r"Numba is not installed.*pip install 'sentinode\[fast\]'"):
-        assert not loops.at_hand()
+        assert not kernels.at_hand()
     yield
-    loops.at_hand.cache_clear()
+    kernels.at_hand.cache_clear()
 
 
 def network(seed: int) -> torch.nn.Module:

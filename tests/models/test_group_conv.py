@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rounding import Rounding
-from sentinode.data.symmetry import SYMMETRIES, apply_symmetry
+from sentinode.data.patches import SYMMETRIES, apply_symmetry
 from sentinode.models.batch_norm import KerasBatchNorm
 from sentinode.models.group_conv import (
     ORDER,

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from models.behaviour import require_overfitting, require_weights_of_the_generator
 from rounding import Rounding
-from sentinode.data.symmetry import SYMMETRIES, apply_symmetry
+from sentinode.data.patches import SYMMETRIES, apply_symmetry
 from sentinode.models.group_conv import ORDER, GroupNormRelu, act
 from sentinode.models.notebook import notebook_network
 from sentinode.models.p4m import INPUT_SIZES_PX, P4MNetwork, Residual, RingReadout, p4m_network

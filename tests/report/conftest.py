@@ -20,15 +20,14 @@ from sentinode.audit.explore import EXPLORED, Explored, Histogram, SlideAppearan
 from sentinode.config import DecisionConfig, RunConfig, Scalar, StudyConfig
 from sentinode.data.cache import Unreadable
 from sentinode.data.listing import Finding, Origin
-from sentinode.data.schema import Column, TableHead
+from sentinode.data.tables import Column, TableHead
 from sentinode.evaluation.metrics import scores
 from sentinode.explain.review import review
 from sentinode.inference.predictions import Predictions
 from sentinode.models.summary import InitialWeights, LayerSummary, Summary
 from sentinode.records import write_record
 from sentinode.report.pages.page import write_report
-from sentinode.runs.decide import decide
-from sentinode.runs.decision import DECISION, Decision
+from sentinode.runs.decision import DECISION, Decision, decide
 from sentinode.runs.environment import write_environment
 from sentinode.runs.run import SCORES, Run, Scores, write_manifest
 from sentinode.runs.run_record import NetworkRecord, Preprocessing, RunRecord, augmentation_of
@@ -52,7 +51,7 @@ from sentinode.studies.study import EvidenceRecord, Study
 
 IDS = np.array([f"{k:040x}" for k in range(20)])
 LABELS = np.array([0, 1] * 10, dtype=np.int8)
-SPLIT_IN_WORDS = {"slide": "by slide: no slide is in both sets", "random": "random: IGNORES SLIDES"}
+SPLIT_IN_WORDS = {"slide": "by slide: no slide is in both sets", "random": "random: slides are ignored"}
 
 
 @dataclass

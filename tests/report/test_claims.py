@@ -20,11 +20,10 @@ from sentinode.report.pages.study import answers
 from sentinode.report.prose import notebook
 from sentinode.report.prose.cautions import cautions, split_caution
 from sentinode.report.prose.data_statements import centre_square, label_rule
-from sentinode.report.prose.network_statements import curves_statement
+from sentinode.report.prose.model_statements import curves_statement
 from sentinode.report.standards.checklists import checklists
 from sentinode.report.standards.model_card import model_card
-from sentinode.runs.blend import Blend
-from sentinode.runs.run import Run
+from sentinode.runs.run import Blend, Run
 from sentinode.runs.run_record import Augmentation, RunRecord, SlidesKnown, augmentation_of, seeded_by
 from sentinode.settings import override
 from sentinode.splits.split import Basis
@@ -118,7 +117,6 @@ CASES = [
     Case("grouped though slides are known", basis="group"),
     Case("by patient", slides="none", basis="patient"),
     Case("slides known for a part", slides="some", basis="slide+group"),
-    Case("by stain", slides="none", basis="stain"),
     Case("by a file", slides="none", basis="file"),
 ]
 
@@ -190,9 +188,8 @@ CLAIMS: dict[str, Callable[[Case], bool]] = {
     "Whether two slides come from one patient is not known": lambda c: c.basis == "slide",
     "no patient has patches in both sets": lambda c: c.basis == "patient",
     "Slides are known for a part of the patches": lambda c: c.basis == "slide+group",
-    "slide or patient may be in both sets": lambda c: c.basis in ("group", "stain", "random"),
+    "slide or patient may be in both sets": lambda c: c.basis in ("group", "random"),
     "The split ignores slides": lambda c: c.basis == "random",
-    "Stain clusters are used in place of slides": lambda c: c.basis == "stain",
     "The split comes from a file": lambda c: c.basis == "file",
 }
 

@@ -10,12 +10,12 @@ import torch
 from sentinode.api.study import study
 from sentinode.config import load_preset
 from sentinode.report.pages.page import write_report
-from sentinode.report.sections.tables import number
+from sentinode.report.prose.numbers import number
 from sentinode.runs.ensemble import join_runs
 from sentinode.runs.material import Material
 from sentinode.runs.run import Run
-from sentinode.runs.session import Session
 from sentinode.runs.train import train_run
+from sentinode.session import Session
 from sentinode.settings import override
 
 CPU = torch.device("cpu")
@@ -26,12 +26,12 @@ def runs(material: Material, tmp_path_factory: pytest.TempPathFactory) -> list[R
     root = tmp_path_factory.mktemp("runs")
     base = override(load_preset("fair").run_config(), {"fit.epochs": 1, "predict.views": 1, "fit.batch_size": 16})
     own = {"one": {}, "<b>two": {"model.norm": "after", "preprocess.size_px": 48}}
-    return [train_run(material, override(base, each), root / name, device=CPU) for name, each in own.items()]
+    return [train_run(material, override(base, each), root / name) for name, each in own.items()]
 
 
 @pytest.mark.parametrize("weights", ["fitted", "equal"])
 def test_a_page_shows_members_in_place_of_curves(runs: list[Run], tmp_path: Path, weights: str) -> None:
-    run = join_runs(runs, tmp_path / "run", weights, device=CPU)  # type: ignore[arg-type]
+    run = join_runs(runs, tmp_path / "run", weights, Session(device=CPU))  # type: ignore[arg-type]
     (page,) = write_report(run.folder)
     text = page.read_text(encoding="utf-8")
     assert 'id="members"' in text

@@ -26,6 +26,7 @@ from sentinode.models.summary import InitialWeights
 from sentinode.runs.material import Material
 from sentinode.runs.run import Run
 from sentinode.runs.train import train_run
+from sentinode.session import Session
 from sentinode.settings import override
 from sentinode.splits.split import make_split
 
@@ -48,12 +49,12 @@ def head_config(run_config: RunConfig) -> RunConfig:
 
 def cached_material(folder: Path) -> Material:
     patches = make_patches()
-    return Material(patches, patches.groups, cache_root=folder)
+    return Material(patches, patches.groups, session=Session(folder, CPU))
 
 
 def test_a_head_on_frozen_features_is_a_run_like_any_other(head_config: RunConfig, tmp_path: Path) -> None:
     config = override(head_config, {"predict.views": 8})
-    run = train_run(cached_material(tmp_path), config, tmp_path / "run", device=CPU)
+    run = train_run(cached_material(tmp_path), config, tmp_path / "run")
     assert len(run.history) == 2
     assert run.scores["auc"] > 0.9
     again = Run.open(tmp_path / "run").network(CPU)
@@ -90,17 +91,17 @@ def test_features_are_computed_once_for_all_splits_and_numbers_of_labels(
     config = override(head_config, {"fit.copies": copies})
     count = 0 if copies == "none" else 2
     for number, settings in enumerate([{}, {"fit.penalties": [1.0]}, {"sample.training_per_class": 5}]):
-        train_run(material, override(config, settings), tmp_path / f"run{number}", device=CPU)
+        train_run(material, override(config, settings), tmp_path / f"run{number}")
     split, everything = material.split(config), len(material.patches)
     assert looked_at == [len(split.validation), *[len(split.training)] * max(1, count)]
     # Another split asks for what the first one did not need: the other side's plain features, or copies.
-    train_run(material, override(config, {"split.seed": 3}), tmp_path / "run3", device=CPU)
+    train_run(material, override(config, {"split.seed": 3}), tmp_path / "run3")
     assert sum(looked_at) <= everything * (1 + count)
     known = len(looked_at)
-    train_run(material, override(config, {"split.seed": 3, "fit.penalties": [1.0]}), tmp_path / "run4", device=CPU)
+    train_run(material, override(config, {"split.seed": 3, "fit.penalties": [1.0]}), tmp_path / "run4")
     assert len(looked_at) == known
     for number, settings in enumerate([{"model.resize_px": 64}, {"model.features.skipped_maps": 2}]):
-        train_run(material, override(config, settings), tmp_path / f"other{number}", device=CPU)
+        train_run(material, override(config, settings), tmp_path / f"other{number}")
         assert looked_at[-1] == len(split.training)
         assert len(looked_at) > known
 
@@ -113,17 +114,17 @@ def test_a_patchs_copy_does_not_depend_on_which_others_are_asked_for(head_config
     assert isinstance(network, Backbone)
     patches = make_patches(4)
 
-    def store(cache: Path | None) -> features.FeatureStore:
-        return features.FeatureStore(patches, config, varied, network, CPU, cache)
+    def store(cache: str) -> features.FeatureStore:
+        return features.FeatureStore(patches, config, varied, network, Session(tmp_path / cache, CPU))
 
     every = np.arange(len(patches))
-    whole = store(None).features(every, 1)
-    kept = store(tmp_path)
+    whole = store("other").features(every, 1)
+    kept = store("kept")
     close = {"rtol": 0.02, "atol": 0.02}  # bfloat16, and other batches
     np.testing.assert_allclose(kept.features(every[5:9], 1), whole[5:9], **close)
     np.testing.assert_allclose(kept.features(every[::-1], 1), whole[::-1], **close)
-    assert np.array_equal(store(tmp_path).features(every, 1), kept.features(every, 1))
-    others = [store(None).features(every), kept.features(every, 2)]
+    assert np.array_equal(store("kept").features(every, 1), kept.features(every, 1))
+    others = [store("other").features(every), kept.features(every, 2)]
     assert min(np.abs(whole - other).max() for other in [*others, others[0][::-1]]) > 0.05
     copies = kept.copies(every[:3], patches.labels[:3])
     assert np.array_equal(copies.values, np.concatenate([kept.features(every[:3], number) for number in (1, 2)]))
@@ -139,14 +140,14 @@ def test_features_are_those_of_the_pixels_and_not_of_their_ids(
     rows = np.arange(len(first))
     changed = replace(first, pixels=255 - first.pixels)
     found = [
-        features.FeatureStore(patches, head_config, None, network, CPU, tmp_path).features(rows)
+        features.FeatureStore(patches, head_config, None, network, Session(tmp_path, CPU)).features(rows)
         for patches in (first, changed, first)
     ]
     assert not np.allclose(found[0], found[1])
     assert np.array_equal(found[0], found[2])
     monkeypatch.setattr(features, "features_of", lambda *_, **__: pytest.fail("computed again"))
     relabelled = replace(first, labels=1 - first.labels)
-    features.FeatureStore(relabelled, head_config, None, network, CPU, tmp_path).features(rows)
+    features.FeatureStore(relabelled, head_config, None, network, Session(tmp_path, CPU)).features(rows)
 
 
 def test_few_labels_leave_the_validation_side_whole(material: Material) -> None:
@@ -180,7 +181,7 @@ def test_fine_tuning_moves_what_is_not_frozen(run_config: RunConfig, material: M
         "model.resize_px": 48,
     }
     config = override(run_config, settings)
-    run = train_run(material, config, tmp_path / "run", device=CPU)
+    run = train_run(material, config, tmp_path / "run")
     assert np.isfinite(run.scores["log_loss"])
     state, start = run.network(CPU).state_dict(), build(config.model, input_size_px=96, generator=_first(config))
     assert isinstance(start, Backbone)
@@ -208,7 +209,7 @@ def test_a_head_fitted_first_is_where_training_starts(
         },
     )
     as_head = override(config, {"fit.train": "head", "fit.penalties": [0.1, 0.01]})
-    alone = train_run(material, as_head, tmp_path / "head", device=CPU)
+    alone = train_run(material, as_head, tmp_path / "head")
 
     def stop(*_given: Any, **_options: Any) -> None:
         raise KeyboardInterrupt
@@ -216,9 +217,9 @@ def test_a_head_fitted_first_is_where_training_starts(
     with monkeypatch.context() as patched:
         patched.setattr(train, "fit_epochs", stop)
         with pytest.raises(KeyboardInterrupt):
-            train_run(material, config, tmp_path / "run", device=CPU)
+            train_run(material, config, tmp_path / "run")
     monkeypatch.setattr(train, "fit_head", lambda *_, **__: pytest.fail("fitted again"))
-    run = train_run(material, config, tmp_path / "run", device=CPU, resume=True)
+    run = train_run(material, config, tmp_path / "run", resume=True)
     assert len(run.history) == 1
     fitted, started = (of.network(CPU).state_dict() for of in (alone, run))
     for name in ("head.weight", "head.bias", "centre", "scale"):
@@ -267,7 +268,7 @@ def test_more_frozen_stages_than_there_are_is_an_error() -> None:
 
 def test_a_p4m_run_needs_one_view_only(run_config: RunConfig, material: Material, tmp_path: Path) -> None:
     settings = {"model.architecture": "p4m", "fit.epochs": 1, "model.bn_momentum": 0.5}
-    run = train_run(material, override(run_config, settings), tmp_path / "run", device=CPU)
+    run = train_run(material, override(run_config, settings), tmp_path / "run")
     network, pixels = run.network(CPU), torch.rand(8, 3, 32, 32)
     rounding = Rounding()
     with torch.no_grad():
@@ -282,14 +283,14 @@ def test_a_p4m_network_for_other_sizes_is_refused_before_a_folder_is_begun(
 ) -> None:
     config = override(run_config, {"model.architecture": "p4m", "preprocess.size_px": 24})
     with pytest.raises(ConfigError, match=r"preprocess\.size_px: a p4m network takes inputs of 32, 48, 64, 96"):
-        train_run(material, config, tmp_path / "run", device=CPU)
+        train_run(material, config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 def test_a_run_that_claims_a_larger_backbone_than_it_has_weights_of_is_refused(
     run_config: RunConfig, material: Material, tmp_path: Path
 ) -> None:
-    run = train_run(material, override(run_config, {**TINY, "fit.epochs": 1}), tmp_path / "run", device=CPU)
+    run = train_run(material, override(run_config, {**TINY, "fit.epochs": 1}), tmp_path / "run")
     larger = override(run.config, {"model.backbone": "vit_huge_patch14_224"})
     with pytest.raises(RunError, match="holds fewer weights than 'vit_huge_patch14_224' has"):
         replace(run, config=larger).network(CPU)

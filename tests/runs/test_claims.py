@@ -10,11 +10,12 @@ import pytest
 
 from sentinode.api import data as on_data
 from sentinode.api import experiments
+from sentinode.api import study as studies
 from sentinode.artefacts import claim, claim_file, write_json, write_text
 from sentinode.config import load_preset
 from sentinode.errors import RunError, SentinodeError, StorageError
 from sentinode.phantom.phantom import write_phantom
-from sentinode.runs.session import Session
+from sentinode.session import Session
 
 NOWHERE = Path("no") / "such" / "data"  # whoever reads it before claiming says so
 STUDY = load_preset("fair")
@@ -23,8 +24,8 @@ RUN = STUDY.run_config()
 Command = Callable[[Path, Session], object]
 INTO_FOLDERS: dict[str, Command] = {
     "train": lambda out, session: experiments.fit(NOWHERE, RUN, out, session, resume=True),
-    "study": lambda out, session: experiments.study(NOWHERE, STUDY, out, session, resume=True),
-    "compare": lambda out, session: experiments.compare(NOWHERE, STUDY, out, session, resume=True),
+    "study": lambda out, session: studies.study(NOWHERE, STUDY, out, session, resume=True),
+    "compare": lambda out, session: studies.compare(NOWHERE, STUDY, out, session, resume=True),
     "compare runs": lambda out, session: experiments.compare_runs([NOWHERE], out),
     "check": lambda out, session: on_data.check(NOWHERE, session=session, out=out),
 }

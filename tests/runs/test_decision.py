@@ -16,14 +16,12 @@ from sklearn.metrics import log_loss, roc_curve
 from sentinode.config import DecisionConfig, RunConfig
 from sentinode.errors import RunError
 from sentinode.evaluation import metrics
-from sentinode.evaluation.calibration import Temperature
-from sentinode.evaluation.calibration_fit import fit_isotonic
+from sentinode.evaluation.calibration import Temperature, fit_isotonic
 from sentinode.evaluation.threshold import least_cost
 from sentinode.inference.predictions import Predictions
 from sentinode.records import plain, write_record
-from sentinode.runs.decide import decide, decide_together
-from sentinode.runs.decision import Decision, open_decision
-from sentinode.runs.variant import Variant
+from sentinode.runs.decision import Decision, decide, open_decision
+from sentinode.runs.variant import Variant, decide_together
 from sentinode.settings import override
 
 GROUPS = 10

@@ -16,8 +16,7 @@ import sentinode.studies.given as given
 from conftest import make_patches
 from sentinode.config import RunConfig, load_preset
 from sentinode.errors import ConfigError, RunError
-from sentinode.evaluation.blend import blend
-from sentinode.evaluation.blend_fit import fit_weights
+from sentinode.evaluation.blend import blend, fit_weights
 from sentinode.evaluation.metrics import scores
 from sentinode.runs import ensemble, train
 from sentinode.runs.ensemble import join_runs
@@ -26,10 +25,11 @@ from sentinode.runs.material import Material
 from sentinode.runs.run import Run, contents, is_run, write_manifest
 from sentinode.runs.train import train_run
 from sentinode.runs.variant import best_known_clusters
+from sentinode.session import Session
 from sentinode.settings import override
-from sentinode.studies.compare import RunStore, compare
 from sentinode.studies.evidence import weigh
 from sentinode.studies.given import pair_given
+from sentinode.studies.training import RunStore, compare_variants
 
 CPU = torch.device("cpu")
 MEMBERS = {
@@ -49,18 +49,18 @@ def config() -> RunConfig:
 def runs(material: Material, config: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
     """Finished runs that share a split, by name."""
     root = tmp_path_factory.mktemp("alone")
-    return {n: train_run(material, override(config, own), root / n, device=CPU) for n, own in MEMBERS.items()}
+    return {n: train_run(material, override(config, own), root / n) for n, own in MEMBERS.items()}
 
 
 @pytest.fixture(scope="module")
 def joined(runs: dict[str, Run], tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return join_runs(list(runs.values()), tmp_path_factory.mktemp("joined") / "run", "fitted", device=CPU)
+    return join_runs(list(runs.values()), tmp_path_factory.mktemp("joined") / "run", "fitted", Session(device=CPU))
 
 
 @pytest.fixture(scope="module")
 def trained(material: Material, config: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Run:
     asked = override(config, {"ensemble.members": MEMBERS})
-    return train_run(material, asked, tmp_path_factory.mktemp("trained") / "run", device=CPU)
+    return train_run(material, asked, tmp_path_factory.mktemp("trained") / "run")
 
 
 def said_by(members: tuple[Run, ...]) -> np.ndarray:
@@ -116,7 +116,7 @@ def test_it_predicts_the_blend_of_what_its_members_predict(trained: Run) -> None
 
 
 def test_equal_weights_take_nothing_from_the_labels(runs: dict[str, Run], tmp_path: Path) -> None:
-    run = join_runs([runs["before"], runs["other"]], tmp_path / "run", "equal", device=CPU)
+    run = join_runs([runs["before"], runs["other"]], tmp_path / "run", "equal", Session(device=CPU))
     assert run.weights == (0.5, 0.5)
     assert run.blend is not None
     assert run.blend.fold_weights == {"before": [], "other": []}
@@ -132,7 +132,7 @@ def test_where_nothing_can_be_cross_fitted_weights_are_equal_and_a_notice_says_s
     settings = {"split.by": "file", "split.file": str(tmp_path / "sides.csv"), "fit.epochs": 1}
     members = {"a": {"fit.seed": 1}, "b": {"fit.seed": 2}}
     asked = override(config, {**settings, "ensemble.members": members})
-    run = train_run(material, asked, tmp_path / "run", device=CPU)
+    run = train_run(material, asked, tmp_path / "run")
     assert run.weights == (0.5, 0.5)
     assert [n for n in run.environment["notices"] if n.startswith("ensemble.weights 'fitted' became 'equal'")]
 
@@ -148,12 +148,12 @@ def test_an_interrupted_ensemble_goes_on_where_it_stopped(
     with monkeypatch.context() as patch:
         patch.setattr(train, "seal_blend", stop)
         with pytest.raises(KeyboardInterrupt):
-            train_run(material, trained.config, folder, device=CPU)
+            train_run(material, trained.config, folder)
     assert is_run(folder)
     with pytest.raises(RunError, match="is an unfinished run"):
         Run.open(folder)
     with pytest.raises(RunError, match="already contains a run"):
-        train_run(material, trained.config, folder, device=CPU)
+        train_run(material, trained.config, folder)
     (folder / "members" / "other" / "manifest.json").unlink()  # of the last member only the checkpoint is left
     kept = (folder / "members" / "before" / "model.safetensors").stat().st_mtime_ns
     built: list[RunConfig] = []
@@ -165,14 +165,14 @@ def test_an_interrupted_ensemble_goes_on_where_it_stopped(
 
     with monkeypatch.context() as patch:
         patch.setattr(train, "_new_state", build)
-        run = train_run(material, trained.config, folder, device=CPU, resume=True)
+        run = train_run(material, trained.config, folder, resume=True)
     assert built == [trained.config.members()["other"]] * 2  # finished ones need no weights again
     assert (folder / "members" / "before" / "model.safetensors").stat().st_mtime_ns == kept
     for name in ("predictions.csv", "blend.json", "members/other/model.safetensors"):
         assert (folder / name).read_bytes() == (trained.folder / name).read_bytes()
-    assert train_run(material, trained.config, folder, device=CPU, resume=True).weights == run.weights
+    assert train_run(material, trained.config, folder, resume=True).weights == run.weights
     with pytest.raises(RunError, match="other settings"):
-        train_run(material, config, folder, device=CPU, resume=True)
+        train_run(material, config, folder, resume=True)
 
 
 def test_what_does_not_go_together_is_refused_and_nothing_is_written(
@@ -182,7 +182,7 @@ def test_what_does_not_go_together_is_refused_and_nothing_is_written(
 
     def refused(*others: Run, said: str) -> None:
         with pytest.raises(RunError, match=said) as caught:
-            join_runs([first, *others], out, "fitted", device=CPU)
+            join_runs([first, *others], out, "fitted", Session(device=CPU))
         assert "\n" not in str(caught.value)
         assert not out.exists()
 
@@ -193,12 +193,9 @@ def test_what_does_not_go_together_is_refused_and_nothing_is_written(
     shutil.copytree(first.folder, copied)
     refused(Run.open(copied), said="is the same network as")
     folds = {"split.folds": 2, "fit.seed": 27}
-    fold = [
-        train_run(material, override(config, {**folds, "split.fold": k}), tmp_path / f"fold{k}", device=CPU)
-        for k in (1, 2)
-    ]
+    fold = [train_run(material, override(config, {**folds, "split.fold": k}), tmp_path / f"fold{k}") for k in (1, 2)]
     with pytest.raises(RunError, match=r"was trained on 48 of the 48 patches that .*fold1 was validated on"):
-        join_runs(fold, out, "fitted", device=CPU)
+        join_runs(fold, out, "fitted", Session(device=CPU))
     other = runs["other"].folder
     for change, said in (
         (lambda table: table.iloc[1:], "has another validation set than"),
@@ -216,8 +213,8 @@ def test_the_order_of_a_members_predictions_does_not_matter(runs: dict[str, Run]
     shutil.copytree(runs["other"].folder, turned)
     pd.read_csv(turned / "predictions.csv").iloc[::-1].to_csv(turned / "predictions.csv", index=False)
     write_manifest(turned)
-    straight = join_runs([runs["before"], runs["other"]], tmp_path / "a", "fitted", device=CPU)
-    other = join_runs([runs["before"], Run.open(turned)], tmp_path / "b", "fitted", device=CPU)
+    straight = join_runs([runs["before"], runs["other"]], tmp_path / "a", "fitted", Session(device=CPU))
+    other = join_runs([runs["before"], Run.open(turned)], tmp_path / "b", "fitted", Session(device=CPU))
     assert other.weights == straight.weights
     assert other.predictions.probabilities.tolist() == straight.predictions.probabilities.tolist()
 
@@ -235,7 +232,7 @@ def test_members_that_cannot_be_blended_are_refused_before_training(
     material: Material, config: RunConfig, tmp_path: Path, members: dict[str, dict[str, object]], said: str
 ) -> None:
     with pytest.raises(ConfigError, match=said):
-        train_run(material, override(config, {"ensemble.members": members}), tmp_path / "run", device=CPU)
+        train_run(material, override(config, {"ensemble.members": members}), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -260,7 +257,7 @@ def test_members_get_names_that_are_safe_and_different(runs: dict[str, Run], tmp
     places = [tmp_path / "a" / "My run", tmp_path / "b" / "my_run", tmp_path / ".hidden"]
     for place, run in zip(places, runs.values(), strict=True):
         shutil.copytree(run.folder, place)
-    found = join_runs([Run.open(place) for place in places], tmp_path / "out", "fitted", device=CPU)
+    found = join_runs([Run.open(place) for place in places], tmp_path / "out", "fitted", Session(device=CPU))
     assert [member.name for member in found.members] == ["My_run", "my_run-2", "hidden"]
 
 
@@ -268,8 +265,8 @@ def test_settings_of_any_kind_are_noted_for_members(
     material: Material, runs: dict[str, Run], config: RunConfig, tmp_path: Path
 ) -> None:
     settings = {"fit.seed": 30, "fit.patience": 2, "data.leave_out": ["blank"], "data.slides": tmp_path / "slides.csv"}
-    odd = train_run(material, override(config, settings), tmp_path / "odd", device=CPU)
-    run = join_runs([runs["before"], odd], tmp_path / "out", "fitted", device=CPU)
+    odd = train_run(material, override(config, settings), tmp_path / "odd")
+    run = join_runs([runs["before"], odd], tmp_path / "out", "fitted", Session(device=CPU))
     assert run.config.ensemble is not None
     assert run.config.ensemble.members["before"]["fit.patience"] == "none"
     shared = {"data": runs["before"].config.data}  # which is no member's own
@@ -297,10 +294,8 @@ def test_given_ensembles_are_compared_like_other_runs(
         override(config, {"ensemble.members": {"a": {"fit.seed": s}, "b": {"fit.seed": s + 1}}, "fit.seed": s})
         for s in (1, 3)
     ]
-    pairs = [train_run(material, asked, tmp_path / f"pair{k}", device=CPU) for k, asked in enumerate(seeds)]
-    single = [
-        train_run(material, override(config, {"fit.seed": s}), tmp_path / f"single{s}", device=CPU) for s in (1, 3)
-    ]
+    pairs = [train_run(material, asked, tmp_path / f"pair{k}") for k, asked in enumerate(seeds)]
+    single = [train_run(material, override(config, {"fit.seed": s}), tmp_path / f"single{s}") for s in (1, 3)]
     together = pair_given([*single, *pairs])
     assert [variant.name for variant in together.variants] == ["one network", "members 2 seeds"]
     assert together.seeds == (1, 3)
@@ -315,14 +310,14 @@ def test_variants_of_an_ensemble_are_trained_like_others(material: Material, tmp
         "compare.variants": {"fitted": {"ensemble.weights": "fitted"}, "equal": {"ensemble.weights": "equal"}},
     }
     config = override(load_preset("fair"), settings)
-    store = RunStore(material, tmp_path / "runs", device=CPU)
-    found = compare(config, store)
+    store = RunStore(material, tmp_path / "runs")
+    found = compare_variants(config, store)
     assert found.variants[1].runs[0].weights == (0.5, 0.5)
     seeds = {member.seed for member in found.variants[0].runs[1].members}
     assert seeds == {26}
     fixed = override(config, {"ensemble.members": {"a": {"fit.seed": 1}, "b": {"fit.seed": 2}}})
     with pytest.raises(ConfigError, match="would be the same network under all seeds"):
-        compare(fixed, store)
+        compare_variants(fixed, store)
 
 
 def test_the_purpose_of_its_random_numbers_is_its_own() -> None:

@@ -29,7 +29,7 @@ from sentinode.report.pages.page import write_report
 from sentinode.report.sections.tables import between
 from sentinode.runs.evaluate import AT_HALF, Seen, validation_intervals
 from sentinode.runs.run import Run, write_manifest
-from sentinode.runs.session import Session
+from sentinode.session import Session
 from sentinode.settings import override, to_toml
 from sentinode.studies.given import on_other_patches
 

@@ -11,8 +11,8 @@ from PIL import Image
 
 from conftest import make_patches
 from sentinode.config import RunConfig
-from sentinode.runs.gather import Gathered, gather
-from sentinode.runs.session import Session
+from sentinode.runs.material import Gathered, gather
+from sentinode.session import Session
 from sentinode.settings import override
 
 LEAVING = {"data.leave_out": ["duplicate", "blank", "unlabelled"]}

@@ -58,7 +58,7 @@ def test_the_best_epoch_by_other_scores_is_the_highest_or_of_losses_the_lowest(m
 def test_a_run_keeps_the_epoch_that_its_own_metric_chooses(
     material: Material, run_config: RunConfig, tmp_path: Path
 ) -> None:
-    run = train_run(material, override(run_config, {"fit.metric": "log_loss"}), tmp_path / "run", device=CPU)
+    run = train_run(material, override(run_config, {"fit.metric": "log_loss"}), tmp_path / "run")
     kept = run.history["validation_log_loss"]
     assert run.scores["log_loss"] == pytest.approx(kept.min(), abs=1e-5)  # weights folded, in another order of sums
     assert (kept - run.history["validation_loss"]).abs().max() < 1e-5
@@ -73,7 +73,7 @@ def test_training_goes_on_where_an_epochs_auc_is_undefined(
     material: Material, run_config: RunConfig, tmp_path: Path
 ) -> None:
     with pytest.warns(SentinodeWarning, match="undefined in [1-5] of 6 epochs.*chosen among the others"):
-        run = train_run(material, of_few_patches(run_config), tmp_path / "run", device=CPU)
+        run = train_run(material, of_few_patches(run_config), tmp_path / "run")
     undefined = run.history["validation_auc"].isna()
     assert undefined.any()
     assert np.isfinite(run.scores["auc"]), "the whole validation side has both classes"
@@ -94,9 +94,9 @@ def test_an_interrupted_run_remembers_undefined_epochs(
 
     config = of_few_patches(run_config)
     with pytest.raises(StoppedError):
-        train_run(material, config, tmp_path / "stopped", device=CPU, on_epoch=stop)
-    resumed = train_run(material, config, tmp_path / "stopped", device=CPU, resume=True)
-    whole = train_run(material, config, tmp_path / "whole", device=CPU)
+        train_run(material, config, tmp_path / "stopped", on_epoch=stop)
+    resumed = train_run(material, config, tmp_path / "stopped", resume=True)
+    whole = train_run(material, config, tmp_path / "whole")
     columns = ["epoch", "validation_auc", "validation_accuracy"]
     pd.testing.assert_frame_equal(resumed.history[columns], whole.history[columns])
 

@@ -109,11 +109,11 @@ def test_a_run_is_not_resumed_on_data_that_changed(
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train_run(Material(patches, patches.groups), run_config, tmp_path / "run", device=CPU, on_epoch=stop)
+        train_run(Material(patches, patches.groups), run_config, tmp_path / "run", on_epoch=stop)
     before = (tmp_path / "run" / "checkpoint" / "last.safetensors").read_bytes()
     changed = change(patches)
     with pytest.raises(RunError, match=f"was started with {said}. Give the same data"):
-        train_run(Material(changed, changed.groups), run_config, tmp_path / "run", device=CPU, resume=True)
+        train_run(Material(changed, changed.groups), run_config, tmp_path / "run", resume=True)
     assert (tmp_path / "run" / "checkpoint" / "last.safetensors").read_bytes() == before
 
 

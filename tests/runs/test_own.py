@@ -32,11 +32,11 @@ from sentinode.runs.evaluate import validation_intervals
 from sentinode.runs.load import open_runs
 from sentinode.runs.material import Material
 from sentinode.runs.run import Run
-from sentinode.runs.session import Session
 from sentinode.runs.train import train_run
+from sentinode.session import Session
 from sentinode.settings import override, to_flat
-from sentinode.studies.compare import RunStore, compare
 from sentinode.studies.evidence import Evidence, weigh
+from sentinode.studies.training import RunStore, compare_variants
 
 CPU = torch.device("cpu")
 SOURCE = """
@@ -165,19 +165,19 @@ def test_resumed_is_uninterrupted_and_another_source_is_refused(
 ) -> None:
     own = Recipes.of(small)
     config = override(with_own_network(quick, own), {"fit.average.kind": "ema"})
-    whole = train_run(material, config, tmp_path / "whole", device=CPU, own=own)
+    whole = train_run(material, config, tmp_path / "whole", own=own)
 
     def killed(_row: object) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train_run(material, config, tmp_path / "broken", device=CPU, own=own, on_epoch=killed)
+        train_run(material, config, tmp_path / "broken", own=own, on_epoch=killed)
     other = Recipes.of(factory_of(SOURCE.replace("WIDTH = 4", "WIDTH = 5"), tmp_path))
     was, given = (of.known[0].source_sha256[:12] for of in (own, other))
     changed = with_own_network(config, other)
     with pytest.raises(RunError, match=f"of source {was}; the one given is of source {given}"):
-        train_run(material, changed, tmp_path / "broken", device=CPU, resume=True, own=other)
-    resumed = train_run(material, config, tmp_path / "broken", device=CPU, resume=True, own=own)
+        train_run(material, changed, tmp_path / "broken", resume=True, own=other)
+    resumed = train_run(material, config, tmp_path / "broken", resume=True, own=own)
     assert resumed.weights_digest == whole.weights_digest
 
 
@@ -188,7 +188,7 @@ def test_it_is_a_variant_beside_others_and_a_member_of_an_ensemble(
     study = override(StudyConfig(**dict(quick)), {"compare.variants": {"before": {}}, "compare.replicates": 100})
     config = with_own_variants(override(study, {"fit.epochs": 1, "seeds": [1, 2, 3]}), own)
     assert with_own_variants(config, own) == config
-    found = compare(config, RunStore(material, tmp_path / "runs", device=CPU, own=own))
+    found = compare_variants(config, RunStore(material, tmp_path / "runs", own=own))
     own_metrics = {"mine": OwnMetric(auc, verdict=True), "other": OwnMetric(brier_score, lower_is_better=True)}
     clusters = material.clusters_by_id(quick)
     evidence = weigh(found, clusters, material.cluster_kind, config.compare, own=own_metrics)
@@ -204,7 +204,7 @@ def test_it_is_a_variant_beside_others_and_a_member_of_an_ensemble(
     assert len({run.weights_digest for run in found.variants[1].runs}) == 3
 
     members = [found.variants[0].runs[0], found.variants[1].runs[0]]
-    blend = join_runs([Run.open(each.folder) for each in members], tmp_path / "blend", "equal", device=CPU)
+    blend = join_runs([Run.open(each.folder) for each in members], tmp_path / "blend", "equal", Session(device=CPU))
     with pytest.raises(RunError, match="network=small"):
         blend.require_networks()
     (opened,) = open_runs(tmp_path / "blend", own)
@@ -217,7 +217,7 @@ def test_another_source_is_told_and_one_that_computes_something_else_is_refused(
 ) -> None:
     own = Recipes.of(small)
     config = override(with_own_network(quick, own), {"fit.epochs": 1})
-    run = train_run(material, config, tmp_path / "run", device=CPU, own=own)
+    run = train_run(material, config, tmp_path / "run", own=own)
     commented = Recipes.of(factory_of(SOURCE.replace("WIDTH = 4", "WIDTH = 4  # narrow"), tmp_path))
     with pytest.warns(SentinodeWarning, match=own.known[0].source_sha256[:12]) as told:
         replace(run, own=commented).network(CPU)
@@ -420,7 +420,7 @@ def test_a_last_batch_of_one_patch_is_told_before_it_fails(
     count = len(material.split(config).training)
     config = override(config, {"fit.batch_size": next(size for size in range(2, count) if count % size == 1)})
     with pytest.raises(ConfigError, match=rf"does not learn from one patch, which is the last of {count} in batches"):
-        train_run(material, config, tmp_path / "run", device=CPU, own=own)
+        train_run(material, config, tmp_path / "run", own=own)
 
 
 def test_settings_that_name_a_network_need_it(quick: RunConfig) -> None:
@@ -445,7 +445,7 @@ def test_weights_lie_in_the_file_under_the_names_of_the_network(
     own = Recipes.of(small)
     config = override(with_own_network(quick, own), {"fit.epochs": 1})
     metrics = {"mine": OwnMetric(auc, share=True)}
-    run = train_run(material, config, tmp_path / "run", device=CPU, own=own, metrics=metrics)
+    run = train_run(material, config, tmp_path / "run", own=own, metrics=metrics)
     intervals = validation_intervals([run]).scores
     assert intervals["mine"].estimate == run.scores["auc"]
     assert "mine" not in run.scores

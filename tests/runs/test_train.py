@@ -16,7 +16,7 @@ from sentinode.data.patches import PatchSet
 from sentinode.errors import DivergedError, RunError, SentinodeError, SentinodeWarning
 from sentinode.evaluation.metrics import scores
 from sentinode.fitting import epochs
-from sentinode.runs.decide import decide
+from sentinode.runs.decision import decide
 from sentinode.runs.history import best_epoch, has_finished
 from sentinode.runs.load import classifier_of
 from sentinode.runs.material import Material
@@ -41,7 +41,7 @@ def kill_after(epoch: int):
 
 
 def test_a_run_folder_holds_what_the_design_says(material: Material, run_config: RunConfig, tmp_path: Path) -> None:
-    run = train_run(material, run_config, tmp_path / "run", device=CPU)
+    run = train_run(material, run_config, tmp_path / "run")
     assert {*CONTENTS, "manifest.json", "checkpoint"} == {path.name for path in run.folder.iterdir()}
     split = pd.read_csv(run.folder / "split.csv")
     assert split.columns.tolist() == ["id", "label", "side", "cluster"]
@@ -75,7 +75,7 @@ def test_a_record_that_is_none_is_told_in_one_line_with_its_name(text: str, tmp_
 def test_a_run_carries_what_its_validation_side_decides(
     material: Material, run_config: RunConfig, tmp_path: Path
 ) -> None:
-    run = train_run(material, override(run_config, {"decision.sensitivity": 0.9}), tmp_path / "run", device=CPU)
+    run = train_run(material, override(run_config, {"decision.sensitivity": 0.9}), tmp_path / "run")
     slide_of = dict(zip(material.patches.ids.tolist(), material.patches.slides.tolist(), strict=True))
     slides = np.array([slide_of[i] for i in run.predictions.ids.tolist()])
     expected = decide(run.predictions, slides, run.config.decision, seed=run.seed)
@@ -93,7 +93,7 @@ def test_a_run_validated_on_one_slide_says_what_it_cannot_decide(
     sides = np.where(material.patches.slides == "s0", "validation", "training")
     pd.DataFrame({"id": material.patches.ids, "side": sides}).to_csv(tmp_path / "sides.csv", index=False)
     settings = {"split.by": "file", "split.file": str(tmp_path / "sides.csv"), "fit.epochs": 1}
-    run = train_run(material, override(run_config, settings), tmp_path / "run", device=CPU)
+    run = train_run(material, override(run_config, settings), tmp_path / "run")
     assert run.decision.clusters == 1
     assert "at least two groups" in run.decision.not_cross_fitted
     assert list(run.decision.agreements) == ["raw"]
@@ -102,26 +102,26 @@ def test_a_run_validated_on_one_slide_says_what_it_cannot_decide(
 
 
 def test_the_kept_weights_are_the_best_epochs(material: Material, run_config: RunConfig, tmp_path: Path) -> None:
-    run = train_run(material, run_config, tmp_path / "run", device=CPU)
+    run = train_run(material, run_config, tmp_path / "run")
     best = run.history["validation_auc"].max()
     assert run.scores["auc"] == pytest.approx(best, abs=1e-9)  # one view, so the epoch's own score
 
 
 def test_last_keeps_the_last(material: Material, run_config: RunConfig, tmp_path: Path) -> None:
-    run = train_run(material, override(run_config, {"fit.keep": "last"}), tmp_path / "run", device=CPU)
+    run = train_run(material, override(run_config, {"fit.keep": "last"}), tmp_path / "run")
     assert run.scores["auc"] == pytest.approx(run.history["validation_auc"].iloc[-1], abs=1e-9)
     assert run.scores["log_loss"] == pytest.approx(run.history["validation_loss"].iloc[-1], abs=1e-4)
 
 
 def test_killed_and_resumed_equals_uninterrupted(material: Material, run_config: RunConfig, tmp_path: Path) -> None:
-    whole = train_run(material, run_config, tmp_path / "whole", device=CPU)
+    whole = train_run(material, run_config, tmp_path / "whole")
     with pytest.raises(KilledError):
-        train_run(material, run_config, tmp_path / "broken", device=CPU, on_epoch=kill_after(2))
+        train_run(material, run_config, tmp_path / "broken", on_epoch=kill_after(2))
     with pytest.raises(RunError, match="unfinished"):
         Run.open(tmp_path / "broken")
     with pytest.raises(RunError, match="--resume"):
-        train_run(material, run_config, tmp_path / "broken", device=CPU)
-    resumed = train_run(material, run_config, tmp_path / "broken", device=CPU, resume=True)
+        train_run(material, run_config, tmp_path / "broken")
+    resumed = train_run(material, run_config, tmp_path / "broken", resume=True)
     assert (resumed.folder / "model.safetensors").read_bytes() == (whole.folder / "model.safetensors").read_bytes()
     assert (resumed.folder / "predictions.csv").read_bytes() == (whole.folder / "predictions.csv").read_bytes()
     same = [c for c in whole.history if c not in ("duration_s", "patches_per_s")]
@@ -133,14 +133,14 @@ def test_killed_while_it_is_prepared_a_run_is_gone_on_with(
 ) -> None:
     """A killed process tidies nothing up, so the folder is as it was after each file of the preparation."""
     config = override(run_config, {"fit.epochs": 1})
-    whole = train_run(material, config, tmp_path / "whole", device=CPU)
+    whole = train_run(material, config, tmp_path / "whole")
     for written in (["config.toml"], ["config.toml", "split.csv"], ["config.toml", "split.csv", "environment.json"]):
         folder = tmp_path / f"after-{len(written)}"
         folder.mkdir()
         for name in written:
             (folder / name).write_bytes((whole.folder / name).read_bytes())
         (folder / ".split.csv.k3j2h1g0.part").write_text("half")
-        resumed = train_run(material, config, folder, device=CPU, resume=True)
+        resumed = train_run(material, config, folder, resume=True)
         assert (folder / "predictions.csv").read_bytes() == (whole.folder / "predictions.csv").read_bytes()
         assert {path.name for path in folder.iterdir()} == {path.name for path in whole.folder.iterdir()}
         assert resumed.config == config
@@ -149,7 +149,7 @@ def test_killed_while_it_is_prepared_a_run_is_gone_on_with(
 def test_what_cannot_be_begun_leaves_no_folder(material: Material, run_config: RunConfig, tmp_path: Path) -> None:
     missing = {"split.by": "file", "split.file": str(tmp_path / "no.csv")}
     with pytest.raises(SentinodeError, match=r"no\.csv"):
-        train_run(material, override(run_config, missing), tmp_path / "run", device=CPU)
+        train_run(material, override(run_config, missing), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -161,7 +161,7 @@ def test_training_leaves_every_global_random_state_as_it_was(
     config = override(run_config, {"fit.epochs": 1, "model.architecture": architecture, **backbone})
     # Not Python's own: beartype, which checks shapes while tests run, draws from it.
     before = torch.get_rng_state(), np.random.get_state()[1].tolist()  # noqa: NPY002
-    train_run(material, config, tmp_path / "run", device=CPU)
+    train_run(material, config, tmp_path / "run")
     assert torch.equal(torch.get_rng_state(), before[0])
     assert np.random.get_state()[1].tolist() == before[1]  # noqa: NPY002
 
@@ -169,9 +169,9 @@ def test_training_leaves_every_global_random_state_as_it_was(
 def test_a_finished_run_is_not_trained_again(
     material: Material, run_config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train_run(material, run_config, tmp_path / "run", device=CPU)
+    train_run(material, run_config, tmp_path / "run")
     monkeypatch.setattr(epochs, "train_step", lambda *_, **__: pytest.fail("trained again"))
-    train_run(material, run_config, tmp_path / "run", device=CPU, resume=True)
+    train_run(material, run_config, tmp_path / "run", resume=True)
 
 
 def test_a_run_goes_on_where_less_memory_is_at_hand(material: Material, run_config: RunConfig, tmp_path: Path) -> None:
@@ -179,23 +179,23 @@ def test_a_run_goes_on_where_less_memory_is_at_hand(material: Material, run_conf
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train_run(material, run_config, tmp_path / "run", device=CPU, on_epoch=stop)
+        train_run(material, run_config, tmp_path / "run", on_epoch=stop)
     less = override(run_config, {"running.memory_budget_mb": 1, "running.prediction_batch_size": 8})
-    run = train_run(material, less, tmp_path / "run", device=CPU, resume=True)
+    run = train_run(material, less, tmp_path / "run", resume=True)
     assert len(run.history) == run_config.fit.epochs_planned
 
 
 def test_other_settings_or_other_data_are_refused(material: Material, run_config: RunConfig, tmp_path: Path) -> None:
-    train_run(material, run_config, tmp_path / "run", device=CPU)
+    train_run(material, run_config, tmp_path / "run")
     with pytest.raises(RunError, match="other settings"):
-        train_run(material, override(run_config, {"fit.seed": 1}), tmp_path / "run", device=CPU, resume=True)
+        train_run(material, override(run_config, {"fit.seed": 1}), tmp_path / "run", resume=True)
     other = make_patches(seed=1, count=80)
     with pytest.raises(RunError, match="other patches"):
-        train_run(Material(other, other.groups), run_config, tmp_path / "run", device=CPU, resume=True)
+        train_run(Material(other, other.groups), run_config, tmp_path / "run", resume=True)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("precious")
     with pytest.raises(RunError, match="not empty"):
-        train_run(material, run_config, tmp_path / "mine", device=CPU)
+        train_run(material, run_config, tmp_path / "mine")
 
 
 @pytest.mark.parametrize("name", CONTENTS)
@@ -203,7 +203,7 @@ def test_a_missing_or_foreign_file_is_refused(
     material: Material, run_config: RunConfig, tmp_path: Path, name: str
 ) -> None:
     folder = tmp_path / "run"
-    train_run(material, override(run_config, {"fit.epochs": 1}), folder, device=CPU)
+    train_run(material, override(run_config, {"fit.epochs": 1}), folder)
     content = (folder / name).read_bytes()
     (folder / name).write_bytes(content + b" ")
     with pytest.raises(RunError, match="has changed since the run was finished"):
@@ -216,7 +216,7 @@ def test_a_missing_or_foreign_file_is_refused(
 
 def test_a_damaged_manifest_is_refused(material: Material, run_config: RunConfig, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    train_run(material, override(run_config, {"fit.epochs": 1}), folder, device=CPU)
+    train_run(material, override(run_config, {"fit.epochs": 1}), folder)
     (folder / "manifest.json").write_text(json.dumps({"sha256": {}}))
     with pytest.raises(RunError, match=r"manifest\.json: is not a record of this version"):
         Run.open(folder)
@@ -235,9 +235,9 @@ def test_divergence_keeps_the_last_good_weights(
 
     monkeypatch.setattr(epochs, "train_step", diverge_in_epoch_two)
     with pytest.raises(DivergedError, match="epoch 2"):
-        train_run(material, run_config, tmp_path / "run", device=CPU)
+        train_run(material, run_config, tmp_path / "run")
     monkeypatch.undo()
-    resumed = train_run(material, run_config, tmp_path / "run", device=CPU, resume=True)
+    resumed = train_run(material, run_config, tmp_path / "run", resume=True)
     assert np.isfinite(resumed.history["training_loss"]).all()
 
 
@@ -256,11 +256,11 @@ def test_a_run_that_stopped_early_is_not_trained_further_when_resumed(
     material: Material, run_config: RunConfig, tmp_path: Path
 ) -> None:
     config = override(run_config, {"fit.epochs": 30, "fit.patience": 1})
-    run = train_run(material, config, tmp_path / "run", device=CPU)
+    run = train_run(material, config, tmp_path / "run")
     count = len(run.history)
     assert count < 30
     (run.folder / "manifest.json").unlink()
-    assert len(train_run(material, config, tmp_path / "run", device=CPU, resume=True).history) == count
+    assert len(train_run(material, config, tmp_path / "run", resume=True).history) == count
 
 
 @pytest.fixture(scope="module")
@@ -281,7 +281,7 @@ def test_patches_whose_stain_cannot_be_normalised_are_noted(
     config = override(run_config, settings)
     material = Material(with_blanks, with_blanks.groups)
     assert (material.prepared(config)[0].held is None) == (budget_mb == 1)
-    run = train_run(material, config, tmp_path / "run", device=CPU)
+    run = train_run(material, config, tmp_path / "run")
     told = [notice for notice in run.environment["notices"] if "stain" in notice]
     assert [notice.split(":")[0] for notice in told] == ["stain normalisation left 6 of 96 patches as they are"]
     with pytest.warns(SentinodeWarning, match="left 6 of 96 patches") as caught:

@@ -160,7 +160,7 @@ def test_groups_that_are_patients_are_called_patients(by: str) -> None:
 def test_a_random_split_says_that_it_ignores_slides() -> None:
     split = make_split(candidates(), None, None, DrawnSplit(by="random"))
     assert split.basis == "random"
-    assert "IGNORES SLIDES" in split.describe()
+    assert "slides are ignored" in split.describe()
 
 
 def test_the_seed_decides() -> None:

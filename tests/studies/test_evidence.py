@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from sentinode.config import StudyConfig, load_preset
 from sentinode.records import plain, read_record, write_record
@@ -17,9 +16,9 @@ from sentinode.runs.material import Material
 from sentinode.runs.run import Run
 from sentinode.runs.variant import Variant
 from sentinode.settings import override
-from sentinode.studies.compare import RunStore, compare
 from sentinode.studies.comparison import Comparison, paired
 from sentinode.studies.evidence import Evidence, weigh
+from sentinode.studies.training import RunStore, compare_variants
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +30,7 @@ def config() -> StudyConfig:
 @pytest.fixture(scope="module")
 def comparison(material: Material, config: StudyConfig, tmp_path_factory: pytest.TempPathFactory) -> Comparison:
     folder = tmp_path_factory.mktemp("evidence") / "runs"
-    return compare(config, RunStore(material, folder, device=torch.device("cpu")))
+    return compare_variants(config, RunStore(material, folder))
 
 
 def weighed(comparison: Comparison, config: StudyConfig, clusters: Mapping[str, str]) -> Evidence:

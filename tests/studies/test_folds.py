@@ -16,9 +16,9 @@ from sentinode.errors import ConfigError, RunError
 from sentinode.runs.material import Material
 from sentinode.runs.variant import Variant
 from sentinode.settings import override
-from sentinode.studies.compare import RunStore, audit_leak, compare, grid
 from sentinode.studies.comparison import Comparison, paired
 from sentinode.studies.evidence import weigh
+from sentinode.studies.training import RunStore, audit_leak, compare_variants, grid
 
 CPU = torch.device("cpu")
 
@@ -31,7 +31,7 @@ def config() -> StudyConfig:
 
 @pytest.fixture(scope="module")
 def comparison(material: Material, config: StudyConfig, tmp_path_factory: pytest.TempPathFactory) -> Comparison:
-    return compare(config, RunStore(material, tmp_path_factory.mktemp("folds") / "runs", device=CPU))
+    return compare_variants(config, RunStore(material, tmp_path_factory.mktemp("folds") / "runs"))
 
 
 def test_the_grid_names_a_run_for_every_seed_and_fold(config: StudyConfig) -> None:
@@ -101,7 +101,7 @@ def test_the_leak_audit_pairs_a_grouped_split_with_a_random_one(
     material: Material, config: StudyConfig, tmp_path: Path
 ) -> None:
     one_seed = override(config, {"seeds": [25], "split.folds": 2})
-    leak = audit_leak(one_seed, RunStore(material, tmp_path / "runs", device=CPU))
+    leak = audit_leak(one_seed, RunStore(material, tmp_path / "runs"))
     assert [variant.name for variant in leak.variants] == ["grouped", "random"]
     slides = dict(zip(material.candidates.ids.tolist(), material.candidates.slides.tolist(), strict=True))
     grouped, scattered = (
@@ -122,23 +122,18 @@ def test_a_leak_audit_that_cannot_be_is_refused(
     material: Material, config: StudyConfig, tmp_path: Path, settings: dict[str, str], said: str
 ) -> None:
     with pytest.raises(ConfigError, match=said):
-        audit_leak(override(config, settings), RunStore(material, tmp_path / "runs", device=CPU))
+        audit_leak(override(config, settings), RunStore(material, tmp_path / "runs"))
 
 
-def test_stain_clusters_are_not_cut_and_stand_in_for_slides_that_are_not_known(config: StudyConfig) -> None:
+def test_stain_clusters_keep_shared_tissue_whole_and_stand_in_for_slides_that_are_not_known() -> None:
     patches = make_patches()
     groups = np.array([f"g{k // 2}" if k < 20 else "" for k in range(len(patches))])
     unknown = Material(replace(patches, slides=np.full(len(patches), "", dtype=str), groups=groups), groups)
-    by_stain = override(config.run_config(), {"split.by": "stain", "data.stain_clusters": 12, "split.fold": 1})
-    clusters = unknown.clusters_by_id(by_stain)
+    clusters = unknown.clusters_by_id(override(RunConfig(), {"data.stain_clusters": 12}))
     assert unknown.cluster_kind == "stain"
     assert set(clusters.values()) <= {f"stain{k}" for k in range(12)}
     for name in set(groups.tolist()) - {""}:
         assert len({clusters[i] for i in patches.ids[groups == name].tolist()}) == 1
-    split = unknown.split(by_stain)
-    assert split.basis == "stain"
-    sides = [{clusters[i] for i in side.tolist()} for side in (split.training, split.validation)]
-    assert not sides[0] & sides[1]
 
 
 def test_coarse_groups_are_taken_at_their_word() -> None:

@@ -17,10 +17,10 @@ from sentinode.evaluation.clusters import ClusterKind
 from sentinode.runs.material import Material
 from sentinode.runs.run import Run
 from sentinode.settings import override
-from sentinode.studies.compare import RunStore, compare
 from sentinode.studies.comparison import Comparison
 from sentinode.studies.evidence import weigh
 from sentinode.studies.given import clusters_of, holds_runs, open_given, pair_given
+from sentinode.studies.training import RunStore, compare_variants
 
 CPU = torch.device("cpu")
 
@@ -33,7 +33,7 @@ def config() -> StudyConfig:
 
 @pytest.fixture(scope="module")
 def trained(material: Material, config: StudyConfig, tmp_path_factory: pytest.TempPathFactory) -> Comparison:
-    return compare(config, RunStore(material, tmp_path_factory.mktemp("given") / "runs", device=CPU))
+    return compare_variants(config, RunStore(material, tmp_path_factory.mktemp("given") / "runs"))
 
 
 @pytest.fixture
@@ -111,7 +111,7 @@ def test_runs_that_do_not_pair_are_refused_with_the_reason(
     with pytest.raises(RunError, match="has the settings, the seed and the fold of"):
         pair_given(open_given([*folders, twin]))
     elsewhere = override(config, {"split.validation_fraction": 0.5, "seeds": [25]})
-    other = compare(elsewhere, RunStore(material, tmp_path / "other", device=CPU)).variants[1].runs[0]
+    other = compare_variants(elsewhere, RunStore(material, tmp_path / "other")).variants[1].runs[0]
     with pytest.raises(RunError, match="has another validation set than"):
         pair_given(open_given([folders[0], other.folder]))
     with pytest.raises(RunError, match="is not empty"):

@@ -19,7 +19,7 @@ from sentinode.errors import RunError
 from sentinode.runs.material import Material
 from sentinode.settings import override
 from sentinode.studies import tune as tune_module
-from sentinode.studies.tune import _Journal, trial_count, tune
+from sentinode.studies.tune import _Journal, search, trial_count
 
 
 class Runs:
@@ -76,22 +76,22 @@ def trials(folder: Path) -> list[tuple[object, ...]]:
     return [(trial.number, trial.params, trial.state, trial.values, trial.intermediate_values) for trial in told]
 
 
-def search(config: StudyConfig, folder: Path, *, killed_at: int | None = None) -> list[tuple[str, float]]:
-    found: Any = tune(config, Runs(killed_at=killed_at), folder).comparison  # type: ignore[arg-type]
+def searched(config: StudyConfig, folder: Path, *, killed_at: int | None = None) -> list[tuple[str, float]]:
+    found: Any = search(config, Runs(killed_at=killed_at), folder).comparison  # type: ignore[arg-type]
     return [(variant.name, run.scores["auc"]) for variant in found for run in variant.runs]
 
 
 def test_killed_in_any_run_it_ends_as_uninterrupted(config: StudyConfig, tmp_path: Path) -> None:
-    whole = search(config, tmp_path / "whole")
+    whole = searched(config, tmp_path / "whole")
     assert len(trials(tmp_path / "whole")) == trial_count(config.search)
     runs = 0
     for killed_at in range(1, 2 * trial_count(config.search) + 1, 3):
         folder = tmp_path / f"at{killed_at}"
         try:
-            search(config, folder, killed_at=killed_at)
+            searched(config, folder, killed_at=killed_at)
         except KilledError:
             runs += 1
-        assert search(config, folder) == whole
+        assert searched(config, folder) == whole
         assert trials(folder) == trials(tmp_path / "whole")
     assert runs >= trial_count(config.search) // 2
 
@@ -99,7 +99,7 @@ def test_killed_in_any_run_it_ends_as_uninterrupted(config: StudyConfig, tmp_pat
 def test_killed_at_any_line_of_its_journal_or_within_one_it_ends_as_uninterrupted(
     config: StudyConfig, tmp_path: Path
 ) -> None:
-    whole = search(config, tmp_path / "whole")
+    whole = searched(config, tmp_path / "whole")
     lines = journal_of(tmp_path / "whole").read_bytes().splitlines(keepends=True)
     for count in [*range(4), *range(4, len(lines), len(lines) // 6)]:
         folder = tmp_path / f"line{count}"
@@ -107,14 +107,14 @@ def test_killed_at_any_line_of_its_journal_or_within_one_it_ends_as_uninterrupte
         journal_of(folder).write_bytes(b"".join(lines[:count]) + lines[count][: count % len(lines[count])])
         # Optuna's lock of a process that was killed with it in its hands, as earlier versions left it.
         journal_of(folder).with_name("optuna.journal.lock").symlink_to(journal_of(folder))
-        assert search(config, folder) == whole
+        assert searched(config, folder) == whole
         assert trials(folder) == trials(tmp_path / "whole")
 
 
 def test_a_finished_search_asks_for_no_new_trial(config: StudyConfig, tmp_path: Path) -> None:
-    whole = search(config, tmp_path)
+    whole = searched(config, tmp_path)
     before = journal_of(tmp_path).read_bytes()
-    assert search(config, tmp_path) == whole
+    assert searched(config, tmp_path) == whole
     assert journal_of(tmp_path).read_bytes().startswith(before)
     assert len(trials(tmp_path)) == trial_count(config.search)
 
@@ -122,7 +122,7 @@ def test_a_finished_search_asks_for_no_new_trial(config: StudyConfig, tmp_path: 
 def test_a_grid_tries_each_point_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(tune_module, "paired", tuple)
     config = override(load_preset("fair"), {"tune.search": LISTS})
-    search(config, tmp_path)
+    searched(config, tmp_path)
     tried = {json.dumps(params) for _, params, *_ in trials(tmp_path)}
     assert len(tried) == trial_count(config.search) == 6
 
@@ -144,8 +144,8 @@ def test_a_damaged_journal_is_one_line_with_its_name(
 ) -> None:
     monkeypatch.setattr(tune_module, "paired", tuple)
     config = override(load_preset("fair"), {"tune.search": LISTS, "tune.trials": 2})
-    search(config, tmp_path)
+    searched(config, tmp_path)
     lines = journal_of(tmp_path).read_bytes().splitlines(keepends=True)
     journal_of(tmp_path).write_bytes(b"".join(damage(lines)))
     with pytest.raises(RunError, match=r"optuna\.journal: is not the journal of this search"):
-        search(config, tmp_path)
+        searched(config, tmp_path)

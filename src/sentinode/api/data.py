@@ -1,4 +1,4 @@
-"""What a user can ask of data: check a folder, split it.
+"""What a user can ask of data: check a folder, split it, paint one.
 
 Paths come in, files are written, records come out. A `Session` names the cache, the device and who hears of progress;
 without one the defaults are used.
@@ -17,9 +17,11 @@ from sentinode.audit.explore import EXPLORED, explore
 from sentinode.config import DataConfig, RunConfig
 from sentinode.data.folder import pack_folder, read_folder
 from sentinode.explain.galleries import write_pictures
+from sentinode.phantom.phantom import write_phantom
+from sentinode.progress import of_step
 from sentinode.records import write_record
-from sentinode.runs.gather import gather
-from sentinode.runs.session import Session
+from sentinode.runs.material import gather
+from sentinode.session import Session
 from sentinode.splits.split import Split
 
 _OF_A_CHECK: Final = (CHECK, EXPLORED, "pictures", "check.html")
@@ -35,10 +37,8 @@ def check(
     session = session or Session()
     with claim(out, replaces=_OF_A_CHECK) if out else nullcontext():
         folder = read_folder(data, config)
-        packed = pack_folder(
-            folder, session.cache_root, workers=session.workers, progress=session.progress, notify=session.notify
-        )
-        result = check_folder(folder, packed, workers=session.workers, progress=session.progress)
+        packed = pack_folder(folder, session)
+        result = check_folder(folder, packed, session)
         if out is not None:
             # Imported here, because it brings matplotlib, for which a check that is only printed need not wait.
             from sentinode.report.pages.page import write_check_page
@@ -56,3 +56,11 @@ def split(data: Path, config: RunConfig, out: Path, session: Session | None = No
         gathered = gather(data, config, session or Session())
         drawn = gathered.material.write_split(config, out)
     return replace(drawn, left_out={entry.option: entry.count for entry in gathered.left_out} | drawn.left_out)
+
+
+def default_phantom(session: Session | None = None) -> Path:
+    """A phantom of 4,000 patches in the cache, painted once."""
+    session = session or Session()
+    root = session.cache_root / "phantom-4000-24-25"
+    write_phantom(root, workers=session.workers, on_progress=of_step(session.progress, "phantom"))
+    return root

@@ -1,4 +1,4 @@
-"""What a user can ask that trains or compares: a study, a run, a comparison, an ensemble, a search.
+"""What a user can ask that makes a run, or compares finished ones.
 
 Paths come in, files are written, records come out. A `Session` names the cache, the device and who hears of progress;
 without one the defaults are used.
@@ -10,32 +10,28 @@ from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 
-from sentinode.api import study as pipeline
-from sentinode.api.settings import with_own_network, with_own_variants
+from sentinode.api.settings import with_own_network
+from sentinode.api.study import MISTAKES_A_CLASS
 from sentinode.artefacts import claim, write_bytes
 from sentinode.config import RunConfig, StudyConfig, Weighting
 from sentinode.evaluation.metrics import OwnMetric, Score, own_metrics
 from sentinode.explain.galleries import worst_mistakes, write_pictures
 from sentinode.models.build import require_sound
 from sentinode.models.own import Given, Recipes
-from sentinode.phantom.phantom import write_phantom
-from sentinode.progress import of_step
 from sentinode.records import write_record
 from sentinode.report.pages.page import REPORT, write_comparison_page, write_run_page, write_scored_comparison_page
 from sentinode.runs.ensemble import join_runs
 from sentinode.runs.evaluate import Seen, cluster, open_labelled
-from sentinode.runs.gather import gather
 from sentinode.runs.load import classifier_of, open_runs
+from sentinode.runs.material import gather
 from sentinode.runs.run import Run, claim_run
-from sentinode.runs.session import Session
-from sentinode.runs.study_record import STUDY_EVIDENCE, Question
+from sentinode.runs.study_record import STUDY_EVIDENCE
 from sentinode.runs.train import train_run
+from sentinode.session import Session
 from sentinode.studies.comparison import Comparison
 from sentinode.studies.evidence import Evidence, weigh
 from sentinode.studies.given import clusters_of, on_other_patches, open_given, pair_given
-from sentinode.studies.study import EvidenceRecord, Study
-
-study = pipeline.study
+from sentinode.studies.study import EvidenceRecord
 
 
 def fit(
@@ -64,60 +60,13 @@ def fit(
     require_sound([config], own)
     with claim_run(out) if session.processes.writes else nullcontext():
         material = gather(data, config, session).material
-        run = train_run(
-            material,
-            config,
-            out,
-            device=session.device,
-            resume=resume,
-            progress=session.progress,
-            processes=session.processes,
-            own=own,
-            metrics=own_metrics(metrics),
-        )
+        run = train_run(material, config, out, resume=resume, own=own, metrics=own_metrics(metrics))
         if session.processes.writes and not (out / REPORT).is_file():
-            mistakes = worst_mistakes(run.predictions, pipeline.MISTAKES_A_CLASS)
+            mistakes = worst_mistakes(run.predictions, MISTAKES_A_CLASS)
             shown = [m.id for of_class in mistakes.values() for m in of_class]
             write_pictures(out / "pictures", material.patches, shown)
-            write_run_page(out)
+            write_run_page(run)
     return run
-
-
-def compare(
-    data: Path,
-    config: StudyConfig,
-    out: Path,
-    session: Session | None = None,
-    *,
-    preset: str = "",
-    resume: bool = False,
-    variants: bool = True,
-    leak: bool = False,
-    network: Given | None = None,
-    metrics: Mapping[str, Score | OwnMetric] | None = None,
-) -> Study:
-    """Compare variants and, with `leak`, ways to split (which needs `split.folds`): one part of a study.
-
-    With `split.folds` the comparison is a cross-validation, and the split varies from seed to seed too. `network` is
-    your own network as for `fit`, or several; each is one more variant, with its name. `metrics` are your own scores by
-    name, functions of labels and probabilities (or `OwnMetric`, which says which direction is better and whether you
-    want a verdict): the report has each variant's score and each difference to the first, with intervals.
-    """
-    own = Recipes.of(network)
-    config = with_own_variants(config, own)
-    wanted: dict[Question, bool] = {"compare": variants, "leak": leak}
-    questions = [question for question, asked in wanted.items() if asked]
-    return study(
-        data,
-        config,
-        out,
-        session or Session(),
-        preset=preset,
-        resume=resume,
-        asking=questions,
-        own=own,
-        metrics=own_metrics(metrics),
-    )
 
 
 def compare_runs(
@@ -165,7 +114,7 @@ def compare_runs_on(
         said = [classifier_of([run], session.device).predictions(scored.patches, session.progress) for run in runs]
         comparison = pair_given(on_other_patches(runs, said))
         asked = (config or StudyConfig()).compare
-        clusters, kind = cluster(scored, runs[0].config, progress=session.progress)
+        clusters, kind = cluster(scored, runs[0].config, session)
         evidence = weigh(
             comparison, dict(zip(scored.patches.ids.tolist(), clusters.tolist(), strict=True)), kind, asked
         )
@@ -184,39 +133,18 @@ def ensemble(runs: Iterable[Path], out: Path, session: Session | None = None, *,
     """
     session, folders = session or Session(), list(runs)
     members = [run for folder in folders for run in open_runs(folder)]
-    run = join_runs(members, out, weights, device=session.device, progress=session.progress)
+    run = join_runs(members, out, weights, session)
     if not (out / REPORT).is_file():
         _copy_pictures(run, [*folders, *(member.folder for member in members)])
-        write_run_page(out)
+        write_run_page(run)
     return run
 
 
 def _copy_pictures(run: Run, sources: Iterable[Path]) -> None:
     """Of the run's mistakes those pictures that the folders hold, for the run itself holds no pixels."""
-    mistakes = worst_mistakes(run.predictions, pipeline.MISTAKES_A_CLASS)
+    mistakes = worst_mistakes(run.predictions, MISTAKES_A_CLASS)
     wanted, pictures = {f"{m.id}.png" for of_class in mistakes.values() for m in of_class}, run.folder / "pictures"
     for source in sources:
         for path in (source / "pictures").glob("*.png"):
             if path.name in wanted and not (pictures / path.name).exists():
                 write_bytes(pictures / path.name, path.read_bytes())
-
-
-def tune(
-    data: Path,
-    config: StudyConfig,
-    out: Path,
-    session: Session | None = None,
-    *,
-    preset: str = "",
-    resume: bool = False,
-) -> Study:
-    """Search over settings: one part of a study."""
-    return study(data, config, out, session or Session(), preset=preset, resume=resume, asking=["tune"])
-
-
-def default_phantom(session: Session | None = None) -> Path:
-    """A phantom of 4,000 patches in the cache, painted once."""
-    session = session or Session()
-    root = session.cache_root / "phantom-4000-24-25"
-    write_phantom(root, workers=session.workers, on_progress=of_step(session.progress, "phantom"))
-    return root

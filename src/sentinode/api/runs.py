@@ -17,7 +17,6 @@ import pandas as pd
 from sentinode.artefacts import claim, claim_file
 from sentinode.data.competition import read_sample_ids
 from sentinode.data.folder import pack_all, read_images
-from sentinode.data.listing import Listing
 from sentinode.data.patches import PatchSet
 from sentinode.errors import RunError
 from sentinode.evaluation.metrics import OwnMetric, Score, own_metrics
@@ -29,7 +28,7 @@ from sentinode.records import write_record
 from sentinode.runs.load import classifier_of, open_runs
 from sentinode.runs.load import load as load
 from sentinode.runs.run import digest_of
-from sentinode.runs.session import Session
+from sentinode.session import Session
 
 if TYPE_CHECKING:
     from sentinode.runs.evaluate import Evaluation
@@ -66,7 +65,7 @@ def predict(
         asked = read_sample_ids(like) if like else found.sample_ids
         asked = asked if len(asked) else found.listing.ids
         require_ids(found.listing.ids, asked)
-        raw = make_submission(classifier.predictions(_pack(found.listing, session), session.progress), asked)
+        raw = make_submission(classifier.predictions(pack_all(found.listing, session), session.progress), asked)
         table = raw if calibration is None else raw.assign(label=calibration.apply(raw["label"].to_numpy()))
         if above is not None:
             positive = (raw["label"] > above).astype(int)
@@ -102,9 +101,7 @@ def evaluate(
         classifier = classifier_of(runs, session.device, folder=model)
         scored = evaluation.open_labelled(data, labels, slides, runs, session)
         predictions = classifier.predictions(scored.patches, session.progress)
-        found = evaluation.evaluate(
-            classifier, runs, predictions, scored, workers=session.workers, progress=session.progress, own=own
-        )
+        found = evaluation.evaluate(classifier, runs, predictions, scored, session, own=own)
         if out is not None:
             _write(found, predictions, scored.patches, out)
     return found
@@ -122,9 +119,3 @@ def _write(found: Evaluation, predictions: Predictions, patches: PatchSet, out: 
     write_pictures(out / "pictures", patches, [m.id for of_class in mistakes.values() for m in of_class])
     write_evaluation_page(out, found, predictions)
     write_record(out / SCORES, found)
-
-
-def _pack(listing: Listing, session: Session) -> PatchSet:
-    return pack_all(
-        listing, session.cache_root, workers=session.workers, progress=session.progress, notify=session.notify
-    )

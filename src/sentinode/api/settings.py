@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TypeVar
 
 from sentinode.config import OwnModel, RunConfig, StudyConfig
 from sentinode.errors import ConfigError
 from sentinode.models.own import Recipes
 from sentinode.settings import override
 from sentinode.studies.variants import resolve_variants
+
+_Settings = TypeVar("_Settings", RunConfig, StudyConfig)
 
 
 def with_variants(config: StudyConfig, names: Iterable[str], *, beside: int = 0) -> StudyConfig:
@@ -21,7 +24,7 @@ def with_variants(config: StudyConfig, names: Iterable[str], *, beside: int = 0)
     return asked
 
 
-def with_own_network(config: RunConfig, own: Recipes) -> RunConfig:
+def with_own_network(config: _Settings, own: Recipes) -> _Settings:
     """The config with the network of the user's own that was given; of several, with those that it names."""
     match own.known:
         case []:

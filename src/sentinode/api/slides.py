@@ -11,8 +11,8 @@ from sentinode.inference.classifier import Classifier
 from sentinode.models.own import Given, Recipes
 from sentinode.runs.load import classifier_of, open_runs
 from sentinode.runs.run import MANIFEST, digest_of
-from sentinode.runs.session import Session
 from sentinode.runs.study_record import STUDY_RECORD
+from sentinode.session import Session
 from sentinode.slides.cohort import COHORT_BEGUN, CohortRecord, Model, SlideSettings, cohort_of, judge_cohort
 
 _DEFAULT_POINT = "youden"

@@ -14,7 +14,7 @@ import torch
 
 import sentinode
 from sentinode.data.cache import damaged_chunks, entries, map_pixels, read_manifest
-from sentinode.inference.device import choose_device
+from sentinode.device import choose_device
 from sentinode.kernels import at_hand
 from sentinode.machine import free_processors
 from sentinode.models.backbones.lite_weights import PACKAGES

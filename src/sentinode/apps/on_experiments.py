@@ -49,6 +49,7 @@ def study(
     groups: Groups = None,
     group_by: GroupBy = None,
     folds: Folds = None,
+    networks: Networks = None,
     resume: Resume = False,
     cache: Cache = None,
     device: Device = "auto",
@@ -61,15 +62,18 @@ def study(
     if data is not None:
         require_data(data)
 
-    from sentinode.api import experiments as api
+    own = own_network(networks)
+
+    from sentinode.api import study as api
+    from sentinode.api.data import default_phantom
     from sentinode.apps import console, results
 
     with console.steps() as progress:
         session = session_of(cache, device, workers, progress, threads=threads)
         if data is None:
             console.notice("no DATA was given: the study uses a phantom, which is synthetic tissue")
-        root = data or api.default_phantom(session)
-        result = api.study(root, asked, out, session, preset=origin_of(preset, config, "quick"), resume=resume)
+        root, origin = data or default_phantom(session), origin_of(preset, config, "quick")
+        result = api.study(root, asked, out, session, preset=origin, resume=resume, network=own)
     for text in result.record.notices:
         console.notice(text)
     results.show_study(result)
@@ -169,6 +173,7 @@ def compare(
         asked = with_variants(asked, named, beside=len(own or ()))
 
     from sentinode.api import experiments as api
+    from sentinode.api.study import compare as compare_variants
     from sentinode.apps import console, results
     from sentinode.settings import override
     from sentinode.studies.given import holds_runs
@@ -212,7 +217,7 @@ def compare(
     with console.steps() as progress:
         session = session_of(cache, device, workers, progress, threads=threads)
         origin = origin_of(preset, config, "fair")
-        result = api.compare(
+        result = compare_variants(
             data, asked, out, session, preset=origin, resume=resume, variants=compares, leak=leak, network=own
         )
     results.show_study(result)
@@ -257,6 +262,7 @@ def tune(
     groups: Groups = None,
     group_by: GroupBy = None,
     folds: Folds = None,
+    network: Network = None,
     resume: Resume = False,
     cache: Cache = None,
     device: Device = "auto",
@@ -268,11 +274,14 @@ def tune(
     asked.require_askable(["tune"])
     require_data(data)
 
-    from sentinode.api import experiments as api
+    own = own_network(network)
+
+    from sentinode.api import study as api
     from sentinode.apps import console, results
 
     with console.steps() as progress:
         session = session_of(cache, device, workers, progress, threads=threads)
-        result = api.tune(data, asked, out, session, preset=origin_of(preset, config, "fair"), resume=resume)
+        origin = origin_of(preset, config, "fair")
+        result = api.tune(data, asked, out, session, preset=origin, resume=resume, network=own)
     results.show_study(result)
     console.say(f"{out / 'report.html'}")

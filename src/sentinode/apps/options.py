@@ -14,7 +14,7 @@ import typer
 if TYPE_CHECKING:
     from sentinode.config import RunConfig, StudyConfig, Weighting
     from sentinode.progress import Progress
-    from sentinode.runs.session import Session
+    from sentinode.session import Session
 
 Data = Annotated[
     Path, typer.Argument(metavar="DATA", help="Competition folder, or folder of PatchCamelyon's HDF5 files.")
@@ -209,11 +209,11 @@ def session_of(
     from sentinode.apps import console
     from sentinode.data.cache import COMPILER
     from sentinode.data.images import silence_decoders
+    from sentinode.device import choose_device
     from sentinode.errors import ConfigError
-    from sentinode.fitting.processes import ALONE, Processes
-    from sentinode.inference.device import choose_device
+    from sentinode.processes import ALONE, Processes
     from sentinode.progress import silent
-    from sentinode.runs.session import Session
+    from sentinode.session import Session
 
     silence_decoders()
     root = cache_root(cache)

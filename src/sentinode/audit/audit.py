@@ -14,9 +14,8 @@ import pandas as pd
 from jaxtyping import Bool, Int, Int8, Shaped, UInt64
 
 from sentinode.audit.appearance import PerPatch, brightness_and_contrast
-from sentinode.audit.duplicates import Duplicate, match_sums, sum_pixels
+from sentinode.audit.duplicates import Duplicate, hash_pixels, match_sums, sum_pixels
 from sentinode.audit.overlaps import find_anchors, match_anchors, overlap_groups
-from sentinode.audit.pixel_hash import hash_pixels
 from sentinode.data.chunks import Pixels, Progress, in_blocks, map_chunks
 from sentinode.records import Number
 

@@ -12,7 +12,7 @@ from sentinode.audit.explore import brightness_auc
 from sentinode.data.cache import Unreadable
 from sentinode.data.folder import PackedFolder
 from sentinode.data.listing import DataFolder, Finding, FolderKind, Origin
-from sentinode.progress import Progress, silent
+from sentinode.session import Session
 
 # Of the competition: patches by part, and the share of ids that need not be the SHA-1 of the pixels.
 _MOST_PATCHES: Final = {"training": 220_025, "test": 57_458}
@@ -162,10 +162,15 @@ class Check:
         )
 
 
-def check_folder(folder: DataFolder, packed: PackedFolder, *, workers: int = 2, progress: Progress = silent) -> Check:
+def check_folder(folder: DataFolder, packed: PackedFolder, session: Session) -> Check:
     """Audit both parts together, so that tissue on both sides of training and test is found."""
     everything = packed.everything
     audit = audit_patches(
-        everything.ids, everything.labels, everything.slides, everything.pixels, workers=workers, on_progress=progress
+        everything.ids,
+        everything.labels,
+        everything.slides,
+        everything.pixels,
+        workers=session.workers,
+        on_progress=session.progress,
     )
     return Check(folder, packed, audit, brightness_auc(packed.training))

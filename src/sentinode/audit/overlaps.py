@@ -23,8 +23,7 @@ from typing import Final
 import numpy as np
 from jaxtyping import Int, UInt8, UInt32, UInt64
 
-from sentinode.audit.duplicates import Duplicate
-from sentinode.audit.pixel_hash import hash_pixels, scramble
+from sentinode.audit.duplicates import Duplicate, hash_pixels, scramble
 from sentinode.data.chunks import Pixels, Progress, in_blocks, in_threads, map_chunks
 from sentinode.data.images import PATCH_SIZE_PX
 

@@ -30,7 +30,7 @@ _MANY: Final = 10**9  # more patches than any data set holds
 # Which patches take part, and in which set.
 
 Omission = Literal["missing", "unlabelled", "unreadable", "blank", "duplicate"]
-SplitBy = Literal["auto", "slide", "group", "stain", "random", "file"]
+SplitBy = Literal["auto", "slide", "group", "random", "file"]
 
 
 class DataConfig(Section):
@@ -86,7 +86,7 @@ class SampleConfig(Section):
 class DrawnSplit(Section):
     """A random split into training and validation set, or into folds: by slide, group or patch."""
 
-    by: Literal["auto", "slide", "group", "stain", "random"] = Field(
+    by: Literal["auto", "slide", "group", "random"] = Field(
         "auto", description="auto: by slide where slides are known, else by groups and overlaps"
     )
     validation_fraction: float | None = Field(

@@ -36,7 +36,8 @@ from sentinode.data.tables import (
     table_at,
 )
 from sentinode.errors import DataError
-from sentinode.progress import Progress, of_step, silent
+from sentinode.progress import of_step
+from sentinode.session import Session
 
 
 @dataclass(frozen=True)
@@ -139,15 +140,7 @@ class PackedFolder:
     unreadable: tuple[Unreadable, ...]
 
 
-def pack_folder(
-    folder: DataFolder,
-    cache_root: Path,
-    *,
-    workers: int = 2,
-    whole: bool = False,
-    progress: Progress = silent,
-    notify: Callable[[str], None] = lambda _: None,
-) -> PackedFolder:
+def pack_folder(folder: DataFolder, session: Session, *, whole: bool = False) -> PackedFolder:
     """Pack both parts of a data folder; images that cannot be read are left out and listed.
 
     With `whole` all pixels that were packed before are checked, not a sample of them.
@@ -155,11 +148,11 @@ def pack_folder(
     listing = folder.training if folder.test is None else folder.training.followed_by(folder.test)
     everything, unreadable = pack(
         listing,
-        cache_root,
-        workers=workers,
+        session.cache_root,
+        workers=session.workers,
         whole=whole,
-        on_progress=of_step(progress, "pack"),
-        on_wait=_waiting(notify),
+        on_progress=of_step(session.progress, "pack"),
+        on_wait=_waiting(session),
     )
     # Row numbers, not ids, tell the parts apart: one patch may stand in both under one id.
     split_at = len(folder.training) - sum(entry.row < len(folder.training) for entry in unreadable)
@@ -224,24 +217,16 @@ def _of_part(present: list[str], part: Literal["test", "all"]) -> list[str]:
     return ["test"] if part == "test" and "test" in present else present
 
 
-def pack_all(
-    listing: Listing,
-    cache_root: Path,
-    *,
-    rows: np.ndarray | None = None,
-    workers: int = 2,
-    progress: Progress = silent,
-    notify: Callable[[str], None] = lambda _: None,
-) -> PatchSet:
+def pack_all(listing: Listing, session: Session, *, rows: np.ndarray | None = None) -> PatchSet:
     """Pack patches of which none may be missing: all of a listing, or some rows of it, which adds nothing to the cache.
 
     Raises DataError where one cannot be read.
     """
-    told = of_step(progress, "pack")
+    root, workers, told = session.cache_root, session.workers, of_step(session.progress, "pack")
     if rows is None:
-        patches, unreadable = pack(listing, cache_root, workers=workers, on_progress=told, on_wait=_waiting(notify))
+        patches, unreadable = pack(listing, root, workers=workers, on_progress=told, on_wait=_waiting(session))
     else:
-        patches, unreadable = pack_some(listing, rows, cache_root, workers=workers, on_progress=told)
+        patches, unreadable = pack_some(listing, rows, root, workers=workers, on_progress=told)
     if unreadable:
         raise DataError(
             f"images that cannot be used: {len(unreadable)} of {len(patches) + len(unreadable)} "
@@ -277,8 +262,8 @@ def _how_to_leave_out(kind: Omission, config: DataConfig) -> str:
     return f'leave them out with --set "data.leave_out={[*config.leave_out, kind]}".'
 
 
-def _waiting(notify: Callable[[str], None]) -> Callable[[], None]:
-    return lambda: notify("another process is packing these patches; waiting for it")
+def _waiting(session: Session) -> Callable[[], None]:
+    return lambda: session.notify("another process is packing these patches; waiting for it")
 
 
 def _table(path: Path | None, columns: tuple[str, ...]) -> dict[str, str] | None:

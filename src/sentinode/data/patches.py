@@ -7,12 +7,16 @@ import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from jaxtyping import Bool, Int, Int8, Shaped, UInt8
 
+from sentinode.data.images import Patch
 from sentinode.errors import DataError, storage_errors
+
+if TYPE_CHECKING:  # PyTorch takes seconds to load, and neither the phantom nor the audit needs it
+    from torch import Tensor
 
 UNLABELLED: Final = -1
 _HELD_IN_MEMORY: Final = 64_000_000  # bytes; what is more lies in a file, so that memory does not grow with the patches
@@ -95,3 +99,18 @@ def room_for(shape: tuple[int, ...], scratch: Path | None) -> UInt8[np.ndarray, 
             if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(file.fileno(), 0, size)  # a full disk fails here, and not at some later access
             return np.asarray(np.memmap(file, np.uint8, "w+", shape=shape))
+
+
+SYMMETRIES: Final = range(8)
+
+
+def apply_symmetry(images: Tensor, symmetry: int) -> Tensor:
+    """Turn a batch (N, C, H, H) as a whole: mirrored left-right for 4 to 7, then turned anticlockwise."""
+    turned = images.flip(-1) if symmetry >= 4 else images
+    return turned.rot90(symmetry % 4, (-2, -1))
+
+
+def symmetric_view(patch: Patch, symmetry: int) -> Patch:
+    """Turn one patch (H, H, 3) by the same numbers, without a copy."""
+    mirrored = patch[:, ::-1] if symmetry >= 4 else patch
+    return np.rot90(mirrored, symmetry % 4)

@@ -6,19 +6,21 @@ of fold where there are folds. So confident learning may rank them as they are.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Shaped
+from jaxtyping import Float, Int, Shaped
 
+from sentinode.errors import RunError
 from sentinode.evaluation.clusters import ClusterKind
 from sentinode.evaluation.subgroups import UNKNOWN, scores_by_subgroup
 from sentinode.explain.attributes import Parts, parts_of
-from sentinode.explain.disagreement import Disagreement, between_models, between_seeds
 from sentinode.explain.galleries import Mistake, worst_mistakes
 from sentinode.explain.label_errors import Suspect, find_label_errors
+from sentinode.inference.predictions import Predictions
 from sentinode.runs.variant import Variant
 from sentinode.studies.review_record import Found, Review, Seen, Subgroups, SubgroupScores, Suspects
 
@@ -123,3 +125,64 @@ def _cluster_parts(ids: Shaped[np.ndarray, " n"], clusters: Mapping[str, str], k
 def _seen(entry: Mistake | Suspect | Disagreement, clusters: Mapping[str, str]) -> Seen:
     probabilities = entry.probabilities if isinstance(entry, Disagreement) else (entry.probability,)
     return Seen(entry.id, entry.label, clusters.get(entry.id, ""), probabilities)
+
+
+@dataclass(frozen=True)
+class Disagreement:
+    """A patch and what each member said of it, in the order of the members.
+
+    `spread` is the difference of two models' probabilities, or the standard deviation over seeds
+    (that of these seeds, divided by their number).
+    """
+
+    id: str
+    label: int
+    probabilities: tuple[float, ...]
+    spread: float
+
+
+def between_models(a: Predictions, b: Predictions, count: int) -> list[Disagreement]:
+    """Up to `count` patches on opposite sides of 0.5, the largest difference first.
+
+    Raises RunError where the two are predictions of different patches, as `between_seeds` does.
+    """
+    probabilities = _side_by_side([a, b])
+    said = probabilities > 0.5
+    return _largest(a, probabilities, np.abs(probabilities[0] - probabilities[1]), count, said[0] != said[1])
+
+
+def between_seeds(members: Sequence[Predictions], count: int) -> list[Disagreement]:
+    """Up to `count` patches on which at least two seeds differ, the largest standard deviation first."""
+    if len(members) < 2:
+        raise RunError("one seed cannot disagree with itself", remedy="Train at least two seeds.")
+    probabilities = _side_by_side(members)
+    return _largest(
+        members[0],
+        probabilities,
+        probabilities.std(axis=0),
+        count,
+        probabilities.min(axis=0) < probabilities.max(axis=0),
+    )
+
+
+def _side_by_side(members: Sequence[Predictions]) -> Float[np.ndarray, "m n"]:
+    if any(not np.array_equal(members[0].ids, other.ids) for other in members[1:]):
+        raise RunError("predictions of different patches cannot be compared", remedy="Predict the same folder.")
+    return np.stack([member.probabilities for member in members])
+
+
+def _largest(
+    patches: Predictions,
+    probabilities: Float[np.ndarray, "m n"],
+    spread: Float[np.ndarray, " n"],
+    count: int,
+    candidates: np.ndarray,
+) -> list[Disagreement]:
+    rows: Int[np.ndarray, " k"] = np.flatnonzero(candidates)
+    rows = rows[np.argsort(-spread[rows], kind="stable")[:count]]
+    return [
+        Disagreement(
+            str(patches.ids[row]), int(patches.labels[row]), tuple(probabilities[:, row].tolist()), float(spread[row])
+        )
+        for row in rows
+    ]

@@ -13,18 +13,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sentinode.config import AugmentConfig, DescentConfig, FitConfig, FitHead, FitStages, NoAverage
+from sentinode.device import Precision, in_precision
 from sentinode.errors import DivergedError
 from sentinode.fitting.average import WeightAverage
 from sentinode.fitting.chain import Chain
-from sentinode.fitting.optimizer import KerasAdam
-from sentinode.fitting.processes import ALONE, Processes, average_statistics
-from sentinode.fitting.schedule import rate_factor
-from sentinode.inference.device import Precision, in_precision
+from sentinode.fitting.optimizer import KerasAdam, rate_factor
 from sentinode.inputs.augment import augmented, draw
 from sentinode.inputs.batches import BatchStream
 from sentinode.inputs.preprocess import as_input
 from sentinode.models.backbones.backbone import Backbone
 from sentinode.models.build import freeze
+from sentinode.processes import ALONE, Processes, average_statistics
 
 OnBatch = Callable[[int, int, int], None]
 """Called after each training batch with (epoch from 1, batches done, batches in the epoch)."""

@@ -30,8 +30,8 @@ from torch import Tensor, nn
 
 from sentinode.config import PreprocessConfig, RunConfig
 from sentinode.data.images import PATCH_SIZE_PX
-from sentinode.data.patches import PatchSet
-from sentinode.data.symmetry import apply_symmetry
+from sentinode.data.patches import PatchSet, apply_symmetry
+from sentinode.device import in_precision
 from sentinode.errors import ConfigError, DataError, SentinodeWarning
 from sentinode.evaluation.blend import blend
 from sentinode.evaluation.bootstrap import Interval
@@ -39,7 +39,6 @@ from sentinode.evaluation.calibration import METHODS, Calibration, Method, logit
 from sentinode.evaluation.clusters import ClusterKind
 from sentinode.evaluation.metrics import confusion
 from sentinode.evaluation.threshold import POINTS, OperatingPoint, PointName
-from sentinode.inference.device import in_precision
 from sentinode.inference.predictions import Predictions
 from sentinode.inputs.preprocess import as_input, preprocess, unnormalised_in_words
 from sentinode.models.folded import folded

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sentinode.config import AugmentConfig
-from sentinode.data.symmetry import SYMMETRIES, apply_symmetry
+from sentinode.data.patches import SYMMETRIES, apply_symmetry
 from sentinode.inputs.preprocess import as_input
 from sentinode.kernels import at_hand
 

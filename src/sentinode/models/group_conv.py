@@ -1,6 +1,6 @@
 """Layers equivariant to p4m: turns by 90 degrees, mirrorings, moves by whole pixels (Cohen and Welling 2016).
 
-A feature has 8 maps, one for each symmetry of the square, numbered as in `data/symmetry.py`. Feature maps are
+A feature has 8 maps, one for each symmetry of the square, numbered as in `data/patches.py`. Feature maps are
 (N, 8 C, H, W), the 8 maps of a feature side by side: channel 8 c + g is feature c under symmetry g. When the input
 is turned by the symmetry u, every layer's output is turned by u, and its maps change places: map g is then what map
 u^-1 g was, turned. `act` does both, and the tests hold every layer to it.
@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sentinode.data.symmetry import SYMMETRIES, apply_symmetry
+from sentinode.data.patches import SYMMETRIES, apply_symmetry
 from sentinode.models.batch_norm import KerasBatchNorm
 
 ORDER: Final = len(SYMMETRIES)  # of the group of turns and mirrorings

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sentinode.data.symmetry import SYMMETRIES, apply_symmetry
+from sentinode.data.patches import SYMMETRIES, apply_symmetry
 from sentinode.models.group_conv import GroupConv, GroupNormRelu, LiftingConv, by_feature, output_size_px
 
 INPUT_SIZES_PX: Final = (32, 48, 64, 96)  # at which the windows of every layer lie symmetrically

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Int, UInt8
 
 from sentinode.data.images import CENTRE_SIZE_PX, PATCH_SIZE_PX, Patch, patch_id
-from sentinode.data.symmetry import symmetric_view
+from sentinode.data.patches import symmetric_view
 from sentinode.phantom.nuclei import BORDER_PX
 
 _OVERLAP_POSITIVE_SHARE: Final = 0.85  # nearly all overlaps in the real data are positive

@@ -2,11 +2,12 @@
 
 decision.json stands in a run's folder for that run, in a study's for the mean of its chosen variant's
 runs. The maps and thresholds in it are fitted on all validation patches, for use on new ones. What they
-are worth is measured on patches of other slides or groups than those they were fitted on. `decide` makes it.
+are worth is measured on patches of other slides or groups than those they were fitted on.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final, Literal
@@ -15,13 +16,31 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 from pydantic import Field
 
+from sentinode.config import DecisionConfig
+from sentinode.errors import DataError, SplitError
 from sentinode.evaluation import metrics
-from sentinode.evaluation.calibration import Calibration, Method, Reliability, reliability
-from sentinode.evaluation.threshold import OperatingPoint, PointName
+from sentinode.evaluation.calibration import (
+    METHODS,
+    Calibration,
+    Method,
+    Reliability,
+    cross_calibrate,
+    cross_folds,
+    fit_calibration,
+    reliability,
+)
+from sentinode.evaluation.clusters import CLUSTER_NAMES, ClusterKind, cluster_numbers
+from sentinode.evaluation.metrics import OwnMetric
+from sentinode.evaluation.threshold import POINTS, OperatingPoint, PointName, fixed_sensitivity, least_cost, youden
+from sentinode.inference.predictions import Predictions
+from sentinode.inputs.batches import derive_seed
 from sentinode.records import Number, read_record
+from sentinode.runs.run_record import OwnScore
 
 DECISION: Final = "decision.json"
 Scale = Literal["raw", "temperature", "isotonic"]
+_PURPOSE: Final = 2  # of the numbers drawn here, among those that derive from a run's seed
+_FOR_OWN: Final = 9  # beside the purposes in `decide`
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,3 +101,97 @@ class Decision:
 def open_decision(folder: Path) -> Decision:
     """The decision of a finished run or study; raises RunError where its folder holds none, or a damaged one."""
     return read_record(folder / DECISION, Decision)
+
+
+def decide(
+    predictions: Predictions, clusters: Shaped[np.ndarray, " n"], config: DecisionConfig, *, seed: int
+) -> Decision:
+    """Fit, choose and score on validation patches with known labels.
+
+    `clusters` names the slide or group of each patch, "" for one on its own. What these patches cannot
+    give is absent, and the decision says why.
+    """
+    labels, raw = predictions.labels, predictions.probabilities
+    calibrations: dict[Method, Calibration] = {}
+    points: dict[PointName, OperatingPoint] = {}
+    scales: dict[Scale, np.ndarray] = {"raw": raw}
+    cross_fitted: dict[PointName, Rates] = {}
+    not_fitted = not_cross_fitted = ""
+
+    def rng(purpose: int) -> np.random.Generator:
+        return np.random.default_rng(derive_seed(seed, _PURPOSE, purpose))
+
+    try:
+        calibrations = {method: fit_calibration(labels, raw, method) for method in METHODS}
+        points = _points(labels, raw, config)
+    except DataError as error:
+        not_fitted = error.what
+    try:
+        folds = cross_folds(labels, clusters, folds=config.calibration_folds, rng=rng(0))
+        scales |= {method: cross_calibrate(labels, raw, folds, method) for method in METHODS}
+        cross_fitted = _cross_fitted(labels, raw, folds, config)
+    except (DataError, SplitError) as error:
+        not_cross_fitted = error.what
+    return Decision(
+        len(predictions),
+        len(np.unique(cluster_numbers(clusters))),
+        calibrations,
+        points,
+        {scale: Agreement.of(labels, values, clusters, rng(1)) for scale, values in scales.items()},
+        cross_fitted,
+        not_fitted,
+        not_cross_fitted,
+    )
+
+
+def own_scores(
+    predictions: Predictions,
+    clusters: Shaped[np.ndarray, " n"],
+    kind: ClusterKind,
+    own: Mapping[str, OwnMetric],
+    *,
+    seed: int,
+) -> dict[str, OwnScore]:
+    """Each score of the user's own on these patches, from a bootstrap of their clusters."""
+    if not own:
+        return {}
+    from sentinode.evaluation.bootstrap import bootstrap  # here: it takes SciPy, a prediction does not
+
+    found = bootstrap(
+        predictions.labels,
+        predictions.probabilities[None, None],
+        clusters,
+        rng=np.random.default_rng(derive_seed(seed, _PURPOSE, _FOR_OWN)),
+        metrics=(),
+        unit=CLUSTER_NAMES[kind],
+        own=own,
+    )
+    each = {name: found.interval(0, name) for name in own}
+    return {name: OwnScore(of.estimate, of.low, of.high, of.reason) for name, of in each.items()}
+
+
+def _points(
+    labels: Int[np.ndarray, " n"], probabilities: Float[np.ndarray, " n"], config: DecisionConfig
+) -> dict[PointName, OperatingPoint]:
+    return {
+        "youden": youden(labels, probabilities),
+        "sensitivity": fixed_sensitivity(labels, probabilities, config.sensitivity),
+        "cost": least_cost(labels, probabilities, config.cost_of_miss, 1.0, config.prevalence),
+    }
+
+
+def _cross_fitted(
+    labels: Int[np.ndarray, " n"],
+    probabilities: Float[np.ndarray, " n"],
+    folds: Int[np.ndarray, " n"],
+    config: DecisionConfig,
+) -> dict[PointName, Rates]:
+    called = {name: np.empty(len(labels), bool) for name in POINTS}
+    for fold in np.unique(folds):
+        inside = folds == fold
+        for name, point in _points(labels[~inside], probabilities[~inside], config).items():
+            called[name][inside] = probabilities[inside] > point.threshold
+    return {
+        name: Rates(float(positive[labels == 1].mean()), float(1 - positive[labels == 0].mean()))
+        for name, positive in called.items()
+    }

@@ -13,7 +13,6 @@ from typing import Final
 
 import numpy as np
 import pandas as pd
-import torch
 from jaxtyping import Float, Int, Shaped
 
 from sentinode.artefacts import claim, write_atomically, write_bytes, write_text
@@ -21,25 +20,23 @@ from sentinode.config import SHARED, DecisionConfig, PredictConfig, RunConfig, W
 from sentinode.data.tables import read_table
 from sentinode.errors import ConfigError, DataError, RunError, SplitError, storage_errors
 from sentinode.evaluation import metrics
-from sentinode.evaluation.blend import blend, equal_weights
-from sentinode.evaluation.blend_fit import cross_blend, fit_weights
-from sentinode.evaluation.calibration_fit import cross_folds
+from sentinode.evaluation.blend import blend, cross_blend, equal_weights, fit_weights
+from sentinode.evaluation.calibration import cross_folds
 from sentinode.evaluation.metrics import OwnMetric
 from sentinode.inference.predictions import Predictions
 from sentinode.inputs.batches import derive_seed
-from sentinode.progress import Progress, silent
 from sentinode.records import write_record
-from sentinode.runs.blend import BLEND, Blend
-from sentinode.runs.decide import decide, own_scores
-from sentinode.runs.decision import DECISION
+from sentinode.runs.decision import DECISION, decide, own_scores
 from sentinode.runs.environment import describe_environment, read_environment, write_environment
 from sentinode.runs.material import Material
 from sentinode.runs.run import (
+    BLEND,
     CONFIG,
     ENVIRONMENT,
     MANIFEST,
     MEMBERS,
     SCORES,
+    Blend,
     Run,
     Scores,
     is_finished,
@@ -47,6 +44,7 @@ from sentinode.runs.run import (
     write_manifest,
 )
 from sentinode.runs.variant import best_known_clusters
+from sentinode.session import Session
 from sentinode.settings import is_folder_name, override, read_toml, to_flat, to_toml
 
 _PURPOSE: Final = 3  # of the numbers drawn here, among those that derive from a run's seed
@@ -54,9 +52,7 @@ _SIDES: Final = "id,label,side,cluster"
 _ABSENT: Final = object()  # of a setting that a kind of section does not have
 
 
-def join_runs(
-    runs: Sequence[Run], folder: Path, weights: Weighting, *, device: torch.device, progress: Progress = silent
-) -> Run:
+def join_runs(runs: Sequence[Run], folder: Path, weights: Weighting, session: Session) -> Run:
     """Copy finished runs into a new folder and blend them, or go on with that where it was interrupted.
 
     The blend of the same runs that is there already is returned as it is. Raises RunError where the runs do not go
@@ -69,12 +65,10 @@ def join_runs(
     if is_finished(folder) and _is_blend_of(folder, config, members):
         return Run.open(folder)
     with claim(folder, begun=CONFIG):
-        return _join(folder, config, members, device, progress)
+        return _join(folder, config, members, session)
 
 
-def _join(
-    folder: Path, config: RunConfig, members: Mapping[Path, Run], device: torch.device, progress: Progress
-) -> Run:
+def _join(folder: Path, config: RunConfig, members: Mapping[Path, Run], session: Session) -> Run:
     """Fill a folder that is empty, or holds what an interrupted call left."""
     identity, runs = folder / CONFIG, list(members.values())
     if not identity.is_file():
@@ -84,14 +78,14 @@ def _join(
     for done, (place, run) in enumerate(members.items(), 1):
         if not place.exists():
             _copy(run.folder, place)
-        progress("copy", done, len(runs))
+        session.progress("copy", done, len(runs))
     clusters, kind = best_known_clusters(runs)
     sides = _united_sides(runs, clusters)
     write_atomically(folder / "split.csv", lambda file: sides.to_csv(file, index=False))
     facts = [run.environment for run in runs]
     digests = {fact.get("data_sha256") for fact in facts}
     environment = {
-        **describe_environment(device),
+        **describe_environment(session.device),
         "data_sha256": digests.pop() if len(digests) == 1 else None,
         "data_note": "; ".join(dict.fromkeys(note for fact in facts if (note := fact.get("data_note")))),
         "seed": config.fit.seed,

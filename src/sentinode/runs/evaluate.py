@@ -31,13 +31,12 @@ from sentinode.evaluation.threshold import PointName
 from sentinode.inference.classifier import Classifier
 from sentinode.inference.predictions import Predictions
 from sentinode.inputs.batches import derive_seed
-from sentinode.progress import Progress, silent
 from sentinode.records import Number, read_record
 from sentinode.runs.decision import Agreement, Scale
 from sentinode.runs.material import Material
 from sentinode.runs.run import Run, digest_of
-from sentinode.runs.session import Session
 from sentinode.runs.variant import Variant
+from sentinode.session import Session
 from sentinode.splits.split import unite_groups
 
 SCORES: Final = "scores.json"
@@ -273,14 +272,7 @@ def open_labelled(
     trained = np.array(sorted(frozenset[str]().union(*(run.training_ids for run in runs))), dtype=str)
     others = np.isin(listing.ids, trained) & ~np.isin(listing.ids, listing.ids[rows])
     taken = np.union1d(rows, np.flatnonzero(others))  # in order, so that the pixels of neighbours are not copied
-    together = pack_all(
-        listing,
-        session.cache_root,
-        rows=taken,
-        workers=session.workers,
-        progress=session.progress,
-        notify=session.notify,
-    )
+    together = pack_all(listing, session, rows=taken)
     audit = audit_patches(
         together.ids,
         together.labels,
@@ -299,11 +291,11 @@ def _with_known_slides(patches: PatchSet, runs: Sequence[Run]) -> PatchSet:
     return replace(patches, slides=np.array(slides, dtype=str))
 
 
-def cluster(scored: Scored, config: RunConfig, *, progress: Progress = silent) -> tuple[np.ndarray, ClusterKind]:
+def cluster(scored: Scored, config: RunConfig, session: Session) -> tuple[np.ndarray, ClusterKind]:
     """The cluster of each scored patch, "" for one on its own, and what they are: as for a run's validation side."""
     patches = scored.patches
     found = np.array([str(scored.tissue.get(i, "")) for i in patches.ids.tolist()], dtype=str)
-    material = Material(patches, unite_groups(patches.groups, found), progress=progress)
+    material = Material(patches, unite_groups(patches.groups, found), session=session)
     if len(patches) < _FEWEST_TO_CLUSTER:
         return patches.slides, material.cluster_kind
     by_id = material.clusters_by_id(config)
@@ -315,14 +307,13 @@ def evaluate(
     runs: Sequence[Run],
     predictions: Predictions,
     scored: Scored,
+    session: Session,
     *,
-    workers: int = 2,
-    progress: Progress = silent,
     own: Mapping[str, OwnMetric] | None = None,
 ) -> Evaluation:
     """Score the predictions that a model, of these runs, made of labelled patches."""
     labels, probabilities = predictions.labels, predictions.probabilities
-    clusters, kind = cluster(scored, runs[0].config, progress=progress)
+    clusters, kind = cluster(scored, runs[0].config, session)
     slides = scored.patches.slides
     both_classes = 0 < int(labels.sum()) < len(labels)
     curves = (
@@ -336,9 +327,9 @@ def evaluate(
         patches=len(labels),
         positive=int(labels.sum()),
         seen=scored.seen_by(runs),
-        **vars(Intervals.of(predictions, clusters, kind, _rng(runs[0], _FOR_SCORES), workers=workers, own=own)),
+        **vars(Intervals.of(predictions, clusters, kind, _rng(runs[0], _FOR_SCORES), workers=session.workers, own=own)),
         slides=_by_slide(predictions, slides) if (slides != "").any() else (),
-        points=_applied(classifier, predictions, clusters, _rng(runs[0], _FOR_POINTS), workers),
+        points=_applied(classifier, predictions, clusters, _rng(runs[0], _FOR_POINTS), session.workers),
         agreements={
             scale: Agreement.of(labels, values, clusters, _rng(runs[0], _FOR_RELIABILITY))
             for scale, values in _scales(classifier, probabilities).items()

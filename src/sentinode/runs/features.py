@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from operator import itemgetter
 from pathlib import Path
 from typing import Final
@@ -14,16 +15,16 @@ from jaxtyping import Float, Int, Shaped
 from sentinode.artefacts import write_atomically
 from sentinode.config import CopiesConfig, RunConfig, TimmModel
 from sentinode.data.patches import PatchSet
+from sentinode.device import Precision, has_bfloat16, in_precision
 from sentinode.fitting.linear_probe import Features
-from sentinode.inference.device import has_bfloat16
-from sentinode.inference.features import features_of
-from sentinode.inputs.augment import draw
+from sentinode.inputs.augment import Draws, augmented, draw
 from sentinode.inputs.batches import derive_seed
-from sentinode.inputs.preprocess import Prepared
+from sentinode.inputs.preprocess import Prepared, as_input
 from sentinode.models.backbones.backbone import Backbone
-from sentinode.progress import Progress, of_step, silent
+from sentinode.progress import of_step
 from sentinode.runs.material import Material
 from sentinode.runs.pseudo_labels import PseudoLabels
+from sentinode.session import Session
 
 _CHUNK: Final = 512  # patches hashed at a time
 _PURPOSE: Final = 4  # of the numbers drawn here
@@ -35,8 +36,6 @@ def head_sides(
     config: RunConfig,
     copies: CopiesConfig | None,
     network: Backbone,
-    device: torch.device,
-    progress: Progress = silent,
     pseudo: PseudoLabels | None = None,
 ) -> tuple[Features, Features]:
     """Features and labels of the training side, pseudo-labels last, and of the validation side.
@@ -45,16 +44,14 @@ def head_sides(
     they are.
     """
     split, patches = material.split(config), material.patches
-    store = FeatureStore(patches, config, copies, network, device, material.cache_root, progress)
+    store = FeatureStore(patches, config, copies, network, material.session)
     rows = patches.rows_of(split.validation)
     validation = Features(store.features(rows), patches.labels[rows].astype(np.int64))
     rows = patches.rows_of(split.training)
     parts = [store.copies(rows, patches.labels[rows])]
     if pseudo is not None:
         assert material.unlabelled is not None
-        store = FeatureStore(
-            material.unlabelled.patches, config, copies, network, device, material.cache_root, progress
-        )
+        store = FeatureStore(material.unlabelled.patches, config, copies, network, material.session)
         parts.append(store.copies(store.patches.rows_of(pseudo.joined.ids), pseudo.joined.labels))
     values, labels = (np.concatenate(of_parts) for of_parts in zip(*[(p.values, p.labels) for p in parts], strict=True))
     return Features(values, labels), validation
@@ -63,8 +60,8 @@ def head_sides(
 class FeatureStore:
     """Features of patches as a network sees them under a config, each computed when it is first asked for.
 
-    They are kept in the folder `features` of a cache, a file for each copy, under a digest of all that they depend on:
-    every split, seed and number of labels reads the same ones. Without a cache they are computed anew.
+    They are kept in the folder `features` of the cache, a file for each copy, under a digest of all that they depend
+    on: every split, seed and number of labels reads the same ones.
     """
 
     def __init__(
@@ -73,14 +70,11 @@ class FeatureStore:
         config: RunConfig,
         copies: CopiesConfig | None,
         network: Backbone,
-        device: torch.device,
-        cache_root: Path | None,
-        progress: Progress = silent,
+        session: Session,
     ) -> None:
-        self._copies = copies
-        self.patches, self._config, self._network, self._device = patches, config, network, device
-        self._folder, self._progress = None if cache_root is None else cache_root / "features", progress
-        self._digest = _digest(patches, config, network, device) if self._folder else hashlib.sha256()
+        self.patches, self._config, self._copies = patches, config, copies
+        self._network, self._session = network, session
+        self._digest = _digest(patches, config, network, session.device)
 
     def copies(self, rows: Int[np.ndarray, " n"], labels: Shaped[np.ndarray, " n"]) -> Features:
         """Of some rows all copies that are asked for, one behind the other, with their labels."""
@@ -95,8 +89,7 @@ class FeatureStore:
         missing = rows[np.isnan(every[rows, 0])]
         if len(missing):
             every[missing] = self._computed(missing, copy)
-            if path is not None:
-                write_atomically(path, lambda file: np.save(file, every, allow_pickle=False))
+            write_atomically(path, lambda file: np.save(file, every, allow_pickle=False))
         found: Float[np.ndarray, "n d"] = every[rows]
         return found
 
@@ -111,22 +104,20 @@ class FeatureStore:
             Prepared(self.patches, rows, self._config.preprocess, None),  # looked at once, so not held
             draws,
             precision=self._config.predict.precision,
-            device=self._device,
-            on_progress=of_step(self._progress, step),
+            device=self._session.device,
+            on_progress=of_step(self._session.progress, step),
         )
 
-    def _path(self, copy: int) -> Path | None:
-        if self._folder is None:
-            return None
+    def _path(self, copy: int) -> Path:
         digest = self._digest.copy()
         varied = self._copies.model_dump(exclude={"count"}) if self._copies and copy != _PLAIN else None
         digest.update(f"|{copy}|{varied}".encode())
-        return self._folder / f"{digest.hexdigest()[:20]}.npy"
+        return self._session.cache_root / "features" / f"{digest.hexdigest()[:20]}.npy"
 
-    def _kept(self, path: Path | None) -> Float[np.ndarray, "n d"]:
+    def _kept(self, path: Path) -> Float[np.ndarray, "n d"]:
         """What the cache has of all patches, and NaN; what is written into it changes no file."""
         shape = (len(self.patches), self._network.head.in_features)
-        if path is not None and path.is_file():
+        if path.is_file():
             kept: Float[np.ndarray, "n d"] = np.load(path, mmap_mode="c", allow_pickle=False)
             if kept.shape == shape:
                 return kept
@@ -148,3 +139,34 @@ def _digest(patches: PatchSet, config: RunConfig, network: Backbone, device: tor
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest
+
+
+# A backbone's maps of more patches than these overflow a processor's cache; a GPU wants more.
+_BATCH_ON_CPU: Final = 16
+_BATCH_ON_GPU: Final = 256
+
+
+@torch.inference_mode()
+def features_of(
+    network: Backbone,
+    prepared: Prepared,
+    draws: Draws | None = None,
+    *,
+    precision: Precision,
+    device: torch.device,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Float[np.ndarray, "n d"]:
+    """What the backbone's head sees of each patch, in the order of `prepared`; of its copy, where `draws` make one."""
+    network.eval()
+    size = _BATCH_ON_CPU if device.type == "cpu" else _BATCH_ON_GPU
+    features = np.empty((len(prepared), network.head.in_features), np.float32)
+    for start in range(0, len(prepared), size):
+        rows = slice(start, min(start + size, len(prepared)))
+        images = torch.from_numpy(prepared[rows]).permute(0, 3, 1, 2).to(device)
+        inputs = as_input(images) if draws is None else augmented(images, draws.of(itemgetter(rows)))
+        with in_precision(precision, device):
+            found = network.features(inputs.contiguous(memory_format=torch.channels_last))
+        features[rows] = found.float().cpu().numpy()
+        if on_progress:
+            on_progress(rows.stop, len(prepared))
+    return features

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from sentinode.config import ModelConfig, OwnModel, TimmModel
+from sentinode.device import choose_device
 from sentinode.fitting.memory import keep_freed_memory
 from sentinode.inference.classifier import Card, Classifier, TrainedNetwork, TrainedRun
-from sentinode.inference.device import choose_device
 from sentinode.models.own import NONE, Given, Recipes
 from sentinode.runs.decision import DECISION, open_decision
 from sentinode.runs.run import Run

@@ -1,10 +1,10 @@
-"""The data of an experiment, ready for runs: patches, the split of each config, prepared pixels."""
+"""The data of an experiment, checked and packed: patches, the split of each config, prepared pixels."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
@@ -13,14 +13,17 @@ import numpy as np
 
 from sentinode.artefacts import write_text
 from sentinode.audit.audit import pixel_digests
-from sentinode.config import BalanceConfig, PreprocessConfig, RunConfig, SampleConfig, SplitConfig
+from sentinode.audit.check import Check, check_folder
+from sentinode.config import BalanceConfig, DataConfig, PreprocessConfig, RunConfig, SampleConfig, SplitConfig
+from sentinode.data.folder import LeftOut, open_folder, pack_folder, require_readable
 from sentinode.data.listing import Origin
 from sentinode.data.patches import PatchSet, PatchTable
 from sentinode.errors import RunError
 from sentinode.evaluation.clusters import ClusterKind
 from sentinode.inference.predictions import Predictions
 from sentinode.inputs.preprocess import Prepared, prepare
-from sentinode.progress import Progress, of_step, silent
+from sentinode.progress import of_step
+from sentinode.session import Session
 from sentinode.splits.split import Split, make_split, reached_slides, unite_groups
 from sentinode.splits.stain_clusters import stain_clusters, stain_statistics, uncut_clusters, usual_count
 
@@ -64,8 +67,8 @@ class Material:
     `patients_known`: whether the given groups name the patient of every patch;
     `eligible`: (N,) bool, the patches that runs may use (default: all that are labelled); `unlabelled`: what
     pseudo-labels may be given to; `pixel_digests`: (N,) SHA-1 of each patch's pixels, where they are known already;
-    `notices`: what is to be said of the data on every page; `origin`: whose patches they are; `cache_root`: where
-    features are kept.
+    `notices`: what is to be said of the data on every page; `origin`: whose patches they are; `session`: where and
+    with what all runs on them are computed.
     """
 
     def __init__(
@@ -80,10 +83,9 @@ class Material:
         notices: tuple[str, ...] = (),
         note: str = "",
         origin: Origin = "other",
-        cache_root: Path | None = None,
-        progress: Progress = silent,
+        session: Session | None = None,
     ) -> None:
-        self.patches, self.note, self.cache_root, self.progress = patches, note, cache_root, progress
+        self.patches, self.note, self.session = patches, note, session or Session()
         self.origin: Origin = origin
         self.unlabelled, self.patients_known = unlabelled, patients_known
         if patients_known:
@@ -165,7 +167,7 @@ class Material:
             case "patient" | "group":
                 names = self.candidates.groups
             case "stain":
-                names = self._by_stain(config.data.stain_clusters).groups
+                names = self._by_stain(config.data.stain_clusters)
             case "slide+group":
                 names = np.where(self._on_slide != "", self._on_slide, self.candidates.groups)
             case "slide+stain":
@@ -186,7 +188,7 @@ class Material:
         ]
 
     def split(self, config: RunConfig) -> Split:
-        return self._split(config.balance, config.sample, config.split, config.data.stain_clusters)
+        return self._split(config.balance, config.sample, config.split)
 
     def write_split(self, config: RunConfig, path: Path) -> Split:
         """Save the split of a config as a table id,label,side,cluster, and return it."""
@@ -205,24 +207,19 @@ class Material:
             config.balance,
             config.sample,
             config.split,
-            config.data.stain_clusters,
             config.preprocess,
             config.running.memory_budget_mb,
             joined,
         )
 
-    def _make_split(
-        self, balance: BalanceConfig | None, sample: SampleConfig | None, split: SplitConfig, stain_clusters: int | None
-    ) -> Split:
-        table = self._by_stain(stain_clusters) if split.by == "stain" else self.candidates
-        return make_split(table, balance, sample, split, patients_known=self.patients_known)
+    def _make_split(self, balance: BalanceConfig | None, sample: SampleConfig | None, split: SplitConfig) -> Split:
+        return make_split(self.candidates, balance, sample, split, patients_known=self.patients_known)
 
-    def _cluster_by_stain(self, count: int | None) -> PatchTable:
-        """The candidates, their groups swelled to clusters of stain, which are the same for every split and seed."""
-        table = self.candidates
-        asked = count or usual_count(len(table))
+    def _cluster_by_stain(self, count: int | None) -> np.ndarray:
+        """(n,) str: each candidate's cluster of stain, which is the same for every split and seed."""
+        asked = count or usual_count(len(self.candidates))
         clusters = stain_clusters(self._stain_statistics(of_rest=False), asked, np.random.default_rng(0))
-        return replace(table, groups=uncut_clusters(clusters, table.groups))
+        return uncut_clusters(clusters, self.candidates.groups)
 
     def _cluster_rest_by_stain(self, count: int | None) -> np.ndarray:
         """(n,) str: each candidate's slide, and clusters of stain of those without one.
@@ -244,38 +241,121 @@ class Material:
         rows = np.flatnonzero(self._used)
         if of_rest:
             rows = rows[self._on_slide == ""]
-        return stain_statistics(self.patches.pixels, of_step(self.progress, "stain"), rows=rows)
+        return stain_statistics(self.patches.pixels, of_step(self.session.progress, "stain"), rows=rows)
 
     def _prepare(
         self,
         balance: BalanceConfig | None,
         sample: SampleConfig | None,
         split: SplitConfig,
-        stain_clusters: int | None,
         preprocess: PreprocessConfig,
         budget_mb: int,
         joined: tuple[str, ...],
     ) -> tuple[Prepared, Prepared]:
-        sides, source = self._split(balance, sample, split, stain_clusters), self.patches
+        sides, source = self._split(balance, sample, split), self.patches
         rows = [self.patches.rows_of(ids) for ids in (sides.training, sides.validation)]
         if joined:
             assert self.unlabelled is not None
             source = self.unlabelled.everything
             rows[0] = np.append(rows[0], self.unlabelled.first + self.unlabelled.patches.rows_of(np.array(joined)))
-        share = budget_mb // 2
-        # Cropping and shrinking are over at once; normalising stains takes about a millisecond a patch.
+        tell = self.session.progress
         training, validation = (
             prepare(
                 source,
                 side,
                 preprocess,
-                budget_mb=share,
-                scratch=self.cache_root,
-                on_progress=of_step(self.progress, f"normalise stains, {name}") if preprocess.stain != "none" else None,
+                budget_mb=budget_mb // 2,
+                scratch=self.session.cache_root,
+                # Cropping and downsampling are over at once; normalising stains takes about a millisecond a patch.
+                on_progress=None if preprocess.stain == "none" else of_step(tell, f"normalise stains, {name}"),
             )
             for name, side in zip(("training", "validation"), rows, strict=True)
         )
         return training, validation
+
+
+@dataclass(frozen=True, eq=False)
+class Gathered:
+    """A data folder after its check: material of the training part, and the test part's patches."""
+
+    check: Check
+    material: Material
+    test: PatchSet | None
+    sample_ids: np.ndarray
+    left_out: tuple[LeftOut, ...]
+
+
+def gather(root: Path, config: RunConfig, session: Session) -> Gathered:
+    """Open, pack and check a data folder; raises DataError on what no option leaves out."""
+    folder, left_out = open_folder(root, config.data)
+    packed = pack_folder(folder, session)
+    left_out += require_readable(packed, config.data)
+    check = check_folder(folder, packed, session)
+    groups = unite_groups(packed.training.groups, check.groups())
+    dropped = _to_drop_of_training(check, config.data)
+    for option, rows in dropped.items():
+        left_out.append(LeftOut(option, int(rows.sum()), f"{option} patches were left out of training"))
+    eligible = ~np.any([np.zeros(len(packed.training), dtype=bool), *dropped.values()], axis=0)
+    unlabelled = None
+    if packed.test is not None:
+        usable = ~_to_drop_of_test(check, config.data)
+        unlabelled = Unlabelled(
+            packed.everything,
+            len(packed.training),
+            usable,
+            check.audit.groups,
+            check.audit.rows.pixel_digests[len(packed.training) :],
+        )
+    material = Material(
+        packed.training,
+        groups,
+        patients_known=folder.groups_are_patients and bool(np.all(packed.training.groups != "")),
+        eligible=eligible,
+        unlabelled=unlabelled,
+        pixel_digests=check.audit.rows.pixel_digests[: len(packed.training)],
+        notices=_contradictions(check) if "duplicate" in config.data.leave_out else (),
+        note=folder.note,
+        origin=check.origin,
+        session=session,
+    )
+    return Gathered(check, material, packed.test, folder.sample_ids, tuple(left_out))
+
+
+def _to_drop_of_training(check: Check, config: DataConfig) -> dict[str, np.ndarray]:
+    """Which rows of the training part each option leaves out, as the check found them.
+
+    Of patches that equal each other one stays, whatever stands in the test part: the first that has a label.
+    """
+    count, labels = len(check.packed.training), check.packed.training.labels
+    first_copies, blank = check.audit.rows.first_copies[:count], check.audit.rows.blank[:count]
+    dropped: dict[str, np.ndarray] = {}
+    if "blank" in config.leave_out:
+        dropped["blank"] = blank
+    if "duplicate" in config.leave_out:
+        labelled_first = np.lexsort((labels < 0, first_copies))
+        _, kept = np.unique(first_copies[labelled_first], return_index=True)
+        dropped["duplicate"] = ~np.isin(np.arange(count), labelled_first[kept])
+    return dropped
+
+
+def _to_drop_of_test(check: Check, config: DataConfig) -> np.ndarray:
+    """Which rows of the test part the options leave out: duplicates are those that equal any earlier patch."""
+    rows, first = check.audit.rows, len(check.packed.training)
+    copied = rows.first_copies < np.arange(len(rows.first_copies))
+    dropped = (rows.blank & ("blank" in config.leave_out)) | (copied & ("duplicate" in config.leave_out))
+    return np.asarray(dropped[first:])
+
+
+def _contradictions(check: Check) -> tuple[str, ...]:
+    """What is to be said where copies that are left out have another label than the one that stays."""
+    training = check.packed.training
+    copies = check.audit.rows.first_copies[: len(training)]
+    negative, positive = (set(copies[training.labels == label].tolist()) for label in (0, 1))
+    count = len(negative & positive)
+    if not count:
+        return ()
+    sets = "set of duplicates has" if count == 1 else "sets of duplicates have"
+    return (f"{count:,} {sets} both labels: the first labelled copy stays, with its own label",)
 
 
 def require_same(noted: Mapping[str, str], identity: Mapping[str, str], *, where: Path) -> None:

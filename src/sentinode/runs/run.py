@@ -35,7 +35,7 @@ from pydantic import BaseModel
 from torch import nn
 
 from sentinode.artefacts import RUN_SEAL, claim, tidy_finished
-from sentinode.config import OwnModel, RunConfig, TimmModel
+from sentinode.config import OwnModel, RunConfig, TimmModel, Weighting
 from sentinode.errors import RunError, SentinodeWarning
 from sentinode.evaluation.clusters import ClusterKind
 from sentinode.fitting.checkpoint import count_weights, load_weights
@@ -44,7 +44,6 @@ from sentinode.models.backbones.backbone import weight_count
 from sentinode.models.build import build
 from sentinode.models.own import NONE, Recipe, Recipes
 from sentinode.records import VERSION, Number, read_record, write_record
-from sentinode.runs.blend import BLEND, Blend, open_blend
 from sentinode.runs.decision import DECISION, Decision, open_decision
 from sentinode.runs.environment import PseudoRecord, read_environment
 from sentinode.runs.history import read_history
@@ -70,6 +69,7 @@ CONTENTS: Final = (
 )
 MANIFEST: Final = RUN_SEAL
 MEMBERS: Final = "members"
+BLEND: Final = "blend.json"
 PSEUDO: Final = "pseudo.csv"
 _WEIGHTS: Final = "model.safetensors"
 _PROBE: Final = 1e-3  # of logits: other processors sum in another order
@@ -95,6 +95,32 @@ class Scores(BaseModel, extra="allow"):
 
     version: int = VERSION
     __pydantic_extra__: dict[str, Number]
+
+
+@dataclass(frozen=True)
+class Blend:
+    """blend.json, of an ensemble: the weights of its members and what these score alone, by their names.
+
+    The weights are for use on new patches; the ensemble's own predictions of validation patches take weights that were
+    fitted on other slides or groups.
+    """
+
+    rule: Weighting
+    """How the weights came about: "equal" also where they were to be fitted and could not be.
+
+    "fitted": those of least log loss on the validation side, none of them below 0, that sum to 1. The probability is
+    sigmoid(sum of weight * logit), after each member's is kept 1e-7 away from 0 and 1.
+    """
+    weights: dict[str, float]
+    """Fitted on all validation patches."""
+    fold_weights: dict[str, list[float]]
+    """Fitted without each part of the validation side in turn, for that part's own predictions; [] if not fitted."""
+    scores: dict[str, dict[str, Number]]
+    """On the validation side."""
+
+    def __post_init__(self) -> None:
+        if not (min(self.weights.values()) >= 0 and abs(sum(self.weights.values()) - 1) < 1e-6):
+            raise ValueError("the weights do not sum to 1")
 
 
 @dataclass(frozen=True, eq=False)
@@ -363,7 +389,7 @@ def _open_members(folder: Path, own: Recipes) -> tuple[tuple[Run, ...], Blend | 
     names = sealed(folder)[1]
     if not names:
         return (), None
-    blend = open_blend(folder)
+    blend = read_record(folder / BLEND, Blend)
     if set(blend.weights) != set(names):
         raise RunError(
             "has weights for other members than the manifest lists", where=folder / BLEND, remedy="Restore it."

@@ -13,6 +13,7 @@ from jaxtyping import Int
 from sentinode.config import Value
 from sentinode.evaluation.clusters import ClusterKind
 from sentinode.inference.predictions import Predictions, average
+from sentinode.runs.decision import Decision, decide
 from sentinode.runs.run import Run
 
 if TYPE_CHECKING:
@@ -130,3 +131,11 @@ def best_known_clusters(runs: Sequence[Run]) -> tuple[dict[str, str], ClusterKin
         if run.cluster_kind == kind:
             clusters |= run.clusters_by_id
     return clusters, kind
+
+
+def decide_together(variant: Variant) -> Decision:
+    """Calibrations and operating points for the mean of all of a variant's runs."""
+    cluster_of = {patch: cluster for run in variant.runs for patch, cluster in run.clusters_by_id.items()}
+    predictions, config = variant.predictions, variant.runs[0].config
+    clusters = np.array([cluster_of[patch] for patch in predictions.ids.tolist()])
+    return decide(predictions, clusters, config.decision, seed=config.fit.seed)

@@ -25,7 +25,7 @@ from sentinode.data.tables import SLIDE_COLUMNS, column_of, columns_of, read_tab
 from sentinode.errors import ConfigError, DataError, FailureError, RunError, SentinodeError, one_line
 from sentinode.inference.classifier import Classifier
 from sentinode.records import Number, read_record, write_record
-from sentinode.runs.session import Session
+from sentinode.session import Session
 from sentinode.slides.heatmap import (
     CELL_PX,
     Block,

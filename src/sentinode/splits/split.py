@@ -15,7 +15,7 @@ from sentinode.data.patches import PatchTable
 from sentinode.errors import SplitError
 from sentinode.splits.allocation import NOTED_MISS, assign_units, is_searched, units_by_class
 
-Basis = Literal["slide", "patient", "slide+group", "group", "stain", "random", "file"]
+Basis = Literal["slide", "patient", "slide+group", "group", "random", "file"]
 """What is kept on one side: "slide+group" is slides where they are known, and for the rest groups that share tissue."""
 TRAINING, VALIDATION = "training", "validation"
 _IN_WORDS: Final[dict[Basis, str]] = {
@@ -29,12 +29,8 @@ _IN_WORDS: Final[dict[Basis, str]] = {
         "by group: patches that share tissue stay together, but patches of one slide may be in both sets and scores "
         "may be too good"
     ),
-    "stain": (
-        "by clusters of stain and texture in place of slides: most patches of a slide stay together, "
-        "and all that share tissue; scores may still be too good"
-    ),
     "random": (
-        "random: IGNORES SLIDES; patches of one slide, some overlapping, are in both sets and scores are too good"
+        "random: slides are ignored; patches of one slide, some overlapping, are in both sets, and scores are too good"
     ),
     "file": "as given in a file; whether slides are kept apart depends on the file",
 }
@@ -45,7 +41,6 @@ _UNIT_NAMES: Final[dict[Basis, str]] = {
     "patient": "patient",
     "slide+group": "slide",
     "group": "group",
-    "stain": "stain cluster",
     "random": "patch",
 }
 
@@ -55,7 +50,7 @@ class Split:
     """Ids of both sides, in a fixed order, and what the sides do not share.
 
     `basis` says what was kept on one side: slides, patients, slides where they are known and groups for the rest,
-    groups (given ones and overlaps), clusters of stain, nothing ("random": patches of one slide stand on both sides,
+    groups (given ones and overlaps), nothing ("random": patches of one slide stand on both sides,
     and scores are too good), or what a file said.
     """
 
@@ -98,8 +93,8 @@ def make_split(
 ) -> Split:
     """Drop negatives, sample each class, and split; raises SplitError where the data cannot give it.
 
-    The candidates are labelled; their groups unite those given and the overlaps found, or, to split by
-    stain, are the clusters that stand in for slides. With `patients_known` every group is a patient's.
+    The candidates are labelled; their groups unite those given and the overlaps found. With `patients_known` every
+    group is a patient's.
     """
     left_out: dict[str, int] = {}
     notices: list[str] = []
@@ -244,7 +239,7 @@ def choose_basis(candidates: PatchTable, config: SplitConfig, *, patients_known:
         case "slide" if unknown:
             raise SplitError(
                 f"the slide of {unknown} of {len(candidates.ids)} patches is not known",
-                remedy="Give a table id,slide with --slides, or set split.by to 'group', 'stain' or 'auto'.",
+                remedy="Give a table id,slide with --slides, or set split.by to 'group' or 'auto'.",
             )
         case "group" if patients_known:
             return "patient"
@@ -257,7 +252,7 @@ def units_of(candidates: PatchTable, basis: Basis) -> Shaped[np.ndarray, " n"]:
     match basis:
         case "slide":
             return candidates.slides
-        case "group" | "patient" | "stain":
+        case "group" | "patient":
             return candidates.groups
         case "slide+group":
             slides, groups = reached_slides(candidates.slides, candidates.groups), candidates.groups

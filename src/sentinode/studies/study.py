@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,18 +85,21 @@ class Study:
         return next(variant for variant in self.variants if variant.name == self.record.chosen)
 
     @classmethod
-    def open(cls, folder: Path) -> Study:
-        """Read a study; raises RunError where it is unfinished or one of its runs is not sound."""
+    def open(cls, folder: Path, opened: Mapping[str, Run] | None = None) -> Study:
+        """Read a study; raises RunError where it is unfinished or one of its runs is not sound.
+
+        `opened` are those of its runs, by name, that are open already and need not be checked again.
+        """
         record = StudyRecord.read(folder)
         weighed = read_record(folder / STUDY_EVIDENCE, EvidenceRecord)
         config = read_toml(folder / STUDY_CONFIG, StudyConfig)
-        opened: dict[str, Run] = {}
+        runs = dict(opened or {})
 
         def variant(entry: VariantRecord) -> Variant:
             for name in entry.runs:
-                if name not in opened:
-                    opened[name] = Run.open(folder / "runs" / name)
-            return Variant(entry.name, entry.settings, tuple(opened[name] for name in entry.runs))
+                if name not in runs:
+                    runs[name] = Run.open(folder / "runs" / name)
+            return Variant(entry.name, entry.settings, tuple(runs[name] for name in entry.runs))
 
         return cls(
             folder=folder,

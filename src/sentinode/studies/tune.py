@@ -26,8 +26,8 @@ from sentinode.inputs.batches import derive_seed
 from sentinode.runs.run import Run
 from sentinode.runs.variant import Variant
 from sentinode.settings import folder_name, override, short_name
-from sentinode.studies.compare import RunStore, grid, require_same_validation
 from sentinode.studies.comparison import Comparison, paired
+from sentinode.studies.training import RunStore, grid, require_same_validation
 
 _DEFAULT_TRIALS: Final = 20
 _JOURNAL: Final = "optuna.journal"
@@ -41,7 +41,7 @@ class Tuning:
     pruned: int
 
 
-def tune(config: StudyConfig, store: RunStore, folder: Path) -> Tuning:
+def search(config: StudyConfig, store: RunStore, folder: Path) -> Tuning:
     """Run, or go on with, the search whose journal lies in `folder`: what it finds does not tell which of both it was.
 
     Raises RunError where another process searches there, or the journal is damaged.

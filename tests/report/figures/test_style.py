@@ -8,9 +8,16 @@ import numpy as np
 import pytest
 
 from sentinode.evaluation.bands import Band
-from sentinode.report.figures.curves import common_limits
 from sentinode.report.figures.data import CHANNELS, class_counts, slide_counts
-from sentinode.report.figures.scores import Banded, Curve, Curves, learning_curves, roc_bands, scores_by_seed
+from sentinode.report.figures.scores import (
+    Banded,
+    Curve,
+    Curves,
+    common_limits,
+    learning_curves,
+    roc_bands,
+    scores_by_seed,
+)
 from sentinode.report.figures.style import NEGATIVE, POSITIVE, VARIANTS
 
 

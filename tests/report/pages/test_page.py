@@ -12,6 +12,7 @@ import pytest
 
 from sentinode.errors import RunError
 from sentinode.report.pages.page import write_report, write_run_page
+from sentinode.runs.run import Run
 
 Write = Callable[..., Path]
 NOTE = "phantom: synthetic tissue"
@@ -239,7 +240,7 @@ def test_ids_are_unique_and_every_reference_has_its_target(rendered: Write) -> N
 def test_pages_are_the_same_every_time(rendered: Write) -> None:
     run = rendered() / "runs" / "before-seed25"
     first = (run / "report.html").read_bytes()
-    assert write_run_page(run).read_bytes() == first
+    assert write_run_page(Run.open(run)).read_bytes() == first
 
 
 def test_pages_are_drawn_from_records_without_timm_and_without_a_network(
@@ -250,7 +251,7 @@ def test_pages_are_drawn_from_records_without_timm_and_without_a_network(
     monkeypatch.setitem(sys.modules, "timm", None)
     monkeypatch.setattr("sentinode.runs.run.build", lambda *_args, **_options: pytest.fail("built a network"))
     write_report(folder)
-    write_run_page(folder / "runs" / "lite0-seed25")
+    write_run_page(Run.open(folder / "runs" / "lite0-seed25"))
     for name in ("report.html", "runs/lite0-seed25/report.html"):
         page = Page(folder / name)
         assert "1,025 parameters" in page.text

@@ -3,8 +3,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from sentinode.report.prose import comparisons as words
 from sentinode.report.prose import notebook
+from sentinode.report.prose import verdicts as words
 from sentinode.studies.study import Study
 
 Write = Callable[..., Path]

@@ -159,11 +159,10 @@ def test_naive_tests_are_counted_by_run_pair_and_side() -> None:
         ("random", "better", "inflates the score by 0.012 AUC"),
         ("random", "no evidence", "no evidence of a difference"),
         ("random", "worse", "gives a lower score"),
-        ("stain", "too small to matter", "a difference, but less than 0.005"),
+        ("random", "too small to matter", "a difference, but less than 0.005"),
         ("random", "too few seeds", "needs at least 3 seeds"),
         ("random", "too few slides", "too few slides or groups (slides with tumour: 2; at least 3"),
-        ("stain", "same predictions", "the same predictions as the trusted one"),
-        ("stain", "better", "inflates the score by 0.012"),
+        ("random", "same predictions", "the same predictions as the trusted one"),
     ],
 )
 def test_the_leak_is_told_for_every_outcome(split: str, outcome: str, said: str) -> None:

@@ -12,11 +12,9 @@ import pytest
 from sentinode.config import DecisionConfig
 from sentinode.evaluation.calibration import Reliability, Temperature
 from sentinode.inference.predictions import Predictions
-from sentinode.report.figures.decision import Believed, reliability_diagram
 from sentinode.report.pages.page import write_run_page
-from sentinode.report.sections.decision import decision_part
-from sentinode.runs.decide import decide
-from sentinode.runs.decision import Decision
+from sentinode.report.sections.decision import Believed, decision_part, reliability_diagram
+from sentinode.runs.decision import Decision, decide
 from sentinode.runs.run import Run
 
 
@@ -80,7 +78,7 @@ def test_empty_bins_are_left_out_and_lone_ones_have_no_bar() -> None:
 
 
 def test_a_runs_page_shows_what_it_carries(run_folder: Path) -> None:
-    page = write_run_page(run_folder).read_text(encoding="utf-8")
+    page = write_run_page(Run.open(run_folder)).read_text(encoding="utf-8")
     found = Run.open(run_folder).decision
     assert 'id="decision"' in page
     assert "Reliability after calibration" in page

@@ -51,7 +51,7 @@ def test_the_page_links_every_step_and_has_the_notebooks_column_for_its_own_data
     write_study: Callable[..., Path],
 ) -> None:
     folder = write_study(preset=PRESET)
-    own = write_study_page(folder).read_text(encoding="utf-8")
+    own = write_study_page(Study.open(folder)).read_text(encoding="utf-8")
     links = re.findall(r'<tr><th scope="row">(\d+)\. <a href="#([\w-]+)">', own)
     assert [(int(number), anchor) for number, anchor in links] == list(enumerate(IN_ORDER, 1))
     assert all(own.count(f'id="{anchor}"') == 1 for anchor in IN_ORDER)

@@ -217,7 +217,6 @@ def test_unknown_slides_are_said_to_be_unknown(study: Study) -> None:
         ("patient", Status.REPORTED, "no patient has patches in both sets"),
         ("slide+group", Status.REPORTED, "Slides where they are known"),
         ("group", Status.REPORTED, "may be in both sets"),
-        ("stain", Status.REPORTED, "used in place of slides"),
         ("random", Status.REPORTED, "Single patches only"),
         ("file", Status.NOT_KNOWN, "is not recorded"),
     ],

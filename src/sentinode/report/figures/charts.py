@@ -12,12 +12,12 @@ from markupsafe import Markup
 from sentinode.audit.explore import Explored
 from sentinode.evaluation.bands import Band
 from sentinode.evaluation.metrics import METRIC_NAMES, gain
-from sentinode.report.figures import curves
 from sentinode.report.figures import data as data_figures
+from sentinode.report.figures import scores as curves
 from sentinode.report.figures import scores as score_figures
 from sentinode.report.figures.scores import Curves, Effect
 from sentinode.report.figures.style import MUTED, VARIANTS
-from sentinode.report.prose import comparisons as words
+from sentinode.report.prose import verdicts as words
 from sentinode.runs.run import Run
 from sentinode.runs.variant import Variant
 from sentinode.settings import short_name

@@ -12,9 +12,9 @@ from sentinode.audit.check import CheckRecord
 from sentinode.audit.explore import Explored, baseline
 from sentinode.data.images import PATCH_SIZE_PX
 from sentinode.report.figures import charts
-from sentinode.report.figures.pictures import picture, pictures
-from sentinode.report.prose.data_statements import label_rule, many
-from sentinode.report.sections.patches import Answer, Gallery, SideBySide
+from sentinode.report.prose.data_statements import label_rule
+from sentinode.report.prose.numbers import many
+from sentinode.report.sections.patches import Answer, Gallery, SideBySide, picture, pictures
 from sentinode.report.sections.tables import Table
 
 _BLANK_TITLES: Final = {

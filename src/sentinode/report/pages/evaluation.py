@@ -14,10 +14,11 @@ from sentinode.report.figures import scores as score_figures
 from sentinode.report.figures.charts import Chart
 from sentinode.report.figures.style import VARIANTS
 from sentinode.report.prose.cautions import NO_CLINIC
+from sentinode.report.prose.numbers import number
 from sentinode.report.sections import patches as parts
 from sentinode.report.sections.decision import AGREEMENT_SCORES, LOOKS, reliability_charts
 from sentinode.report.sections.patches import Answer
-from sentinode.report.sections.tables import Table, between, number, one_prediction
+from sentinode.report.sections.tables import Table, between, one_prediction
 from sentinode.runs.evaluate import Evaluation, SlideScores
 
 _COVERS: Final = (

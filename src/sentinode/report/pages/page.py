@@ -40,10 +40,9 @@ CHECK_PAGE: Final = "check.html"
 def write_report(folder: Path) -> list[Path]:
     """Write the pages of a study, run or check, whichever the folder holds; raises RunError for another."""
     if (folder / STUDY_RECORD).is_file() or (folder / STUDY_CONFIG).is_file():
-        page = write_study_page(folder)
-        return [page, write_check_page(folder)]
+        return [write_study_page(Study.open(folder)), write_check_page(folder)]
     if is_run(folder):
-        return [write_run_page(folder)]
+        return [write_run_page(Run.open(folder))]
     if (folder / CHECK).is_file():
         return [write_check_page(folder)]
     if (folder / STUDY_EVIDENCE).is_file():
@@ -63,14 +62,14 @@ def write_report(folder: Path) -> list[Path]:
     )
 
 
-def write_study_page(folder: Path) -> Path:
-    """Write report.html of a finished study; raises RunError where it is unfinished or unsound."""
-    return _write(folder / REPORT, "study.html", study_context(Study.open(folder)))
+def write_study_page(study: Study) -> Path:
+    """Write report.html into the folder of a finished study."""
+    return _write(study.folder / REPORT, "study.html", study_context(study))
 
 
-def write_run_page(folder: Path) -> Path:
-    """Write report.html of a finished run; raises RunError where it is unfinished or unsound."""
-    return _write(folder / REPORT, "run.html", run_context(Run.open(folder)))
+def write_run_page(run: Run) -> Path:
+    """Write report.html into the folder of a finished run."""
+    return _write(run.folder / REPORT, "run.html", run_context(run))
 
 
 def write_comparison_page(folder: Path, comparison: Comparison, evidence: Evidence) -> Path:

@@ -11,7 +11,8 @@ from sentinode.evaluation.metrics import METRIC_NAMES
 from sentinode.report.figures import charts
 from sentinode.report.prose.cautions import NO_CLINIC, cautions, split_caution
 from sentinode.report.prose.data_statements import centre_square
-from sentinode.report.prose.network_statements import curves_statement, seeded_statement
+from sentinode.report.prose.model_statements import curves_statement, seeded_statement
+from sentinode.report.prose.numbers import number
 from sentinode.report.sections import patches as parts
 from sentinode.report.sections.decision import decision_part
 from sentinode.report.sections.patches import Answer
@@ -21,14 +22,12 @@ from sentinode.report.sections.tables import (
     environment,
     layers,
     networks_of,
-    number,
     one_prediction,
     runs_table,
 )
-from sentinode.runs.blend import Blend
 from sentinode.runs.evaluate import Intervals, validation_intervals
 from sentinode.runs.pseudo_labels import record_of
-from sentinode.runs.run import Run
+from sentinode.runs.run import Blend, Run
 from sentinode.settings import to_flat, to_toml
 
 _OF_MEMBERS: Final = ("auc", "average_precision", "accuracy", "log_loss")

@@ -13,7 +13,8 @@ from typing import Any, Final
 from PIL import Image
 
 from sentinode.report.prose.cautions import NO_CLINIC
-from sentinode.report.sections.tables import MISSING, Table, number
+from sentinode.report.prose.numbers import MISSING, number
+from sentinode.report.sections.tables import Table
 from sentinode.slides.cohort import CohortRecord, SlideRow
 from sentinode.slides.outputs import OVERLAY, THUMBNAIL, legend
 

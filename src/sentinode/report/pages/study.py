@@ -7,28 +7,21 @@ from typing import Any, Final
 from sentinode.evaluation.metrics import METRIC_NAMES
 from sentinode.report.figures import charts
 from sentinode.report.figures.charts import Chart
-from sentinode.report.figures.pictures import pictures
 from sentinode.report.pages.check import findings
-from sentinode.report.prose import comparisons as words
 from sentinode.report.prose import notebook
 from sentinode.report.prose import verdicts as verdict_words
+from sentinode.report.prose import verdicts as words
 from sentinode.report.prose.cautions import NO_CLINIC, Remark, cautions, split_caution
-from sentinode.report.prose.data_statements import centre_square, label_rule, many
-from sentinode.report.prose.network_statements import augmentation_statement, inputs_statement
+from sentinode.report.prose.data_statements import centre_square, label_rule
+from sentinode.report.prose.model_statements import augmentation_statement, inputs_statement
+from sentinode.report.prose.numbers import many, mean_and_spread
 from sentinode.report.sections import comparison as comparison_part
 from sentinode.report.sections import patches as parts
 from sentinode.report.sections.decision import decision_part
-from sentinode.report.sections.patches import Answer, Gallery
+from sentinode.report.sections.patches import Answer, Gallery, pictures
 from sentinode.report.sections.review import review_part
 from sentinode.report.sections.steps import PRESET, steps
-from sentinode.report.sections.tables import (
-    Table,
-    confusions,
-    environment,
-    mean_and_spread,
-    networks,
-    runs_table,
-)
+from sentinode.report.sections.tables import Table, confusions, environment, networks, runs_table
 from sentinode.report.standards.checklists import checklists
 from sentinode.report.standards.model_card import model_card
 from sentinode.runs.run import Run

@@ -29,7 +29,6 @@ def split_name(basis: str) -> str:
     named = {
         "random": "random",
         "file": "from a file",
-        "stain": "by stain cluster",
         "slide+group": "by slide where known",
     }
     return named.get(basis, f"by {basis}")
@@ -60,14 +59,6 @@ def split_caution(record: RunRecord) -> Remark | None:
                 "Slides are not known" if unknown else "The split does not go by slide",
                 "Patches found to share tissue stay within one set, but patches of one slide may be in both, so the "
                 f"scores may be too good. {remedy} for a split that can be trusted.",
-            )
-        case "stain":
-            remedy = "A split by a table of slides" if unknown else "A split by slide"
-            return Remark(
-                "Stain clusters are used in place of slides",
-                "Patches of similar stain and texture stay within one set, which keeps most of a slide together but "
-                "not all. On real patches this was no better than a split by shared tissue: the scores may still be "
-                f"too good. {remedy} can be trusted.",
             )
         case "file":
             return Remark(

@@ -9,7 +9,8 @@ from typing import Final
 from sentinode.config import RunConfig
 from sentinode.data.images import CENTRE_SIZE_PX, PATCH_SIZE_PX
 from sentinode.data.listing import Origin
-from sentinode.report.prose.network_statements import augmentation_statement, inputs_statement
+from sentinode.report.prose.model_statements import augmentation_statement, inputs_statement
+from sentinode.report.prose.numbers import many
 from sentinode.runs.pseudo_labels import record_of
 from sentinode.runs.run import Run
 from sentinode.studies.study import Study
@@ -25,7 +26,6 @@ _DISJOINT: Final = {
     "patient": "Patients: no patient has patches in both sets.",
     "slide+group": "Slides where they are known; other patches may come from a slide that is in both sets.",
     "group": "Tissue that was found to be shared; patches of one slide or patient may be in both sets.",
-    "stain": "Clusters of stain and texture, used in place of slides; a slide or patient may be in both sets.",
     "random": "Single patches only: patches of one slide or patient may be in both sets.",
     "file": "The split comes from a file; what it keeps apart is not recorded.",
 }
@@ -246,8 +246,3 @@ def centre_square(origin: Origin) -> str:
     if origin == "other":
         return f"The white square marks the centre {CENTRE_SIZE_PX} × {CENTRE_SIZE_PX} pixels."
     return "The white square is the centre square, which decides the label."
-
-
-def many(count: int, one: str, several: str = "") -> str:
-    """Such as "1 run" and "6 runs"."""
-    return f"{count:,} {one if count == 1 else several or f'{one}s'}"

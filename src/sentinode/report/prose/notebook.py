@@ -8,7 +8,8 @@ from typing import Final
 
 from sentinode.config import NotebookModel
 from sentinode.report.prose import verdicts as verdict_words
-from sentinode.report.sections.tables import MISSING, Table, mean_and_spread, number
+from sentinode.report.prose.numbers import MISSING, mean_and_spread, number
+from sentinode.report.sections.tables import Table
 from sentinode.runs.variant import Variant
 from sentinode.studies.comparison import Comparison
 from sentinode.studies.evidence import Evidence

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final, get_args
 
@@ -10,7 +10,11 @@ import numpy as np
 
 from sentinode.config import ModelConfig, NotebookModel
 from sentinode.evaluation.clusters import CLUSTER_NAMES, CLUSTERS_IN_WORDS, FEWEST, STAIN_CAUTION
+from sentinode.evaluation.metrics import METRIC_NAMES, gain
 from sentinode.evaluation.verdict import FEWEST_SEEDS, Outcome, Verdict
+from sentinode.report.prose.numbers import number
+from sentinode.runs.variant import Variant
+from sentinode.studies.comparison import Comparison
 from sentinode.studies.evidence import Evidence, IndependentTests
 
 _NO_ANSWER = frozenset({"too few seeds", "too few slides", "same network", "same predictions"})
@@ -222,28 +226,71 @@ def _beside(verdict: Verdict, preferred: ModelConfig, other: ModelConfig) -> str
 
 
 def inflation(evidence: Evidence) -> list[str]:
-    """What each other split adds to, or takes from, the score of the trusted one."""
+    """What the random split adds to, or takes from, the score of the trusted one."""
     return [_inflation(verdict) for verdict in evidence.verdicts]
 
 
 def _inflation(verdict: Verdict) -> str:
-    split = {"random": "The random split", "stain": "The split by clusters of stain"}[verdict.a]
     told = f"{verdict.interval_in_words()}; {verdict.in_seeds}"
-    by = f"{split} changes the score by {verdict.difference:+.3f} {verdict.metric} ({told})"
+    by = f"The random split changes the score by {verdict.difference:+.3f} {verdict.metric} ({told})"
     match verdict.outcome:
         case "better":
-            why = "the network recognises the slides" if verdict.a == "random" else "some leak remains"
-            return f"{split} inflates the score by {abs(verdict.difference):.3f} {verdict.metric} ({told}): {why}."
+            inflated = f"inflates the score by {abs(verdict.difference):.3f} {verdict.metric} ({told})"
+            return f"The random split {inflated}: the network recognises the slides."
         case "worse":
             worse = "lower" if verdict.gain > 0 else "worse"
-            return f"{split} gives a {worse} score, by {abs(verdict.difference):.3f} {verdict.metric} ({told})."
+            return (
+                f"The random split gives a {worse} score, by {abs(verdict.difference):.3f} {verdict.metric} ({told})."
+            )
         case "too few seeds":
             return f"{by}. Whether that is chance is not known: a verdict needs at least {FEWEST_SEEDS} seeds."
         case "too few slides":
             return f"{by}. Whether that is chance is not known: too few slides or groups ({verdict.reason})."
         case "same network" | "same predictions":
-            return f"{split} gives the same predictions as the trusted one: both splits are the same here."
+            return "The random split gives the same predictions as the trusted one: both splits are the same here."
         case "too small to matter":
             return f"{by}: a difference, but less than {verdict.smallest_effect:g}, the smallest that matters."
         case "no evidence" | "not asked":
             return f"{by}: no evidence of a difference from the trusted split."
+
+
+def spread(variants: Sequence[Variant], metric: str) -> str:
+    """How far the variants' means lie apart, beside how far the seeds of one variant do."""
+    name = METRIC_NAMES[metric]
+    if len(variants) == 1 and len(variants[0].repeats) == 1:
+        return f"One variant, one run: its {name} is {number(variants[0].mean(metric), 3)}."
+    means = [variant.mean(metric) for variant in variants]
+    between = max(means) - min(means)
+    if len(variants[0].repeats) == 1:
+        return f"Variants differ by up to {between:.3f} in {name}, one run each; the spread between seeds is not known."
+    within = max(float(np.ptp(variant.scores(metric))) for variant in variants)
+    if len(variants) == 1:
+        return f"Seeds of this variant differ by up to {within:.3f} in {name}."
+    told = f"Variants differ by up to {between:.3f} in mean {name}; seeds of the same variant by up to {within:.3f}."
+    return f"{told} Seeds matter as much as variants here." if within >= between else told
+
+
+def same_training(comparison: Comparison) -> str | None:
+    """Why table 2 shows one training accuracy several times; None where it does not."""
+    if any(variant.blends for variant in comparison.variants):
+        return None
+    keys = {key for variant in comparison.variants for key in variant.settings}
+    last = {
+        tuple(float(run.history["training_accuracy"].iloc[-1]) for run in variant.runs)
+        for variant in comparison.variants
+    }
+    if keys != {"model.bn_momentum"} or len(comparison.variants) < 2 or len(last) > 1:
+        return None
+    return (
+        "Training accuracy is the same for every momentum, as it must be: in training, batch normalisation uses the "
+        "mean and standard deviation of the batch. The momentum only affects the running averages, which are used in "
+        "validation."
+    )
+
+
+def chosen_by(questions: Collection[str], metric: str) -> str:
+    """What a study's variant was chosen by: an audit of splits alone chooses by trust, not by score."""
+    if set(questions) == {"leak"}:
+        return "was trained on the split that can be trusted"
+    best = "highest" if gain(metric) > 0 else "lowest"
+    return f"has the {best} mean validation {METRIC_NAMES[metric]}"

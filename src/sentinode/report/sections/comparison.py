@@ -8,11 +8,11 @@ from dataclasses import replace
 from typing import Any, Final
 
 from sentinode.report.figures import charts
-from sentinode.report.prose import comparisons as words
 from sentinode.report.prose import notebook
 from sentinode.report.prose import verdicts as verdict_words
+from sentinode.report.prose import verdicts as words
 from sentinode.report.prose.cautions import split_caution, split_name
-from sentinode.report.prose.network_statements import curves_statement
+from sentinode.report.prose.model_statements import curves_statement
 from sentinode.report.sections.patches import Answer
 from sentinode.report.sections.tables import intervals, kept_scores, over_seeds, verdicts
 from sentinode.runs.variant import Variant
@@ -20,10 +20,6 @@ from sentinode.studies.comparison import Comparison
 from sentinode.studies.evidence import Evidence
 
 _AUC: Final = {"validation_auc": "Validation AUC"}
-_SPLITS: Final = {
-    "random": "patch by patch, slides ignored",
-    "stain": "by clusters of similar stain and texture, in place of slides",
-}
 
 
 def answered(key: str, comparison: Comparison, evidence: Evidence) -> list[Answer]:
@@ -102,7 +98,10 @@ def _command(best: Variant, folder: str) -> str:
 def leaked(leak: Comparison, evidence: Evidence) -> dict[str, Any]:
     """The leak audit: one model, several splits, the trusted one first."""
     trusted = leak.variants[0].runs[0].record
-    splits = {"grouped": f"{split_name(trusted.split_basis)}: the trusted split", **_SPLITS}
+    splits = {
+        "grouped": f"{split_name(trusted.split_basis)}: the trusted split",
+        "random": "patch by patch, slides ignored",
+    }
     return {
         **weighed("leak", "Leak audit", leak, evidence),
         "splits": {variant.name: splits[variant.name] for variant in leak.variants},

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import base64
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sentinode.data.schema import TableHead
+from sentinode.data.tables import TableHead
 from sentinode.evaluation.metrics import Confusion
 from sentinode.explain.galleries import worst_mistakes
 from sentinode.inference.predictions import Predictions
 from sentinode.report.figures.charts import Chart
-from sentinode.report.figures.pictures import Picture, picture
-from sentinode.report.sections.tables import Table, confusion_of, number
+from sentinode.report.prose.numbers import number
+from sentinode.report.sections.tables import Table, confusion_of
 from sentinode.runs.study_record import InputRange
 
 MISTAKES_A_CLASS = 12
@@ -115,3 +116,27 @@ def left_out(counts: Mapping[str, int]) -> Table | None:
         return None
     rows = [[reason, f"{count:,}"] for reason, count in counts.items()]
     return Table("Patches left out.", ["reason", "patches"], rows)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A patch to show; `source` is a data: URI, "" where the folder holds no picture of it."""
+
+    id: str
+    source: str
+    caption: str = ""
+
+    @property
+    def short_id(self) -> str:
+        return self.id if len(self.id) <= 12 else f"{self.id[:8]}…"
+
+
+def picture(folder: Path, patch_id: str, caption: str = "") -> Picture:
+    path = folder / "pictures" / f"{patch_id}.png"
+    if path.parent != folder / "pictures" or not path.is_file():
+        return Picture(patch_id, "", caption)
+    return Picture(patch_id, "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode("ascii"), caption)
+
+
+def pictures(folder: Path, patch_ids: Iterable[str]) -> list[Picture]:
+    return [picture(folder, patch_id) for patch_id in patch_ids]

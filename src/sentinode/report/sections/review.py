@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from sentinode.report.figures.pictures import Picture, picture
-from sentinode.report.sections.patches import Gallery
-from sentinode.report.sections.tables import Table, number
+from sentinode.report.prose.numbers import number
+from sentinode.report.sections.patches import Gallery, Picture, picture
+from sentinode.report.sections.tables import Table
 from sentinode.studies.review_record import Found, Review, Seen, Subgroups, SubgroupScores
 
 MOST_LINES: Final = 20

@@ -12,9 +12,9 @@ from typing import Final
 
 import numpy as np
 
-from sentinode.report.prose.data_statements import DataStatements, many
-from sentinode.report.prose.network_statements import augmentation_statement, inputs_statement, training_statement
-from sentinode.report.sections.tables import mean_and_spread
+from sentinode.report.prose.data_statements import DataStatements
+from sentinode.report.prose.model_statements import augmentation_statement, inputs_statement, training_statement
+from sentinode.report.prose.numbers import many, mean_and_spread
 from sentinode.studies.comparison import Comparison
 from sentinode.studies.evidence import Evidence
 from sentinode.studies.study import Study

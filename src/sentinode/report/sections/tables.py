@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Final
 
-import numpy as np
-
 from sentinode.config import RunConfig
 from sentinode.evaluation.bootstrap import Interval
 from sentinode.evaluation.clusters import CLUSTER_NAMES
 from sentinode.evaluation.metrics import METRIC_NAMES, Confusion, confusion
 from sentinode.inference.predictions import Predictions
 from sentinode.models.summary import LayerSummary, Summary
+from sentinode.report.prose.numbers import MISSING, mean_and_spread, number
 from sentinode.runs.evaluate import Intervals
 from sentinode.runs.history import best_epoch
 from sentinode.runs.run import Run
@@ -24,7 +23,6 @@ from sentinode.settings import to_flat
 from sentinode.studies.comparison import Comparison
 from sentinode.studies.evidence import Evidence
 
-MISSING: Final = "–"
 _UNBROKEN: Final = "\u00a0"
 _SIDE_BY_SIDE: Final = 5
 
@@ -41,18 +39,6 @@ class Table:
     """Whether a cell of numbers may take two lines."""
     swatches: Sequence[str] = ()
     """A colour beside each row's name."""
-
-
-def number(value: float, digits: int = 4) -> str:
-    return f"{value:.{digits}f}" if math.isfinite(value) else MISSING
-
-
-def mean_and_spread(values: Iterable[float], digits: int = 4) -> str:
-    """Mean ± standard deviation over seeds (n - 1); a single value stands alone."""
-    array = np.array(list(values), dtype=float)
-    if len(array) == 1:
-        return number(float(array[0]), digits)
-    return f"{number(float(array.mean()), digits)} ± {number(float(array.std(ddof=1)), digits)}"
 
 
 def over_seeds(comparison: Comparison) -> str:

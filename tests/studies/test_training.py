@@ -14,10 +14,10 @@ from sentinode.errors import ConfigError, RunError
 from sentinode.runs.material import Material
 from sentinode.runs.variant import Variant
 from sentinode.settings import override
-from sentinode.studies import compare as compare_module
-from sentinode.studies.compare import RunStore, compare
+from sentinode.studies import training as training
 from sentinode.studies.comparison import paired
-from sentinode.studies.tune import tune
+from sentinode.studies.training import RunStore, compare_variants
+from sentinode.studies.tune import search
 
 CPU = torch.device("cpu")
 QUICK = {"fit.epochs": 1, "fit.batch_size": 16, "predict.views": 1}
@@ -29,13 +29,13 @@ def config() -> StudyConfig:
 
 
 def store(material: Material, folder: Path) -> RunStore:
-    return RunStore(material, folder / "runs", device=CPU)
+    return RunStore(material, folder / "runs")
 
 
 def test_variants_are_run_on_the_same_seeds_and_patches(
     material: Material, config: StudyConfig, tmp_path: Path
 ) -> None:
-    comparison = compare(config, store(material, tmp_path))
+    comparison = compare_variants(config, store(material, tmp_path))
     assert [variant.name for variant in comparison.variants] == ["before", "after"]
     assert comparison.seeds == (25, 26)
     ids = [run.predictions.ids.tolist() for variant in comparison.variants for run in variant.runs]
@@ -44,8 +44,8 @@ def test_variants_are_run_on_the_same_seeds_and_patches(
 
 def test_equal_settings_are_trained_once(material: Material, config: StudyConfig, tmp_path: Path) -> None:
     runs = store(material, tmp_path)
-    comparison = compare(config, runs)
-    tuning = tune(config, runs, tmp_path / "tune").comparison
+    comparison = compare_variants(config, runs)
+    tuning = search(config, runs, tmp_path / "tune").comparison
     assert [variant.name for variant in tuning.variants] == [f"bn_momentum {m}" for m in (0.99, 0.75, 0.5, 0.25)]
     assert tuning.variants[0].runs[0].folder == comparison.variants[0].runs[0].folder
     assert len(list((tmp_path / "runs").iterdir())) == 2 * 2 + 3 * 2
@@ -54,18 +54,18 @@ def test_equal_settings_are_trained_once(material: Material, config: StudyConfig
 def test_standard_deviation_is_the_samples_and_unknown_for_one(
     material: Material, config: StudyConfig, tmp_path: Path
 ) -> None:
-    (before, _) = compare(config, store(material, tmp_path)).variants
+    (before, _) = compare_variants(config, store(material, tmp_path)).variants
     values = before.scores("auc")
     assert before.standard_deviation("auc") == pytest.approx(abs(values[0] - values[1]) / np.sqrt(2))
     assert Variant("one", {}, before.runs[:1]).standard_deviation("auc") is None
 
 
 def test_unpaired_runs_are_refused(material: Material, config: StudyConfig, tmp_path: Path) -> None:
-    (before, after) = compare(config, store(material, tmp_path)).variants
+    (before, after) = compare_variants(config, store(material, tmp_path)).variants
     with pytest.raises(RunError, match="other seeds"):
         paired([before, Variant("after", {}, after.runs[::-1])])
     other = override(config, {"split.validation_fraction": 0.5})
-    (elsewhere, _) = compare(other, RunStore(material, tmp_path / "other", device=CPU)).variants
+    (elsewhere, _) = compare_variants(other, RunStore(material, tmp_path / "other")).variants
     with pytest.raises(RunError, match="another validation set"):
         paired([before, elsewhere])
 
@@ -73,13 +73,13 @@ def test_unpaired_runs_are_refused(material: Material, config: StudyConfig, tmp_
 def test_an_interrupted_search_goes_on_where_it_stopped(
     material: Material, config: StudyConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = tune(config, store(material, tmp_path / "whole"), tmp_path / "whole" / "tune").comparison
+    whole = search(config, store(material, tmp_path / "whole"), tmp_path / "whole" / "tune").comparison
 
     class KilledError(Exception):
         pass
 
     trained: list[str] = []
-    train = compare_module.train_run
+    train = training.train_run
 
     def stop_at_the_fourth(*args: object, **options: object) -> object:
         if len(trained) == 3:
@@ -87,11 +87,11 @@ def test_an_interrupted_search_goes_on_where_it_stopped(
         trained.append(str(args[2]))
         return train(*args, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(compare_module, "train_run", stop_at_the_fourth)
+    monkeypatch.setattr(training, "train_run", stop_at_the_fourth)
     with pytest.raises(KilledError):
-        tune(config, store(material, tmp_path / "broken"), tmp_path / "broken" / "tune")
-    monkeypatch.setattr(compare_module, "train_run", train)
-    resumed = tune(config, store(material, tmp_path / "broken"), tmp_path / "broken" / "tune").comparison
+        search(config, store(material, tmp_path / "broken"), tmp_path / "broken" / "tune")
+    monkeypatch.setattr(training, "train_run", train)
+    resumed = search(config, store(material, tmp_path / "broken"), tmp_path / "broken" / "tune").comparison
     assert [v.name for v in resumed.variants] == [v.name for v in whole.variants]
     for mine, theirs in zip(resumed.variants, whole.variants, strict=True):
         assert mine.scores("auc").tolist() == theirs.scores("auc").tolist()
@@ -109,7 +109,7 @@ def test_any_setting_can_be_searched_with_another_sampler(
             "tune.search": {"fit.learning_rate": {"low": 1e-4, "high": 1e-2, "log": True}, "fit.batch_size": [8, 16]},
         },
     )
-    tuning = tune(searching, store(material, tmp_path), tmp_path / "tune")
+    tuning = search(searching, store(material, tmp_path), tmp_path / "tune")
     for variant in tuning.comparison.variants:
         run = variant.runs[0].config
         assert 1e-4 <= run.fit.learning_rate <= 1e-2
@@ -124,7 +124,7 @@ def test_a_pruner_stops_poor_trials_and_they_are_counted(
     searching = override(
         config, {**settings, "tune.search": {"fit.learning_rate": [1e-3, 1e-9], "model.norm": ["before", "after"]}}
     )
-    tuning = tune(searching, store(material, tmp_path), tmp_path / "tune")
+    tuning = search(searching, store(material, tmp_path), tmp_path / "tune")
     assert tuning.pruned > 0
     assert len(tuning.comparison.variants) >= 1
 
@@ -145,7 +145,7 @@ def test_what_cannot_be_compared_is_refused_before_training(
     material: Material, config: StudyConfig, tmp_path: Path, variants: dict[str, dict[str, Any]], said: str
 ) -> None:
     with pytest.raises(ConfigError, match=said):
-        compare(override(config, {"compare.variants": variants}), store(material, tmp_path))
+        compare_variants(override(config, {"compare.variants": variants}), store(material, tmp_path))
     assert not (tmp_path / "runs").exists()
 
 
@@ -154,7 +154,7 @@ def test_a_search_over_other_patches_is_refused_before_training(
 ) -> None:
     asked = override(config, {"tune.search": {"split.validation_fraction": [0.3, 0.5]}})
     with pytest.raises(ConfigError, match="would have another validation set"):
-        tune(asked, store(material, tmp_path), tmp_path / "tune")
+        search(asked, store(material, tmp_path), tmp_path / "tune")
     assert not (tmp_path / "runs").exists()
 
 
@@ -165,7 +165,7 @@ def test_any_kinds_of_model_and_a_blend_are_compared(material: Material, config:
         "few": {"sample.training_per_class": 20},
         "blend": {"ensemble.members": {"a": {"model.norm": "after"}, "b": {"model.bn_momentum": 0.5}}},
     }
-    found = compare(override(config, {"compare.variants": variants, "seeds": [25]}), store(material, tmp_path))
+    found = compare_variants(override(config, {"compare.variants": variants, "seeds": [25]}), store(material, tmp_path))
     assert [variant.blends for variant in found.variants] == [False, False, False, True]
     assert len({tuple(variant.predictions.probabilities) for variant in found.variants}) == 4
 
@@ -175,5 +175,5 @@ def test_values_of_a_search_that_are_near_each_other_stay_two(
 ) -> None:
     rates = [0.001, 0.0010000001]
     asked = override(config, {"tune.search": {"fit.learning_rate": rates}, "seeds": [25], "tune.seed": 2**32 - 1})
-    found = tune(asked, store(material, tmp_path), tmp_path / "tune").comparison
+    found = search(asked, store(material, tmp_path), tmp_path / "tune").comparison
     assert [variant.name for variant in found.variants] == [f"learning_rate {rate}" for rate in rates]

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import torch
 
-from sentinode.fitting.processes import ALONE, Processes
-from sentinode.inference.device import choose_device, use_threads
+from sentinode.device import choose_device, use_threads
 from sentinode.machine import default_cache
+from sentinode.processes import ALONE, Processes
 from sentinode.progress import Progress, silent
 
 

@@ -14,8 +14,8 @@ import torch
 
 from sentinode.apps.cli import run
 from sentinode.config import AugmentConfig
-from sentinode.fitting.processes import ALONE, Processes
 from sentinode.inputs.augment import draw
+from sentinode.processes import ALONE, Processes
 
 # No batch norm: its statistics are those of a process's own share, and so would differ.
 SETTINGS = [

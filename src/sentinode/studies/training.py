@@ -6,12 +6,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-import torch
-
 from sentinode.config import DrawnSplit, RunConfig, Scalar, StudyConfig, Value
 from sentinode.errors import ConfigError
 from sentinode.models.own import NONE, Recipes
-from sentinode.progress import ALL_RUNS, Progress, silent
+from sentinode.progress import ALL_RUNS
 from sentinode.runs.material import Material
 from sentinode.runs.run import Run, is_finished
 from sentinode.runs.train import train_run
@@ -26,22 +24,12 @@ _AS_SET: Final = "as-set"  # the only variant of a study that compares none
 class RunStore:
     """Trains runs below one folder, and never the same run twice: equal settings share one folder.
 
-    `planned`: how many runs will be asked for, of which `progress` is told how many are done. `own` makes the networks
-    of a user's own that their settings name.
+    `planned`: how many runs will be asked for; progress is told how many are done. `own` makes the networks of a user's
+    own that their settings name.
     """
 
-    def __init__(
-        self,
-        material: Material,
-        folder: Path,
-        *,
-        device: torch.device,
-        progress: Progress = silent,
-        planned: int = 0,
-        own: Recipes = NONE,
-    ) -> None:
-        self.material, self.folder, self.device = material, folder, device
-        self.progress, self.own = progress, own
+    def __init__(self, material: Material, folder: Path, *, planned: int = 0, own: Recipes = NONE) -> None:
+        self.material, self.folder, self.own = material, folder, own
         self._runs: dict[str, Run] = {}
         self._planned, self._asked_for = planned, 0
 
@@ -56,14 +44,7 @@ class RunStore:
             if not is_finished(self.folder / name):
                 told = None
             self._runs[key] = train_run(
-                self.material,
-                config,
-                self.folder / name,
-                device=self.device,
-                resume=True,
-                progress=self.progress,
-                on_epoch=on_epoch,
-                own=self.own,
+                self.material, config, self.folder / name, resume=True, on_epoch=on_epoch, own=self.own
             )
         run = self._runs[key]
         if told:
@@ -75,7 +56,7 @@ class RunStore:
 
     def _tell(self) -> None:
         if self._asked_for < self._planned:
-            self.progress(ALL_RUNS, self._asked_for, self._planned)
+            self.material.session.progress(ALL_RUNS, self._asked_for, self._planned)
 
 
 def grid(config: StudyConfig) -> list[tuple[str, dict[str, Scalar]]]:
@@ -105,7 +86,7 @@ def grid(config: StudyConfig) -> list[tuple[str, dict[str, Scalar]]]:
     return runs
 
 
-def compare(config: StudyConfig, store: RunStore) -> Comparison:
+def compare_variants(config: StudyConfig, store: RunStore) -> Comparison:
     """Train every variant of the config on every seed and fold; without variants the config alone."""
     settings = config.compare.variants or {_AS_SET: {}}
     configs = config.variants() or {_AS_SET: config.run_config()}
@@ -144,9 +125,8 @@ def _refuse_twins(variants: Mapping[str, RunConfig], splits: Mapping[str, Split]
 def audit_leak(config: StudyConfig, store: RunStore) -> Comparison:
     """Train one model, the config's own, on folds that keep slides or groups together and on random ones.
 
-    The trusted split comes first; the random one ignores slides, as the notebook's did. Where the config asks
-    for clusters of stain, they are the third. Every patch is validated on once under each split and seed, so
-    differences are paired. Raises ConfigError as `require_auditable` does.
+    The trusted split comes first; the random one ignores slides, as the notebook's did. Every patch is validated on
+    once under each split and seed, so differences are paired. Raises ConfigError as `require_auditable` does.
     """
     require_auditable(config)
     base, splits = config.run_config(), audited_splits(config)
@@ -156,15 +136,7 @@ def audit_leak(config: StudyConfig, store: RunStore) -> Comparison:
 
 def audited_splits(config: StudyConfig) -> dict[str, dict[str, Scalar]]:
     """The settings of each split that an audit compares, the trusted one first."""
-    splits: dict[str, dict[str, Scalar]] = {"grouped": trusted_split(config), "random": {"split.by": "random"}}
-    if config.split.by == "stain":
-        splits["stain"] = {"split.by": "stain"}
-    return splits
-
-
-def trusted_split(config: StudyConfig) -> dict[str, Scalar]:
-    """The split that an audit trusts: the config's own, unless clusters of stain are what it is to audit."""
-    return {"split.by": "auto" if config.split.by == "stain" else config.split.by}
+    return {"grouped": {"split.by": config.split.by}, "random": {"split.by": "random"}}
 
 
 def require_auditable(config: StudyConfig) -> None:
@@ -175,7 +147,7 @@ def require_auditable(config: StudyConfig) -> None:
         raise ConfigError(
             f"the leak audit compares a grouped split with a random one, not with split.by {config.split.by!r}",
             where="split.by",
-            remedy="Set it to auto, slide, group or stain.",
+            remedy="Set it to auto, slide or group.",
         )
 
 

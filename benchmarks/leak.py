@@ -1,17 +1,16 @@
-"""How near is the validation score of a split by clusters of stain to the score on unseen slides?
+"""How near is the validation score of each split to the score on unseen slides?
 
-    python benchmarks/stain_split.py PHANTOM                              slides known; a third of them unseen, by seed
-    python benchmarks/stain_split.py DATA --unseen SIDES --groups GROUPS  unseen: the validation side of id,side
-    python benchmarks/stain_split.py DATA ... --clusters 50 --final LABELS  the same runs on the test part: once
-    python benchmarks/stain_split.py DATA --slides SLIDES                 a leak audit by a table of some slides: unseen
-                                                                          are the patches that it leaves out
+    python benchmarks/leak.py PHANTOM                              slides known; a third of them unseen, by seed
+    python benchmarks/leak.py DATA --unseen SIDES --groups GROUPS  unseen: the validation side of id,side
+    python benchmarks/leak.py DATA ... --clusters 50 --final LABELS  the same runs on the test part: once
+    python benchmarks/leak.py DATA --slides SLIDES                 unseen: the patches whose slide the table leaves out
 
-The labelled patches that are not unseen are split at random, by groups, by clusters of stain and, where slides are
-known, by slide. On each training side the network of the preset `fair` is trained, with model.bn_momentum = 0.5. Its
-gap is the AUC on its own validation side minus that on the unseen part. Each seed draws its own splits and weights
-and, of a phantom, unseen slides. A "reduction" is what random's gap of the same seed is larger by, its 95 % interval
-Student's t over seeds. Widths are of the validation AUC's 95 % interval under a bootstrap of patches, groups,
-clusters of stain or slides. Runs in --folder that are finished are not trained again.
+The labelled patches that are not unseen are split at random, by groups and, where slides are known, by slide. On each
+training side the network of the preset `fair` is trained, with model.bn_momentum = 0.5. Its gap is the AUC on its own
+validation side minus that on the unseen part. Each seed draws its own splits and weights and, of a phantom, unseen
+slides. A "reduction" is what random's gap of the same seed is larger by, its 95 % interval Student's t over seeds.
+Widths are of the validation AUC's 95 % interval under a bootstrap of patches, groups, clusters of stain or slides.
+Runs in --folder that are finished are not trained again.
 """
 
 from __future__ import annotations
@@ -32,12 +31,12 @@ from sentinode.data.tables import SLIDE_COLUMNS, read_column_by_id
 from sentinode.evaluation.bootstrap import bootstrap
 from sentinode.evaluation.metrics import auc
 from sentinode.inference.predictions import Predictions
-from sentinode.runs.gather import Gathered, gather
+from sentinode.machine import default_cache
 from sentinode.runs.load import classifier_of
-from sentinode.runs.material import Material
+from sentinode.runs.material import Gathered, Material, gather
 from sentinode.runs.run import Run
-from sentinode.runs.session import Session, default_cache
 from sentinode.runs.train import train_run
+from sentinode.session import Session
 from sentinode.settings import override
 from sentinode.splits.split import VALIDATION, unite_groups
 
@@ -94,9 +93,8 @@ def case_of(patches: PatchSet, groups: np.ndarray, is_unseen: np.ndarray) -> Cas
     return Case(Material(unknown, groups, eligible=~is_unseen), sighted, unseen)
 
 
-def split_settings(counts: Sequence[int], slides_known: bool) -> dict[str, dict[str, str | int]]:
-    settings: dict[str, dict[str, str | int]] = {"random": {"split.by": "random"}, "grouped": {"split.by": "group"}}
-    settings |= {f"stain {count}": {"split.by": "stain", "data.stain_clusters": count} for count in counts}
+def split_settings(slides_known: bool) -> dict[str, dict[str, str]]:
+    settings = {"random": {"split.by": "random"}, "grouped": {"split.by": "group"}}
     return settings | ({"slide": {"split.by": "slide"}} if slides_known else {})
 
 
@@ -190,11 +188,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         for seed, case in zip(options.seeds, cases, strict=True):
             clusterings = cluster_names(case, config, options.clusters)
-            for name, own in split_settings(options.clusters, case.sighted is not None).items():
+            for name, own in split_settings(case.sighted is not None).items():
                 material = case.sighted if name == "slide" and case.sighted is not None else case.blind
                 seeded = override(config, own | {"fit.seed": seed, "split.seed": seed})
                 folder = (options.folder or Path(scratch)) / f"{name.replace(' ', '-')}-{seed}"
-                run = train_run(material, seeded, folder, device=session.device, resume=True)
+                run = train_run(material, seeded, folder, resume=True)
                 rows.append({"seed": seed, "split": name} | measure(run, case, clusterings, session))
                 print(f"{seed} {name}: {rows[-1]['internal']:.4f} {rows[-1]['unseen']:.4f}", flush=True)
                 if options.out is not None:
