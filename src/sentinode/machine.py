@@ -12,12 +12,13 @@ import stat
 import sys
 import tempfile
 import warnings
+from importlib import import_module
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import platformdirs
 
-from sentinode.errors import SentinodeWarning
+from sentinode.errors import MissingExtraError, SentinodeWarning
 
 # GNU's OpenMP, which PyTorch and Numba bring, reads the first two; LLVM's and Intel's the first and the last.
 _PASSIVE: Final = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0", "KMP_BLOCKTIME": "0"}
@@ -94,6 +95,16 @@ def _quota_of(group: Path) -> float:
         return float(quota) / float(period) if float(quota) > 0 else math.inf
     except (OSError, ValueError):  # none, or "max"
         return math.inf
+
+
+def optional_module(name: str, *, what: str, extra: str) -> Any:
+    """A module of an optional dependency, imported now; `what` it does is what MissingExtraError says is missing."""
+    try:
+        return import_module(name)
+    except (ImportError, OSError) as error:  # OSError: a binding without its library
+        raise MissingExtraError(
+            f"{what} needs {name}, which is not installed", remedy=f"Run: pip install 'sentinode[{extra}]'"
+        ) from error
 
 
 def default_cache() -> Path:

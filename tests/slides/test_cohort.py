@@ -100,6 +100,7 @@ def test_every_slide_is_attempted_and_a_bad_one_has_its_reason(
     assert "torn.svs" in reasons["torn"]
     assert "is missing" in reasons["absent"]
     assert (out / "nothing" / "thumbnail.png").is_file()
+    assert (out / "unknown" / "thumbnail.png").is_file()
     assert not (out / "nothing" / "manifest.json").exists()
     with (out / "slides.csv").open(newline="") as file:
         table = {row["folder"]: row for row in csv.DictReader(file)}

@@ -71,8 +71,7 @@ def test_ink_on_tissue_is_named(glass: np.ndarray, colour: tuple[int, int, int])
     glass[PLACE] = stained((180, 110, 170), (80, 120))
     glass[80:100, 80:150] = colour
     found = find_tissue(overview(glass))
-    left_out = np.isin(found.reason, [Reason.PEN, Reason.PADDING])
-    assert left_out[82:98, 82:148].all()
+    assert (found.reason[82:98, 82:148] == Reason.PEN).all()
     assert (found.reason[PLACE] == Reason.JUDGED).mean() > 0.7
 
 
@@ -101,7 +100,7 @@ def test_what_is_out_of_focus_is_told_from_what_is_sharp_or_flat(tissue_rgb: np.
     assert not blurred(sharp, 32).any()
     assert not blurred(np.full_like(sharp, 243), 32).any()
     soft = ndimage.gaussian_filter(sharp.astype(float), (3, 3, 0)).astype(np.uint8)
-    assert blurred(soft, 32).mean() > 0.95
+    assert blurred(soft, 32).mean() > 0.85  # some of it shows too little to tell
 
 
 def test_sections_of_real_slides_are_found(shared: Callable[[str], Path]) -> None:

@@ -29,10 +29,26 @@ def phantom(
     patches: Annotated[int, typer.Option(help="Patches, training and test together.")] = 4000,
     slides: Annotated[int, typer.Option(help="Number of slides that they are cut from.")] = 24,
     seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 25,
+    whole_slides: Annotated[
+        int | None, typer.Option(metavar="N", help="Write N whole slides with annotations instead of patches.")
+    ] = None,
+    slide_defects: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--slide-defect",
+            metavar="KIND",
+            help="A defect of one of the whole slides, repeated for several: no spacing, wrong spacing, one level, "
+            "damaged tile, black padding, pen, pale, two sections, glass.",
+        ),
+    ] = None,
     workers: Workers = 2,
 ) -> None:
-    """Paint synthetic tissue and write it as a competition folder, together with the truth."""
+    """Paint synthetic tissue and write it as a competition folder, or as whole slides, together with the truth."""
     from sentinode.apps import console
+
+    if whole_slides is not None or slide_defects:
+        _whole_slides(dest, whole_slides or 0, slide_defects or [], seed, workers)
+        return
     from sentinode.phantom.phantom import write_phantom
     from sentinode.progress import of_step
 
@@ -41,6 +57,24 @@ def phantom(
             dest, patches=patches, slides=slides, seed=seed, workers=workers, on_progress=of_step(progress, "phantom")
         )
     console.say(f"{summary.patches:,} patches of synthetic tissue in {dest}")
+
+
+def _whole_slides(dest: Path, count: int, defects: list[str], seed: int, workers: int) -> None:
+    from sentinode.apps import console
+    from sentinode.errors import ConfigError
+    from sentinode.phantom.whole_slides import SLIDE_DEFECTS, SlideDefect, write_whole_slides
+    from sentinode.progress import of_step
+
+    known: dict[str, SlideDefect] = {kind: kind for kind in SLIDE_DEFECTS}
+    if unknown := [kind for kind in defects if kind not in known]:
+        raise ConfigError(
+            f"unknown defect {unknown[0]!r}", where="--slide-defect", remedy=f"Give {', '.join(SLIDE_DEFECTS)}."
+        )
+    asked = [known[kind] for kind in defects]
+    with console.steps() as progress:
+        told = of_step(progress, "phantom slides")
+        write_whole_slides(dest, count, defects=asked, seed=seed, workers=workers, on_progress=told)
+    console.say(f"{count:,} whole slides of synthetic tissue in {dest}")
 
 
 def check(

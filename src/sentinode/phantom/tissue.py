@@ -16,7 +16,7 @@ from jaxtyping import Bool, UInt8
 from scipy import ndimage
 
 from sentinode.phantom.nuclei import Plane, Points, Sprites, draw_bodies, draw_nuclei, jittered_grid, stamp
-from sentinode.phantom.zones import Zones, bands, lay_out, noise
+from sentinode.phantom.zones import Planted, Zones, bands, lay_out, noise
 
 # Directions in optical density (red, green, blue), of unit length after normalisation. Two ends of
 # what laboratories and scanners make of the same dyes: violet and magenta, grey-brown and salmon.
@@ -32,9 +32,11 @@ class Section:
     tumour: Bool[np.ndarray, "side side"]
 
 
-def paint_section(rng: np.random.Generator, *, side_px: int, tumour_share: float) -> Section:
-    """Paint a square field; nests and small groups of tumour cover about `tumour_share` of it."""
-    zones = lay_out(rng, side_px, tumour_share)
+def paint_section(
+    rng: np.random.Generator, *, side_px: int, tumour_share: float, planted: Planted | None = None
+) -> Section:
+    """Paint a square field; nests and small groups of tumour cover about `tumour_share` of it, or lie as `planted`."""
+    zones = lay_out(rng, side_px, tumour_share, planted)
     haematoxylin, eosin = _paint_ground(rng, zones)
     _Cells(rng, zones).paint(haematoxylin, eosin)
     return Section(_scan(rng, haematoxylin, eosin), zones.tumour)

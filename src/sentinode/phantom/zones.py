@@ -33,8 +33,18 @@ class Zones:
     group_cells: Points  # cells of the metastases that are only a few cells
 
 
-def lay_out(rng: np.random.Generator, side: int, tumour_share: float) -> Zones:
-    """Decide what lies where."""
+@dataclass(frozen=True)
+class Planted:
+    """Tumour where it is wanted, in place of tumour at random."""
+
+    nest: Plane
+    """A signed level in pixels, positive inside."""
+    cells: Points
+    """Single cells."""
+
+
+def lay_out(rng: np.random.Generator, side: int, tumour_share: float, planted: Planted | None = None) -> Zones:
+    """Decide what lies where; of `planted`, if it is given, where tumour is, and nowhere else."""
     steps, angle = np.arange(side, dtype=np.float32), np.float32(rng.uniform(0, 2 * np.pi))
     node = 25 * noise(rng, side, 90.0) + 6 * noise(rng, side, 18.0)
     node += np.cos(angle) * steps + np.sin(angle) * steps[:, None]
@@ -61,6 +71,8 @@ def lay_out(rng: np.random.Generator, side: int, tumour_share: float) -> Zones:
     septum = rng.uniform(1, 5) - 40 * np.abs(noise(rng, side, 40.0))
     tumour = nest > 0
     group_cells = _small_groups(rng, side, (nest < -30) & (node > 30))
+    if planted is not None:
+        nest, tumour, group_cells = planted.nest, planted.nest > 0, planted.cells
     tumour |= _around(group_cells, side, radius_px=8)
     return Zones(
         node,

@@ -257,7 +257,11 @@ def _look_at(entry: Entry, model: Model, settings: SlideSettings, folder: Path) 
     """How many cells are to be judged, with what that needs in the slide's folder; None for a finished slide."""
     slide, spacing_from, warnings = _open(entry, settings)
     with slide:
-        plane = slide.plane(model.classifier.spacing_um_per_px)
+        try:
+            plane = slide.plane(model.classifier.spacing_um_per_px)
+        except DataError:
+            write_thumbnail(folder, slide)  # what was refused can be looked at
+            raise
         request = Request(
             model.digest,
             slide.identity,

@@ -21,7 +21,8 @@ from jaxtyping import Float32, UInt8
 from PIL import Image, ImageDraw
 
 from sentinode.artefacts import write_atomically, write_bytes
-from sentinode.errors import MissingExtraError, RunError, storage_errors
+from sentinode.errors import RunError, storage_errors
+from sentinode.machine import optional_module
 from sentinode.records import Number, read_record, write_record
 from sentinode.slides.heatmap import Block, Grid, HeatMap
 from sentinode.slides.lesions import Lesion, Size, geojson
@@ -194,7 +195,7 @@ def write_places(
     _seal(folder, (CELLS, THUMBNAIL, SLIDE_RECORD))
 
 
-def write_thumbnail(folder: Path, slide: Slide, overview: Overview) -> None:
+def write_thumbnail(folder: Path, slide: Slide, overview: Overview | None = None) -> None:
     write_bytes(folder / THUMBNAIL, _png(slide.thumbnail(_PICTURE_PX, of=overview)))
 
 
@@ -357,13 +358,7 @@ def _png(image: Image.Image) -> bytes:
 
 def require_tifffile() -> Any:
     """The module that writes TIFF; raises MissingExtraError."""
-    try:
-        import tifffile
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(
-            "heat maps are written by tifffile, which is not installed", remedy="Run: pip install 'sentinode[slides]'"
-        ) from error
-    return tifffile
+    return optional_module("tifffile", what="writing heat maps", extra="slides")
 
 
 def legend() -> Mapping[str, tuple[int, int, int]]:

@@ -21,7 +21,8 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int, UInt8
 from PIL import Image, UnidentifiedImageError
 
-from sentinode.errors import DataError, MissingExtraError
+from sentinode.errors import DataError
+from sentinode.machine import optional_module
 
 Rgb = UInt8[np.ndarray, "height width 3"]
 Spacing = tuple[float, float]
@@ -263,7 +264,7 @@ def read_slide(source: Path | str | Rgb, *, spacing: float | Spacing | None = No
     if path.is_dir():
         raise DataError("is a directory, not a slide", where=path, remedy="Give a slide's file.")
     if path.suffix.lower() not in _PLAIN:
-        openslide = _openslide()
+        openslide = optional_module("openslide", what="reading slides", extra="slides")
         try:
             if openslide.OpenSlide.detect_format(path) is not None:
                 return Slide(path, _OpenSlidePixels(path, openslide), given)
@@ -393,16 +394,6 @@ def _on_white(image: Image.Image) -> Rgb:
             ground.paste(image, mask=alpha)
             return np.asarray(ground)
     return np.asarray(image.convert("RGB"))
-
-
-def _openslide() -> Any:
-    try:
-        import openslide
-    except (ImportError, OSError) as error:  # OSError: the package without the library itself
-        raise MissingExtraError(
-            "slides are read by OpenSlide, which is not installed", remedy="Run: pip install 'sentinode[slides]'"
-        ) from error
-    return openslide
 
 
 # --- geometry and area averaging ---------------------------------------------------------------------
