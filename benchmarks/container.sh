@@ -8,9 +8,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 [ "$(id -u)" = 0 ] || { echo "container.sh: be root, to become a user without a name" >&2; exit 2; }
-user=12345
 scratch=$(mktemp -d)
-chown "$user" "$scratch"
+chmod 777 "$scratch"
 busy=()
 trap 'kill "${busy[@]}" 2>/dev/null; rm -rf "$scratch"' EXIT
 for _ in $(seq "$(getconf _NPROCESSORS_ONLN)"); do
@@ -19,5 +18,4 @@ for _ in $(seq "$(getconf _NPROCESSORS_ONLN)"); do
 done
 env -i PATH=/usr/bin:/bin TMPDIR="$scratch" LC_ALL=C TZ=Asia/Kathmandu PYTHONUTF8=0 PYTHONCOERCECLOCALE=0 \
     PYTHONIOENCODING=ascii PYTHONDONTWRITEBYTECODE=1 \
-    setpriv --reuid "$user" --regid "$user" --clear-groups \
-    .venv/bin/python -m pytest -p no:cacheprovider --numprocesses 2 --dist loadfile --no-loadscope-reorder "$@"
+    benchmarks/as_nobody.sh .venv/bin/python -m pytest -p no:cacheprovider --numprocesses 2 --dist loadfile --no-loadscope-reorder "$@"

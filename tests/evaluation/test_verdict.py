@@ -90,6 +90,17 @@ def test_too_few_slides_give_no_verdict_and_say_how_many_it_takes() -> None:
     assert "nan" not in said.in_words()
 
 
+def test_what_is_equal_in_every_replicate_gets_no_verdict_and_is_not_blamed_on_slides() -> None:
+    asked = unknown(0.0)
+    still = replace(asked.interval, reason="equal in every replicate, which says nothing of other slides", still=True)
+    said = verdict_of(replace(asked, interval=still))
+    assert said.outcome == "no spread"
+    assert said.in_words() == (
+        "after minus before: +0.000 AUC (95 % interval unknown). The difference is equal in every replicate, which "
+        "says nothing of other slides. No winner is named."
+    )
+
+
 def test_seeds_that_gave_one_network_are_one_seed() -> None:
     said = verdict_of(replace(question(0.05, by_seed=(0.05,)), seeds_run=3))
     assert said.outcome == "too few seeds"

@@ -412,6 +412,13 @@ def test_runs_are_compared_on_labelled_patches_by_the_same_rule(
     assert "on labels.csv" in page
     assert "which were used neither for training nor for any choice" in page
     assert "were in the training set" not in page
+    (out / "report.html").unlink()
+    assert write_report(out) == [out / "report.html"]
+    assert (out / "report.html").read_text(encoding="utf-8") == page
+    table = out / "predictions" / "1.csv"
+    table.write_bytes(table.read_bytes().replace(b"0.", b"0.0", 1))
+    with pytest.raises(RunError, match=r"1\.csv: is not what was compared"):
+        write_report(out)
 
 
 def test_what_any_of_the_runs_was_trained_on_is_said(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 from pathlib import Path
 
@@ -13,7 +15,10 @@ import torch
 from sentinode.api.experiments import compare_runs
 from sentinode.config import StudyConfig, load_preset
 from sentinode.errors import DataError, RunError
+from sentinode.evaluation import metrics
 from sentinode.evaluation.clusters import ClusterKind
+from sentinode.evaluation.metrics import OwnMetric
+from sentinode.report.pages.page import write_report
 from sentinode.runs.material import Material
 from sentinode.runs.run import Run
 from sentinode.settings import override
@@ -66,6 +71,38 @@ def test_they_are_weighed_as_if_trained_for_it(
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "A comparison of finished runs" in page
     assert "norm after" in page
+    (tmp_path / "out" / "report.html").unlink()
+    assert write_report(tmp_path / "out") == [tmp_path / "out" / "report.html"]
+    assert (tmp_path / "out" / "report.html").read_text(encoding="utf-8") == page
+
+
+def test_a_comparison_is_drawn_again_with_its_runs_from_wherever_both_were_moved(
+    folders: list[Path], config: StudyConfig, tmp_path: Path
+) -> None:
+    before, after = tmp_path / os.fsdecode(b"K\xf6ln"), tmp_path / "elsewhere"
+    given = [shutil.copytree(folder, before / "runs" / folder.name) for folder in folders]
+    compare_runs(given, before / "out", config)
+    before.rename(after)
+    (page,) = write_report(after / "out")
+    assert "norm after" in page.read_text(encoding="utf-8")
+    run = after / "runs" / folders[0].name
+    retrained = json.loads((run / "manifest.json").read_text())
+    (run / "manifest.json").write_text(json.dumps(retrained, indent=3))
+    with pytest.raises(RunError, match="is not the run that was compared"):
+        write_report(after / "out")
+    shutil.rmtree(run)
+    with pytest.raises(RunError, match=f"{folders[0].name}: holds no finished run any more"):
+        write_report(after / "out")
+
+
+def test_metrics_of_ones_own_are_compared_as_those_of_trained_variants_are(
+    folders: list[Path], config: StudyConfig, tmp_path: Path
+) -> None:
+    mine = OwnMetric(metrics.auc, share=True)
+    _, evidence = compare_runs(folders, tmp_path / "out", config, metrics={"my AUC": mine})
+    (own,), (asked,) = evidence.own_verdicts, evidence.verdicts
+    assert own.metric == "my AUC"
+    assert own.difference == pytest.approx(asked.difference)
 
 
 def test_a_table_of_slides_overrules_what_the_runs_knew(

@@ -30,7 +30,14 @@ from sentinode.runs.train import train_run
 from sentinode.session import Session
 from sentinode.studies.comparison import Comparison
 from sentinode.studies.evidence import Evidence, weigh
-from sentinode.studies.given import clusters_of, on_other_patches, open_given, pair_given
+from sentinode.studies.given import (
+    GIVEN_PREDICTIONS,
+    clusters_of,
+    on_other_patches,
+    open_given,
+    pair_given,
+    write_given,
+)
 from sentinode.studies.study import EvidenceRecord
 
 
@@ -70,21 +77,28 @@ def fit(
 
 
 def compare_runs(
-    folders: Iterable[Path], out: Path, config: StudyConfig | None = None, *, slides: Path | None = None
+    folders: Iterable[Path],
+    out: Path,
+    config: StudyConfig | None = None,
+    *,
+    slides: Path | None = None,
+    metrics: Mapping[str, Score | OwnMetric] | None = None,
 ) -> tuple[Comparison, Evidence]:
     """Compare finished runs as if they had been trained for it, and write evidence.json and report.html.
 
     Runs that differ only in seed or fold are one variant. Raises RunError with the reason if the runs do not have the
     same validation sets and seeds. `slides` is a table id,slide, for runs that were trained without one; only the
-    section `compare` of the config is used.
+    section `compare` of the config is used. `metrics` are your own scores as for `compare`.
     """
+    own = own_metrics(metrics)
     # An interrupted call may have left the evidence; a finished one has its page, too, and is not written over.
     with claim(out, replaces=[STUDY_EVIDENCE]):
-        comparison = pair_given(open_given(list(folders)))
+        runs = open_given(list(folders))
+        comparison = pair_given(runs)
         clusters, kind = clusters_of(comparison, slides)
         asked = (config or StudyConfig()).compare
-        evidence = weigh(comparison, clusters, kind, asked)
-        write_record(out / STUDY_EVIDENCE, EvidenceRecord(evidence))
+        evidence = weigh(comparison, clusters, kind, asked, own=own)
+        write_record(out / STUDY_EVIDENCE, EvidenceRecord(evidence, given=write_given(runs, out)))
         write_comparison_page(out, comparison, evidence)
     return comparison, evidence
 
@@ -99,14 +113,16 @@ def compare_runs_on(
     *,
     slides: Path | None = None,
     network: Given | None = None,
+    metrics: Mapping[str, Score | OwnMetric] | None = None,
 ) -> tuple[Comparison, Evidence, Seen]:
     """Compare finished runs on labelled patches, given as to `evaluate`, by the same rule as `compare_runs`.
 
     The runs need not share a split. The result and the page also count the patches that any of them was trained on. The
-    networks of one seed's folds predict together. Runs of networks of your own need their `network`.
+    networks of one seed's folds predict together. Runs of networks of your own need their `network`; `metrics` are your
+    own scores as for `compare`.
     """
-    session = session or Session()
-    with claim(out, replaces=[STUDY_EVIDENCE]):
+    session, own = session or Session(), own_metrics(metrics)
+    with claim(out, replaces=[STUDY_EVIDENCE, GIVEN_PREDICTIONS]):
         runs = open_given(list(folders), Recipes.of(network))
         for run in runs:
             run.require_networks()
@@ -115,12 +131,11 @@ def compare_runs_on(
         comparison = pair_given(on_other_patches(runs, said))
         asked = (config or StudyConfig()).compare
         clusters, kind = cluster(scored, runs[0].config, session)
-        evidence = weigh(
-            comparison, dict(zip(scored.patches.ids.tolist(), clusters.tolist(), strict=True)), kind, asked
-        )
-        seen = scored.seen_by(runs)
-        write_record(out / STUDY_EVIDENCE, EvidenceRecord(evidence, seen=seen))
-        write_scored_comparison_page(out, comparison, evidence, runs, seen, scored)
+        cluster_of = dict(zip(scored.patches.ids.tolist(), clusters.tolist(), strict=True))
+        evidence, seen = weigh(comparison, cluster_of, kind, asked, own=own), scored.seen_by(runs)
+        record = EvidenceRecord(evidence, None, None, write_given(runs, out, said), scored.labels, scored.note, seen)
+        write_record(out / STUDY_EVIDENCE, record)
+        write_scored_comparison_page(out, comparison, runs, record)
     return comparison, evidence, seen
 
 

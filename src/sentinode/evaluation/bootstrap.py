@@ -19,7 +19,9 @@ of failures, Hanley and Lippman-Hand 1983), a slide counted as wholly right or w
 replicates has it, about -log(q) slides are imperfect, and the bound for so many failures is the least that is said.
 
 With fewer than `clusters.FEWEST` clusters of a class nothing of this can be trusted, and the interval is unknown: its
-ends are NaN, and its `reason` says why. Two seeds are too few to speak of others, and one says nothing of them.
+ends are NaN, and its `reason` says why. So is one whose replicates are all equal where no such bound applies, as of a
+difference that is 0 in each: its width of zero would promise what nobody has seen. Two seeds are too few to speak of
+others, and one says nothing of them.
 What is covered, over 2 to 40 slides, stands in docs/lab-log.md (`benchmarks/intervals.py`).
 """
 
@@ -84,6 +86,8 @@ class PairedInterval(Interval):
 
     share_a_better: float  # of the replicates; equal ones count half. Not a p-value
     p_value: float  # one minus the level of the widest such interval that leaves out zero; NaN with its ends
+    still: bool = field(default=False, kw_only=True)
+    """Unknown because all replicates are equal, not because clusters are few."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,11 +128,14 @@ class Replicates:
         column = self._column(metric)
         by_seed, design = self.by_seed[variant, :, column], self.designs[variant]
         estimate = float(by_seed.mean())
+        nan = float("nan")
         reason = _reason(estimate, design, self.unit)
-        low, high = float("nan"), float("nan")
-        if reason is None:
-            low, high = _ends_of_one(self.values[:, variant, column], by_seed, design, level, self._scale(metric))
-        return Interval(estimate, low, high, level, reason=reason)
+        if reason is not None:
+            return Interval(estimate, nan, nan, level, reason=reason)
+        low, high = _ends_of_one(self.values[:, variant, column], by_seed, design, level, self._scale(metric))
+        if not high - low > _RESOLUTION:
+            return Interval(estimate, nan, nan, level, reason=self._no_spread(self.values[:, variant, column]))
+        return Interval(estimate, low, high, level)
 
     def difference(self, a: int, b: int, metric: str, level: float = 0.95) -> PairedInterval:
         """Variant `a` minus variant `b` on the same drawn patches and seeds."""
@@ -138,9 +145,9 @@ class Replicates:
         estimate, design = float(by_seed.mean()), self.designs[a].or_weaker(self.designs[b])
         gains = differences[~np.isnan(differences)] * self.gain(metric)
         share_a_better = float(np.mean((np.sign(gains) + 1) / 2)) if len(gains) else float("nan")
+        nan = float("nan")
         reason = _reason(estimate, design, self.unit)
         if reason is not None:
-            nan = float("nan")
             return PairedInterval(estimate, nan, nan, level, share_a_better, p_value=nan, reason=reason)
         bounded = any(self._always_best(variant, metric) for variant in (a, b))
 
@@ -150,6 +157,9 @@ class Replicates:
             return _ends_of_one(differences, by_seed, design, level, "difference")
 
         low, high = ends_at(level)
+        if not high - low > _RESOLUTION:
+            told = self._no_spread(differences)
+            return PairedInterval(estimate, nan, nan, level, share_a_better, p_value=nan, reason=told, still=True)
         p_value = _p_value(ends_at, least=2 / (1 + len(gains)))
         most = 1.0 if self._scale(metric) == "share" else float("inf")
         low, high = float(np.clip(low, -most, most)), float(np.clip(high, -most, most))
@@ -165,6 +175,12 @@ class Replicates:
         below = np.hypot(of_a.estimate - of_a.low, of_b.high - of_b.estimate)
         above = np.hypot(of_a.high - of_a.estimate, of_b.estimate - of_b.low)
         return float(estimate - below), float(estimate + above)
+
+    def _no_spread(self, values: Float[np.ndarray, " r"]) -> str:
+        """Why replicates without any spread leave an interval unknown."""
+        if np.isnan(values).all():
+            return "undefined in every replicate"
+        return f"equal in every replicate, which says nothing of other {self.unit}"
 
     def _always_best(self, variant: int, metric: str) -> bool:
         best = 0.0 if self.gain(metric) < 0 else 1.0
@@ -235,9 +251,10 @@ def ends(
 ) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, " k"]]:
     """The lower and upper ends of the intervals of `k` values, from replicates and from what each seed observed.
 
-    Replicates with NaN count in none of them. The ends are NaN without any other, and where clusters are too few.
+    Replicates with NaN count in none of them. The ends are NaN without any other, and where clusters are too few; where
+    all replicates are equal and no bound applies, both are the estimate.
     """
-    from scipy import stats  # here and below: who only shows an interval does not wait for it
+    from scipy import special  # here and below: who only shows an interval does not wait for it
 
     values = values[~np.isnan(values).any(axis=1)]
     seeds, k = by_seed.shape
@@ -256,7 +273,7 @@ def ends(
     moves = np.ptp(transformed, axis=0) > 0
     share = np.divide(of_seeds, total, out=np.zeros(k), where=moves)
     freedom = 1 / (share**2 / max(seeds - 1, 1) + (1 - share) ** 2 / design.freedom)
-    reach = stats.t.ppf((1 + level) / 2, freedom) * np.sqrt(total)
+    reach = special.stdtrit(freedom, (1 + level) / 2) * np.sqrt(total)
     middle = forward(estimate)
     low, high = np.where(moves, back(middle - reach), estimate), np.where(moves, back(middle + reach), estimate)
     if scale == "share":
@@ -273,12 +290,12 @@ def _bound(share: Float[np.ndarray, " k"], clusters: float, level: float) -> Flo
 
     A replicate of n clusters misses s imperfect ones with a chance of (1 - s / n)^n, about exp(-s).
     """
-    from scipy import stats
+    from scipy import special
 
     imperfect = -np.log(np.maximum(share, np.finfo(float).tiny))
     right = np.maximum(clusters - imperfect, np.finfo(float).tiny)
     found: NDArray[np.float64] = np.where(
-        (share > 0) & (imperfect < clusters), stats.beta.ppf(1 - level, right, imperfect + 1), 0
+        (share > 0) & (imperfect < clusters), special.betaincinv(right, imperfect + 1, 1 - level), 0
     )
     return found
 

@@ -6,7 +6,7 @@ leaves its p-value at 0.05 or less, and the difference is at least the smallest 
 fails at the last alone is "too small to matter". Everything else is "no evidence".
 
 What cannot be asked gets no p-value, and Holm's correction does not count it: variants that are the same network, and
-a difference whose interval is unknown for there are too few slides.
+a difference whose interval is unknown, for there are too few slides or it is equal in every replicate.
 """
 
 from __future__ import annotations
@@ -58,6 +58,7 @@ Outcome = Literal[
     "no evidence",
     "too few seeds",
     "too few slides",
+    "no spread",
     "same network",
     "same predictions",
     "not asked",
@@ -116,6 +117,11 @@ class Verdict:
             case "too few slides":
                 return (
                     f"{self.a} minus {self.b}: {self.difference:+.3f} {self.metric} ({interval}). Too few to tell: "
+                    f"{self.reason}. No winner is named."
+                )
+            case "no spread":
+                return (
+                    f"{self.a} minus {self.b}: {self.difference:+.3f} {self.metric} ({interval}). The difference is "
                     f"{self.reason}. No winner is named."
                 )
             case "too few seeds":
@@ -200,7 +206,7 @@ def _answer(question: Question, p: float, p_holm: float, smallest_effect: float)
     if question.same:
         outcome = "same network" if question.same == "network" else "same predictions"
     elif question.interval.reason:
-        outcome = "too few slides"
+        outcome = "no spread" if question.interval.still else "too few slides"
     elif not question.asked:
         outcome = "not asked"
     elif seeds < FEWEST_SEEDS:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import quote, unquote_to_bytes
 
 from sentinode.config import Value
 from sentinode.data.tables import SLIDE_COLUMNS, read_column_by_id
@@ -16,11 +18,12 @@ from sentinode.evaluation.clusters import ClusterKind
 from sentinode.evaluation.metrics import scores
 from sentinode.inference.predictions import Predictions, average
 from sentinode.models.own import NONE, Recipes
-from sentinode.runs.run import Run, is_run
+from sentinode.runs.run import MANIFEST, Run, digest_of, is_run
 from sentinode.runs.variant import Variant, best_known_clusters
 from sentinode.settings import short_name, to_flat
 from sentinode.studies.comparison import Comparison, paired
 
+GIVEN_PREDICTIONS: Final = "predictions"
 _OF_A_REPEAT: Final = ("fit.seed", "split.seed", "split.fold")
 _MEMBERS: Final = "ensemble.members"
 _KINDS: Final = (
@@ -41,6 +44,65 @@ _WITH_SLIDES: Final[dict[ClusterKind, ClusterKind]] = {
     "group": "slide+group",
 }
 """What clusters become where a table names the slides of some patches."""
+
+
+@dataclass(frozen=True)
+class GivenRun:
+    """A finished run that was compared: where the comparison's page finds it again, and what it was.
+
+    folder: its place from the comparison's folder, spelled as in a URL, for a name need not be Unicode.
+    predictions_sha256: of what it predicted of labelled patches, in `predictions` beside the record, where it was
+    compared on such.
+    """
+
+    folder: str
+    manifest_sha256: str
+    predictions_sha256: str | None = None
+
+    @classmethod
+    def of(cls, run: Run, out: Path) -> GivenRun:
+        try:
+            place = os.path.relpath(run.folder.resolve(), out.resolve())
+        except ValueError:  # on another drive
+            place = str(run.folder.resolve())
+        return cls(quote(os.fsencode(Path(place).as_posix())), digest_of(run.folder / MANIFEST))
+
+    def open(self, out: Path) -> Run:
+        """Raises RunError where the run is not there any more, or was changed."""
+        folder = Path(os.path.normpath(out.resolve() / os.fsdecode(unquote_to_bytes(self.folder))))
+        remedy = f"The page of {out} is drawn from it: put it back, or compare other runs with another --out."
+        if not is_run(folder):
+            raise RunError("holds no finished run any more", where=folder, remedy=remedy)
+        if digest_of(folder / MANIFEST) != self.manifest_sha256:
+            raise RunError("is not the run that was compared", where=folder, remedy=remedy)
+        return Run.open(folder)
+
+
+def write_given(runs: Sequence[Run], out: Path, said: Sequence[Predictions] = ()) -> tuple[GivenRun, ...]:
+    """What a record says of runs that were compared; what they `said` of labelled patches is kept beside it."""
+    given = [GivenRun.of(run, out) for run in runs]
+    for number, predictions in enumerate(said):
+        table = _table(out, number)
+        predictions.write(table)
+        given[number] = replace(given[number], predictions_sha256=digest_of(table))
+    return tuple(given)
+
+
+def reopen_given(given: Sequence[GivenRun], out: Path) -> tuple[list[Run], list[Predictions]]:
+    """The runs that were compared, and what they said of labelled patches, if any; raises RunError."""
+    runs = [each.open(out) for each in given]
+    tables = {_table(out, number): each.predictions_sha256 for number, each in enumerate(given)}
+    said = []
+    for table, sha256 in tables.items():
+        if sha256 is not None:
+            if not table.is_file() or digest_of(table) != sha256:
+                raise RunError("is not what was compared", where=table, remedy="Restore it, or compare the runs again.")
+            said.append(Predictions.read(table))
+    return runs, said
+
+
+def _table(out: Path, number: int) -> Path:
+    return out / GIVEN_PREDICTIONS / f"{number + 1}.csv"
 
 
 def holds_runs(folder: Path) -> bool:

@@ -25,16 +25,24 @@ from sentinode.runs.variant import Variant
 from sentinode.settings import read_toml
 from sentinode.studies.comparison import Comparison
 from sentinode.studies.evidence import Evidence
+from sentinode.studies.given import GivenRun
 from sentinode.studies.review_record import Review
 
 
 @dataclass(frozen=True)
 class EvidenceRecord:
-    """evidence.json: of each question that was asked; `seen` of patches that are not the validation side's."""
+    """evidence.json: of each question that was asked; what was compared, of finished runs that were given.
+
+    labels, note, seen: of labelled patches, where the runs were compared on such: who labelled them, what they are, and
+    how many the runs know.
+    """
 
     compare: Evidence | None = None
     tune: Evidence | None = None
     leak: Evidence | None = None
+    given: tuple[GivenRun, ...] = ()
+    labels: str | None = None
+    note: str = ""
     seen: Seen | None = None
 
     def __post_init__(self) -> None:

@@ -13,6 +13,11 @@ from sentinode.report.prose import verdicts as verdict_words
 from sentinode.studies.comparison import Source
 from sentinode.studies.evidence import Evidence, IndependentTests
 
+REASONS = {
+    "too few slides": "slides with tumour: 2; at least 3 would be needed",
+    "no spread": "equal in every replicate, which says nothing of other slides",
+}
+
 
 def evidence_of(
     *,
@@ -28,7 +33,7 @@ def evidence_of(
     verdict = Verdict(
         a=a, b="before", metric="AUC", outcome=outcome, difference=0.012, low=0.004, high=0.021, p_better=0.97,
         p_value=0.01, p_holm=0.01, seeds=seeds, seeds_run=10, seeds_better=9, smallest_effect=0.005, seeds_needed=4,
-        reason="slides with tumour: 2; at least 3 would be needed" if outcome == "too few slides" else None,
+        reason=REASONS.get(outcome),
     )  # fmt: skip
     return Evidence(
         clusters=clusters, cluster_kind=kind, by_class=(), patches=patches, replicates=2000, seeds=seeds, seeds_run=10,
@@ -54,6 +59,7 @@ def test_a_verdict_without_slides_says_what_stands_in_for_them() -> None:
         ("no evidence", "is not confirmed"),
         ("too few seeds", None),
         ("too few slides", None),
+        ("no spread", None),
         ("same network", None),
     ],
 )
@@ -86,6 +92,7 @@ def test_several_verdicts_that_lack_seeds_are_told_in_one_sentence() -> None:
         ("too small to matter", "“after” differs from “before”, but by less than 0.005 AUC."),
         ("no evidence", "No difference in AUC from “before” was shown. About 4 seeds would be needed"),
         ("too few slides", "Not known: there are too few slides or groups."),
+        ("no spread", "Not known: the difference is equal in every replicate"),
         ("same network", "“after” is the same network as “before”"),
         ("same predictions", "“after” gives the same predictions as “before”"),
     ],
@@ -97,6 +104,7 @@ def test_every_outcome_has_its_answer(outcome: str, said: str) -> None:
     sure = " ".join(verdict_words.how_sure(evidence_of(outcome=outcome)))
     assert ("95 % interval +0.004 to +0.021" in sure) != same
     assert ("slides with tumour: 2" in sure) == (outcome == "too few slides")
+    assert ("equal in every replicate" in sure) == (outcome == "no spread")
 
 
 def test_verdicts_of_one_outcome_are_told_together_and_what_was_shown_first() -> None:
@@ -162,6 +170,7 @@ def test_naive_tests_are_counted_by_run_pair_and_side() -> None:
         ("random", "too small to matter", "a difference, but less than 0.005"),
         ("random", "too few seeds", "needs at least 3 seeds"),
         ("random", "too few slides", "too few slides or groups (slides with tumour: 2; at least 3"),
+        ("random", "no spread", "not known: the difference is equal in every replicate"),
         ("random", "same predictions", "the same predictions as the trusted one"),
     ],
 )

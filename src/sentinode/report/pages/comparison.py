@@ -9,11 +9,11 @@ from sentinode.report.prose import verdicts as verdict_words
 from sentinode.report.prose.cautions import NO_CLINIC, cautions, split_caution
 from sentinode.report.sections import comparison as comparison_part
 from sentinode.report.sections.tables import environment, networks, runs_table
-from sentinode.runs.evaluate import Scored, Seen
 from sentinode.runs.run import Run
 from sentinode.settings import to_toml
 from sentinode.studies.comparison import Comparison
 from sentinode.studies.evidence import Evidence
+from sentinode.studies.study import EvidenceRecord
 
 _OWN_SPLITS: Final = (
     "The runs were not all trained on the same patches, so their training sets differ as well as initial weights, "
@@ -47,15 +47,16 @@ def comparison_context(comparison: Comparison, evidence: Evidence) -> dict[str, 
     }
 
 
-def scored_comparison_context(
-    comparison: Comparison, evidence: Evidence, runs: Sequence[Run], seen: Seen, scored: Scored
-) -> dict[str, Any]:
+def scored_comparison_context(comparison: Comparison, runs: Sequence[Run], record: EvidenceRecord) -> dict[str, Any]:
     """Finished runs that were compared on labelled patches, whatever their validation sets."""
+    evidence, seen = record.compare, record.seen
+    assert evidence is not None
+    assert seen is not None
     first, patches = runs[0], len(comparison.ids)
     one_split = len({run.training_ids for run in runs}) == 1
     return {
-        "title": f"A comparison of finished runs on {scored.labels}",
-        "note": scored.note,
+        "title": f"A comparison of finished runs on {record.labels}",
+        "note": record.note,
         "sections": {"conclusion": "Answer", "scored": "Comparison", "settings": "Settings and runs"},
         "facts": _facts(comparison, runs, "labelled patches"),
         "answers": comparison_part.answered("scored", comparison, evidence),

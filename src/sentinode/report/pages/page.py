@@ -25,20 +25,21 @@ from sentinode.report.pages.evaluation import evaluation_context
 from sentinode.report.pages.run import run_context
 from sentinode.report.pages.slides import slides_context
 from sentinode.report.pages.study import study_context
-from sentinode.runs.evaluate import SCORES, Evaluation, Scored, Seen, open_evaluation
+from sentinode.runs.evaluate import SCORES, Evaluation, open_evaluation
 from sentinode.runs.run import Run, is_run
 from sentinode.runs.study_record import STUDY_CONFIG, STUDY_EVIDENCE, STUDY_RECORD
 from sentinode.slides.cohort import COHORT_RECORD, CohortRecord
 from sentinode.studies.comparison import Comparison
 from sentinode.studies.evidence import Evidence
-from sentinode.studies.study import Study
+from sentinode.studies.given import on_other_patches, pair_given, reopen_given
+from sentinode.studies.study import EvidenceRecord, Study
 
 REPORT: Final = "report.html"
 CHECK_PAGE: Final = "check.html"
 
 
 def write_report(folder: Path) -> list[Path]:
-    """Write the pages of a study, run or check, whichever the folder holds; raises RunError for another."""
+    """Write the pages of whatever the folder holds, a study, run, comparison, check or evaluation; raises RunError."""
     if (folder / STUDY_RECORD).is_file() or (folder / STUDY_CONFIG).is_file():
         return [write_study_page(Study.open(folder)), write_check_page(folder)]
     if is_run(folder):
@@ -46,11 +47,7 @@ def write_report(folder: Path) -> list[Path]:
     if (folder / CHECK).is_file():
         return [write_check_page(folder)]
     if (folder / STUDY_EVIDENCE).is_file():
-        raise RunError(
-            "holds a comparison of finished runs, which lie elsewhere",
-            where=folder,
-            remedy="Give the runs to `compare` again, with another --out.",
-        )
+        return [_write_page_of_given_runs(folder)]
     if (folder / COHORT_RECORD).is_file():
         return [write_slides_page(folder)]
     if (folder / SCORES).is_file():
@@ -58,7 +55,7 @@ def write_report(folder: Path) -> list[Path]:
     raise RunError(
         "holds no study, run or check",
         where=folder,
-        remedy="Give a folder that `study`, `compare`, `tune`, `train` or `check --out` wrote.",
+        remedy="Give a folder that `study`, `compare`, `tune`, `train`, `evaluate` or `check --out` wrote.",
     )
 
 
@@ -78,11 +75,21 @@ def write_comparison_page(folder: Path, comparison: Comparison, evidence: Eviden
 
 
 def write_scored_comparison_page(
-    folder: Path, comparison: Comparison, evidence: Evidence, runs: Sequence[Run], seen: Seen, scored: Scored
+    folder: Path, comparison: Comparison, runs: Sequence[Run], record: EvidenceRecord
 ) -> Path:
     """Write report.html of finished runs that were compared on labelled patches."""
-    context = scored_comparison_context(comparison, evidence, runs, seen, scored)
-    return _write(folder / REPORT, "scored_runs.html", context)
+    return _write(folder / REPORT, "scored_runs.html", scored_comparison_context(comparison, runs, record))
+
+
+def _write_page_of_given_runs(folder: Path) -> Path:
+    """From evidence.json and the runs that it names; raises RunError where they are not what they were."""
+    record = read_record(folder / STUDY_EVIDENCE, EvidenceRecord)
+    if record.compare is None or not record.given:
+        raise RunError("names no runs", where=folder / STUDY_EVIDENCE, remedy="Compare them again, with another --out.")
+    runs, said = reopen_given(record.given, folder)
+    if record.seen is None:
+        return write_comparison_page(folder, pair_given(runs), record.compare)
+    return write_scored_comparison_page(folder, pair_given(on_other_patches(runs, said)), runs, record)
 
 
 def write_evaluation_page(folder: Path, found: Evaluation, predictions: Predictions) -> Path:

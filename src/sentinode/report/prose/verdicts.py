@@ -17,7 +17,7 @@ from sentinode.runs.variant import Variant
 from sentinode.studies.comparison import Comparison
 from sentinode.studies.evidence import Evidence, IndependentTests
 
-_NO_ANSWER = frozenset({"too few seeds", "too few slides", "same network", "same predictions"})
+_NO_ANSWER = frozenset({"too few seeds", "too few slides", "no spread", "same network", "same predictions"})
 _SIGNIFICANT = 0.05
 _INDEPENDENT: Final = (
     "Tests that treat patches as independent (DeLong, McNemar) decide nothing here: patches of one slide resemble each "
@@ -69,6 +69,8 @@ def _answered(outcome: Outcome, found: Sequence[Verdict], alone: bool) -> str:
             return f"Not known: {_too_few_seeds(first)}. A verdict needs at least {FEWEST_SEEDS}."
         case "too few slides":
             return f"Not known{'' if alone else f' for {names}'}: there are too few slides or groups."
+        case "no spread":
+            return f"Not known{'' if alone else f' for {names}'}: the difference is {first.reason}."
         case "not asked":
             return f"No verdict was asked for on {names}."
         case "same network":
@@ -246,6 +248,8 @@ def _inflation(verdict: Verdict) -> str:
             return f"{by}. Whether that is chance is not known: a verdict needs at least {FEWEST_SEEDS} seeds."
         case "too few slides":
             return f"{by}. Whether that is chance is not known: too few slides or groups ({verdict.reason})."
+        case "no spread":
+            return f"{by}. Whether that is chance is not known: the difference is {verdict.reason}."
         case "same network" | "same predictions":
             return "The random split gives the same predictions as the trusted one: both splits are the same here."
         case "too small to matter":
