@@ -43,6 +43,14 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_name_that_is_no_unicode_is_spelled_out_in_what_is_written(tmp_path: Path) -> None:
+    place = os.fsdecode(b"K\xf6ln")
+    write_json(tmp_path / "a.json", {"of": place, "other": "Köln"})
+    assert json.loads((tmp_path / "a.json").read_bytes()) == {"of": r"K\udcf6ln", "other": "Köln"}
+    write_text(tmp_path / "a.html", f"<p>{place} Köln")
+    assert (tmp_path / "a.html").read_text(encoding="utf-8") == r"<p>K\udcf6ln Köln"
+
+
 def test_a_number_that_json_lacks_is_null(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", {"auc": float("nan"), "ends": [float("-inf"), 0.5]})
     assert json.loads((tmp_path / "a.json").read_text()) == {"auc": None, "ends": [None, 0.5]}

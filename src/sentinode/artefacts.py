@@ -13,6 +13,7 @@ import glob
 import json
 import math
 import os
+import re
 import shlex
 import shutil
 import socket
@@ -40,6 +41,7 @@ _LOCK: Final = ".lock"
 _HOLDER: Final = ".holder"  # behind the lock's name: who holds it, for others to read
 _PART: Final = ".part"
 _NO_LOCKS: Final = (errno.ENOLCK, errno.EOPNOTSUPP)
+_NO_UNICODE: Final = re.compile("[\ud800-\udfff]")  # in a string of JSON its spelling needs a backslash more
 _LONGEST_COMMAND: Final = 120
 
 
@@ -65,13 +67,14 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    write_bytes(path, text.encode("utf-8"))
+    """Save as UTF-8; what of a file name is no Unicode is spelled out, such as "K\\udcf6ln"."""
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 def write_json(path: Path, content: Any) -> None:
     """Save plain JSON types; a number that is not finite, for JSON has no word for it, is null."""
     text = json.dumps(null_for_nan(content), indent=2, ensure_ascii=False, allow_nan=False)
-    write_text(path, text + "\n")
+    write_text(path, _NO_UNICODE.sub(lambda found: f"\\\\u{ord(found[0]):x}", text) + "\n")
 
 
 def null_for_nan(content: Any) -> Any:

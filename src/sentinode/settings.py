@@ -18,7 +18,7 @@ from types import UnionType
 from typing import Any, Final, TypeVar, Union, get_args, get_origin
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
 
 from sentinode.errors import ConfigError
@@ -46,6 +46,18 @@ class Section(BaseModel):
         for name, home in cls.misplaced(table).items() if isinstance(table, Mapping) else ():
             raise ValueError(f"{name} belongs to {home}")
         return table
+
+    @field_validator("*")
+    @classmethod
+    def _can_be_kept(cls, value: Any) -> Any:
+        """Settings are kept as TOML, which is UTF-8; a file name need not be."""
+        if isinstance(value, str | Path) and not _is_unicode(str(value)):
+            raise ValueError("is not UTF-8, in which settings are kept; rename the file or its directory")
+        return value
+
+
+def _is_unicode(text: str) -> bool:
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 C = TypeVar("C", bound=Section)

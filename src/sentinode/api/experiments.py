@@ -18,7 +18,7 @@ from sentinode.evaluation.metrics import OwnMetric, Score, own_metrics
 from sentinode.explain.galleries import worst_mistakes, write_pictures
 from sentinode.models.build import require_sound
 from sentinode.models.own import Given, Recipes
-from sentinode.records import write_record
+from sentinode.records import read_record, write_record
 from sentinode.report.pages.page import REPORT, write_comparison_page, write_run_page, write_scored_comparison_page
 from sentinode.runs.ensemble import join_runs
 from sentinode.runs.evaluate import Seen, cluster, open_labelled
@@ -99,7 +99,7 @@ def compare_runs(
         asked = (config or StudyConfig()).compare
         evidence = weigh(comparison, clusters, kind, asked, own=own)
         write_record(out / STUDY_EVIDENCE, EvidenceRecord(evidence, given=write_given(runs, out)))
-        write_comparison_page(out, comparison, evidence)
+        write_comparison_page(out, comparison, read_record(out / STUDY_EVIDENCE, EvidenceRecord))
     return comparison, evidence
 
 
@@ -135,7 +135,7 @@ def compare_runs_on(
         evidence, seen = weigh(comparison, cluster_of, kind, asked, own=own), scored.seen_by(runs)
         record = EvidenceRecord(evidence, None, None, write_given(runs, out, said), scored.labels, scored.note, seen)
         write_record(out / STUDY_EVIDENCE, record)
-        write_scored_comparison_page(out, comparison, runs, record)
+        write_scored_comparison_page(out, comparison, runs, read_record(out / STUDY_EVIDENCE, EvidenceRecord))
     return comparison, evidence, seen
 
 

@@ -30,7 +30,6 @@ from sentinode.runs.run import Run, is_run
 from sentinode.runs.study_record import STUDY_CONFIG, STUDY_EVIDENCE, STUDY_RECORD
 from sentinode.slides.cohort import COHORT_RECORD, CohortRecord
 from sentinode.studies.comparison import Comparison
-from sentinode.studies.evidence import Evidence
 from sentinode.studies.given import on_other_patches, pair_given, reopen_given
 from sentinode.studies.study import EvidenceRecord, Study
 
@@ -69,9 +68,10 @@ def write_run_page(run: Run) -> Path:
     return _write(run.folder / REPORT, "run.html", run_context(run))
 
 
-def write_comparison_page(folder: Path, comparison: Comparison, evidence: Evidence) -> Path:
+def write_comparison_page(folder: Path, comparison: Comparison, record: EvidenceRecord) -> Path:
     """Write report.html of finished runs that were compared."""
-    return _write(folder / REPORT, "runs.html", comparison_context(comparison, evidence))
+    assert record.compare is not None
+    return _write(folder / REPORT, "runs.html", comparison_context(comparison, record.compare))
 
 
 def write_scored_comparison_page(
@@ -88,7 +88,7 @@ def _write_page_of_given_runs(folder: Path) -> Path:
         raise RunError("names no runs", where=folder / STUDY_EVIDENCE, remedy="Compare them again, with another --out.")
     runs, said = reopen_given(record.given, folder)
     if record.seen is None:
-        return write_comparison_page(folder, pair_given(runs), record.compare)
+        return write_comparison_page(folder, pair_given(runs), record)
     return write_scored_comparison_page(folder, pair_given(on_other_patches(runs, said)), runs, record)
 
 
