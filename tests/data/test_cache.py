@@ -1,13 +1,11 @@
-"""The packed cache: right pixels, complete or absent, resumable, shared by processes."""
+"""The packed cache: right pixels, complete or absent, shared by processes."""
 
 from __future__ import annotations
 
 import gc
-import json
 import multiprocessing
 import os
 import signal
-import threading
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -90,48 +88,6 @@ def test_other_pixels_under_the_same_name_size_and_time_are_other_patches(
         os.utime(path, ns=(10**18, 10**18))
     packed, _ = pack(listing, tmp_path / "cache")
     assert np.array_equal(packed.pixels, expected)
-
-
-def test_an_interrupted_build_is_resumed_and_its_chunks_are_not_decoded_again(
-    listing: Listing, tmp_path: Path, patches: np.ndarray, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class StopError(Exception):
-        pass
-
-    read, stopped = packing.read_plain_into, threading.Event()
-
-    def the_last_waits(path, *rest):
-        if f"{COUNT - 1:03d}" in str(path):
-            stopped.wait(timeout=60)  # else a quick reader would be done before anybody can stop it
-        return read(path, *rest)
-
-    def stop_half_way(done: int, total: int) -> None:
-        if done >= total // 2:
-            stopped.set()
-            raise StopError
-
-    monkeypatch.setattr(packing, "read_plain_into", the_last_waits)
-    with pytest.raises(StopError):
-        pack(listing, tmp_path / "cache", workers=1, on_progress=stop_half_way)
-    (folder,) = (p for p in (tmp_path / "cache").iterdir() if p.is_dir())
-    assert not (folder / "manifest.json").exists()
-    decoded = []
-    monkeypatch.setattr(packing, "read_plain_into", lambda *a: (decoded.append(a[0]), read(*a))[1])
-    packed, _ = pack(listing, tmp_path / "cache", workers=1)
-    assert np.array_equal(packed.pixels, patches)
-    assert 0 < len(decoded) < COUNT
-
-
-def test_a_chunk_whose_pixels_were_lost_is_decoded_again(listing: Listing, tmp_path: Path, patches: np.ndarray) -> None:
-    """As after a power cut: the journal survived, the pixels did not."""
-    pack(listing, tmp_path / "cache")
-    (folder,) = (p for p in (tmp_path / "cache").iterdir() if p.is_dir())
-    (folder / "manifest.json").unlink()
-    (folder / "journal.jsonl").write_text(json.dumps({"chunk": 1, "sum": 12345, "unreadable": []}) + '\n{"chu')
-    with (folder / "pixels.u8").open("r+b") as file:
-        file.write(bytes(100_000))
-    packed, _ = pack(listing, tmp_path / "cache")
-    assert np.array_equal(packed.pixels, patches)
 
 
 def test_unreadable_images_leave_no_gap(listing: Listing, tmp_path: Path, patches: np.ndarray) -> None:
@@ -275,7 +231,7 @@ def test_the_limit_is_kept_with_the_cache_and_holds_when_more_is_packed(listing:
 
 def test_what_a_killed_command_left_can_be_removed(tmp_path: Path) -> None:
     (tmp_path / "subset-x").mkdir()
-    (tmp_path / "subset-x" / "journal.jsonl").write_text("half")
+    (tmp_path / "subset-x" / "pixels.u8").write_text("half")
     (tmp_path / "0123").mkdir()
     (tmp_path / "0123" / "pixels.u8").write_bytes(b"half")
     (tmp_path / "features").mkdir()
@@ -312,7 +268,7 @@ def test_a_full_disk_is_one_clear_error_before_anything_is_written(
         pack(listing, tmp_path / "cache")
 
 
-def test_a_disk_that_fills_up_meanwhile_is_an_error_and_the_build_is_resumed(
+def test_a_disk_that_fills_up_meanwhile_is_an_error_and_the_next_call_builds_it(
     listing: Listing, tmp_path: Path, patches: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:
@@ -322,41 +278,6 @@ def test_a_disk_that_fills_up_meanwhile_is_an_error_and_the_build_is_resumed(
         context.setattr(packing, "_write", full)
         with pytest.raises(StorageError, match="No space left"):
             pack(listing, tmp_path / "cache")
-    packed, _ = pack(listing, tmp_path / "cache")
-    assert np.array_equal(packed.pixels, patches)
-
-
-def test_a_chunk_is_on_the_disk_before_the_journal_names_it(
-    listing: Listing, tmp_path: Path, patches: np.ndarray, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    on_disk: list[set[int]] = [set()]  # chunks whose pixels had arrived when the file was synced
-    fsync = os.fsync
-
-    def look(descriptor: int) -> None:
-        fsync(descriptor)
-        (journal,) = (tmp_path / "cache").glob("*/journal.jsonl")
-        assert {json.loads(line)["chunk"] for line in journal.read_text().splitlines()} <= on_disk[-1]
-        pixels = np.fromfile(journal.with_name("pixels.u8"), np.uint8).reshape(patches.shape)
-        starts = range(0, len(patches), cache._CHUNK)
-        here = [slice(start, start + cache._CHUNK) for start in starts]
-        on_disk.append({n for n, rows in enumerate(here) if np.array_equal(pixels[rows], patches[rows])})
-
-    with monkeypatch.context() as context:
-        context.setattr(os, "fsync", look)
-        context.setattr(
-            cache, "write_json", lambda path, made: path.write_text(json.dumps(made))
-        )  # it syncs files of its own
-        pack(listing, tmp_path / "cache", workers=1)
-    assert len(on_disk) > 1
-    assert on_disk[-1]
-
-
-def test_a_journal_of_an_older_version_is_not_believed(listing: Listing, tmp_path: Path, patches: np.ndarray) -> None:
-    pack(listing, tmp_path / "cache")
-    (folder,) = (p for p in (tmp_path / "cache").iterdir() if p.is_dir())
-    (folder / "manifest.json").unlink()
-    (folder / "journal.jsonl").write_text(json.dumps({"chunk": 0, "crc": 1, "unreadable": []}) + "\n")
-    (folder / "pixels.u8").write_bytes(bytes(patches.nbytes))
     packed, _ = pack(listing, tmp_path / "cache")
     assert np.array_equal(packed.pixels, patches)
 

@@ -3,9 +3,8 @@
 A cache is a folder named after the content of its listing:
 
     <key>/pixels.u8       N * 27,648 bytes, no header; locked, shared, by whoever has it open
-    <key>/journal.jsonl   a line for each chunk that is on the disk: its number, its sum, what was unreadable
-    <key>/manifest.json   written last; without it the cache is unfinished and the next call resumes it. Its time of
-                          modification is that of its last use
+    <key>/manifest.json   written last; without it the cache is unfinished and the next call begins it again. Its time
+                          of modification is that of its last use
     <key>.lock            held while building, so that a second process waits for the first
     torch-compiler/       what PyTorch's compiler keeps, where a command compiles its network
 
@@ -16,7 +15,6 @@ ones a sample, whenever a cache is opened, and what is damaged is decoded again.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 import warnings
@@ -37,7 +35,7 @@ from pydantic import TypeAdapter, ValidationError
 from sentinode.artefacts import write_json
 from sentinode.data.images import PATCH_BYTES, PATCH_SIZE_PX
 from sentinode.data.listing import Listing, PatchArrays, PatchFiles
-from sentinode.data.packing import pack_chunks, sum_of_pixels
+from sentinode.data.packing import PackedChunk, pack_chunks, sum_of_pixels
 from sentinode.data.patches import PatchSet
 from sentinode.errors import DataError, SentinodeWarning, StorageError, storage_errors
 
@@ -51,7 +49,7 @@ MANIFEST: Final = "manifest.json"
 SUBSET: Final = "subset-"  # how folders of pixels that are not kept begin
 COMPILER: Final = "torch-compiler"
 _LIMIT_FILE: Final = "limit.json"
-_CHUNK: Final = 512  # patches: 14 MB, small enough to resume finely, large enough to cost nothing
+_CHUNK: Final = 512  # patches: 14 MB, small enough to check and to decode again, large enough to cost nothing
 _CHECKED_AT_OPENING: Final = 32  # chunks: 0.45 GB, whose sums take a tenth of a second; smaller sets are checked whole
 
 
@@ -98,7 +96,7 @@ def pack(
     on_progress: Progress | None = None,
     on_wait: Callable[[], None] | None = None,
 ) -> tuple[PatchSet, list[Unreadable]]:
-    """The listing's patches from their cache, which is built, or finished, where need be.
+    """The listing's patches from their cache, which is built where need be.
 
     Images that cannot be read are left out of the PatchSet and listed beside it; all are tried. With `whole` all
     pixels are checked against their sums, not a sample of them. Raises DataError where no image can be read,
@@ -250,43 +248,26 @@ def _building(folder: Path, on_wait: Callable[[], None] | None) -> Iterator[None
 
 
 def _build(listing: Listing, folder: Path, workers: int, on_progress: Progress | None) -> None:
-    path = folder / "pixels.u8"
+    path, total = folder / "pixels.u8", len(listing)
+    chunks = [(number, range(at, min(at + _CHUNK, total))) for number, at in enumerate(range(0, total, _CHUNK))]
+    finished: list[PackedChunk] = []
+    packed = 0
     with storage_errors(folder):
-        _allocate(path, len(listing))
-        done = _verified_journal(folder / "journal.jsonl", path)
-    chunks = {
-        number: range(start, min(start + _CHUNK, len(listing)))
-        for number, start in enumerate(range(0, len(listing), _CHUNK))
-    }
-    packed = sum(len(rows) for number, rows in chunks.items() if number in done)
-    missing = [(number, rows) for number, rows in chunks.items() if number not in done]
-    if on_progress:
-        on_progress(packed, len(listing))
-    with (
-        storage_errors(folder),
-        path.open("r+b") as pixels,
-        (folder / "journal.jsonl").open("a", encoding="utf-8") as journal,
-        closing(pack_chunks(listing.pixels, missing, path, workers=workers)) as finished,
-    ):
-        for some in finished:
-            # The workers read on meanwhile, so the disk is never idle; and what the journal names has arrived.
-            os.fsync(pixels.fileno())
-            for chunk in some:
-                done[chunk.number] = entry = _JournalEntry(chunk.number, chunk.sum, list(chunk.unreadable))
-                journal.write(json.dumps(asdict(entry)) + "\n")
-                packed += len(chunks[chunk.number])
-            journal.flush()
-            if on_progress:
-                on_progress(packed, len(listing))
-    entries = [done[number] for number in chunks]
-    lost = [Unreadable(row, str(listing.ids[row]), reason) for entry in entries for row, reason in entry.unreadable]
-    sums = [entry.sum for entry in entries]
-    with storage_errors(folder):
+        _allocate(path, total)
+        with closing(pack_chunks(listing.pixels, chunks, path, workers=workers)) as told:
+            for some in told:
+                finished += some
+                packed += sum(len(chunks[chunk.number][1]) for chunk in some)
+                if on_progress:
+                    on_progress(packed, total)
+        finished.sort(key=lambda chunk: chunk.number)
+        lost = [Unreadable(row, str(listing.ids[row]), why) for chunk in finished for row, why in chunk.unreadable]
+        sums = [chunk.sum for chunk in finished]
         if lost:
-            sums = _close_gaps(folder, len(listing), [entry.row for entry in lost])
-        manifest = Manifest(len(listing), lost, sums, str(_source(listing)))
-        write_json(folder / MANIFEST, asdict(manifest))
-        (folder / "journal.jsonl").unlink()
+            sums = _close_gaps(path, total, [entry.row for entry in lost])
+        with path.open("r+b") as pixels:
+            os.fsync(pixels.fileno())
+        write_json(folder / MANIFEST, asdict(Manifest(total, lost, sums, str(_source(listing)))))
 
 
 def _source(listing: Listing) -> Path:
@@ -297,11 +278,9 @@ def _source(listing: Listing) -> Path:
             return files[0].parent.resolve()
 
 
-def _close_gaps(folder: Path, count: int, lost: list[int]) -> list[int]:
+def _close_gaps(path: Path, count: int, lost: list[int]) -> list[int]:
     """Move the readable rows together and shorten the file, a chunk in memory at a time; the chunks' new sums."""
-    # The rows move, so the journal's sums no longer hold: if we are killed here, the next build starts anew.
-    (folder / "journal.jsonl").write_text("", encoding="utf-8")
-    pixels = np.memmap(folder / "pixels.u8", np.uint8, "r+", shape=_shape(count))
+    pixels = np.memmap(path, np.uint8, "r+", shape=_shape(count))
     rows = np.setdiff1d(np.arange(count), lost)
     sums = []
     for start in range(0, len(rows), _CHUNK):
@@ -310,7 +289,7 @@ def _close_gaps(folder: Path, count: int, lost: list[int]) -> list[int]:
         sums.append(sum_of_pixels(chunk))
     pixels.flush()
     del pixels  # Windows shortens no file that is mapped
-    os.truncate(folder / "pixels.u8", len(rows) * PATCH_BYTES)
+    os.truncate(path, len(rows) * PATCH_BYTES)
     return sums
 
 
@@ -324,37 +303,6 @@ def _allocate(path: Path, count: int) -> None:
         if hasattr(os, "posix_fallocate"):
             os.posix_fallocate(file.fileno(), 0, size)
         file.truncate(size)
-
-
-@dataclass(frozen=True)
-class _JournalEntry:
-    """A chunk that is on the disk: its number and sum, and which rows could not be read, and why."""
-
-    chunk: int
-    sum: int
-    unreadable: list[tuple[int, str]]
-
-
-_JOURNAL_ENTRY: Final = TypeAdapter(_JournalEntry)
-
-
-def _verified_journal(path: Path, pixels_path: Path) -> dict[int, _JournalEntry]:
-    """Finished chunks of an earlier, interrupted build whose pixels still have the sum noted for them."""
-    done: dict[int, _JournalEntry] = {}
-    if not path.exists():
-        return done
-    pixels = np.memmap(pixels_path, np.uint8, "r").reshape(-1, *_shape(1)[1:])
-    for line in path.read_bytes().splitlines():
-        try:
-            entry = _JOURNAL_ENTRY.validate_json(line)
-        except ValidationError:
-            continue  # the line that was being written when the process was killed
-        start = entry.chunk * _CHUNK
-        if 0 <= start < len(pixels) and sum_of_pixels(pixels[start : start + _CHUNK]) == entry.sum:
-            done[entry.chunk] = entry
-    with path.open("a", encoding="utf-8") as journal:
-        journal.write("\n")  # closes such a line
-    return done
 
 
 def read_manifest(folder: Path, count: int | None = None) -> Manifest | None:

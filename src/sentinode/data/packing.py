@@ -89,8 +89,7 @@ def pack_chunks(
         raise FailureError(
             "a process that decoded images was ended from outside",
             where=path.parent,
-            remedy="What was finished is kept: free memory and repeat the command, or decode in one process "
-            "with --workers 1.",
+            remedy="Free memory and repeat the command, or decode in one process with --workers 1.",
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
