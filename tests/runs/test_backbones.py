@@ -18,11 +18,11 @@ from rounding import Rounding
 from sentinode.config import DrawnSplit, FitHead, RunConfig, StudyConfig
 from sentinode.errors import ConfigError, RunError
 from sentinode.fitting.epochs import FitState
-from sentinode.inputs.batches import derive_seed
 from sentinode.inputs.preprocess import Prepared
 from sentinode.models.backbones.backbone import Backbone
 from sentinode.models.build import build
 from sentinode.models.summary import InitialWeights
+from sentinode.randomness import Purpose
 from sentinode.runs.material import Material
 from sentinode.runs.run import Run
 from sentinode.runs.train import train_run
@@ -229,7 +229,7 @@ def test_a_head_fitted_first_is_where_training_starts(
 
 def _first(config: RunConfig) -> torch.Generator:
     """The generator of a run's first weights."""
-    return torch.Generator().manual_seed(derive_seed(config.fit.seed, 0))
+    return torch.Generator().manual_seed(Purpose.INITIAL_WEIGHTS.seed(config.fit.seed))
 
 
 def test_frozen_stages_stay_and_the_rest_learns_the_more_the_nearer_the_head() -> None:

@@ -18,7 +18,7 @@ from sentinode.config import RunConfig, load_preset
 from sentinode.errors import ConfigError, RunError
 from sentinode.evaluation.blend import blend, fit_weights
 from sentinode.evaluation.metrics import scores
-from sentinode.runs import ensemble, train
+from sentinode.runs import train
 from sentinode.runs.ensemble import join_runs
 from sentinode.runs.load import classifier_of
 from sentinode.runs.material import Material
@@ -318,9 +318,3 @@ def test_variants_of_an_ensemble_are_trained_like_others(material: Material, tmp
     fixed = override(config, {"ensemble.members": {"a": {"fit.seed": 1}, "b": {"fit.seed": 2}}})
     with pytest.raises(ConfigError, match="would be the same network under all seeds"):
         compare_variants(fixed, store)
-
-
-def test_the_purpose_of_its_random_numbers_is_its_own() -> None:
-    from sentinode.runs import decide
-
-    assert ensemble._PURPOSE != decide._PURPOSE

@@ -12,8 +12,8 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from sentinode.inputs.preprocess import Prepared
+from sentinode.randomness import Purpose
 
-_ORDER, _AUGMENT = 0, 1
 _LARGEST_SEED: Final = 2**63 - 1
 _STRIDE: Final = 0x9E3779B97F4A7C15  # odd, so that no two batches of a run share a seed
 
@@ -43,7 +43,7 @@ class BatchStream:
         self.prepared, self.labels = prepared, torch.from_numpy(labels.astype(np.float32))
         self.batch_size, self.seed, self.shuffle = batch_size, seed, shuffle
         self._order_of_pass = lru_cache(maxsize=2)(self._draw_order)
-        self._augmentation_seed = derive_seed(seed, _AUGMENT)
+        self._augmentation_seed = Purpose.AUGMENTATION.seed(seed)
 
     def __len__(self) -> int:
         """Patches in a pass."""
@@ -67,9 +67,4 @@ class BatchStream:
     def _draw_order(self, turn: int) -> np.ndarray:
         if not self.shuffle:
             return np.arange(len(self))
-        return np.random.default_rng([self.seed, _ORDER, turn]).permutation(len(self))
-
-
-def derive_seed(*parts: int) -> int:
-    """A seed for one purpose out of a run's seed and a few numbers that name the purpose."""
-    return int(np.random.SeedSequence(list(parts)).generate_state(1, np.uint64)[0]) & _LARGEST_SEED
+        return np.random.default_rng(Purpose.ORDER.parts(self.seed, then=(turn,))).permutation(len(self))

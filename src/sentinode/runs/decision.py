@@ -33,14 +33,12 @@ from sentinode.evaluation.clusters import CLUSTER_NAMES, ClusterKind, cluster_nu
 from sentinode.evaluation.metrics import OwnMetric
 from sentinode.evaluation.threshold import POINTS, OperatingPoint, PointName, fixed_sensitivity, least_cost, youden
 from sentinode.inference.predictions import Predictions
-from sentinode.inputs.batches import derive_seed
+from sentinode.randomness import Purpose
 from sentinode.records import Number, read_record
 from sentinode.runs.run_record import OwnScore
 
 DECISION: Final = "decision.json"
 Scale = Literal["raw", "temperature", "isotonic"]
-_PURPOSE: Final = 2  # of the numbers drawn here, among those that derive from a run's seed
-_FOR_OWN: Final = 9  # beside the purposes in `decide`
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,16 +116,13 @@ def decide(
     cross_fitted: dict[PointName, Rates] = {}
     not_fitted = not_cross_fitted = ""
 
-    def rng(purpose: int) -> np.random.Generator:
-        return np.random.default_rng(derive_seed(seed, _PURPOSE, purpose))
-
     try:
         calibrations = {method: fit_calibration(labels, raw, method) for method in METHODS}
         points = _points(labels, raw, config)
     except DataError as error:
         not_fitted = error.what
     try:
-        folds = cross_folds(labels, clusters, folds=config.calibration_folds, rng=rng(0))
+        folds = cross_folds(labels, clusters, folds=config.calibration_folds, rng=Purpose.CROSS_FITTING.rng(seed))
         scales |= {method: cross_calibrate(labels, raw, folds, method) for method in METHODS}
         cross_fitted = _cross_fitted(labels, raw, folds, config)
     except (DataError, SplitError) as error:
@@ -137,7 +132,10 @@ def decide(
         len(np.unique(cluster_numbers(clusters))),
         calibrations,
         points,
-        {scale: Agreement.of(labels, values, clusters, rng(1)) for scale, values in scales.items()},
+        {
+            scale: Agreement.of(labels, values, clusters, Purpose.RELIABILITY.rng(seed))
+            for scale, values in scales.items()
+        },
         cross_fitted,
         not_fitted,
         not_cross_fitted,
@@ -161,7 +159,7 @@ def own_scores(
         predictions.labels,
         predictions.probabilities[None, None],
         clusters,
-        rng=np.random.default_rng(derive_seed(seed, _PURPOSE, _FOR_OWN)),
+        rng=Purpose.OWN_METRICS.rng(seed),
         metrics=(),
         unit=CLUSTER_NAMES[kind],
         own=own,

@@ -24,7 +24,7 @@ from sentinode.evaluation.blend import blend, cross_blend, equal_weights, fit_we
 from sentinode.evaluation.calibration import cross_folds
 from sentinode.evaluation.metrics import OwnMetric
 from sentinode.inference.predictions import Predictions
-from sentinode.inputs.batches import derive_seed
+from sentinode.randomness import Purpose
 from sentinode.records import write_record
 from sentinode.runs.decision import DECISION, decide, own_scores
 from sentinode.runs.environment import describe_environment, read_environment, write_environment
@@ -47,7 +47,6 @@ from sentinode.runs.variant import best_known_clusters
 from sentinode.session import Session
 from sentinode.settings import is_folder_name, override, read_toml, to_flat, to_toml
 
-_PURPOSE: Final = 3  # of the numbers drawn here, among those that derive from a run's seed
 _SIDES: Final = "id,label,side,cluster"
 _ABSENT: Final = object()  # of a setting that a kind of section does not have
 
@@ -219,7 +218,7 @@ def _weigh(
     unfitted = _Weighed("equal", equal, np.empty((0, len(equal))), blend(said, equal))
     if config.ensemble is None or config.ensemble.weights == "equal":
         return unfitted
-    rng = np.random.default_rng(derive_seed(config.fit.seed, _PURPOSE))
+    rng = Purpose.BLEND_FOLDS.rng(config.fit.seed)
     try:
         folds = cross_folds(labels, clusters, folds=config.decision.calibration_folds, rng=rng)
         blended, fold_weights = cross_blend(labels, said, folds)

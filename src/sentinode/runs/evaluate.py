@@ -30,7 +30,7 @@ from sentinode.evaluation.subgroups import UNKNOWN
 from sentinode.evaluation.threshold import PointName
 from sentinode.inference.classifier import Classifier
 from sentinode.inference.predictions import Predictions
-from sentinode.inputs.batches import derive_seed
+from sentinode.randomness import Purpose
 from sentinode.records import Number, read_record
 from sentinode.runs.decision import Agreement, Scale
 from sentinode.runs.material import Material
@@ -45,8 +45,6 @@ BEFORE_SCORES: Final = (PREDICTIONS, "report.html", "pictures")
 AT_HALF: Final = ("sensitivity", "specificity")
 REPLICATES: Final = 2000
 _FEWEST_TO_CLUSTER: Final = 2
-_PURPOSE: Final = 4  # of the numbers drawn here, among those that derive from a run's seed
-_FOR_SCORES, _FOR_POINTS, _FOR_CURVES, _FOR_RELIABILITY = range(4)
 
 
 @dataclass(frozen=True)
@@ -129,7 +127,7 @@ def validation_intervals(runs: Sequence[Run]) -> Intervals:
     cluster_of = {patch: cluster for run in runs for patch, cluster in run.clusters_by_id.items()}
     predictions = runs[0].predictions if len(runs) == 1 else Variant("", {}, tuple(runs)).predictions
     clusters = np.array([cluster_of.get(i, "") for i in predictions.ids.tolist()], dtype=str)
-    found = Intervals.of(predictions, clusters, runs[0].cluster_kind, _rng(runs[0], _FOR_SCORES))
+    found = Intervals.of(predictions, clusters, runs[0].cluster_kind, Purpose.SCORES.rng(runs[0].seed))
     own = runs[0].record.own_scores if len(runs) == 1 else {}
     scored = {name: Interval(of.value, of.low, of.high, 0.95, reason=of.reason) for name, of in own.items()}
     return replace(found, scores=found.scores | scored)
@@ -315,10 +313,10 @@ def evaluate(
     labels, probabilities = predictions.labels, predictions.probabilities
     clusters, kind = cluster(scored, runs[0].config, session)
     slides = scored.patches.slides
-    both_classes = 0 < int(labels.sum()) < len(labels)
-    curves = (
-        curve_bands(labels, probabilities[None], clusters, rng=_rng(runs[0], _FOR_CURVES)) if both_classes else None
-    )
+    seed, curves = runs[0].seed, None
+    if 0 < int(labels.sum()) < len(labels):
+        curves = curve_bands(labels, probabilities[None], clusters, rng=Purpose.CURVES.rng(seed))
+    found = Intervals.of(predictions, clusters, kind, Purpose.SCORES.rng(seed), workers=session.workers, own=own)
     return Evaluation(
         model=classifier.name,
         networks=sum(len(run.networks) for run in runs),
@@ -327,11 +325,11 @@ def evaluate(
         patches=len(labels),
         positive=int(labels.sum()),
         seen=scored.seen_by(runs),
-        **vars(Intervals.of(predictions, clusters, kind, _rng(runs[0], _FOR_SCORES), workers=session.workers, own=own)),
+        **vars(found),
         slides=_by_slide(predictions, slides) if (slides != "").any() else (),
-        points=_applied(classifier, predictions, clusters, _rng(runs[0], _FOR_POINTS), session.workers),
+        points=_applied(classifier, predictions, clusters, Purpose.POINTS.rng(seed), session.workers),
         agreements={
-            scale: Agreement.of(labels, values, clusters, _rng(runs[0], _FOR_RELIABILITY))
+            scale: Agreement.of(labels, values, clusters, Purpose.AGREEMENT.rng(seed))
             for scale, values in _scales(classifier, probabilities).items()
         },
         curves=curves,
@@ -346,10 +344,6 @@ def open_evaluation(folder: Path) -> tuple[Evaluation, Predictions]:
             f"is not the file that {SCORES} was written with", where=path, remedy="Restore it, or evaluate again."
         )
     return found, Predictions.read(path)
-
-
-def _rng(run: Run, purpose: int) -> np.random.Generator:
-    return np.random.default_rng(derive_seed(run.seed, _PURPOSE, purpose))
 
 
 def _by_slide(predictions: Predictions, slides: Shaped[np.ndarray, " n"]) -> tuple[SlideScores, ...]:

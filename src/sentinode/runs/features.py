@@ -18,16 +18,15 @@ from sentinode.data.patches import PatchSet
 from sentinode.device import Precision, has_bfloat16, in_precision
 from sentinode.fitting.linear_probe import Features
 from sentinode.inputs.augment import Draws, augmented, draw
-from sentinode.inputs.batches import derive_seed
 from sentinode.inputs.preprocess import Prepared, as_input
 from sentinode.models.backbones.backbone import Backbone
 from sentinode.progress import of_step
+from sentinode.randomness import Purpose
 from sentinode.runs.material import Material
 from sentinode.runs.pseudo_labels import PseudoLabels
 from sentinode.session import Session
 
 _CHUNK: Final = 512  # patches hashed at a time
-_PURPOSE: Final = 4  # of the numbers drawn here
 _PLAIN: Final = 0  # the copy that is the patch itself
 
 
@@ -96,7 +95,7 @@ class FeatureStore:
     def _computed(self, rows: Int[np.ndarray, " n"], copy: int) -> Float[np.ndarray, "n d"]:
         draws = None
         if self._copies is not None and copy != _PLAIN:  # a patch's draws do not depend on which others are asked for
-            generator = torch.Generator().manual_seed(derive_seed(_PURPOSE, copy))
+            generator = torch.Generator().manual_seed(Purpose.COPIES.seed(then=(copy,)))
             draws = draw(self._copies, len(self.patches), generator).of(itemgetter(torch.from_numpy(rows)))
         step = "features" if copy == _PLAIN else f"features, copy {copy}"
         return features_of(

@@ -24,12 +24,13 @@ from sentinode.fitting.linear_probe import fit_head
 from sentinode.fitting.memory import keep_freed_memory
 from sentinode.inference.classifier import TrainedNetwork
 from sentinode.inference.predictions import Predictions
-from sentinode.inputs.batches import BatchStream, derive_seed
+from sentinode.inputs.batches import BatchStream
 from sentinode.inputs.preprocess import notices as preprocessing_notices
 from sentinode.models.backbones.backbone import Backbone
 from sentinode.models.build import build
 from sentinode.models.own import NONE, Recipes, require_same_sources
 from sentinode.processes import Processes
+from sentinode.randomness import Purpose
 from sentinode.records import write_record
 from sentinode.runs.decision import DECISION, decide, own_scores
 from sentinode.runs.ensemble import require_trainable, seal_blend
@@ -60,7 +61,6 @@ from sentinode.runs.run_record import record_of_run
 from sentinode.session import Session
 from sentinode.settings import read_toml, to_toml
 
-_INITIAL_WEIGHTS: Final = 0  # among the numbers that derive from a run's seed
 _VALIDATION_BATCH: Final = 512
 _LAST: Final = Path("checkpoint") / "last.safetensors"
 _BEST: Final = Path("checkpoint") / "best.safetensors"
@@ -138,7 +138,7 @@ class _Training:
             return Run.open(folder, self.own)
         streams = open_streams(self.material, config, pseudo)
         self._require_batches(len(streams.training))
-        torch.manual_seed(derive_seed(config.fit.seed))
+        torch.manual_seed(Purpose.WHILE_TRAINING.seed(config.fit.seed))
         if isinstance(config.fit, FitStages) and config.fit.head_first and writes and not (folder / _LAST).is_file():
             self._fit_head_first(config.fit.head_first, state, streams)
         history = self._restore(state)
@@ -365,7 +365,7 @@ def open_streams(material: Material, config: RunConfig, pseudo: PseudoLabels | N
         prepared[1],
         sides[1],
         batch_size=batch_size if partial else _VALIDATION_BATCH,
-        seed=derive_seed(fit.seed, 1),
+        seed=Purpose.VALIDATION_ORDER.seed(fit.seed),
         shuffle=partial,
     )
     notices = [
@@ -380,7 +380,7 @@ def open_streams(material: Material, config: RunConfig, pseudo: PseudoLabels | N
 
 
 def _new_state(config: RunConfig, device: torch.device, own: Recipes) -> FitState:
-    generator = torch.Generator().manual_seed(derive_seed(config.fit.seed, _INITIAL_WEIGHTS))
+    generator = torch.Generator().manual_seed(Purpose.INITIAL_WEIGHTS.seed(config.fit.seed))
     network = build(config.model, input_size_px=config.preprocess.size_px, generator=generator, own=own)
     if isinstance(network, Backbone):
         network.require_trainable(config.preprocess.size_px)

@@ -15,13 +15,12 @@ from sentinode.evaluation.clusters import CLUSTER_NAMES, ClassClusters, ClusterK
 from sentinode.evaluation.independent import delong, mcnemar
 from sentinode.evaluation.metrics import METRIC_NAMES, OwnMetric
 from sentinode.evaluation.verdict import Question, Verdict, decide
-from sentinode.inputs.batches import derive_seed
+from sentinode.randomness import Purpose
 from sentinode.records import Number
 from sentinode.runs.variant import Variant
 from sentinode.studies.comparison import Comparison, Source
 
 _THRESHOLD: Final = 0.5
-_FOR_SCORES, _FOR_CURVES = 0, 1
 
 
 @dataclass(frozen=True)
@@ -96,14 +95,14 @@ def weigh(
     folds = np.array([[repeat.parts for repeat in variant.repeats] for variant in comparison.variants])
     names = np.array([clusters.get(i, "") for i in comparison.ids.tolist()], dtype=str)
 
-    def rng(purpose: int, variant: int = 0) -> np.random.Generator:
-        return np.random.default_rng(derive_seed(comparison.seeds[0], len(labels), purpose, variant))
+    def rng(purpose: Purpose, variant: int = 0) -> np.random.Generator:
+        return purpose.rng(comparison.seeds[0], len(labels), then=(variant,))
 
     found = bootstrap(
         labels,
         probabilities,
         names,
-        rng=rng(_FOR_SCORES),
+        rng=rng(Purpose.DIFFERENCES),
         replicates=config.replicates,
         patches=config.patches,
         parts=folds if comparison.folds > 1 else None,
@@ -133,7 +132,7 @@ def weigh(
                 labels,
                 probabilities[row],
                 names,
-                rng=rng(_FOR_CURVES, row),
+                rng=rng(Purpose.VARIANT_CURVES, row),
                 parts=folds[row] if comparison.folds > 1 else None,
             )
             for row, variant in enumerate(comparison.variants)

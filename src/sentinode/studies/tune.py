@@ -22,7 +22,7 @@ from sentinode.artefacts import claim
 from sentinode.config import Range, RunConfig, Scalar, StudyConfig, TuneConfig
 from sentinode.errors import RunError, storage_errors
 from sentinode.evaluation.metrics import gain
-from sentinode.inputs.batches import derive_seed
+from sentinode.randomness import Purpose
 from sentinode.runs.run import Run
 from sentinode.runs.variant import Variant
 from sentinode.settings import folder_name, override, short_name
@@ -162,7 +162,7 @@ class _Draws(optuna.samplers.BaseSampler):
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        seed = derive_seed(self._config.seed, trial.number, self._names.index(param_name)) % 2**32
+        seed = Purpose.TRIAL.seed(self._config.seed, trial.number, self._names.index(param_name)) % 2**32
         inner: optuna.samplers.BaseSampler
         match self._config.sampler:
             case "grid":
