@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from sentinode.errors import MissingExtraError
+
+if TYPE_CHECKING:  # a session is at hand where PyTorch is not yet needed
+    import torch
+    from torch import Tensor
 
 
 @dataclass(frozen=True, eq=False)

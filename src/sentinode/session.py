@@ -5,13 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-
-from sentinode.device import choose_device, use_threads
 from sentinode.machine import default_cache
 from sentinode.processes import ALONE, Processes
 from sentinode.progress import Progress, silent
+
+if TYPE_CHECKING:
+    import torch
+
+
+def _best_device() -> torch.device:
+    from sentinode.device import choose_device  # here: what only reads data does not wait for PyTorch
+
+    return choose_device()
 
 
 @dataclass(frozen=True)
@@ -24,7 +31,7 @@ class Session:
     """
 
     cache_root: Path = field(default_factory=default_cache)
-    device: torch.device = field(default_factory=choose_device)
+    device: torch.device = field(default_factory=_best_device)
     workers: int = 2
     progress: Progress = silent
     notify: Callable[[str], None] = lambda _: None
@@ -33,4 +40,6 @@ class Session:
 
     def __post_init__(self) -> None:
         if self.threads is not None:
+            from sentinode.device import use_threads
+
             use_threads(self.threads)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sentinode.data.tables import Column, head_of
+from sentinode.data.listing import Column
+from sentinode.data.tables import head_of
 
 
 def test_a_table_is_told_by_its_rows_and_columns(tmp_path: Path) -> None:

@@ -19,8 +19,7 @@ from sentinode.audit.check import CHECK, CheckRecord, Counted
 from sentinode.audit.explore import EXPLORED, Explored, Histogram, SlideAppearance
 from sentinode.config import DecisionConfig, RunConfig, Scalar, StudyConfig
 from sentinode.data.cache import Unreadable
-from sentinode.data.listing import Finding, Origin
-from sentinode.data.tables import Column, TableHead
+from sentinode.data.listing import Column, Finding, Origin, TableHead
 from sentinode.evaluation.metrics import scores
 from sentinode.explain.review import review
 from sentinode.inference.predictions import Predictions

@@ -17,8 +17,6 @@ from sentinode.audit.explore import EXPLORED, explore
 from sentinode.config import DataConfig, RunConfig
 from sentinode.data.folder import pack_folder, read_folder
 from sentinode.explain.galleries import write_pictures
-from sentinode.phantom.phantom import write_phantom
-from sentinode.progress import of_step
 from sentinode.records import write_record
 from sentinode.runs.material import gather
 from sentinode.session import Session
@@ -60,6 +58,9 @@ def split(data: Path, config: RunConfig, out: Path, session: Session | None = No
 
 def default_phantom(session: Session | None = None) -> Path:
     """A phantom of 4,000 patches in the cache, painted once."""
+    from sentinode.phantom.phantom import write_phantom  # here: painting takes SciPy, a check does not
+    from sentinode.progress import of_step
+
     session = session or Session()
     root = session.cache_root / "phantom-4000-24-25"
     write_phantom(root, workers=session.workers, on_progress=of_step(session.progress, "phantom"))

@@ -155,3 +155,22 @@ class DataFolder:
     note: str = ""
     """Said on every page made from this data; for a phantom, that the tissue is synthetic."""
     groups_are_patients: bool = False
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table; `empty` cells hold nothing or say that a value is not known."""
+
+    name: str
+    kind: Literal["text", "numbers"]
+    empty: int
+
+
+@dataclass(frozen=True)
+class TableHead:
+    """What is seen of a table at the first look; `first` are its first rows."""
+
+    file: str
+    rows: int
+    columns: tuple[Column, ...]
+    first: tuple[tuple[str, ...], ...]

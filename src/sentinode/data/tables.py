@@ -13,12 +13,12 @@ import unicodedata
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 import pandas as pd
 
+from sentinode.data.listing import Column, TableHead
 from sentinode.errors import DataError
 from sentinode.files import read_bytes
 
@@ -250,30 +250,8 @@ def require_ids(table: pd.DataFrame, path: Path) -> pd.Series:
 _ROWS: Final = 5
 
 
-@dataclass(frozen=True)
-class Column:
-    """A column of a table; `empty` cells hold nothing or say that a value is not known."""
-
-    name: str
-    kind: Literal["text", "numbers"]
-    empty: int
-
-
-@dataclass(frozen=True)
-class TableHead:
-    """What is seen of a table at the first look; `first` are its first rows."""
-
-    file: str
-    rows: int
-    columns: tuple[Column, ...]
-    first: tuple[tuple[str, ...], ...]
-
-
 def head_of(path: Path) -> TableHead:
     """The first five rows and the columns of a table; raises DataError for a file that is none."""
-    import pandas as pd
-
-    from sentinode.data.tables import is_unknown, read_table
 
     def column(name: str) -> Column:
         cells = table[name]

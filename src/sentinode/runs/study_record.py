@@ -25,8 +25,7 @@ from typing import Final, Literal
 
 from sentinode.artefacts import STUDY_BEGUN, STUDY_SEAL
 from sentinode.config import Value
-from sentinode.data.listing import Origin
-from sentinode.data.tables import TableHead
+from sentinode.data.listing import Origin, TableHead
 from sentinode.errors import RunError
 from sentinode.models.own import NONE, Recipes
 from sentinode.records import plain, read_record, write_record

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sentinode.data.tables import TableHead
+from sentinode.data.listing import TableHead
 from sentinode.evaluation.metrics import Confusion
 from sentinode.explain.galleries import worst_mistakes
 from sentinode.inference.predictions import Predictions
