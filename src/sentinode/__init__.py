@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from sentinode.api.data import check, split
     from sentinode.api.experiments import ensemble, fit
     from sentinode.api.runs import evaluate, predict
-    from sentinode.api.slides import judge_slides
+    from sentinode.api.slides import judge_slides, score_slides
     from sentinode.api.study import compare, study, tune
     from sentinode.config import RunConfig, StudyConfig, load_config, load_preset
     from sentinode.errors import SentinodeError
@@ -60,6 +60,7 @@ __all__ = [
     "override",
     "predict",
     "read_slide",
+    "score_slides",
     "split",
     "study",
     "tune",
@@ -73,7 +74,7 @@ _HOME_OF = {
     **dict.fromkeys(["ensemble", "fit"], "api.experiments"),
     **dict.fromkeys(["compare", "study", "tune"], "api.study"),
     **dict.fromkeys(["evaluate", "predict"], "api.runs"),
-    "judge_slides": "api.slides",
+    **dict.fromkeys(["judge_slides", "score_slides"], "api.slides"),
     **dict.fromkeys(["RunConfig", "StudyConfig", "load_config", "load_preset"], "config"),
     "override": "settings",
     "wait_passively": "machine",

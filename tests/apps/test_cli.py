@@ -33,7 +33,7 @@ FOR_FITTING = ("scipy", "sklearn", "optuna")
 FOR_PAGES = ("matplotlib", "jinja2")
 COMMANDS = [
     "phantom", "check", "split", "study", "train", "compare", "tune", "ensemble", "predict", "evaluate", "slides",
-    "report", "cache", "doctor",
+    "score-slides", "report", "cache", "doctor",
 ]  # fmt: skip
 
 

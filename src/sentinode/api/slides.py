@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from sentinode.artefacts import claim
-from sentinode.errors import ConfigError, RunError
+from sentinode.artefacts import claim, claim_file
+from sentinode.data.tables import PATIENT_COLUMNS, SLIDE_COLUMNS, column_of, columns_of, read_table
+from sentinode.errors import ConfigError, DataError, RunError
 from sentinode.inference.classifier import Classifier
 from sentinode.models.own import Given, Recipes
+from sentinode.records import write_record
 from sentinode.runs.load import classifier_of, open_runs
 from sentinode.runs.run import MANIFEST, digest_of
 from sentinode.runs.study_record import STUDY_RECORD
 from sentinode.session import Session
 from sentinode.slides.cohort import COHORT_BEGUN, CohortRecord, Model, SlideSettings, cohort_of, judge_cohort
+from sentinode.slides.scores import SlideScores, score_cohort
 
 _DEFAULT_POINT = "youden"
 _DEFAULT_THRESHOLD = 0.5
@@ -77,3 +80,37 @@ def _operating_point(classifier: Classifier, asked: str | float | None, session:
 def _digest_of_model(folder: Path) -> str:
     """Of the manifest, which holds those of all other files; of a study, of the record that names its choice."""
     return digest_of(folder / MANIFEST) or digest_of(folder / STUDY_RECORD)
+
+
+def score_slides(
+    results: Path,
+    truth: Path,
+    *,
+    official: bool = False,
+    against: Path | None = None,
+    patients: Path | None = None,
+    out: Path | None = None,
+) -> SlideScores:
+    """Score judged slides by annotations: FROC, AUC of slides and of cells, Dice, with intervals that draw slides anew.
+
+    `results` is a folder that `judge_slides` wrote, `truth` a directory of NAME.xml (ASAP) or NAME.geojson; a slide
+    without annotations is normal. `official` adds CAMELYON16's own rules, `against` the differences to another
+    model's results on the same slides, `patients`, a table slide,patient, the stages of patients. `out` is a file for
+    the record.
+    """
+    named = None if patients is None else _patients(patients)
+    found = score_cohort(results, truth, official=official, against=against, patients=named)
+    if out is not None:
+        with claim_file(out):
+            write_record(out, found)
+    return found
+
+
+def _patients(path: Path) -> dict[str, str]:
+    table = read_table(path, purpose="slide,patient")
+    slide, patient = column_of(table, SLIDE_COLUMNS), column_of(table, PATIENT_COLUMNS)
+    if slide is None or patient is None:
+        raise DataError(
+            f"has the columns {columns_of(table)}", where=path, remedy="It must have the columns slide and patient."
+        )
+    return dict(zip(table[slide], table[patient], strict=True))

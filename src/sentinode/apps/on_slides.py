@@ -1,4 +1,4 @@
-"""The command on whole slides."""
+"""Commands on whole slides."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from sentinode.apps.options import Cache, Device, Networks, Resume, Threads, own_network, session_of
-from sentinode.apps.paths import require_results, require_slides, require_table
+from sentinode.apps.paths import require_results, require_slides, require_something_to_draw, require_table
 
 
 def slides(
@@ -69,3 +69,32 @@ def slides(
     console.say(f"{out / 'report.html'}")
     if record.failed:
         raise SystemExit(1)
+
+
+def score_slides(
+    results: Annotated[Path, typer.Argument(metavar="DIR", help="What `slides` wrote.")],
+    truth: Annotated[
+        Path,
+        typer.Argument(
+            metavar="TRUTH",
+            help="Directory of annotations, NAME.xml (ASAP) or NAME.geojson; slides without are normal.",
+        ),
+    ],
+    official: Annotated[bool, typer.Option("--official", help="Add CAMELYON16's own rules.")] = False,
+    against: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Compare with another model's results on the same slides.")
+    ] = None,
+    patients: Annotated[
+        Path | None, typer.Option(metavar="FILE.csv", help="Table slide,patient: add the patients' stages.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE.json", help="Write the record to this file.")] = None,
+) -> None:
+    """Score judged slides by annotations: FROC, AUC, Dice, with intervals that draw slides anew."""
+    require_something_to_draw(results)
+    require_table(patients)
+
+    from sentinode.api import slides as api
+    from sentinode.apps import results as shown
+
+    found = api.score_slides(results, truth, official=official, against=against, patients=patients, out=out)
+    shown.show_slide_scores(found)

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from sentinode.runs.run import Run
     from sentinode.runs.variant import Variant
     from sentinode.slides.cohort import CohortRecord
+    from sentinode.slides.scores import SlideScores
     from sentinode.studies.comparison import Comparison
     from sentinode.studies.evidence import Evidence
     from sentinode.studies.study import Study
@@ -115,6 +116,35 @@ def show_slides(record: CohortRecord) -> None:
     console.show_table(f"{record.model}: lesions above {record.threshold:.4g} ({record.threshold_rule})", head, rows)
     if record.failed:
         console.notice(f"{len(record.failed)} of {len(record.rows)} slides failed; the others have their results")
+
+
+def show_slide_scores(found: SlideScores) -> None:
+    """Each score with its interval, the difference to another model, CAMELYON16's rules, and stages."""
+    from sentinode.evaluation.froc import RATES
+    from sentinode.slides.scores import rate_of
+
+    for reason in dict.fromkeys(of.reason for of in found.scores.values() if of.reason):
+        console.notice(f"95 % intervals are unknown: {reason}")
+    normal = sum(not slide.annotated for slide in found.slides)
+    if normal:
+        console.notice(f"{normal} of {len(found.slides)} slides have no annotations, and count as normal")
+    rows = [[rate_of(name), _number(of.estimate), _end(of.low), _end(of.high)] for name, of in found.scores.items()]
+    console.show_table(f"{found.model} on {len(found.slides)} slides", ["score", "value", "low", "high"], rows)
+    if found.official is not None:
+        rows = [[f"sensitivity at {r:g}", f"{s:.4f}"] for r, s in zip(RATES, found.official.sensitivities, strict=True)]
+        console.show_table(
+            "CAMELYON16's rules", ["score", "value"], [*rows, ["FROC score", f"{found.official.froc:.4f}"]]
+        )
+    if found.differences:
+        rows = [
+            [rate_of(name), f"{of.estimate:+.4f}", _end(of.low), _end(of.high), _number(of.p_value)]
+            for name, of in found.differences.items()
+        ]
+        title = f"{found.model} minus {found.against}, on the same drawn slides"
+        console.show_table(title, ["score", "difference", "low", "high", "p"], rows)
+    if found.stages is not None:
+        rows = [[patient, truth, said] for patient, (truth, said) in found.stages.patients.items()]
+        console.show_table(f"stages, kappa {_number(found.stages.kappa)}", ["patient", "truth", "heat maps"], rows)
 
 
 def _number(value: float) -> str:

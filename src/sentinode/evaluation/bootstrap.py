@@ -84,8 +84,8 @@ class Interval:
 class PairedInterval(Interval):
     """The interval of a difference, taken replicate by replicate."""
 
-    share_a_better: float  # of the replicates; equal ones count half. Not a p-value
-    p_value: float  # one minus the level of the widest such interval that leaves out zero; NaN with its ends
+    share_a_better: Number  # of the replicates; equal ones count half. Not a p-value
+    p_value: Number  # one minus the level of the widest such interval that leaves out zero; NaN with its ends
     still: bool = field(default=False, kw_only=True)
     """Unknown because all replicates are equal, not because clusters are few."""
 

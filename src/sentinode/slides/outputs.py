@@ -226,6 +226,21 @@ def open_slide_record(folder: Path) -> SlideRecord:
     return read_record(folder / SLIDE_RECORD, SlideRecord)
 
 
+def open_heat_map(folder: Path, record: SlideRecord) -> HeatMap:
+    """The heat map of a finished slide, from its cells; raises RunError where only places were judged."""
+    import pandas as pd
+
+    if record.request.places is not None:
+        raise RunError("holds single places, and no heat map", where=folder, remedy="Judge the slide without --at.")
+    shape = record.rows, record.columns
+    table = pd.read_csv(folder / CELLS, usecols=["probability", "disagreement", "reason"], keep_default_na=False)
+    codes = {reason.word: int(reason) for reason in Reason}
+    numbers = [pd.to_numeric(table[name]).to_numpy(np.float32) for name in ("probability", "disagreement")]
+    reason = table["reason"].map(codes).to_numpy(np.uint8)
+    probability, disagreement = (plane.reshape(shape) for plane in numbers)
+    return HeatMap(Grid(*shape, record.step, record.step_um), probability, disagreement, reason.reshape(shape))
+
+
 def _write_cells(file: IO[bytes], found: HeatMap) -> None:
     """Every cell of the grid, row by row, some rows at a time."""
     file.write(_HEADER)
