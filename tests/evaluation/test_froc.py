@@ -74,7 +74,7 @@ def test_the_smallest_probability_is_no_threshold_unless_something_was_missed() 
     hidden = [slide("a", [0.8], [0.4]), slide("b", [])]
     assert official_froc(hidden)[0].tolist() == [0, 0, 0, 0, 0, 0]
     beside = [slide("a", [0.8], [0.4], isolated=1), slide("b", [])]
-    assert official_froc(beside)[0].tolist() == [0.5, 1, 1, 1, 1, 1]
+    assert official_froc(beside)[0].tolist() == [0, 1, 1, 1, 1, 1]
 
 
 def plain_official(slides: list[SlideOutcome]) -> list[float]:
@@ -173,7 +173,8 @@ def test_two_models_are_compared_on_the_same_draws() -> None:
     assert difference.low > 0
     assert difference.p_value < 0.05
     same = slide_replicates([weak, weak], replicates=50).difference(0, 1, "froc")
-    assert (same.estimate, same.low, same.high) == (0, 0, 0)
+    assert same.estimate == 0
+    assert same.still
     with pytest.raises(ValueError, match="same slides"):
         slide_replicates([strong, weak[::-1]])
 
