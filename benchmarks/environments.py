@@ -60,7 +60,7 @@ AS_NOBODY = (str(Path(__file__).with_name("as_nobody.sh")),)
 ENVIRONMENTS = {
     "plain": Environment(),
     "nobody": Environment(before=AS_NOBODY, home=False),
-    "home that is not there": Environment({"HOME": "/nowhere", "XDG_CACHE_HOME": ""}),
+    "home that is not there": Environment({"HOME": "/proc/nowhere", "XDG_CACHE_HOME": ""}),
     "one core": Environment(before=("taskset", "-c", "0")),
     "latin1": Environment(folder=b"K\xf6ln"),
     "nfd": Environment(folder=unicodedata.normalize("NFD", "Köln").encode(), decomposed=True),
