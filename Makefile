@@ -18,11 +18,14 @@ $(VENV)/installed: pyproject.toml $(CONSTRAINTS)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) --editable '.[dev]'
 	touch $@
 
-demo: install ## a small study of synthetic tissue: demo/study/report.html
+demo: install ## a small study of synthetic tissue, demo/study/report.html, and its heat maps of slides
 	@rm -rf demo
 	$(BIN)/sentinode phantom demo/phantom --patches 4000 --slides 24 --seed 25
 	$(BIN)/sentinode study demo/phantom --preset quick --out demo/study --cache demo/cache
+	$(BIN)/sentinode phantom demo/slides --whole-slides 2 --seed 25
+	$(BIN)/sentinode slides demo/study demo/slides/slides --out demo/heatmaps
 	@echo "report:     $(CURDIR)/demo/study/report.html"
+	@echo "heat maps:  $(CURDIR)/demo/heatmaps/report.html"
 	@echo "submission: $(CURDIR)/demo/study/submission.csv"
 
 # Two processes of one thread each are faster than one; a file's tests share what they have prepared.

@@ -29,7 +29,7 @@ from PIL.Image import Image
 from torch import Tensor, nn
 
 from sentinode.config import PreprocessConfig, RunConfig
-from sentinode.data.images import PATCH_SIZE_PX
+from sentinode.data.images import CENTRE_SIZE_PX, PATCH_SIZE_PX
 from sentinode.data.patches import PatchSet, apply_symmetry
 from sentinode.device import in_precision
 from sentinode.errors import ConfigError, DataError, SentinodeWarning
@@ -39,6 +39,7 @@ from sentinode.evaluation.calibration import METHODS, Calibration, Method, logit
 from sentinode.evaluation.clusters import ClusterKind
 from sentinode.evaluation.metrics import confusion
 from sentinode.evaluation.threshold import POINTS, OperatingPoint, PointName
+from sentinode.inference.dense import inputs_of_cells, is_shared
 from sentinode.inference.predictions import Predictions
 from sentinode.inputs.preprocess import as_input, preprocess, unnormalised_in_words
 from sentinode.models.folded import folded
@@ -292,20 +293,42 @@ class Classifier:
         chunks = (pixels for batch, where in _batches_of(patches) for pixels in _pixels_of(batch, where, at_once))
         for pixels in chunks:
             prepared, left = self._prepared(pixels)
-            summed = np.zeros(len(pixels))  # run by run: NumPy's mean would add those of a patch alone in another order
-            each: list[Probabilities] = []
-            for run in self._runs:
-                blended, said = run.probabilities(prepared)
-                summed += blended
-                each += said
-            found.append(summed / len(self._runs))
-            spread.append(np.std(each, axis=0) if len(each) > 1 else np.full(len(pixels), np.nan))
+            probability, disagreement = self._said(prepared, len(pixels))
+            found.append(probability)
+            spread.append(disagreement)
             unnormalised, done = unnormalised + left, done + len(pixels)
             if on_progress:
                 on_progress(done, max(total, done))
         if unnormalised:
             warnings.warn(unnormalised_in_words(unnormalised, done), SentinodeWarning, stacklevel=3)
         return np.concatenate(found), np.concatenate(spread)
+
+    def on_image(
+        self, rgb: UInt8[np.ndarray, "height width 3"], cells: Bool[np.ndarray, "rows columns"]
+    ) -> tuple[Probabilities, Probabilities]:
+        """`with_disagreement` of the patches around the marked cells of an image, row by row; the same, but faster.
+
+        Cells are squares of 32 pixels side by side; `rgb` has 32 pixels more on every side. What networks see of the
+        cells is made from the image at once, unless stains are to be normalised, which is done patch by patch.
+        """
+        ways = dict.fromkeys(network.preprocess for network in self._networks)
+        if all(map(is_shared, ways)):
+            return self._said({way: inputs_of_cells(rgb, cells, way) for way in ways}, int(cells.sum()))
+        windows = np.lib.stride_tricks.sliding_window_view(rgb, (PATCH_SIZE_PX, PATCH_SIZE_PX), axis=(0, 1))
+        patches = windows[::CENTRE_SIZE_PX, ::CENTRE_SIZE_PX][cells].transpose(0, 2, 3, 1)
+        return self.with_disagreement(patches)
+
+    def _said(
+        self, prepared: Mapping[PreprocessConfig, UInt8[np.ndarray, "n _ _ 3"]], count: int
+    ) -> tuple[Probabilities, Probabilities]:
+        """The mean of the runs, and the deviation of all networks."""
+        summed = np.zeros(count)  # run by run: NumPy's mean would add those of a patch alone in another order
+        each: list[Probabilities] = []
+        for run in self._runs:
+            blended, said = run.probabilities(prepared)
+            summed += blended
+            each += said
+        return summed / len(self._runs), np.std(each, axis=0) if len(each) > 1 else np.full(count, np.nan)
 
     def predictions(self, patches: PatchSet, progress: Progress = silent) -> Predictions:
         """The probabilities of patches that have ids, beside these and their labels."""

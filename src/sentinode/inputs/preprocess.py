@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int, Int8, UInt8
 from torch import Tensor
 
 from sentinode.config import PreprocessConfig
+from sentinode.data.images import PATCH_SIZE_PX
 from sentinode.data.patches import PatchSet, room_for
 from sentinode.inputs.macenko import normalise_stain
 
@@ -32,22 +33,29 @@ def preprocess(
     return shrink(patches, config), left
 
 
+def sampled_px(config: PreprocessConfig) -> tuple[Int[np.ndarray, " s"], int]:
+    """The first row (and column) of a patch that each of the input is made of, and of how many it is the mean."""
+    margin = (PATCH_SIZE_PX - config.crop_px) // 2
+    if config.resize == "nearest" or config.crop_px == config.size_px:
+        at = ((np.arange(config.size_px) + 0.5) * config.crop_px / config.size_px).astype(int)
+        return margin + at, 1
+    block = config.crop_px // config.size_px
+    return margin + block * np.arange(config.size_px), block
+
+
 def shrink(patches: UInt8[np.ndarray, "n 96 96 3"], config: PreprocessConfig) -> UInt8[np.ndarray, "n s s 3"]:
     """The centre `crop_px` square of each patch, shrunk to `size_px`.
 
     "nearest" takes the pixel under each output pixel's centre, as Pillow does for Keras; "area" takes
     the mean of the block, rounded to the nearest whole number.
     """
-    margin = (patches.shape[1] - config.crop_px) // 2
-    centre = patches[:, margin : margin + config.crop_px, margin : margin + config.crop_px]
-    if config.resize == "nearest" or config.crop_px == config.size_px:
-        at = ((np.arange(config.size_px) + 0.5) * config.crop_px / config.size_px).astype(int)
-        return np.ascontiguousarray(centre[:, at[:, None], at[None, :]])
-    block = config.crop_px // config.size_px
+    at, block = sampled_px(config)
+    if block == 1:
+        return np.ascontiguousarray(patches[:, at[:, None], at[None, :]])
     total = np.zeros((len(patches), config.size_px, config.size_px, 3), np.uint16)
     for dy in range(block):
         for dx in range(block):
-            total += centre[:, dy::block, dx::block]
+            total += patches[:, at[0] + dy : at[-1] + dy + 1 : block, at[0] + dx : at[-1] + dx + 1 : block]
     return ((total + block * block // 2) // (block * block)).astype(np.uint8)
 
 

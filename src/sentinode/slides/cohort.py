@@ -31,8 +31,10 @@ from sentinode.slides.heatmap import (
     Block,
     Grid,
     HeatMap,
+    Parity,
     judge_blocks,
     judge_places,
+    parity_of,
     seconds_a_cell,
     without_tissue,
 )
@@ -313,7 +315,7 @@ def _judge(
             centres = _places(entry, settings)
             probability, disagreement = judge_places(plane, model.classifier, centres)
             probability = _calibrated(probability, model, settings)
-            record = _record(slide, plane, found, begun, model, settings, probability, [])
+            record = _record(slide, plane, found, begun, model, settings, probability, [], None)
             corners = centres - np.array(found.grid.step) / 2
             write_places(folder, record, corners, probability, disagreement)
             return record
@@ -328,11 +330,12 @@ def _judge(
             found.put(block)
             count += _asked_in(block, reason)
             told(count)
+        parity = parity_of(found, plane, model.classifier)
         # The operating point holds for the probability before any calibration.
         above = np.nan_to_num(found.probability, nan=-1.0) > settings.threshold
         found.probability[...] = _calibrated(found.probability, model, settings)
         lesions = lesions_in(found, above)
-        record = _record(slide, plane, found, begun, model, settings, found.probability, lesions)
+        record = _record(slide, plane, found, begun, model, settings, found.probability, lesions, parity)
         with Image.open(folder / THUMBNAIL) as picture:
             write_results(folder, found, record, picture.convert("RGB"))
         return record
@@ -360,6 +363,7 @@ def _record(
     settings: SlideSettings,
     probability: np.ndarray,
     lesions: list[Lesion],
+    parity: Parity | None,
 ) -> SlideRecord:
     left_out = {reason.word: int((found.reason == reason).sum()) for reason in LEFT_OUT}
     judged = int((found.reason == Reason.JUDGED).sum())
@@ -386,6 +390,7 @@ def _record(
         left_out=left_out,
         threshold_rule=settings.threshold_rule,
         networks_disagree=model.classifier.networks > 1,
+        parity=parity,
         max_probability=float(known.max()) if len(known) else math.nan,
         mean_probability=float(known.mean()) if len(known) else math.nan,
         lesions=tuple(lesions),

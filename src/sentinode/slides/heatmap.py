@@ -28,6 +28,7 @@ BLOCK_CELLS: Final = 32
 """Cells along a block's side; 1,024 cells are judged at once."""
 _MARGIN_PX: Final = (PATCH_SIZE_PX - CELL_PX) // 2
 _PLACES_AT_ONCE: Final = 256
+_COMPARED: Final = 500
 
 
 @dataclass(frozen=True)
@@ -167,6 +168,25 @@ def judge_places(
     return found, spread
 
 
+@dataclass(frozen=True)
+class Parity:
+    """How far a heat map is from single patches, read and judged one by one, at some places of this very slide."""
+
+    places: int
+    largest: float
+    mean: float
+
+
+def parity_of(found: HeatMap, plane: Plane, classifier: Classifier) -> Parity:
+    """At up to 500 judged cells, evenly spread over the slide."""
+    judged = np.argwhere(found.reason == Reason.JUDGED)
+    some = judged[np.linspace(0, len(judged) - 1, min(_COMPARED, len(judged))).round().astype(int)]
+    centres = (some[:, ::-1] + 0.5) * found.grid.step
+    alone, _ = judge_places(plane, classifier, centres)
+    apart = np.abs(alone - found.probability[some[:, 0], some[:, 1]])
+    return Parity(len(some), float(apart.max(initial=0.0)), float(apart.mean()) if len(apart) else 0.0)
+
+
 def _blocks(reason: UInt8[np.ndarray, "rows columns"]) -> Iterator[tuple[int, slice, slice]]:
     """Numbers and places of the blocks in which anything is to be judged."""
     number = -1
@@ -197,17 +217,11 @@ def _judge_block(
     reason = before.copy()
     reason[(reason == Reason.JUDGED) & blurred(rgb, CELL_PX)] = Reason.BLUR
     if lost is not None:
-        reason[(reason == Reason.JUDGED) & _patches_of(lost).any(axis=(2, 3))] = Reason.UNREADABLE
+        windows = np.lib.stride_tricks.sliding_window_view(lost, (PATCH_SIZE_PX, PATCH_SIZE_PX))
+        reason[(reason == Reason.JUDGED) & windows[::CELL_PX, ::CELL_PX].any(axis=(2, 3))] = Reason.UNREADABLE
     probability = np.full(reason.shape, np.nan, np.float32)
     disagreement = probability.copy()
     judged = reason == Reason.JUDGED
     if judged.any():
-        patches = _patches_of(rgb)[judged].transpose(0, 2, 3, 1)
-        probability[judged], disagreement[judged] = classifier.with_disagreement(patches)
+        probability[judged], disagreement[judged] = classifier.on_image(rgb, judged)
     return Block(number, rows, columns, probability, disagreement, reason)
-
-
-def _patches_of(pixels: np.ndarray) -> np.ndarray:
-    """The patch of each cell of a block, as a view: (rows, columns, 96, 96), or with 3 channels before the pixels."""
-    windows = np.lib.stride_tricks.sliding_window_view(pixels, (PATCH_SIZE_PX, PATCH_SIZE_PX), axis=(0, 1))
-    return windows[::CELL_PX, ::CELL_PX]

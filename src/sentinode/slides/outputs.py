@@ -24,7 +24,7 @@ from sentinode.artefacts import write_atomically, write_bytes
 from sentinode.errors import RunError, storage_errors
 from sentinode.machine import optional_module
 from sentinode.records import Number, read_record, write_record
-from sentinode.slides.heatmap import Block, Grid, HeatMap
+from sentinode.slides.heatmap import Block, Grid, HeatMap, Parity
 from sentinode.slides.lesions import Lesion, Size, geojson
 from sentinode.slides.reader import Overview, Slide, Spacing
 from sentinode.slides.tissue import LEFT_OUT, Reason
@@ -99,6 +99,8 @@ class SlideRecord:
     threshold_rule: str
     networks_disagree: bool
     """Whether there is a second layer: a model of one network has none."""
+    parity: Parity | None
+    """Of the heat map to `predict`; None where places alone were judged."""
     max_probability: Number
     mean_probability: Number
     lesions: tuple[Lesion, ...]
