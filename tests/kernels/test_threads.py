@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from sentinode.kernels import jit, norm_relu_pool, zoom
+from sentinode.kernels.norm import Norm, Pooled
 
 pytestmark = pytest.mark.numeric
 
@@ -32,8 +33,9 @@ def normalised() -> list[np.ndarray]:
     weight, bias = np.array([1, -2, 0.5], np.float32), np.zeros(3, np.float32)
     x = np.ascontiguousarray(x)
     moving = np.zeros(3, np.float32), np.ones(3, np.float32)
-    norm_relu_pool.forward(x, weight, bias, *moving, 0.9, 1e-3, 3, False, top, at, y, channels)
-    norm_relu_pool.backward(y, x, top, at, y, channels, False, of_x, of_weight, of_bias)
+    pooled = Pooled(top, at, y, channels)
+    norm_relu_pool.forward(x, Norm(weight, bias, *moving, 0.9, 1e-3, False), 3, pooled)
+    norm_relu_pool.backward(y, x, pooled, False, of_x, of_weight, of_bias)
     return [top, y, at, channels, of_x, of_weight, of_bias, *moving]
 
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from sentinode.models.batch_norm import KerasBatchNorm
+
+if TYPE_CHECKING:
+    from sentinode.kernels.norm import Norm, Pooled
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -22,12 +25,11 @@ class Block:
     def __init__(
         self, convolution: nn.Conv2d, norm: KerasBatchNorm, *, relu_first: bool, kernel: int, first: bool
     ) -> None:
-        self._norm, self._relu_first, self._kernel, self._first = norm, relu_first, kernel, first
+        self._norm, self._kernel, self._first = norm_of(norm, relu_first=relu_first), kernel, first
         assert convolution.bias is not None
-        parameters = [convolution.weight.permute(0, 2, 3, 1), convolution.bias, norm.weight, norm.bias]
-        self._given = [_array(t) for t in (*parameters, norm.running_mean, norm.running_var)]
+        self._filters, self._bias = _array(convolution.weight.permute(0, 2, 3, 1)), _array(convolution.bias)
         gradients = [gradient_of(p) for p in (convolution.weight, convolution.bias, norm.weight, norm.bias)]
-        self._gradients = [_array(t) for t in (gradients[0].permute(0, 2, 3, 1), *gradients[1:])]
+        self._gradients = tuple(_array(t) for t in (gradients[0].permute(0, 2, 3, 1), *gradients[1:]))
         self._filled: dict[torch.Size, tuple[_Filled, Tensor, Array]] = {}
 
     def forward(self, x: Tensor) -> Tensor:
@@ -35,21 +37,20 @@ class Block:
         self._x = x.numpy()
         if x.shape not in self._filled:
             count, height, width, _ = x.shape
-            size, tall, wide, _ = self._given[0].shape
+            size, tall, wide, _ = self._filters.shape
             shape = torch.Size((count, height - tall + 1, width - wide + 1, size))
             of_x = torch.empty((0, 1, 1, 1) if self._first else x.shape)
             self._filled[x.shape] = _Filled.empty(shape, self._kernel), of_x, np.empty(shape, np.float32)
         now, _, z = self._now = self._filled[x.shape]
-        settings = (self._norm.momentum, self._norm.epsilon, self._kernel, self._relu_first)
         compiled.share_threads()
-        compiled.convolution.forward(self._x, *self._given, *settings, z, *now.kept, now.channels)
+        compiled.convolution.forward(self._x, self._filters, self._bias, self._norm, self._kernel, z, now.pooled)
         return now.y
 
     def backward(self, gradient: Tensor) -> Tensor:
         compiled, (now, of_x, z) = loops(), self._now
         compiled.share_threads()
-        left = (z, *now.kept, now.channels, self._relu_first, of_x.numpy())
-        compiled.convolution.backward(gradient.numpy(), self._x, self._given[0], *left, *self._gradients)
+        left = (z, now.pooled, self._norm.relu_first, of_x.numpy())
+        compiled.convolution.backward(gradient.numpy(), self._x, self._filters, *left, self._gradients)
         return gradient if self._first else of_x
 
 
@@ -119,8 +120,7 @@ class Flatten:
 
 class NormReluPool:
     def __init__(self, norm: KerasBatchNorm, *, relu_first: bool, kernel: int) -> None:
-        self._norm, self._relu_first, self._kernel = norm, relu_first, kernel
-        self._given = [t.detach().numpy() for t in (norm.weight, norm.bias, norm.running_mean, norm.running_var)]
+        self._norm, self._kernel = norm_of(norm, relu_first=relu_first), kernel
         self._gradients = [gradient_of(parameter).numpy() for parameter in (norm.weight, norm.bias)]
         self._filled: dict[torch.Size, _Filled] = {}
 
@@ -132,16 +132,15 @@ class NormReluPool:
         if x.shape not in self._filled:
             self._filled[x.shape] = _Filled.empty(x.shape, self._kernel)
         self._now = now = self._filled[x.shape]
-        settings = (self._norm.momentum, self._norm.epsilon, self._kernel, self._relu_first)
         compiled.share_threads()
-        compiled.forward(self._x, *self._given, *settings, *now.kept, now.channels)
+        compiled.forward(self._x, self._norm, self._kernel, now.pooled)
         return now.y if len(self._shape) == 4 else now.y.view(self._shape)
 
     def backward(self, gradient: Tensor) -> Tensor:
         compiled, now = loops(), self._now
         compiled.share_threads()
         given = gradient.view(now.y.shape).numpy()
-        compiled.backward(given, self._x, *now.kept, now.channels, self._relu_first, now.of_x.numpy(), *self._gradients)
+        compiled.backward(given, self._x, now.pooled, self._norm.relu_first, now.of_x.numpy(), *self._gradients)
         return now.of_x.view(self._shape)
 
 
@@ -149,18 +148,17 @@ class Head:
     """Flatten - dense - batch norm and ReLU - dense - cross-entropy, forwards and backwards at once."""
 
     def __init__(self, dense: nn.Linear, norm: KerasBatchNorm, last: nn.Linear, *, relu_first: bool) -> None:
-        self._norm, self._relu_first = norm, relu_first
+        self._norm = norm_of(norm, relu_first=relu_first)
         parameters = (dense.weight, dense.bias, norm.weight, norm.bias, last.weight, last.bias)
         shapes = [p.shape if p is dense.weight else (p.numel(),) for p in parameters]
-        self._given = tuple(_array(p.view(shape)) for p, shape in zip(parameters, shapes, strict=True))
+        self._dense = (_array(dense.weight), _array(dense.bias))
+        self._end = (_array(last.weight.view(-1)), _array(last.bias))
         self._gradients = tuple(_array(gradient_of(p).view(s)) for p, s in zip(parameters, shapes, strict=True))
-        self._moving = (_array(norm.running_mean), _array(norm.running_var))
 
     def __call__(self, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Logits, losses, and the gradient of the mean loss."""
         logits, losses, of_x = torch.empty_like(labels), torch.empty_like(labels), torch.empty_like(x)
-        settings = (self._norm.momentum, self._norm.epsilon, self._relu_first)
-        given = (x.numpy(), labels.numpy(), self._given, self._moving, *settings)
+        given = (x.numpy(), labels.numpy(), self._dense, self._norm, self._end)
         loops().head(*given, self._gradients, of_x.numpy(), logits.numpy(), losses.numpy())
         return logits, losses, of_x
 
@@ -171,16 +169,16 @@ class _Filled:
 
     y: Tensor
     of_x: Tensor
-    kept: tuple[Array, Array, Array]
-    channels: Array
+    pooled: Pooled
 
     @classmethod
     def empty(cls, shape: torch.Size, kernel: int) -> _Filled:
         count, height, width, channels = shape
-        pooled = (count, height // kernel, width // kernel, channels)
-        y = torch.empty(pooled)
-        kept = (np.empty(pooled, np.float32), np.empty(pooled, np.int32), y.numpy())
-        return cls(y, torch.empty(shape), kept, np.empty((3, channels), np.float32))
+        of_y = (count, height // kernel, width // kernel, channels)
+        y = torch.empty(of_y)
+        top, at = np.empty(of_y, np.float32), np.empty(of_y, np.int32)
+        pooled = loops().Pooled(top, at, y.numpy(), np.empty((3, channels), np.float32))
+        return cls(y, torch.empty(shape), pooled)
 
 
 def gradient_of(parameter: Tensor) -> Tensor:
@@ -188,6 +186,13 @@ def gradient_of(parameter: Tensor) -> Tensor:
     if parameter.grad is None:
         parameter.grad = torch.zeros_like(parameter)
     return parameter.grad
+
+
+def norm_of(norm: KerasBatchNorm, *, relu_first: bool) -> Norm:
+    """A batch norm as kernels are handed it: the arrays are its own memory."""
+    arrays = [_array(t) for t in (norm.weight, norm.bias, norm.running_mean, norm.running_var)]
+    found: Norm = loops().Norm(*arrays, norm.momentum, norm.epsilon, relu_first)
+    return found
 
 
 def _array(tensor: Tensor) -> Array:
@@ -202,10 +207,13 @@ def loops() -> SimpleNamespace:
     from sentinode.kernels.cross_entropy import cross_entropy
     from sentinode.kernels.dense_end import head
     from sentinode.kernels.jit import share_threads
+    from sentinode.kernels.norm import Norm, Pooled
     from sentinode.kernels.norm_relu_pool import backward, forward
     from sentinode.kernels.tile import COLUMNS
 
     return SimpleNamespace(
+        Norm=Norm,
+        Pooled=Pooled,
         columns=COLUMNS,
         convolution=convolution,
         cross_entropy=cross_entropy,

@@ -16,7 +16,7 @@ import numpy as np
 from numba import prange
 
 from sentinode.kernels.jit import compiled, parallel
-from sentinode.kernels.norm import settle, settle_gradients
+from sentinode.kernels.norm import Norm, Pooled, settle, settle_gradients
 from sentinode.kernels.norm_relu_pool import (
     give_back,
     normalise,
@@ -34,25 +34,10 @@ TOGETHER: Final = 4
 
 
 @parallel
-def forward(
-    x: Array,
-    filters: Array,
-    bias: Array,
-    weight: Array,
-    shift: Array,
-    moving_mean: Array,
-    moving_variance: Array,
-    momentum: float,
-    epsilon: float,
-    kernel: int,
-    relu_first: bool,
-    z: Array,
-    top: Array,
-    at: Array,
-    y: Array,
-    channels: Array,
-) -> None:
+def forward(x: Array, filters: Array, bias: Array, norm: Norm, kernel: int, z: Array, pooled: Pooled) -> None:
     """Fill z, the convolution of x by the filters (C', h, w, C), and of it what `norm_relu_pool.forward` fills."""
+    weight, relu_first = norm.weight, norm.relu_first
+    top, at, y, channels = pooled
     count, height, width, size = z.shape
     totals, squares = np.zeros((count, size)), np.zeros((count, size))
     _, tall, wide, channels_in = filters.shape
@@ -73,8 +58,12 @@ def forward(
         patch = z[n].reshape(-1)
         sum_up(patch, pivots, relu_first, totals[n], squares[n])
         pool(patch, signs, width, kernel, top[n].reshape(-1), at[n].reshape(-1))
-    settle(totals, squares, height * width, pivot, weight, moving_mean, moving_variance, momentum, epsilon, channels)
-    means, scales, shifts = tiled(channels[0], y.shape[2]), tiled(channels[2], y.shape[2]), tiled(shift, y.shape[2])
+    settle(totals, squares, height * width, pivot, norm, channels)
+    means, scales, shifts = (
+        tiled(channels[0], y.shape[2]),
+        tiled(channels[2], y.shape[2]),
+        tiled(norm.shift, y.shape[2]),
+    )
     for n in prange(count):
         normalise(top[n].reshape(-1), y[n].reshape(-1), means, scales, shifts, signs, relu_first)
 
@@ -85,18 +74,17 @@ def backward(
     x: Array,
     filters: Array,
     z: Array,
-    top: Array,
-    at: Array,
-    y: Array,
-    channels: Array,
+    pooled: Pooled,
     relu_first: bool,
     of_x: Array,
-    of_filters: Array,
-    of_bias: Array,
-    of_weight: Array,
-    of_shift: Array,
+    of_parameters: tuple[Array, Array, Array, Array],
 ) -> None:
-    """Fill the gradients of the parameters, and of x if `of_x` has room for it, from that of y, (N, h, w, C')."""
+    """Fill the gradients of the parameters, and of x if `of_x` has room for it, from that of y, (N, h, w, C').
+
+    The parameters are the filters and bias of the convolution, and weight and shift of the norm.
+    """
+    top, at, y, channels = pooled
+    of_filters, of_bias, of_weight, of_shift = of_parameters
     count, height, width, size = z.shape
     totals, products = np.zeros((count, size)), np.zeros((count, size))
     passed = np.empty(y.shape, y.dtype)

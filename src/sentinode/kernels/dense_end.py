@@ -14,7 +14,7 @@ import numpy as np
 
 from sentinode.kernels.cross_entropy import cross_entropy
 from sentinode.kernels.jit import compiled
-from sentinode.kernels.norm import settle, settle_gradients
+from sentinode.kernels.norm import Norm, settle, settle_gradients
 from sentinode.kernels.norm_relu_pool import give_back, normalise, pass_relu, sum_up
 from sentinode.kernels.tile import COLUMNS, ROWS, multiply_add
 
@@ -25,11 +25,9 @@ Array = np.ndarray[Any, Any]
 def head(
     x: Array,
     labels: Array,
-    parameters: tuple[Array, ...],
-    moving: tuple[Array, Array],
-    momentum: float,
-    epsilon: float,
-    relu_first: bool,
+    dense: tuple[Array, Array],
+    norm: Norm,
+    end: tuple[Array, Array],
     of_parameters: tuple[Array, ...],
     of_x: Array,
     logits: Array,
@@ -37,10 +35,12 @@ def head(
 ) -> None:
     """Fill logits and losses, (N,), and the gradients of the mean loss, of x (N, H, W, C) and of the parameters.
 
-    These are the weights (O, F) and biases of the dense layer, weight and bias of the norm, weights (O,) and the bias
-    of the last layer. F = C H W, in this order as in PyTorch, is a multiple of COLUMNS.
+    These are, in this order, the weights (O, F) and biases of the dense layer, weight and shift of the norm, and the
+    weights (O,) and the bias of the last layer, the end. F = C H W, in PyTorch's order, is a multiple of COLUMNS.
     """
-    weights, biases, weight, shift, last, last_bias = parameters
+    weights, biases = dense
+    last, last_bias = end
+    relu_first = norm.relu_first
     of_weights, of_biases, of_weight, of_shift, of_last, of_last_bias = of_parameters
     count, (size, inputs) = len(x), weights.shape
     features, turned = _flat(x, inputs)
@@ -48,10 +48,10 @@ def head(
     channels, totals, products = np.empty((3, size), x.dtype), np.zeros((1, size)), np.zeros((1, size))
     pivot, signs = np.maximum(hidden[0], 0) if relu_first else hidden[0].copy(), np.ones(size, x.dtype)
     sum_up(hidden.reshape(-1), pivot, relu_first, totals[0], products[0])
-    settle(totals, products, count, pivot, weight, *moving, momentum, epsilon, channels)
+    settle(totals, products, count, pivot, norm, channels)
     mean, scale = channels[0], channels[2]
     top, y = hidden.copy().reshape(-1), np.empty((count, size), x.dtype)
-    normalise(top, y.reshape(-1), mean, scale, shift, signs, relu_first)
+    normalise(top, y.reshape(-1), mean, scale, norm.shift, signs, relu_first)
     of_y = np.empty((count, size), x.dtype)
     _last(y, labels, last, last_bias, logits, losses, of_y, of_last, of_last_bias)
     totals[:], products[:] = 0, 0

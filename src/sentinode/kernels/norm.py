@@ -1,10 +1,10 @@
-"""What batch norm makes of a batch's sums: each channel's statistics, and its gradients."""
+"""Batch norm and the max-pooling behind it, as kernels are handed them; and what they make of a batch's sums."""
 
 # mypy: disable-error-code="no-untyped-call,untyped-decorator"
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,20 +13,41 @@ from sentinode.kernels.jit import compiled
 Array = np.ndarray[Any, Any]
 
 
+class Norm(NamedTuple):
+    """A batch norm of C channels beside its ReLU; the arrays are (C,), and the moving ones are changed in place.
+
+    The moving averages keep the share `momentum` of what they were and take the rest from the batch's mean and biased
+    variance.
+    """
+
+    weight: Array
+    shift: Array
+    moving_mean: Array
+    moving_variance: Array
+    momentum: float
+    epsilon: float
+    relu_first: bool
+    """Whether ReLU stands before the norm; else behind it."""
+
+
+class Pooled(NamedTuple):
+    """What a forward pass leaves for the way back: top, at and y are (N, h, w, C), channels is (3, C)."""
+
+    top: Array
+    """The value, before the norm, that each of y came from."""
+    at: Array
+    """Its place within its patch."""
+    y: Array
+    """Normalised, rectified and pooled."""
+    channels: Array
+    """Mean, 1 / deviation and scale of each channel."""
+
+
 @compiled
-def settle(
-    totals: Array,
-    squares: Array,
-    places: int,
-    pivot: Array,
-    weight: Array,
-    moving_mean: Array,
-    moving_variance: Array,
-    momentum: float,
-    epsilon: float,
-    channels: Array,
-) -> None:
+def settle(totals: Array, squares: Array, places: int, pivot: Array, norm: Norm, channels: Array) -> None:
     """A channel's mean, 1 / deviation and scale out of what each patch's places sum up to, both (N, C)."""
+    weight, moving_mean, moving_variance = norm.weight, norm.moving_mean, norm.moving_variance
+    momentum, epsilon = norm.momentum, norm.epsilon
     values = len(totals) * places
     mean, inverse, scale = channels[0], channels[1], channels[2]
     for c in range(pivot.size):

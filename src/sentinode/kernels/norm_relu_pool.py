@@ -20,33 +20,16 @@ import numpy as np
 from numba import prange
 
 from sentinode.kernels.jit import compiled, parallel
-from sentinode.kernels.norm import settle, settle_gradients
+from sentinode.kernels.norm import Norm, Pooled, settle, settle_gradients
 
 Array = np.ndarray[Any, Any]
 
 
 @parallel
-def forward(
-    x: Array,
-    weight: Array,
-    bias: Array,
-    moving_mean: Array,
-    moving_variance: Array,
-    momentum: float,
-    epsilon: float,
-    kernel: int,
-    relu_first: bool,
-    top: Array,
-    at: Array,
-    y: Array,
-    channels: Array,
-) -> None:
-    """Fill top, at and y, each (N, h, w, C), and channels, (3, C): mean, 1 / deviation, scale.
-
-    `y` is the normalised, rectified and pooled x; `top` the value that it came from (after ReLU, where that comes
-    first), and `at` its place within its patch. The moving averages, (C,), keep the share `momentum` of what they
-    were and take the rest from the batch's mean and biased variance.
-    """
+def forward(x: Array, norm: Norm, kernel: int, pooled: Pooled) -> None:
+    """Fill `pooled` from x, (N, H, W, C), in squares of `kernel` places."""
+    weight, relu_first = norm.weight, norm.relu_first
+    top, at, y, channels = pooled
     count, height, width, size = x.shape
     totals, squares = np.zeros((count, size)), np.zeros((count, size))
     # Squares of differences from a value of the data, not from zero, so that little cancels.
@@ -59,27 +42,19 @@ def forward(
         patch = x[n].reshape(-1)
         sum_up(patch, pivots, relu_first, totals[n], squares[n])
         pool(patch, signs, width, kernel, top[n].reshape(-1), at[n].reshape(-1))
-    settle(totals, squares, height * width, pivot, weight, moving_mean, moving_variance, momentum, epsilon, channels)
+    settle(totals, squares, height * width, pivot, norm, channels)
     mean, scale = channels[0], channels[2]
-    means, scales, biases = tiled(mean, y.shape[2]), tiled(scale, y.shape[2]), tiled(bias, y.shape[2])
+    means, scales, biases = tiled(mean, y.shape[2]), tiled(scale, y.shape[2]), tiled(norm.shift, y.shape[2])
     for n in prange(count):
         normalise(top[n].reshape(-1), y[n].reshape(-1), means, scales, biases, signs, relu_first)
 
 
 @parallel
 def backward(
-    gradient: Array,
-    x: Array,
-    top: Array,
-    at: Array,
-    y: Array,
-    channels: Array,
-    relu_first: bool,
-    of_x: Array,
-    of_weight: Array,
-    of_bias: Array,
+    gradient: Array, x: Array, pooled: Pooled, relu_first: bool, of_x: Array, of_weight: Array, of_shift: Array
 ) -> None:
-    """Fill the gradients of x, (N, H, W, C), of weight and of bias, (C,), from that of y, (N, h, w, C)."""
+    """Fill the gradients of x, (N, H, W, C), of weight and of shift, (C,), from that of y, (N, h, w, C)."""
+    top, at, y, channels = pooled
     count, height, width, size = x.shape
     mean, scale = channels[0], channels[2]
     totals, products = np.zeros((count, size)), np.zeros((count, size))
@@ -88,7 +63,7 @@ def backward(
     for n in prange(count):
         arrays = (gradient[n].reshape(-1), top[n].reshape(-1), y[n].reshape(-1), passed[n].reshape(-1))
         pass_relu(*arrays, means, relu_first, totals[n], products[n])
-    slope, level = settle_gradients(totals, products, height * width, channels, of_weight, of_bias)
+    slope, level = settle_gradients(totals, products, height * width, channels, of_weight, of_shift)
     slopes, levels, scales = tiled(slope, width), tiled(level, width), tiled(scale, y.shape[2])
     for n in prange(count):
         gradients = passed[n].reshape(-1)
