@@ -14,7 +14,7 @@ def decode(path: Path) -> np.ndarray:
         return np.asarray(image.convert("RGB"))
 
 
-def shrink(path: Path) -> np.ndarray:
+def downsample(path: Path) -> np.ndarray:
     """One patch shrunk as the notebook has it, (32, 32, 3) uint8."""
     with Image.open(path) as image:
         return np.asarray(image.convert("RGB").resize((32, 32), Image.Resampling.NEAREST))
@@ -28,4 +28,4 @@ def labelled_files(folder: Path) -> list[tuple[Path, int]]:
 def read_small(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     """All patches of class folders, shrunk, (N, 32, 32, 3) uint8, and their labels, (N,)."""
     files = labelled_files(folder)
-    return np.stack([shrink(path) for path, _ in files]), np.array([label for _, label in files])
+    return np.stack([downsample(path) for path, _ in files]), np.array([label for _, label in files])

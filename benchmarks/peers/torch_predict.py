@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from images import shrink
+from images import downsample
 from safetensors.torch import load_file
 from torch_network import notebook_network
 
@@ -35,7 +35,7 @@ def main() -> None:
             table.writerow(("id", "label"))
             for start in range(0, len(files), args.batch_size):
                 batch = files[start : start + args.batch_size]
-                pixels = torch.from_numpy(np.stack([shrink(path) for path in batch]))
+                pixels = torch.from_numpy(np.stack([downsample(path) for path in batch]))
                 images = pixels.permute(0, 3, 1, 2).float() / 255
                 seen = [torch.sigmoid(network(view).squeeze(1)) for view in views(images, args.views)]
                 probabilities = torch.stack(seen).mean(0).tolist()

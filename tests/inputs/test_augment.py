@@ -13,7 +13,7 @@ from rounding import Rounding
 from sentinode.config import AugmentConfig, PreprocessConfig
 from sentinode.data.patches import SYMMETRIES, apply_symmetry
 from sentinode.inputs.augment import _STAINS, apply, draw, stain, turn, zoom, zoom_by_grid
-from sentinode.inputs.preprocess import shrink
+from sentinode.inputs.preprocess import downsample
 
 pytestmark = pytest.mark.numeric
 
@@ -57,20 +57,20 @@ def test_zoom_agrees_with_keras() -> None:
 
 def test_nearest_resize_agrees_with_keras() -> None:
     with np.load(KERAS, allow_pickle=False) as reference:
-        ours = shrink(reference["resize/image"][None], PreprocessConfig(resize="nearest"))[0]
+        ours = downsample(reference["resize/image"][None], PreprocessConfig(resize="nearest"))[0]
         assert np.array_equal(ours, reference["resize/output"])
 
 
 def test_area_resize_is_the_rounded_mean_of_each_block() -> None:
     patches = np.random.default_rng(0).integers(0, 256, (4, 96, 96, 3), dtype=np.uint8)
-    ours = shrink(patches, PreprocessConfig(resize="area"))
+    ours = downsample(patches, PreprocessConfig(resize="area"))
     mean = patches.reshape(4, 32, 3, 32, 3, 3).mean(axis=(2, 4))
     assert np.array_equal(ours, np.floor(mean + 0.5).astype(np.uint8))
 
 
 def test_a_crop_keeps_the_centre() -> None:
     patches = np.random.default_rng(0).integers(0, 256, (2, 96, 96, 3), dtype=np.uint8)
-    assert np.array_equal(shrink(patches, PreprocessConfig(crop_px=32, size_px=32)), patches[:, 32:64, 32:64])
+    assert np.array_equal(downsample(patches, PreprocessConfig(crop_px=32, size_px=32)), patches[:, 32:64, 32:64])
 
 
 def test_the_symmetries_are_eight_and_undo_each_other(images: torch.Tensor) -> None:

@@ -16,7 +16,7 @@ from sentinode.data.images import read_patch
 from sentinode.data.patches import PatchSet
 from sentinode.inputs.augment import stain
 from sentinode.inputs.macenko import normalise_stain
-from sentinode.inputs.preprocess import notices, prepare, preprocess, shrink
+from sentinode.inputs.preprocess import downsample, notices, prepare, preprocess
 
 pytestmark = pytest.mark.numeric
 
@@ -147,10 +147,10 @@ def test_preprocessing_normalises_the_whole_patch_before_it_cuts_and_shrinks(tis
     config = PreprocessConfig(stain="macenko", crop_px=64, size_px=32)
     pixels, left = preprocess(tissue, config)
     whole, also_left = normalise_stain(tissue)
-    assert np.array_equal(pixels, shrink(whole, config))
+    assert np.array_equal(pixels, downsample(whole, config))
     assert np.array_equal(left, also_left)
     untouched, none = preprocess(tissue, PreprocessConfig())
-    assert np.array_equal(untouched, shrink(tissue, PreprocessConfig()))
+    assert np.array_equal(untouched, downsample(tissue, PreprocessConfig()))
     assert not none.any()
 
 

@@ -19,7 +19,7 @@ from sentinode.config import PseudoConfig, RunConfig, load_preset
 from sentinode.data.patches import UNLABELLED, PatchSet, PatchTable
 from sentinode.errors import ConfigError, RunError
 from sentinode.inference.predictions import Predictions
-from sentinode.inputs.preprocess import shrink
+from sentinode.inputs.preprocess import downsample
 from sentinode.report.pages.page import write_run_page
 from sentinode.runs import pseudo_labels as teachers
 from sentinode.runs.ensemble import join_runs
@@ -167,7 +167,7 @@ def test_confident_patches_join_the_training_side_and_no_others(
     rows = patches.rows_of(table.index.to_numpy(dtype=str))
     config = streams.training.prepared.config
     alone = open_streams(taught, pupil_config)
-    np.testing.assert_array_equal(streams.training.prepared[slice(48, None)], shrink(patches.pixels[rows], config))
+    np.testing.assert_array_equal(streams.training.prepared[slice(48, None)], downsample(patches.pixels[rows], config))
     np.testing.assert_array_equal(streams.training.prepared[slice(0, 48)], alone.training.prepared[slice(0, 48)])
     assert streams.training.labels[48:].tolist() == table["label"].tolist()
     assert torch.equal(streams.validation.labels, alone.validation.labels)

@@ -57,7 +57,7 @@ class AuditedRows:
     groups: Int[np.ndarray, " n"]
     """The number of the group that it shares tissue with, -1 for none."""
     first_copies: Int[np.ndarray, " n"]
-    """The row of the first patch that equals it, as it is or turned or mirrored: its own where none does."""
+    """The row of the first patch that equals it, as it is, rotated or flipped: its own where none does."""
     blank: Bool[np.ndarray, " n"]
 
 

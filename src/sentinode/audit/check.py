@@ -163,7 +163,7 @@ class Check:
 
 
 def check_folder(folder: DataFolder, packed: PackedFolder, session: Session) -> Check:
-    """Audit both parts together, so that tissue on both sides of training and test is found."""
+    """Audit both parts together, so that tissue in both training and test part is found."""
     everything = packed.everything
     audit = audit_patches(
         everything.ids,

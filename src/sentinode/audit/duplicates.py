@@ -1,6 +1,6 @@
 """Patches that equal an earlier one: identical, or up to one of the square's symmetries.
 
-A sum over hashed pixels, which no turning or mirroring changes, proposes; equal pixels confirm.
+A sum over hashed pixels, which no rotation or flip changes, proposes; equal pixels confirm.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def find_duplicates(pixels: Pixels, *, workers: int = 2, on_progress: Progress |
 
 
 def sum_pixels(hashes: UInt32[np.ndarray, "n 96 96"]) -> UInt64[np.ndarray, " n"]:
-    """Sum a patch's hashed pixels: a fingerprint that no turning or mirroring changes."""
+    """Sum a patch's hashed pixels: a fingerprint that no rotation or flip changes."""
     sums: UInt64[np.ndarray, " n"] = hashes.reshape(len(hashes), -1).sum(axis=1, dtype=np.uint64)
     return sums
 

@@ -85,7 +85,7 @@ def find_overlaps(
 
 
 def overlap_groups(count: int, overlaps: Iterable[Overlap | Duplicate]) -> Int[np.ndarray, " n"]:
-    """Number the groups that pairs, directly or in a chain, hold together; -1 for a patch alone.
+    """Number the groups that pairs, directly or in a chain, connect; -1 for a patch alone.
 
     Groups are numbered from 0 in the order of their first rows.
     """

@@ -114,8 +114,8 @@ def open_folder(root: Path, config: DataConfig | None = None) -> tuple[DataFolde
             case "missing" | "unlabelled" if finding.kind in config.leave_out:
                 left_out.append(LeftOut(finding.kind, finding.count, finding.what))
             case "missing" | "unlabelled":
-                mend = "Restore the images" if finding.kind == "missing" else "Label or remove them"
-                raise DataError(what, where=root, remedy=f"{mend}, or {_how_to_leave_out(finding.kind, config)}")
+                fix = "Restore the images" if finding.kind == "missing" else "Label or remove them"
+                raise DataError(what, where=root, remedy=f"{fix}, or {_how_to_leave_out(finding.kind, config)}")
             case "label" | "duplicate row" | "table":
                 raise DataError(what, where=root, remedy="Fix the table; `sentinode check` lists everything.")
             case "extra file" | "sample":

@@ -33,7 +33,7 @@ OnBatch = Callable[[int, int, int], None]
 class Outputs:
     """What the network said of the patches of one side during one epoch, in the order they came.
 
-    On the training side these are the augmented patches under the weights of the moment, as in
+    On the training set these are the augmented patches under the weights of the moment, as in
     Keras; `loss` is the mean binary cross-entropy over the patches.
     """
 

@@ -53,7 +53,7 @@ def draw(config: AugmentConfig, count: int, generator: torch.Generator) -> Draws
     match config.symmetries:
         case "all":
             symmetry = torch.randint(len(SYMMETRIES), (count,), generator=generator)
-        case "flips":  # unturned, mirrored, turned by 180 degrees, both: the flips among the symmetries
+        case "flips":  # as it is, flipped, rotated by 180 degrees, both: the flips among the symmetries
             flips = torch.tensor([0, 4, 2, 6])
             symmetry = flips[torch.randint(4, (count,), generator=generator)]
         case "none":

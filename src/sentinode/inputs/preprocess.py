@@ -1,4 +1,4 @@
-"""Normalise the stain, crop to the centre and shrink: the fixed part of preprocessing, done once for each patch."""
+"""Normalise the stain, crop to the centre and downsample: the fixed part of preprocessing, done once for each patch."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def preprocess(
     """What a network takes of each patch, in bytes, and whether its stain was to be normalised and could not be.
 
     Stains are normalised before anything is cut off, so that they do not depend on the crop; a patch of which that
-    cannot be done (`normalise_stain` says when) is cropped and shrunk as it is.
+    cannot be done (`normalise_stain` says when) is cropped and downsampled as it is.
     """
     left = np.zeros(len(patches), bool)
     if config.stain == "macenko":
         patches, left = normalise_stain(patches)
-    return shrink(patches, config), left
+    return downsample(patches, config), left
 
 
 def sampled_px(config: PreprocessConfig) -> tuple[Int[np.ndarray, " s"], int]:
@@ -43,8 +43,8 @@ def sampled_px(config: PreprocessConfig) -> tuple[Int[np.ndarray, " s"], int]:
     return margin + block * np.arange(config.size_px), block
 
 
-def shrink(patches: UInt8[np.ndarray, "n 96 96 3"], config: PreprocessConfig) -> UInt8[np.ndarray, "n s s 3"]:
-    """The centre `crop_px` square of each patch, shrunk to `size_px`.
+def downsample(patches: UInt8[np.ndarray, "n 96 96 3"], config: PreprocessConfig) -> UInt8[np.ndarray, "n s s 3"]:
+    """The centre `crop_px` square of each patch, downsampled to `size_px`.
 
     "nearest" takes the pixel under each output pixel's centre, as Pillow does for Keras; "area" takes
     the mean of the block, rounded to the nearest whole number.

@@ -1,4 +1,4 @@
-"""Layers equivariant to p4m: turns by 90 degrees, mirrorings, moves by whole pixels (Cohen and Welling 2016).
+"""Layers equivariant to p4m: rotations by 90 degrees, flips, moves by whole pixels (Cohen and Welling 2016).
 
 A feature has 8 maps, one for each symmetry of the square, numbered as in `data/patches.py`. Feature maps are
 (N, 8 C, H, W), the 8 maps of a feature side by side: channel 8 c + g is feature c under symmetry g. When the input
@@ -21,20 +21,20 @@ from torch.nn import functional as F
 from sentinode.data.patches import SYMMETRIES, apply_symmetry
 from sentinode.models.batch_norm import KerasBatchNorm
 
-ORDER: Final = len(SYMMETRIES)  # of the group of turns and mirrorings
+ORDER: Final = len(SYMMETRIES)  # of the group of rotations and flips
 
 
 def product(first: int, second: int) -> int:
     """The symmetry that does `second`, then `first`.
 
-    Symmetry g mirrors (m) if g >= 4, then turns by 90 (g mod 4) degrees (r): g = r^q m^e, and m r = r^-1 m.
+    Symmetry g flips (m) if g >= 4, then rotates by 90 (g mod 4) degrees (r): g = r^q m^e, and m r = r^-1 m.
     """
     turns = first % 4 + (-second if first >= 4 else second) % 4
     return turns % 4 + 4 * ((first >= 4) != (second >= 4))
 
 
 def inverse(symmetry: int) -> int:
-    """The symmetry that undoes another: a turn is undone by turning back, a mirroring by itself."""
+    """The symmetry that undoes another: a rotation is undone by rotating back, a flip by itself."""
     return symmetry if symmetry >= 4 else -symmetry % 4
 
 
@@ -118,7 +118,7 @@ class LiftingConv(_ExpandedConv):
         stride: int = 1,
         padding_px: int = 0,
     ) -> None:
-        index = _turned_places(kernel_px)
+        index = _rotated_places(kernel_px)
         super().__init__(
             in_channels, out_features, kernel_px, index, generator=generator, stride=stride, padding_px=padding_px
         )
@@ -142,14 +142,14 @@ class GroupConv(_ExpandedConv):
         padding_px: int = 0,
     ) -> None:
         maps = torch.tensor([[product(inverse(g), h) for h in SYMMETRIES] for g in SYMMETRIES])
-        index = maps[:, :, None, None] * kernel_px**2 + _turned_places(kernel_px)[:, None]
+        index = maps[:, :, None, None] * kernel_px**2 + _rotated_places(kernel_px)[:, None]
         in_maps = ORDER * in_features
         super().__init__(
             in_maps, out_features, kernel_px, index, generator=generator, stride=stride, padding_px=padding_px
         )
 
 
-def _turned_places(kernel_px: int) -> Int[Tensor, "8 k k"]:
+def _rotated_places(kernel_px: int) -> Int[Tensor, "8 k k"]:
     """For each symmetry and place of a kernel, the place (row by row) that the symmetry brings there."""
     places = torch.arange(kernel_px**2).view(1, 1, kernel_px, kernel_px)
     return torch.cat([apply_symmetry(places, g)[0] for g in SYMMETRIES])

@@ -1,4 +1,4 @@
-"""What the validation side decided, as a record: calibration maps, operating points, and what both are worth.
+"""What the validation set decided, as a record: calibration maps, operating points, and what both are worth.
 
 decision.json stands in a run's folder for that run, in a study's for the mean of its chosen variant's
 runs. The maps and thresholds in it are fitted on all validation patches, for use on new ones. What they

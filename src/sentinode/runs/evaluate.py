@@ -58,7 +58,7 @@ class Seen:
     slide: int
     """Patches of a slide that it was trained on."""
     validated: int
-    """Patches of its validation side, on which its epoch, calibration and operating points were chosen."""
+    """Patches of its validation set, on which its epoch, calibration and operating points were chosen."""
 
     @property
     def flattering(self) -> int:
@@ -148,7 +148,7 @@ class SlideScores:
 
 @dataclass(frozen=True)
 class PointApplied:
-    """An operating point that the validation side chose, and what it gives here."""
+    """An operating point that the validation set chose, and what it gives here."""
 
     name: PointName
     threshold: float
@@ -180,7 +180,7 @@ class Evaluation:
     """None where no slide is known."""
     points: tuple[PointApplied, ...]
     agreements: dict[Scale, Agreement]
-    """Of the raw probabilities, and of those that the validation side's maps calibrate."""
+    """Of the raw probabilities, and of those that the validation set's maps calibrate."""
     curves: Bands | None
     """None where the patches have one class."""
     predictions_sha256: str = ""
@@ -290,7 +290,7 @@ def _with_known_slides(patches: PatchSet, runs: Sequence[Run]) -> PatchSet:
 
 
 def cluster(scored: Scored, config: RunConfig, session: Session) -> tuple[np.ndarray, ClusterKind]:
-    """The cluster of each scored patch, "" for one on its own, and what they are: as for a run's validation side."""
+    """The cluster of each scored patch, "" for one on its own, and what they are: as for a run's validation set."""
     patches = scored.patches
     found = np.array([str(scored.tissue.get(i, "")) for i in patches.ids.tolist()], dtype=str)
     material = Material(patches, unite_groups(patches.groups, found), session=session)

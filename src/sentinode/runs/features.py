@@ -37,9 +37,9 @@ def head_sides(
     network: Backbone,
     pseudo: PseudoLabels | None = None,
 ) -> tuple[Features, Features]:
-    """Features and labels of the training side, pseudo-labels last, and of the validation side.
+    """Features and labels of the training set, pseudo-labels last, and of the validation set.
 
-    The training side is there once for each of the copies. Without copies, and to validate, patches are looked at as
+    The training set is there once for each of the copies. Without copies, and to validate, patches are looked at as
     they are.
     """
     split, patches = material.split(config), material.patches

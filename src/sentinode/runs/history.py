@@ -21,7 +21,7 @@ History = list[dict[str, Any]]
 
 
 def history_row(record: EpochRecord, metric: Metric) -> dict[str, Any]:
-    """One epoch's scores: loss, accuracy and AUC of both sides, and what chooses the best epoch, if it is another.
+    """One epoch's scores: loss, accuracy and AUC of both sets, and what chooses the best epoch, if it is another.
 
     None for those that patches of one class do not have.
     """

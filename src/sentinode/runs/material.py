@@ -199,9 +199,9 @@ class Material:
         return self.split(config).to_csv(labels=self.labels_by_id, clusters=self.clusters_by_id(config))
 
     def prepared(self, config: RunConfig, joined: tuple[str, ...] = ()) -> tuple[Prepared, Prepared]:
-        """Pixels of the training and of the validation side, in the split's order.
+        """Pixels of the training and of the validation set, in the split's order.
 
-        The training side ends with those of the unlabelled patches that `joined` names.
+        The training set ends with those of the unlabelled patches that `joined` names.
         """
         return self._prepared(
             config.balance,

@@ -1,7 +1,7 @@
 """Pseudo-labels (Lee 2013): which unlabelled patches join training, under the labels that a teacher gives them.
 
-A patch joins when the teacher is sure of it, and only the training side. Who shares tissue with a validation patch
-stays out, for the validation side is to be as new to the network as without pseudo-labels.
+A patch joins when the teacher is sure of it, and only the training set. Who shares tissue with a validation patch
+stays out, for the validation set is to be as new to the network as without pseudo-labels.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class PseudoLabels:
 
 
 def pseudo_labels(material: Material, config: RunConfig, own: Recipes) -> PseudoLabels | None:
-    """What joins the training side of a run of this config, which has a teacher; None where it has none.
+    """What joins the training set of a run of this config, which has a teacher; None where it has none.
 
     Raises ConfigError or RunError, in one line, where there is nothing to join or the teacher may not teach.
     """
@@ -123,7 +123,7 @@ def notice_of(record: PseudoRecord) -> str:
 def barred_patches(material: Material, unlabelled: Unlabelled, split: Split) -> dict[str, Bool[np.ndarray, " m"]]:
     """Which patches of the test part may not join, whatever the teacher says of them, by the reason.
 
-    Tissue is shared by duplicates, also turned and mirrored, by overlaps, by given groups, and by chains of these.
+    Tissue is shared by duplicates, also rotated and flipped, by overlaps, by given groups, and by chains of these.
     """
     ids, patches = unlabelled.patches.ids, material.patches
     validation = patches.rows_of(split.validation)
@@ -185,7 +185,7 @@ def _require_both_classes(open_to: Float[np.ndarray, " k"], positive: int, negat
 
 @dataclass(frozen=True, eq=False)
 class Teacher:
-    """A run, or the runs that a study chose, and what their validation side decided."""
+    """A run, or the runs that a study chose, and what their validation set decided."""
 
     folder: Path
     runs: Sequence[Run]
@@ -206,7 +206,7 @@ class Teacher:
         """Probabilities of the test part, each network's with its own preprocessing and views, blended and calibrated.
 
         Calibrated by the temperature, where one was fitted, so that a confidence of 0.95 means that 95 of 100 such
-        labels are right where patches are like the validation side's. The isotonic map is not taken: it makes ties,
+        labels are right where patches are like the validation set's. The isotonic map is not taken: it makes ties,
         and says 0 and 1 of whatever lies beyond its knots.
         """
         key = f"{self.digest} {session.device}"
@@ -221,7 +221,7 @@ class Teacher:
         """Raise RunError where the teacher learned from labels that are to score its pupil, or from their neighbours'.
 
         Neighbours are what the split keeps on one side. A teacher that was taught itself passes on what its own
-        teachers knew; they were blind to its validation side.
+        teachers knew; they were blind to its validation set.
         """
         ids = set(split.validation.tolist())
         networks = [network for run in self.runs for network in (run, *run.members)]

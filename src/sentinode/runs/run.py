@@ -6,10 +6,10 @@ environment.json    versions, commit, machine, data hash, seed; with it the run 
 run.json            what the settings do not tell: the network's layers, how it began, what it was shown
 history.csv         one row an epoch
 checkpoint/         to resume
-predictions.csv     id, label, probability of the validation side
+predictions.csv     id, label, probability of the validation set
 scores.json         of those predictions
 decision.json       what they decide: calibration maps, operating points, and what both are worth
-model.safetensors   the kept weights
+model.safetensors   the weights of the best checkpoint
 pseudo.csv          id, label, probability of the unlabelled patches that joined training, where any did
 manifest.json       SHA-256 of the files above; written last, so a folder without it is unfinished
 
@@ -91,7 +91,7 @@ class Manifest:
 
 
 class Scores(BaseModel, extra="allow"):
-    """scores.json: each score of the validation side by its name; NaN where it lacks a class that the score needs."""
+    """scores.json: each score of the validation set by its name; NaN where it lacks a class that the score needs."""
 
     version: int = VERSION
     __pydantic_extra__: dict[str, Number]
@@ -108,15 +108,15 @@ class Blend:
     rule: Weighting
     """How the weights came about: "equal" also where they were to be fitted and could not be.
 
-    "fitted": those of least log loss on the validation side, none of them below 0, that sum to 1. The probability is
+    "fitted": those of least log loss on the validation set, none of them below 0, that sum to 1. The probability is
     sigmoid(sum of weight * logit), after each member's is kept 1e-7 away from 0 and 1.
     """
     weights: dict[str, float]
     """Fitted on all validation patches."""
     fold_weights: dict[str, list[float]]
-    """Fitted without each part of the validation side in turn, for that part's own predictions; [] if not fitted."""
+    """Fitted without each part of the validation set in turn, for that part's own predictions; [] if not fitted."""
     scores: dict[str, dict[str, Number]]
-    """On the validation side."""
+    """On the validation set."""
 
     def __post_init__(self) -> None:
         if not (min(self.weights.values()) >= 0 and abs(sum(self.weights.values()) - 1) < 1e-6):
@@ -142,7 +142,7 @@ class Run:
 
     @cached_property
     def predictions(self) -> Predictions:
-        """Of the validation side; an ensemble's by weights that were fitted on other slides or groups."""
+        """Of the validation set; an ensemble's by weights that were fitted on other slides or groups."""
         return Predictions.read(self.folder / "predictions.csv") if self.elsewhere is None else self.elsewhere
 
     @cached_property
@@ -228,7 +228,7 @@ class Run:
 
     @cached_property
     def decision(self) -> Decision:
-        """Calibrations and operating points, from the validation side of this run alone."""
+        """Calibrations and operating points, from the validation set of this run alone."""
         return open_decision(self.folder)
 
     @classmethod

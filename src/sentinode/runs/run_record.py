@@ -31,7 +31,7 @@ Seeded = Literal["initial weights", "order of batches", "augmentation"]
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What became of each patch before a network saw it, on both sides."""
+    """What became of each patch before a network saw it, of both sets."""
 
     crop_px: int
     size_px: int
@@ -39,7 +39,7 @@ class Preprocessing:
     """"none" where the crop has the size already."""
     stain: Literal["none", "macenko"]
     unnormalised: int
-    """Patches of both sides whose stains were left as they are."""
+    """Patches of both sets whose stains were left as they are."""
     enlarged_px: int | None
     """Side that a backbone enlarges its input to; None where it takes it as it is."""
 
@@ -90,7 +90,7 @@ class RunRecord:
     slides_known: SlidesKnown
     split_basis: Basis
     training: int
-    """Labelled patches of the training side."""
+    """Labelled patches of the training set."""
     validation: int
     network: NetworkRecord | None
     own_scores: dict[str, OwnScore] = field(default_factory=dict)

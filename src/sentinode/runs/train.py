@@ -313,7 +313,7 @@ class _Training:
         )
 
     def _finish(self, state: FitState, streams: Streams) -> None:
-        """Predict the validation set with the kept weights, score and decide, and seal the folder."""
+        """Predict the validation set with the weights of the best checkpoint, score and decide, and seal the folder."""
         material, config, folder = self.material, self.config, self.folder
         probabilities = TrainedNetwork(state.result, config, self.session.device).probabilities(
             streams.validation.prepared
@@ -336,7 +336,7 @@ class _Training:
 
 @dataclass(frozen=True)
 class Streams:
-    """Both sides' batches, as one run sees them, and the pseudo-labels that stand among those of the training side."""
+    """The batches of both sets, as one run sees them, and the pseudo-labels among those of the training set."""
 
     training: BatchStream
     validation: BatchStream
@@ -359,7 +359,7 @@ def open_streams(material: Material, config: RunConfig, pseudo: PseudoLabels | N
         else (fit.batch_size, fit.steps_per_epoch, fit.validation_steps, fit.epoch_fraction)
     )
     training = BatchStream(prepared[0], sides[0], batch_size=batch_size, seed=fit.seed, shuffle=True)
-    # Some of the validation side, another part each epoch, as the notebook has it; or all of it, quickly.
+    # Some of the validation set, another part each epoch, as the notebook has it; or all of it, quickly.
     partial = validation_steps is not None or fraction is not None
     validation = BatchStream(
         prepared[1],

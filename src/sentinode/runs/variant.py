@@ -91,7 +91,7 @@ class Variant:
         return average(repeat.predictions for repeat in self.repeats)
 
     def scores(self, metric: str) -> np.ndarray:
-        """The validation score under each seed, of the kept weights, (seeds,)."""
+        """The validation score under each seed, of the best checkpoint, (seeds,)."""
         return np.array([repeat.score(metric) for repeat in self.repeats])
 
     def mean(self, metric: str) -> float:

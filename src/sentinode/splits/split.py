@@ -47,10 +47,10 @@ _UNIT_NAMES: Final[dict[Basis, str]] = {
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Ids of both sides, in a fixed order, and what the sides do not share.
+    """Ids of both sets, in a fixed order, and what the sides do not share.
 
     `basis` says what was kept on one side: slides, patients, slides where they are known and groups for the rest,
-    groups (given ones and overlaps), nothing ("random": patches of one slide stand on both sides,
+    groups (given ones and overlaps), nothing ("random": patches of one slide stand in both sets,
     and scores are too good), or what a file said.
     """
 

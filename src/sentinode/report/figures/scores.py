@@ -213,7 +213,7 @@ def by_epoch(label: str, colour: str, runs: Sequence[Run], column: str, *, dashe
 
 
 def roc(run: Run) -> Curve:
-    """The ROC curve of a run's validation side."""
+    """The ROC curve of a run's validation set."""
     curve = roc_curve(run.predictions.labels, run.predictions.probabilities)
     return Curve(curve.false_positive_rate, curve.sensitivity)
 
