@@ -27,7 +27,7 @@ _BAND_PERCENT = (2.5, 97.5)
 
 @dataclass(frozen=True)
 class Temperature:
-    """Divide the logit by a temperature (Guo et al. 2017); above 1, the network was over-confident, else under-confident.
+    """Divide the logit by a temperature (Guo et al. 2017): above 1 where the network was over-confident, else below.
 
     The order of the probabilities and their side of 0.5 stay as they are; 0 and 1 count as 1e-12 away.
     """

@@ -49,7 +49,8 @@ def history_row(record: EpochRecord, metric: Metric) -> dict[str, Any]:
 
 
 def _probabilities(outputs: Outputs) -> NDArray[np.float64]:
-    probabilities: NDArray[np.float64] = 1 / (1 + np.exp(-outputs.logits.astype(np.float64)))
+    with np.errstate(over="ignore"):  # of a logit below -709, whose probability is 0
+        probabilities: NDArray[np.float64] = 1 / (1 + np.exp(-outputs.logits.astype(np.float64)))
     return probabilities
 
 
