@@ -30,7 +30,15 @@ from sentinode.apps.options import (
     own_network,
     session_of,
 )
-from sentinode.apps.paths import require_data, require_data_or_runs
+from sentinode.apps.paths import (
+    require_data,
+    require_data_or_runs,
+    require_given_runs,
+    require_patches,
+    require_place,
+    require_settings_files,
+    require_table,
+)
 
 _LEAK_FOLDS = 3
 
@@ -163,8 +171,16 @@ def compare(
     patches.
     """
     asked = asked_study(preset, config, settings, slides, groups, group_by, folds, default="fair")
-    require_data_or_runs(data)
     named = [*(variants or []), *(more or [])]
+    if require_data_or_runs(data):
+        require_given_runs([Path(name) for name in named])
+        require_place(out, "evidence.json")
+        if on is not None:
+            require_patches(on)
+            require_table(labels)
+    else:
+        require_settings_files(named)
+        require_place(out, "study.toml")
 
     from sentinode.api.settings import with_seeds, with_variants
 
@@ -273,6 +289,7 @@ def tune(
     asked = asked_study(preset, config, settings, slides, groups, group_by, folds, default="fair")
     asked.require_askable(["tune"])
     require_data(data)
+    require_place(out, "study.toml")
 
     own = own_network(network)
 

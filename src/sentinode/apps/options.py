@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sentinode.apps.paths import require_table
+
 if TYPE_CHECKING:
     from sentinode.config import RunConfig, StudyConfig, Weighting
     from sentinode.progress import Progress
@@ -107,6 +109,8 @@ def asked_study(
             where="the options",
             remedy="Set seeds, or leave it out.",
         )
+    for table in (asked.data.slides, asked.data.groups, asked.data.attributes):
+        require_table(table)
     return asked
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from sentinode.errors import DataError, RunError
+from sentinode.errors import ConfigError, DataError, RunError
 
 
 def require_data(root: Path) -> None:
@@ -23,11 +23,38 @@ def require_patches(images: Path) -> None:
         raise DataError("is not a directory", where=images, remedy="Give a folder of patches.")
 
 
-def require_data_or_runs(root: Path) -> None:
-    """Raise DataError unless the folder holds data, or is or holds run folders."""
+def require_data_or_runs(root: Path) -> bool:
+    """Whether the folder is or holds run folders; raises DataError unless it does, or holds data."""
     if root.is_dir() and any(map(_holds_results, (root, *root.iterdir()))):
-        return
+        return True
     require_data(root)
+    return False
+
+
+def require_given_runs(folders: Sequence[Path]) -> None:
+    """Raise RunError unless each is a directory, as that of a run or of several."""
+    for folder in folders:
+        if not folder.is_dir():
+            raise RunError("is not a directory", where=folder, remedy="Give the folder of a finished run.")
+
+
+def require_settings_files(names: Sequence[str]) -> None:
+    """Raise ConfigError for a variant that is a file of settings, and is not there."""
+    for name in names:
+        if name.endswith(".toml") and not Path(name).is_file():
+            raise ConfigError("is missing", where=name, remedy="Give a TOML file, a preset or settings.")
+
+
+def require_place(out: Path, begun: str | None = None) -> None:
+    """Raise RunError or StorageError where results cannot go there, as `claim` will, which is asked again later.
+
+    A folder with the file `begun` is gone on with or refused later, by what it holds.
+    """
+    from sentinode.artefacts import claim
+
+    if begun is None or not (out / begun).exists():
+        with claim(out, begun=begun):
+            pass
 
 
 def require_results(*folders: Path) -> None:
@@ -68,8 +95,8 @@ def require_slides(sources: Sequence[Path]) -> None:
 
 
 def require_table(path: Path | None) -> None:
-    """Raise DataError for a table that was named and is not there."""
-    if path is not None and not path.exists():
+    """Raise DataError for a table that was named, alone or with its column (FILE.csv:column), and is not there."""
+    if path is not None and not path.exists() and not Path(str(path).rpartition(":")[0] or path).is_file():
         raise DataError("is missing", where=path, remedy="Give the path of a table.")
 
 
