@@ -26,6 +26,7 @@ from sentinode.errors import ConfigError, DataError, FailureError, RunError, Sen
 from sentinode.inference.classifier import Classifier
 from sentinode.records import Number, read_record, write_record
 from sentinode.session import Session
+from sentinode.slides.guard import Look, look_at_slide
 from sentinode.slides.heatmap import (
     CELL_PX,
     Block,
@@ -315,7 +316,7 @@ def _judge(
             centres = _places(entry, settings)
             probability, disagreement = judge_places(plane, model.classifier, centres)
             probability = _calibrated(probability, model, settings)
-            record = _record(slide, plane, found, begun, model, settings, probability, [], None)
+            record = _record(slide, plane, found, begun, model, settings, probability, [], None, None)
             corners = centres - np.array(found.grid.step) / 2
             write_places(folder, record, corners, probability, disagreement)
             return record
@@ -331,11 +332,12 @@ def _judge(
             count += _asked_in(block, reason)
             told(count)
         parity = parity_of(found, plane, model.classifier)
+        look = None if model.note else look_at_slide(found, plane)  # a model of phantoms knows no real tissue
         # The operating point holds for the probability before any calibration.
         above = np.nan_to_num(found.probability, nan=-1.0) > settings.threshold
         found.probability[...] = _calibrated(found.probability, model, settings)
         lesions = lesions_in(found, above)
-        record = _record(slide, plane, found, begun, model, settings, found.probability, lesions, parity)
+        record = _record(slide, plane, found, begun, model, settings, found.probability, lesions, parity, look)
         with Image.open(folder / THUMBNAIL) as picture:
             write_results(folder, found, record, picture.convert("RGB"))
         return record
@@ -364,6 +366,7 @@ def _record(
     probability: np.ndarray,
     lesions: list[Lesion],
     parity: Parity | None,
+    look: Look | None,
 ) -> SlideRecord:
     left_out = {reason.word: int((found.reason == reason).sum()) for reason in LEFT_OUT}
     judged = int((found.reason == Reason.JUDGED).sum())
@@ -391,12 +394,13 @@ def _record(
         threshold_rule=settings.threshold_rule,
         networks_disagree=model.classifier.networks > 1,
         parity=parity,
+        look=look,
         max_probability=float(known.max()) if len(known) else math.nan,
         mean_probability=float(known.mean()) if len(known) else math.nan,
         lesions=tuple(lesions),
         lesions_not_drawn=geojson(lesions)[1],
         note=model.note,
-        warnings=(*begun.warnings, *told),
+        warnings=(*begun.warnings, *(look.warnings(plane.spacing[0]) if look else ()), *told),
     )
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, UInt8
+from jaxtyping import Bool, Float, Float32, Int, UInt8
 
 from sentinode.data.images import CENTRE_SIZE_PX, PATCH_SIZE_PX
 from sentinode.errors import DataError
@@ -156,16 +156,32 @@ def judge_places(
 
     They are judged whatever they show; NaN where a patch cannot be decoded.
     """
-    corners = np.rint(centres / np.array(plane.scale) - PATCH_SIZE_PX / 2).astype(np.int64)
     found, spread = np.full(len(centres), np.nan), np.full(len(centres), np.nan)
-    for start in range(0, len(corners), _PLACES_AT_ONCE):
-        some = corners[start : start + _PLACES_AT_ONCE].tolist()
-        read = [plane.read(x, y, PATCH_SIZE_PX, PATCH_SIZE_PX) for x, y in some]
-        whole = start + np.flatnonzero([lost is None for _, lost in read])
-        if len(whole):
-            patches = np.stack([rgb for rgb, lost in read if lost is None])
-            found[whole], spread[whole] = classifier.with_disagreement(patches)
+    for start in range(0, len(centres), _PLACES_AT_ONCE):
+        patches, whole = patches_at(plane, centres[start : start + _PLACES_AT_ONCE])
+        if len(patches):
+            found[start + whole], spread[start + whole] = classifier.with_disagreement(patches)
     return found, spread
+
+
+def patches_at(
+    plane: Plane, centres: Float[np.ndarray, "n 2"]
+) -> tuple[UInt8[np.ndarray, "k 96 96 3"], Int[np.ndarray, " k"]]:
+    """The patches around places, x and y in pixels of level 0, that can be decoded; and which places these are."""
+    corners = np.rint(centres / np.array(plane.scale) - PATCH_SIZE_PX / 2).astype(np.int64).tolist()
+    read = [plane.read(x, y, PATCH_SIZE_PX, PATCH_SIZE_PX) for x, y in corners]
+    patches = [rgb for rgb, lost in read if lost is None]
+    none = np.empty((0, PATCH_SIZE_PX, PATCH_SIZE_PX, 3), np.uint8)
+    return np.stack(patches) if patches else none, np.flatnonzero([lost is None for _, lost in read])
+
+
+def spread_out(
+    mask: Bool[np.ndarray, "rows columns"], grid: Grid, at_most: int
+) -> tuple[Float[np.ndarray, "k 2"], Int[np.ndarray, "k 2"]]:
+    """Up to so many marked cells, evenly spread: their centres, x and y in pixels of level 0, and their places."""
+    marked = np.argwhere(mask)
+    some = marked[np.linspace(0, len(marked) - 1, min(at_most, len(marked))).round().astype(np.int64)]
+    return (some[:, ::-1] + 0.5) * np.array(grid.step), some
 
 
 @dataclass(frozen=True)
@@ -179,9 +195,7 @@ class Parity:
 
 def parity_of(found: HeatMap, plane: Plane, classifier: Classifier) -> Parity:
     """At up to 500 judged cells, evenly spread over the slide."""
-    judged = np.argwhere(found.reason == Reason.JUDGED)
-    some = judged[np.linspace(0, len(judged) - 1, min(_COMPARED, len(judged))).round().astype(int)]
-    centres = (some[:, ::-1] + 0.5) * found.grid.step
+    centres, some = spread_out(found.reason == Reason.JUDGED, found.grid, _COMPARED)
     alone, _ = judge_places(plane, classifier, centres)
     apart = np.abs(alone - found.probability[some[:, 0], some[:, 1]])
     return Parity(len(some), float(apart.max(initial=0.0)), float(apart.mean()) if len(apart) else 0.0)

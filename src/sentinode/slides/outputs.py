@@ -24,6 +24,7 @@ from sentinode.artefacts import write_atomically, write_bytes
 from sentinode.errors import RunError, storage_errors
 from sentinode.machine import optional_module
 from sentinode.records import Number, read_record, write_record
+from sentinode.slides.guard import Look
 from sentinode.slides.heatmap import Block, Grid, HeatMap, Parity
 from sentinode.slides.lesions import Lesion, Size, geojson
 from sentinode.slides.reader import Overview, Slide, Spacing
@@ -101,6 +102,8 @@ class SlideRecord:
     """Whether there is a second layer: a model of one network has none."""
     parity: Parity | None
     """Of the heat map to `predict`; None where places alone were judged."""
+    look: Look | None
+    """A second look at the kind of tissue and its spacing; None for a model of phantoms, or for too little tissue."""
     max_probability: Number
     mean_probability: Number
     lesions: tuple[Lesion, ...]
