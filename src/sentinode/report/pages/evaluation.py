@@ -80,7 +80,7 @@ def _answer(found: Evaluation, drawn: Sequence[Chart]) -> Answer:
     elif not found.seen.any:
         sure.append("These patches were used neither for training nor for any choice.")
     return Answer(
-        f"How well does {found.model} find tumour in these patches?",
+        f"How well does “{found.model}” find tumour in these patches?",
         f"AUC {number(auc.estimate, 3)}; accuracy at threshold 0.5: {number(accuracy.estimate, 3)}.",
         sure,
         drawn[:1],
