@@ -1,7 +1,6 @@
-"""Tests and intervals that take patches as independent: beside the bootstrap, never instead of it.
+"""Tests that take patches as independent: beside the bootstrap, never instead of it.
 
-Patches of one slide resemble each other, so these intervals are too narrow and these p-values too small on most
-histology; `bootstrap` draws slides. They are here because readers know them and other tools print them.
+Patches of one slide resemble each other, so these p-values are too small on most histology; `bootstrap` draws slides. They are here because readers know them and other tools print them.
 """
 
 from __future__ import annotations
@@ -66,14 +65,6 @@ def delong(
         z=z,
         p_value=float(2 * stats.norm.sf(abs(z))),
     )
-
-
-def delong_interval(labels: Int[np.ndarray, " n"], scores: Float[np.ndarray, " n"], level: float = 0.95) -> Interval:
-    """The normal interval of an AUC with DeLong's variance, cut to [0, 1]; takes patches as independent."""
-    aucs, covariance = _aucs(labels, scores[None])
-    reach = stats.norm.ppf((1 + level) / 2) * np.sqrt(covariance[0, 0])
-    low, high = np.clip([aucs[0] - reach, aucs[0] + reach], 0, 1)
-    return Interval(float(aucs[0]), float(low), float(high), level)
 
 
 def mcnemar(labels: Int[np.ndarray, " n"], said_a: Bool[np.ndarray, " n"], said_b: Bool[np.ndarray, " n"]) -> McNemar:
