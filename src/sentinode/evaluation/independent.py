@@ -1,6 +1,7 @@
 """Tests that take patches as independent: beside the bootstrap, never instead of it.
 
-Patches of one slide resemble each other, so these p-values are too small on most histology; `bootstrap` draws slides. They are here because readers know them and other tools print them.
+Patches of one slide resemble each other, so these p-values are too small on most histology; `bootstrap` draws slides.
+They are here because readers know them and other tools print them.
 """
 
 from __future__ import annotations
