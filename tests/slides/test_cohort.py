@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -234,8 +235,11 @@ def test_slides_of_one_name_get_folders_of_their_own(tmp_path: Path) -> None:
     assert [entry.name for entry in entries] == [
         "other.tif", "same.svs", "same.tif", "other.tif-2", "same.svs-2", "same.tif-2",
     ]  # fmt: skip
-    with pytest.raises(DataError, match="holds no slides"):
+    with pytest.raises(DataError, match=f"holds no slides. Give {re.escape(str(tmp_path / 'a'))}, which does"):
         cohort_of([tmp_path])
+    with pytest.raises(DataError, match="holds no slides. Known are .svs"):
+        (tmp_path / "c").mkdir()
+        cohort_of([tmp_path / "c"])
 
 
 def test_a_damaged_tile_is_counted(

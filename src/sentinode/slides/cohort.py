@@ -165,10 +165,13 @@ def cohort_of(sources: Sequence[Path]) -> list[Entry]:
         if source.suffix.lower() == ".csv":
             found |= _from_table(source)
         elif source.is_dir():
-            slides = [path for path in sorted(source.iterdir()) if path.suffix.lower() in SLIDE_SUFFIXES]
-            files = [path for path in slides if path.is_file() and not path.name.startswith(".")]
+            files = _slides_in(source)
             if not files:
-                raise DataError("holds no slides", where=source, remedy=f"Known are {', '.join(SLIDE_SUFFIXES)}.")
+                below = next((path for path in sorted(source.iterdir()) if path.is_dir() and _slides_in(path)), None)
+                known = f"Known are {', '.join(SLIDE_SUFFIXES)}."
+                raise DataError(
+                    "holds no slides", where=source, remedy=f"Give {below}, which does." if below else known
+                )
             found |= dict.fromkeys(files)
         else:
             found[source] = None
@@ -185,6 +188,11 @@ def cohort_of(sources: Sequence[Path]) -> list[Entry]:
         names[name.lower()] = None
         entries.append(Entry(path, name, spacing))
     return entries
+
+
+def _slides_in(folder: Path) -> list[Path]:
+    paths = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in SLIDE_SUFFIXES]
+    return [path for path in paths if path.is_file() and not path.name.startswith(".")]
 
 
 def judge_cohort(
