@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 import sentinode
 from sentinode.config import StudyConfig, load_preset
@@ -82,6 +83,17 @@ def test_the_study_is_what_it_says(phantom_folder: Path, config: StudyConfig, se
     slides = pd.read_csv(phantom_folder / "slides.csv").set_index("id")["slide"]
     sides = pd.read_csv(tmp_path / "study" / "split.csv")
     assert sides.assign(slide=sides["id"].map(slides)).groupby("slide")["side"].nunique().eq(1).all()
+    chosen = sentinode.load(study.folder, device="cpu")
+    shown = [
+        Image.open(path) for path in sorted((study.folder / "pictures").glob("*.png")) if path.stem.count(".") == 0
+    ]
+    alone = [sentinode.load(run.folder, device="cpu")(shown) for run in study.chosen.runs]
+    assert chosen(shown).tolist() == np.mean(alone, axis=0).tolist()
+    assert chosen.operating_points == study.decision.points
+    card = chosen.card()
+    assert (card.kind, card.networks) == ("study", len(study.chosen.runs))
+    assert (card.cluster_kind, card.clusters) == ("slide", sides[sides["side"] == "validation"]["cluster"].nunique())
+    assert card.scores["auc"].reason or card.scores["auc"].low < card.scores["auc"].estimate < card.scores["auc"].high
 
 
 def test_what_the_options_leave_out_is_counted(
