@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sentinode import evaluate, predict
+from sentinode import evaluate, predict, tune
 from sentinode.api.settings import with_own_network, with_own_variants
 from sentinode.apps import cli
 from sentinode.config import RunConfig, StudyConfig
@@ -179,6 +179,17 @@ def test_resumed_is_uninterrupted_and_another_source_is_refused(
         train_run(material, changed, tmp_path / "broken", resume=True, own=other)
     resumed = train_run(material, config, tmp_path / "broken", resume=True, own=own)
     assert resumed.weights_digest == whole.weights_digest
+
+
+def test_it_is_what_a_search_tunes(
+    small: Callable[[], nn.Module], phantom_folder: Path, quick: RunConfig, session: Session, tmp_path: Path
+) -> None:
+    asked = {"seeds": [25], "fit.epochs": 1, "tune.search": {"fit.learning_rate": [0.001, 0.01]}}
+    config = override(StudyConfig(**dict(quick)), {**asked, "tune.sampler": "grid", "compare.replicates": 100})
+    found = tune(phantom_folder, config, tmp_path / "tuned", session, network=small).tuning
+    assert found is not None
+    assert [variant.name for variant in found.variants] == ["learning_rate 0.001", "learning_rate 0.01"]
+    assert {run.config.model.name for variant in found.variants for run in variant.runs} == {"small"}
 
 
 def test_it_is_a_variant_beside_others_and_a_member_of_an_ensemble(
