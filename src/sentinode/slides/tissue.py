@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, UInt8
 from scipy import ndimage
 
-from sentinode.slides.reader import Overview, Plane, Rgb
+from sentinode.slides.reader import WHITE, Overview, Plane, Rgb
 
 OVERVIEW_UM_PER_PX: Final = 8.0
 
@@ -51,7 +51,13 @@ _GREY: Final = 0.15  # share of the density in which channels differ: less is du
 _INK: Final = 0.5  # density from which on it is told what ink is
 _BLUE: Final = 1.3  # blue ink absorbs so many times as much red as green; haematoxylin less than 1.1 times
 _RED: Final = (0.8, 0.2)  # red ink absorbs blue as it does green, and no red
+_DUST: Final = 0.2  # density from which on grey is no glass
 _FOLDED: Final = 1.8  # times the density of nearly all tissue: two layers
+# Pixels of the overview.
+_BRIDGED_PX: Final = 3  # gaps up to twice as wide are closed
+_AROUND_PX: Final = 8
+_ROWS: Final = 256  # that are looked at together
+_SQUARE: Final = np.ones((3, 3), bool)
 # Areas in mm2.
 _SMALLEST_TISSUE: Final = 0.002
 _LARGEST_HOLE: Final = 0.02  # fat cells and vessels in tissue are tissue
@@ -74,7 +80,7 @@ class Tissue:
     @property
     def area_mm2(self) -> float:
         """Of all tissue, with what is left out of it."""
-        return float(self.is_tissue.sum()) * _pixel_mm2(self.overview)
+        return float(self.is_tissue.sum()) * self.overview.spacing[0] * self.overview.spacing[1] * 1e-6
 
     @property
     def is_tissue(self) -> Bool[np.ndarray, "height width"]:
@@ -98,32 +104,28 @@ class Tissue:
 
 def find_tissue(overview: Overview) -> Tissue:
     """The tissue of a slide, and what is on it."""
-    rgb, pixel_mm2 = overview.rgb, _pixel_mm2(overview)
-    density = _density(rgb)
-    red, green, blue = (density[..., channel] for channel in range(3))
-    excess = ndimage.uniform_filter(green - np.minimum(red, blue), 3)
-    darkest, palest = density.max(axis=2), density.min(axis=2)
-    grey = darkest - palest < _GREY * darkest
-    padding = (rgb.max(axis=2) < _DARK) & grey
-    ink = (darkest > _INK) & (
-        ((green < red) & (green < blue))  # green ink
-        | ((red > _BLUE * green) & (red > blue))
-        | ((blue > _RED[0] * green) & (red < _RED[1] * green))
-        | (grey & ~padding)  # black ink, and dark edges
-    )
-    ink = ndimage.binary_dilation(_without_small(ink, _SMALLEST_INK / pixel_mm2), iterations=2) & ~padding
-    stained = (excess > _least_excess(excess, rgb)) & ~padding & ~ink & ~(grey & (darkest > _PALEST[1] * 4))
-    tissue = ndimage.binary_closing(np.pad(stained, 4), _disc(3))[4:-4, 4:-4]
+    pixel_mm2 = overview.spacing[0] * overview.spacing[1] * 1e-6
+    reason = np.full(overview.rgb.shape[:2], Reason.GLASS, np.uint8)
+    seen = _see(overview.rgb)
+    reason[seen.padding] = Reason.PADDING
+    reason[overview.lost] = Reason.UNREADABLE
+    box = _box_around(seen.stained | seen.ink)
+    if box is None:
+        return Tissue(reason, overview)
+    padding, stained = seen.padding[box], seen.stained[box]
+    ink = _without_small(seen.ink[box], _SMALLEST_INK / pixel_mm2)
+    ink = ndimage.binary_dilation(ink, iterations=2) & ~padding
+    bridged = np.pad(stained & ~ink, _BRIDGED_PX + 1)
+    tissue = ndimage.binary_closing(bridged, _SQUARE, iterations=_BRIDGED_PX)
+    tissue = tissue[_BRIDGED_PX + 1 : -_BRIDGED_PX - 1, _BRIDGED_PX + 1 : -_BRIDGED_PX - 1]
     tissue = _without_holes(tissue, _LARGEST_HOLE / pixel_mm2) & ~padding
     tissue = _without_small(tissue, _SMALLEST_TISSUE / pixel_mm2)
-    fold = _folded(density, tissue & ~ink, pixel_mm2)
-
-    reason = np.full(rgb.shape[:2], Reason.GLASS, np.uint8)
-    reason[tissue] = Reason.JUDGED
-    reason[fold] = Reason.FOLD
-    reason[padding] = Reason.PADDING
-    reason[ink & ndimage.binary_dilation(tissue | ink, iterations=1)] = Reason.PEN
-    reason[overview.lost] = Reason.UNREADABLE
+    within, lost = reason[box], overview.lost[box]
+    within[tissue] = Reason.JUDGED
+    within[_folded(seen.total[box], tissue & ~ink, pixel_mm2)] = Reason.FOLD
+    within[padding] = Reason.PADDING
+    within[ink & ndimage.binary_dilation(tissue | ink)] = Reason.PEN
+    within[lost] = Reason.UNREADABLE
     return Tissue(reason, overview)
 
 
@@ -147,13 +149,49 @@ def _by_cell(plane: Float32[np.ndarray, "h w"], cell_px: int) -> Float[np.ndarra
     return np.asarray(plane.reshape(rows, cell_px, columns, cell_px).mean(axis=(1, 3), dtype=np.float64))
 
 
-def _density(rgb: Rgb) -> Float32[np.ndarray, "height width 3"]:
-    """Optical density against the glass, at least 0; the glass is the most frequent bright value of each channel."""
-    bright = rgb[(rgb.min(axis=2) > _BRIGHT) & (rgb.min(axis=2) < 255)]
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    """What single pixels of an overview look like."""
+
+    stained: Bool[np.ndarray, "height width"]
+    ink: Bool[np.ndarray, "height width"]
+    padding: Bool[np.ndarray, "height width"]
+    total: Float32[np.ndarray, "height width"]
+    """Density of all channels together."""
+
+
+def _see(rgb: Rgb) -> _Seen:
+    """Look at every pixel, some rows at a time: the densities of a whole overview take five times its memory."""
+    shape, of_value = rgb.shape[:2], _density_of_value(rgb)
+    excess, total = np.empty(shape, np.float32), np.empty(shape, np.float32)
+    ink, padding, dust = np.empty(shape, bool), np.empty(shape, bool), np.empty(shape, bool)
+    for top in range(0, shape[0], _ROWS):
+        rows = slice(top, top + _ROWS)
+        red, green, blue = (of_value[channel][rgb[rows, :, channel]] for channel in range(3))
+        darkest, palest = np.maximum(np.maximum(red, green), blue), np.minimum(np.minimum(red, green), blue)
+        grey = darkest - palest < _GREY * darkest
+        excess[rows], total[rows] = green - np.minimum(red, blue), red + green + blue
+        padding[rows] = (rgb[rows].max(axis=2) < _DARK) & grey
+        ink[rows] = (darkest > _INK) & (
+            ((green < red) & (green < blue))  # green ink
+            | ((red > _BLUE * green) & (red > blue))
+            | ((blue > _RED[0] * green) & (red < _RED[1] * green))
+            | (grey & ~padding[rows])  # black ink, and dark edges
+        )
+        dust[rows] = grey & (darkest > _DUST)
+    ndimage.uniform_filter(excess, 3, output=excess)
+    return _Seen((excess > _least_excess(excess, rgb)) & ~padding & ~dust, ink, padding, total)
+
+
+def _density_of_value(rgb: Rgb) -> Float32[np.ndarray, "3 256"]:
+    """Optical density of each value against the glass, at least 0; glass is the most frequent bright value."""
+    palest = rgb.min(axis=2)
+    bright = rgb[(palest > _BRIGHT) & (palest < WHITE)]
     glass = np.full(3, _DEFAULT_GLASS, np.float32)
-    if len(bright) > 0.01 * rgb[..., 0].size:
+    if len(bright) > 0.01 * palest.size:
         glass = np.array([np.bincount(bright[:, c], minlength=256).argmax() for c in range(3)], np.float32)
-    return np.asarray(np.maximum(np.log((glass + 1) / (rgb.astype(np.float32) + 1)), 0))
+    values = np.arange(256, dtype=np.float32)
+    return np.asarray(np.maximum(np.log((glass[:, None] + 1) / (values + 1)), 0), np.float32)
 
 
 def _least_excess(excess: Float32[np.ndarray, "height width"], rgb: Rgb) -> float:
@@ -167,27 +205,26 @@ def _least_excess(excess: Float32[np.ndarray, "height width"], rgb: Rgb) -> floa
 
 
 def _folded(
-    density: Float32[np.ndarray, "height width 3"], tissue: Bool[np.ndarray, "height width"], pixel_mm2: float
+    total: Float32[np.ndarray, "height width"], tissue: Bool[np.ndarray, "height width"], pixel_mm2: float
 ) -> Bool[np.ndarray, "height width"]:
     """Where tissue lies in two layers: far denser than nearly all of it, over more than a few cells."""
     if not tissue.any():
         return tissue
-    smooth = ndimage.uniform_filter(density.sum(axis=2), 3)
+    smooth = ndimage.uniform_filter(total, 3)
     dense = tissue & (smooth > _FOLDED * np.quantile(smooth[tissue], 0.9))
     return _without_small(dense, _SMALLEST_FOLD / pixel_mm2)
 
 
-def _pixel_mm2(overview: Overview) -> float:
-    return overview.spacing[0] * overview.spacing[1] * 1e-6
-
-
-def _disc(radius: int) -> Bool[np.ndarray, "d d"]:
-    reach = np.arange(-radius, radius + 1)
-    return np.asarray(np.hypot(reach[:, None], reach) <= radius + 0.3)
+def _box_around(mask: Bool[np.ndarray, "h w"]) -> tuple[slice, ...] | None:
+    """The rows and columns in which anything is marked, and a few around them; None where nothing is."""
+    found = ndimage.find_objects(mask.astype(np.uint8))
+    if not found:
+        return None
+    return tuple(slice(max(part.start - _AROUND_PX, 0), part.stop + _AROUND_PX) for part in found[0])
 
 
 def _without_small(mask: Bool[np.ndarray, "h w"], least: float) -> Bool[np.ndarray, "h w"]:
-    labels, count = ndimage.label(mask, np.ones((3, 3)))
+    labels, count = ndimage.label(mask, _SQUARE)
     kept = np.bincount(labels.ravel(), minlength=count + 1) >= least
     kept[0] = False
     return np.asarray(kept[labels])
@@ -214,7 +251,7 @@ def _counted(
     mask: Bool[np.ndarray, "h w"], down: tuple[np.ndarray, np.ndarray], across: tuple[np.ndarray, np.ndarray]
 ) -> np.ndarray:
     """How many pixels of the mask each cell touches."""
-    sums = np.pad(mask.cumsum(axis=0, dtype=np.int64).cumsum(axis=1), ((1, 0), (1, 0)))
+    sums = np.pad(mask.cumsum(axis=0, dtype=np.int32).cumsum(axis=1, dtype=np.int32), ((1, 0), (1, 0)))
     (top, bottom), (left, right) = down, across
     counted: np.ndarray = (
         sums[np.ix_(bottom, right)] - sums[np.ix_(top, right)] - sums[np.ix_(bottom, left)] + sums[np.ix_(top, left)]
