@@ -1,0 +1,73 @@
+"""How long a slide takes: all of `sentinode slides`, and WSInfer's way with the same network on some of its patches.
+
+    python benchmarks/slides.py RUN [--side 5120] [--threads 2]
+
+The slide is painted here: a phantom's section, repeated to a square of `--side` pixels at 0.972 um, at 0.243 um/px with
+levels of half the size. WSInfer's way, as its documentation describes it: patches side by side, each read from level 0
+through OpenSlide at the magnification's size, resized by Pillow, in batches of 32. Both use the same run and threads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+import sentinode
+
+PATCH_PX = 384  # of level 0: 96 pixels at four times the spacing
+COMPARED = 320  # patches that are judged in WSInfer's way
+
+
+def main() -> None:
+    sentinode.wait_passively()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--side", type=int, default=5120, help="pixels at 0.972 um")
+    parser.add_argument("--threads", type=int, default=2)
+    asked = parser.parse_args()
+    from sentinode import Session  # here and below: what waits how is decided before PyTorch is loaded
+    from sentinode.phantom.tissue import paint_section
+    from sentinode.phantom.whole_slides import write_pyramid
+
+    session = Session(threads=asked.threads)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "slide.tif"
+        section = paint_section(np.random.default_rng(0), side_px=1280, tumour_share=0.2).rgb
+        repeats = -(-asked.side // 1280)
+        rgb = np.tile(section, (repeats, repeats, 1))[: asked.side, : asked.side]
+        write_pyramid(path, rgb.repeat(4, axis=0).repeat(4, axis=1), spacing=0.243)
+        began = time.perf_counter()
+        record = sentinode.judge_slides(asked.run, [path], Path(folder) / "out", session)
+        seconds = time.perf_counter() - began
+        row = record.rows[0]
+        cells = round(row.tissue_mm2 * row.judged_share / 0.031104**2)
+        print(f"sentinode: {cells:,} cells in {seconds:.1f} s, {cells / seconds:,.0f} per second, all files written")
+        rate = in_wsinfers_way(asked.run, path)
+        print(f"WSInfer's way: {rate:,.0f} patches per second; ratio {cells / seconds / rate:.1f}")
+
+
+def in_wsinfers_way(run: Path, path: Path) -> float:
+    """Patches per second, from level 0, one after the other."""
+    import openslide
+
+    classifier = sentinode.load(run, device="cpu")
+    classifier(np.zeros((32, 96, 96, 3), np.uint8))
+    with openslide.OpenSlide(path) as slide:
+        across = slide.dimensions[0] // PATCH_PX
+        began = time.perf_counter()
+        for start in range(0, COMPARED, 32):
+            batch = []
+            for number in range(start, start + 32):
+                y, x = divmod(number, across)
+                image = slide.read_region((x * PATCH_PX, y * PATCH_PX), 0, (PATCH_PX, PATCH_PX)).convert("RGB")
+                batch.append(np.asarray(image.resize((96, 96))))
+            classifier(np.stack(batch))
+        return COMPARED / (time.perf_counter() - began)
+
+
+if __name__ == "__main__":
+    main()
