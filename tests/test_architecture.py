@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -110,3 +111,11 @@ def test_the_house_in_the_document_is_the_one_that_stands() -> None:
 def test_no_folder_is_too_flat_to_walk() -> None:
     for folder in {path.parent for path in MODULES} - {ROOT}:
         assert len([path for path in folder.glob("*.py") if path.stem != "__init__"]) <= 16, folder
+
+
+@pytest.mark.parametrize("name", ["docs/architecture.md", "CONTRIBUTING.md"])
+def test_every_file_that_a_document_names_is_there(name: str) -> None:
+    top = ROOT.parents[1]
+    named = set(re.findall(r"`([a-z_]+(?:/[a-z_]+)+\.py)`", (top / name).read_text(encoding="utf-8")))
+    assert named
+    assert {path for path in named if not any((place / path).is_file() for place in (top, ROOT))} == set()
