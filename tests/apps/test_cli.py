@@ -23,6 +23,7 @@ from PIL import Image
 from sentinode.data.cache import pack
 from sentinode.data.competition import listing_of_files
 from sentinode.data.images import encode_tiff
+from sentinode.phantom.whole_slides import paint_slide, write_pyramid
 from sentinode.runs.run import write_manifest
 
 TINY = [
@@ -49,7 +50,7 @@ def sentinode(*arguments: str | Path, cache: Path | None = None) -> Result:
     from sentinode.apps.cli import run
 
     words = [str(argument) for argument in arguments]
-    if cache and words[0] not in ("phantom", "report", "ensemble") and "--cache" not in words:
+    if cache and words[0] not in ("phantom", "report", "ensemble", "score-slides") and "--cache" not in words:
         words += ["--cache", str(cache)]
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
@@ -635,3 +636,31 @@ def test_a_leak_audit_that_cannot_be_is_refused_before_anything_is_done(
     ask = ["compare", phantom_folder, "before", "after", "--leak", "--group-by", "random", "--out", tmp_path / "out"]
     refused(sentinode(*ask, cache=cache), "not with split.by 'random'")
     assert not (tmp_path / "out").exists()
+
+
+def test_slides_are_judged_and_a_bad_one_stops_no_other(tmp_path: Path, finished: Path, cache: Path) -> None:
+    rgb, _ = paint_slide("micro", np.random.default_rng(0), side_px=300)
+    (tmp_path / "slides").mkdir()
+    write_pyramid(tmp_path / "slides" / "good.tif", rgb)
+    write_pyramid(tmp_path / "slides" / "unknown.tif", rgb, spacing=None)
+    command = ["slides", finished, tmp_path / "slides", "--out", tmp_path / "out", "--threshold", "0.5"]
+    first = sentinode(*command, cache=cache)
+    assert first.returncode == 1
+    assert "the file has no spacing" in first.stdout
+    assert "1 of 2 slides failed" in first.stderr
+    assert (tmp_path / "out" / "good" / "manifest.json").is_file()
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "phantom: synthetic tissue" in page
+    before = (tmp_path / "out" / "slides.csv").read_bytes()
+    refused(sentinode(*command, cache=cache), "Add --resume")
+    assert sentinode(*command, "--resume", cache=cache).returncode == 1
+    assert (tmp_path / "out" / "slides.csv").read_bytes() == before
+    refused(sentinode(*command, "--resume", "--threshold", "0.6", cache=cache), "begun with another threshold")
+    (tmp_path / "truth").mkdir()
+    (tmp_path / "truth" / "good.geojson").write_text(
+        '{"type":"Polygon","coordinates":[[[300,300],[500,300],[500,500],[300,500]]]}'.join(['[{"geometry":', "}]"])
+    )
+    scored = sentinode("score-slides", tmp_path / "out", tmp_path / "truth", "--official")
+    assert scored.returncode == 0
+    assert "AUC of cells" in scored.stdout
+    refused(sentinode("slides", finished, tmp_path / "absent.svs", "--out", tmp_path / "new"), "absent.svs: is missing")
