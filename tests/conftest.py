@@ -17,7 +17,18 @@ from jaxtyping import install_import_hook
 # Shapes in signatures are checked while the tests run; users pay nothing for them.
 _CHECKED = [
     f"sentinode.{part}"
-    for part in ("data", "audit", "phantom", "splits", "inputs", "inference", "fitting", "evaluation", "explain")
+    for part in (
+        "data",
+        "audit",
+        "phantom",
+        "splits",
+        "inputs",
+        "inference",
+        "fitting",
+        "evaluation",
+        "explain",
+        "slides",
+    )
 ]
 with install_import_hook(_CHECKED, "beartype.beartype"):
     import sentinode.api.study  # noqa: F401

@@ -58,8 +58,9 @@ def test_a_marker_of_one_pixel_lies_in_its_cell(corner: tuple[int, int]) -> None
     y, x = min(32 * row + (31 if row else 0), 599), min(32 * column + (31 if column else 0), 799)
     rgb[y, x] = 0
 
-    class Darkest:
-        networks = 1
+    class Darkest(Classifier):
+        def __init__(self) -> None:
+            """Without any network."""
 
         def on_image(self, rgb: np.ndarray, cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             rows, columns = cells.shape
@@ -70,7 +71,7 @@ def test_a_marker_of_one_pixel_lies_in_its_cell(corner: tuple[int, int]) -> None
     plane = read_slide(rgb, spacing=0.972).plane(0.972)
     everywhere = np.full((19, 25), Reason.JUDGED, np.uint8)
     found = np.full((19, 25), np.nan)
-    for block in judge_blocks(plane, Darkest(), everywhere):  # type: ignore[arg-type]
+    for block in judge_blocks(plane, Darkest(), everywhere):
         found[block.rows, block.columns] = block.probability
     assert [tuple(at) for at in np.argwhere(found == 1)] == [corner]
 

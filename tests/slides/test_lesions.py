@@ -88,9 +88,8 @@ def test_geojson_stays_within_its_size_and_counts_what_it_leaves_out() -> None:
 
 
 def test_a_feature_says_what_qupath_shows() -> None:
-    lesion = Lesion(
-        "micrometastasis", 4, 0.0036, 250.0, 0.7, 0.9, 1.0, 2.0, ((((0.0, 0.0), (1.0, 0.0), (1.0, 1.0), (0.0, 0.0)),),)
-    )
+    triangle = [(0.0, 0.0), (1.0, 0.0), (1.0, 1.0), (0.0, 0.0)]
+    lesion = Lesion("micrometastasis", 4, 0.0036, 250.0, 0.7, 0.9, 1.0, 2.0, ((triangle,),))
     feature = json.loads(geojson([lesion])[0])["features"][0]
     assert feature["geometry"]["type"] == "Polygon"
     assert feature["properties"]["objectType"] == "annotation"

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Protocol, Self
+from typing import Any, Final, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int, UInt8
@@ -52,6 +52,7 @@ class Level:
     downsample: float
 
 
+@runtime_checkable
 class _Pixels(Protocol):
     """Where a slide's pixels come from."""
 
@@ -74,7 +75,7 @@ class Slide:
         """Micrometres a pixel of level 0, as given, else as the file has it, else None."""
         self.levels, self.properties = pixels.levels, pixels.properties
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> Slide:
         return self
 
     def __exit__(
