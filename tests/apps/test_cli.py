@@ -132,7 +132,7 @@ def test_a_study_leaves_a_checked_submission_and_pages(finished: Path, phantom_f
     assert submission["id"].tolist() == sample["id"].tolist()
     assert submission["label"].between(0, 1).all()
     for page in ("report.html", "check.html"):
-        assert "phantom: synthetic tissue" in (finished / page).read_text()
+        assert "phantom: synthetic tissue" in (finished / page).read_text(encoding="utf-8")
 
 
 def test_a_finished_study_is_refused_then_resumed_without_training(
