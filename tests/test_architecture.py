@@ -59,7 +59,7 @@ def test_pages_are_drawn_without_a_network() -> None:
         known = {name.split(".")[2] for name in imports_of(path) if name.startswith("sentinode.models.")}
         assert known <= {"summary"}, path
         assert "timm" not in {
-            node.name for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.alias)
+            node.name for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.alias)
         }
 
 
@@ -95,7 +95,7 @@ def test_modules_and_files_are_named_for_what_they_hold(path: Path) -> None:
 
 
 def test_environment_variables_are_read_in_apps_and_by_what_knows_the_machine_only() -> None:
-    readers = [p for p in MODULES if "os.environ" in p.read_text(encoding="utf-8") or "getenv" in p.read_text()]
+    readers = [p for p in MODULES if re.search(r"os\.environ|getenv", p.read_text(encoding="utf-8"))]
     assert [p.name for p in readers if p.relative_to(ROOT).parts[0] != "apps"] == ["machine.py"]
 
 
