@@ -97,7 +97,7 @@ def main() -> None:
         ratio = [a / b for a, b in zip(rates["as sentinode", threads, 0], rates["spinning", threads, 0], strict=True)]
         print(f"alone, {threads} thread(s): as sentinode waits is {cell(ratio, '.2f')} times as fast as spinning")
     least = min(statistics.median(shares["as sentinode", args.most_threads, others]) for others in args.others)
-    print(f"least part of the fair share, as sentinode waits, {args.most_threads} threads: {least:.2f} (wanted: {WANTED_SHARE})")
+    print(f"as sentinode, {args.most_threads} threads: at least {least:.2f} of the fair share (wanted: {WANTED_SHARE})")
     if args.json:
         keyed = {
             f"{waits}, {threads} threads, {others} others": key for key in rates for waits, threads, others in [key]

@@ -20,8 +20,8 @@ import platformdirs
 
 from sentinode.errors import MissingExtraError, SentinodeWarning
 
-# GNU's OpenMP, which PyTorch and Numba bring, reads the first two; LLVM's and Intel's the first and the last. 5,000 turns
-# of a loop bridge the gaps between the steps of a training on an idle machine; none at all made it a fifth slower.
+# GNU's OpenMP, which PyTorch and Numba bring, reads the first two; LLVM's and Intel's the first and the last. 5,000
+# turns of a loop bridge the gaps between a training's steps on an idle machine; without any it was a fifth slower.
 _PASSIVE: Final = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "5000", "KMP_BLOCKTIME": "0"}
 _READERS: Final = ("torch", "sklearn")
 
