@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from sentinode.fitting.links import Block, Convolution, Flatten, Head, Linear, NormReluPool, loops
 from sentinode.kernels import at_hand
 from sentinode.models.batch_norm import KerasBatchNorm
+from sentinode.models.folded import moves_in_tiles, side_of_squares
 
 
 @runtime_checkable  # for the tests, which check arguments
@@ -101,17 +102,17 @@ def _links_of(layers: Sequence[nn.Module]) -> list[Link] | None:
     while layers:
         match layers:
             case [nn.Conv2d() as convolution, KerasBatchNorm() as norm, nn.ReLU(), nn.MaxPool2d() as pool, *layers] if (
-                _size(pool) and _in_tiles(convolution, first=not links)
+                side_of_squares(pool) and _in_tiles(convolution, first=not links)
             ):
-                links.append(Block(convolution, norm, relu_first=False, kernel=_size(pool), first=not links))
+                links.append(Block(convolution, norm, relu_first=False, kernel=side_of_squares(pool), first=not links))
             case [nn.Conv2d() as convolution, nn.ReLU(), KerasBatchNorm() as norm, nn.MaxPool2d() as pool, *layers] if (
-                _size(pool) and _in_tiles(convolution, first=not links)
+                side_of_squares(pool) and _in_tiles(convolution, first=not links)
             ):
-                links.append(Block(convolution, norm, relu_first=True, kernel=_size(pool), first=not links))
-            case [KerasBatchNorm() as norm, nn.ReLU(), nn.MaxPool2d() as pool, *layers] if _size(pool):
-                links.append(NormReluPool(norm, relu_first=False, kernel=_size(pool)))
-            case [nn.ReLU(), KerasBatchNorm() as norm, nn.MaxPool2d() as pool, *layers] if _size(pool):
-                links.append(NormReluPool(norm, relu_first=True, kernel=_size(pool)))
+                links.append(Block(convolution, norm, relu_first=True, kernel=side_of_squares(pool), first=not links))
+            case [KerasBatchNorm() as norm, nn.ReLU(), nn.MaxPool2d() as pool, *layers] if side_of_squares(pool):
+                links.append(NormReluPool(norm, relu_first=False, kernel=side_of_squares(pool)))
+            case [nn.ReLU(), KerasBatchNorm() as norm, nn.MaxPool2d() as pool, *layers] if side_of_squares(pool):
+                links.append(NormReluPool(norm, relu_first=True, kernel=side_of_squares(pool)))
             case [KerasBatchNorm() as norm, nn.ReLU(), *layers]:
                 links.append(NormReluPool(norm, relu_first=False, kernel=1))
             case [nn.ReLU(), KerasBatchNorm() as norm, *layers]:
@@ -129,21 +130,10 @@ def _links_of(layers: Sequence[nn.Module]) -> list[Link] | None:
     return links
 
 
-def _size(pool: nn.MaxPool2d) -> int:
-    """The side of the squares of max-pooling, or 0 where it is not in squares that touch."""
-    plain = (pool.stride, pool.padding, pool.dilation) == (pool.kernel_size, 0, 1)
-    if not (plain and isinstance(pool.kernel_size, int)) or pool.ceil_mode or pool.return_indices:
-        return 0
-    return pool.kernel_size
-
-
 def _in_tiles(convolution: nn.Conv2d, *, first: bool) -> bool:
-    """Whether the loops know this convolution: filters in channels-last memory that move one place at a time."""
-    columns = loops().columns
+    """Whether the loops know this convolution both ways: in channels-last memory, with whole tiles of inputs too."""
     return (
-        (convolution.stride, convolution.padding, convolution.dilation) == ((1, 1), (0, 0), (1, 1))
-        and (convolution.groups, convolution.bias is None) == (1, False)
-        and convolution.out_channels % columns == 0
-        and (first or convolution.in_channels % columns == 0)
+        moves_in_tiles(convolution)
+        and (first or convolution.in_channels % loops().columns == 0)
         and convolution.weight.permute(0, 2, 3, 1).is_contiguous()
     )

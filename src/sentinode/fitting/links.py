@@ -202,7 +202,7 @@ def _array(tensor: Tensor) -> Array:
 
 @cache
 def loops() -> SimpleNamespace:
-    """Imported when a network first trains: Numba takes half a second to start, and predicting needs none of it."""
+    """Imported when a network first trains: Numba takes half a second to start."""
     from sentinode.kernels import convolution
     from sentinode.kernels.cross_entropy import cross_entropy
     from sentinode.kernels.dense_end import head
