@@ -98,19 +98,13 @@ def claim(folder: Path, *, begun: str | None = None, replaces: Collection[str] =
     stayed empty is taken away. Raises RunError, in one line, where another process holds the folder, where something
     else lies in it, where it is finished or lies in what is; StorageError where it cannot be written.
     """
-    refuse_sealed(folder)
-    if folder.exists() and not folder.is_dir():
-        raise RunError("is a file, not a directory", where=folder, remedy="Choose another folder.")
+    refuse_full(folder, begun, replaces)
     made = list(takewhile(lambda path: not path.exists(), [folder, *folder.parents]))
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     try:
         with _alone(folder / _LOCK, folder):
-            refuse_sealed(folder)  # by whoever held it until now
-            found = {path.name for path in folder.iterdir() if not _is_passing(path)}
-            if found and begun not in found and not found <= set(replaces):
-                lacks = f" and contains no {begun}" if begun else ""
-                raise RunError(f"is not empty{lacks}", where=folder, remedy="Choose a new or empty folder.")
+            refuse_full(folder, begun, replaces)  # by whoever held it until now
             _sweep(folder.rglob(f".*{_PART}"))
             yield
     finally:
@@ -140,6 +134,18 @@ def tidy_finished(folder: Path) -> None:
     if (folder / _LOCK).exists():
         with suppress(RunError, StorageError), _alone(folder / _LOCK, folder):
             _sweep(folder.rglob(f".*{_PART}"))
+
+
+def refuse_full(folder: Path, begun: str | None = None, replaces: Collection[str] = ()) -> None:
+    """Raise RunError where `claim` would find what it does not write over; the folder need not be there."""
+    refuse_sealed(folder)
+    if folder.exists() and not folder.is_dir():
+        raise RunError("is a file, not a directory", where=folder, remedy="Choose another folder.")
+    with storage_errors(folder):
+        found = {path.name for path in folder.iterdir() if not _is_passing(path)} if folder.exists() else set()
+    if found and begun not in found and not found <= set(replaces):
+        lacks = f" and contains no {begun}" if begun else ""
+        raise RunError(f"is not empty{lacks}", where=folder, remedy="Choose a new or empty folder.")
 
 
 def refuse_sealed(folder: Path) -> None:

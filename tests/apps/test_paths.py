@@ -47,6 +47,12 @@ def commands(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
     for name in ("compare", "tune"):
         lines[f"{name} slides: none:slide: is missing"] = [name, data, "--out", out, "--slides", none + ":slide"]
         lines[f"{name} groups: none: is missing"] = [name, data, "--out", out, "--groups", none]
+    (folder / "begun").mkdir()
+    for name in ("config.toml", "study.toml"):
+        (folder / "begun" / name).touch()
+    for name in ("study", "train", "compare", "tune"):
+        kind = "run" if name == "train" else "study"
+        lines[f"{name} begun: already contains a {kind}"] = [name, data, "--out", str(folder / "begun")]
         lines[f"{name} out: cannot write"] = [name, data, "--out", file + "/out"]
         lines[f"{name} out: is a file"] = [name, data, "--out", file]
         lines[f"{name} out: is not empty"] = [name, data, "--out", str(folder / "full")]

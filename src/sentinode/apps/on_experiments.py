@@ -69,7 +69,7 @@ def study(
     asked.require_askable(["compare", "tune"] if asked.tune else ["compare"])
     if data is not None:
         require_data(data)
-
+    require_place(out, "study.toml", resume=resume)
     own = own_network(networks)
 
     from sentinode.api import study as api
@@ -110,6 +110,7 @@ def train(
     """Train one network, or the members of an ensemble, and keep everything needed to check and use it."""
     asked = asked_run(preset, config, settings, slides, groups, group_by, pseudo_labels=pseudo_labels)
     require_data(data)
+    require_place(out, "config.toml", resume=resume)
     own = own_network(network)
 
     from sentinode.api import experiments as api
@@ -180,7 +181,7 @@ def compare(
             require_table(labels)
     else:
         require_settings_files(named)
-        require_place(out, "study.toml")
+        require_place(out, "study.toml", resume=resume)
 
     from sentinode.api.settings import with_seeds, with_variants
 
@@ -289,7 +290,7 @@ def tune(
     asked = asked_study(preset, config, settings, slides, groups, group_by, folds, default="fair")
     asked.require_askable(["tune"])
     require_data(data)
-    require_place(out, "study.toml")
+    require_place(out, "study.toml", resume=resume)
 
     own = own_network(network)
 

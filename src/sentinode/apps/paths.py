@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from sentinode.errors import ConfigError, DataError, RunError
 
@@ -45,16 +46,23 @@ def require_settings_files(names: Sequence[str]) -> None:
             raise ConfigError("is missing", where=name, remedy="Give a TOML file, a preset or settings.")
 
 
-def require_place(out: Path, begun: str | None = None) -> None:
-    """Raise RunError or StorageError where results cannot go there, as `claim` will, which is asked again later.
+def require_place(out: Path, begun: str, *, resume: bool = True) -> None:
+    """Raise RunError or StorageError where results cannot go there, as `claim` will later, which holds the folder.
 
-    A folder with the file `begun` is gone on with or refused later, by what it holds.
+    A folder with the file `begun` is gone on with, if it may, or refused later, by what it holds.
     """
-    from sentinode.artefacts import claim
+    from sentinode.artefacts import refuse_full
+    from sentinode.errors import storage_errors
 
-    if begun is None or not (out / begun).exists():
-        with claim(out, begun=begun):
-            pass
+    if (out / begun).exists():
+        if not resume:
+            what = "a run" if begun == "config.toml" else "a study"
+            raise RunError(f"already contains {what}", where=out, remedy="Add --resume, or choose another --out.")
+        return
+    refuse_full(out)
+    there = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
+    with storage_errors(out), TemporaryFile(dir=there):
+        pass
 
 
 def require_results(*folders: Path) -> None:

@@ -191,7 +191,7 @@ class _Training:
         begun = identity.is_file()
         if begun:
             if not resume:
-                raise RunError("already contains a run", where=folder, remedy="Add --resume, or choose another folder.")
+                raise RunError("already contains a run", where=folder, remedy="Add --resume, or choose another --out.")
             before = read_toml(identity, RunConfig)
             require_same_sources(before.own_sources, config.own_sources, where=folder)
             if before.digest() != config.digest():
