@@ -43,7 +43,8 @@ def square(x: float, y: float, side: float) -> np.ndarray:
 def map_of(probability: np.ndarray, step_um: float = 30.0) -> HeatMap:
     grid = Grid(*probability.shape, (32.0, 32.0), (step_um, step_um))
     nothing = np.full(probability.shape, np.nan, np.float32)
-    return HeatMap(grid, probability.astype(np.float32), nothing, np.zeros(probability.shape, np.uint8))
+    everywhere = np.zeros(probability.shape, np.uint8)
+    return HeatMap(grid, probability.astype(np.float32), nothing, everywhere, everywhere)
 
 
 @given(

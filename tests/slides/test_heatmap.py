@@ -12,7 +12,9 @@ from PIL import Image
 from scipy import ndimage
 
 from sentinode import Classifier, heat_map, read_slide
+from sentinode.config import PreprocessConfig
 from sentinode.errors import DataError
+from sentinode.inference.classifier import NetworkInputs
 from sentinode.slides import heatmap
 from sentinode.slides.heatmap import BLOCK_CELLS, Grid, judge_blocks, judge_places
 from sentinode.slides.tissue import Reason
@@ -62,11 +64,14 @@ def test_a_marker_of_one_pixel_lies_in_its_cell(corner: tuple[int, int]) -> None
         def __init__(self) -> None:
             """Without any network."""
 
-        def on_image(self, rgb: np.ndarray, cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        def prepared(self, rgb: np.ndarray, cells: np.ndarray) -> NetworkInputs:
             rows, columns = cells.shape
             own = rgb[32:-32, 32:-32].reshape(rows, 32, columns, 32, 3)
-            dark = 1 - own.min(axis=(1, 3, 4))[cells] / 255
-            return dark, np.full(len(dark), np.nan)
+            return NetworkInputs({PreprocessConfig(): own.transpose(0, 2, 1, 3, 4)[cells]}, int(cells.sum()), 0)
+
+        def on_prepared(self, prepared: NetworkInputs) -> tuple[np.ndarray, np.ndarray]:
+            (cells,) = prepared.inputs.values()
+            return 1 - cells.min(axis=(1, 2, 3)) / 255, np.full(prepared.count, np.nan)
 
     plane = read_slide(rgb, spacing=0.972).plane(0.972)
     everywhere = np.full((19, 25), Reason.JUDGED, np.uint8)

@@ -23,6 +23,7 @@ def heat_map(probability: np.ndarray, step: tuple[float, float] = (32.0, 32.0)) 
         probability.astype(np.float32),
         np.full(probability.shape, np.nan, np.float32),
         np.zeros(probability.shape, np.uint8),
+        np.zeros(probability.shape, np.uint8),
     )
 
 

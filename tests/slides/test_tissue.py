@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from sentinode import read_slide
 from sentinode.slides.reader import Overview
-from sentinode.slides.tissue import Reason, Tissue, blurred, find_tissue
+from sentinode.slides.tissue import Reason, Tissue, find_tissue
 
 PLACE = np.s_[60:140, 60:180]
 
@@ -92,15 +92,6 @@ def test_a_cell_is_judged_where_any_tissue_touches_it(glass: np.ndarray) -> None
     rows, columns = np.nonzero(cells == Reason.JUDGED)
     assert cells.shape == (50, 60)
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == (15, 34, 15, 44)
-
-
-def test_what_is_out_of_focus_is_told_from_what_is_sharp_or_flat(tissue_rgb: np.ndarray) -> None:
-    sharp = tissue_rgb[100 : 100 + 32 * 9, 160 : 160 + 32 * 9]
-    assert blurred(sharp, 32).shape == (7, 7)
-    assert not blurred(sharp, 32).any()
-    assert not blurred(np.full_like(sharp, 243), 32).any()
-    soft = ndimage.gaussian_filter(sharp.astype(float), (3, 3, 0)).astype(np.uint8)
-    assert blurred(soft, 32).mean() > 0.85  # some of it shows too little to tell
 
 
 def test_sections_of_real_slides_are_found(shared: Callable[[str], Path]) -> None:

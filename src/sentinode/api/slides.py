@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sentinode.artefacts import claim, claim_file
-from sentinode.data.tables import PATIENT_COLUMNS, SLIDE_COLUMNS, column_of, columns_of, read_table
 from sentinode.errors import ConfigError, DataError, RunError
 from sentinode.inference.classifier import Classifier
 from sentinode.models.own import Given, Recipes
@@ -23,25 +22,25 @@ _DEFAULT_THRESHOLD = 0.5
 
 
 def judge_slides(
-    model: Path,
-    sources: Sequence[Path],
-    out: Path,
+    model: Path | str,
+    sources: Path | str | Sequence[Path | str],
+    out: Path | str,
     session: Session | None = None,
     *,
     resume: bool = False,
     spacing: float | None = None,
-    at: Path | None = None,
+    at: Path | str | None = None,
     threshold: str | float | None = None,
     calibrate: str | None = None,
     network: Given | None = None,
 ) -> CohortRecord:
     """Judge every cell of tissue of whole slides with a run, ensemble or study's choice; write and return the results.
 
-    `sources` are slides, directories of slides and tables with a column `slide` (`slides.cohort.cohort_of`). The folder
-    `out` gets a folder for each slide, slides.csv, slides.json and report.html. With `resume`, what an interrupted
-    command left is gone on with. `spacing`, in um/px of level 0, is for files that have none. `at` is a table x,y of
-    centres, in pixels of level 0, which alone are judged. `threshold` is as for `Classifier.threshold`; without it,
-    the operating point "youden" is used, or 0.5 where the model has none. `calibrate` is as for `predict`.
+    `sources` are slides, directories of slides and tables with a column `slide` (`slides.cohort.cohort_of`), or one of
+    them. The folder `out` gets a folder for each slide, slides.csv, slides.json and report.html. With `resume`, what an
+    interrupted command left is gone on with. `spacing`, in um/px of level 0, is for files that have none. `at` is a
+    table x,y of centres, in pixels of level 0, which alone are judged. `threshold` is as for `Classifier.threshold`;
+    without it, the operating point "youden" is used, or 0.5 where the model has none. `calibrate` is as for `predict`.
 
     A slide that cannot be judged has the reason in its row, and the others their results. Raises ConfigError where
     `out` was begun with another model or other settings.
@@ -49,7 +48,8 @@ def judge_slides(
     from sentinode.report.pages.page import write_slides_page
 
     session = session or Session()
-    entries = cohort_of(sources)
+    model, out, at = Path(model), Path(out), None if at is None else Path(at)
+    entries = cohort_of([sources] if isinstance(sources, Path | str) else sources)
     if (out / COHORT_BEGUN).exists() and not resume:
         raise RunError("contains results of slides", where=out, remedy="Add --resume, or choose another folder.")
     with claim(out, begun=COHORT_BEGUN):
@@ -83,13 +83,13 @@ def _digest_of_model(folder: Path) -> str:
 
 
 def score_slides(
-    results: Path,
-    truth: Path,
+    results: Path | str,
+    truth: Path | str,
     *,
     official: bool = False,
-    against: Path | None = None,
-    patients: Path | None = None,
-    out: Path | None = None,
+    against: Path | str | None = None,
+    patients: Path | str | None = None,
+    out: Path | str | None = None,
 ) -> SlideScores:
     """Score judged slides by annotations: FROC, AUC of slides and of cells, Dice, with intervals that draw slides anew.
 
@@ -98,15 +98,18 @@ def score_slides(
     model's results on the same slides, `patients`, a table slide,patient, the stages of patients. `out` is a file for
     the record.
     """
-    named = None if patients is None else _patients(patients)
-    found = score_cohort(results, truth, official=official, against=against, patients=named)
+    named = None if patients is None else _patients(Path(patients))
+    other = None if against is None else Path(against)
+    found = score_cohort(Path(results), Path(truth), official=official, against=other, patients=named)
     if out is not None:
-        with claim_file(out):
-            write_record(out, found)
+        with claim_file(Path(out)):
+            write_record(Path(out), found)
     return found
 
 
 def _patients(path: Path) -> dict[str, str]:
+    from sentinode.data.tables import PATIENT_COLUMNS, SLIDE_COLUMNS, column_of, columns_of, read_table
+
     table = read_table(path, purpose="slide,patient")
     slide, patient = column_of(table, SLIDE_COLUMNS), column_of(table, PATIENT_COLUMNS)
     if slide is None or patient is None:

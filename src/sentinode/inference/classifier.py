@@ -161,6 +161,17 @@ class TrainedRun:
         return said[0] if self.weights is None else blend(np.column_stack(said), self.weights), said
 
 
+@dataclass(frozen=True, eq=False)
+class NetworkInputs:
+    """What the networks of a classifier take of some patches, made once for all that take the same."""
+
+    inputs: Mapping[PreprocessConfig, UInt8[np.ndarray, "n _ _ 3"]]
+    count: int
+    """Of the patches."""
+    unnormalised: int
+    """Of how many the stain was to be normalised and could not be."""
+
+
 @dataclass(frozen=True)
 class Card:
     """What a model is, what it was trained on, and what it scored on the patches that it was validated on."""
@@ -292,56 +303,59 @@ class Classifier:
         at_once = max(_AT_ONCE, *(network.batch_size.largest for network in self._networks))
         chunks = (pixels for batch, where in _batches_of(patches) for pixels in _pixels_of(batch, where, at_once))
         for pixels in chunks:
-            prepared, left = self._prepared(pixels)
-            probability, disagreement = self._said(prepared, len(pixels))
+            prepared = self._prepared(pixels)
+            probability, disagreement = self._said(prepared)
             found.append(probability)
             spread.append(disagreement)
-            unnormalised, done = unnormalised + left, done + len(pixels)
+            unnormalised, done = unnormalised + prepared.unnormalised, done + len(pixels)
             if on_progress:
                 on_progress(done, max(total, done))
         if unnormalised:
             warnings.warn(unnormalised_in_words(unnormalised, done), SentinodeWarning, stacklevel=3)
         return np.concatenate(found), np.concatenate(spread)
 
-    def on_image(
+    def prepared(
         self, rgb: UInt8[np.ndarray, "height width 3"], cells: Bool[np.ndarray, "rows columns"]
-    ) -> tuple[Probabilities, Probabilities]:
-        """`with_disagreement` of the patches around the marked cells of an image, row by row; the same, but faster.
+    ) -> NetworkInputs:
+        """What networks see of the patches around an image's marked cells, row by row, for `on_prepared`.
 
-        Cells are squares of 32 pixels side by side; `rgb` has 32 pixels more on every side. What networks see of the
-        cells is made from the image at once, unless stains are to be normalised, which is done patch by patch.
+        Cells are squares of 32 pixels side by side; `rgb` has 32 pixels more on every side. Inputs are made from the
+        image at once, unless stains are to be normalised, which is done patch by patch. No network is asked, so that
+        another thread can do this while one is.
         """
         ways = dict.fromkeys(network.preprocess for network in self._networks)
         if all(map(is_shared, ways)):
-            return self._said({way: inputs_of_cells(rgb, cells, way) for way in ways}, int(cells.sum()))
+            return NetworkInputs({way: inputs_of_cells(rgb, cells, way) for way in ways}, int(cells.sum()), 0)
         windows = np.lib.stride_tricks.sliding_window_view(rgb, (PATCH_SIZE_PX, PATCH_SIZE_PX), axis=(0, 1))
-        patches = windows[::CENTRE_SIZE_PX, ::CENTRE_SIZE_PX][cells].transpose(0, 2, 3, 1)
-        return self.with_disagreement(patches)
+        return self._prepared(windows[::CENTRE_SIZE_PX, ::CENTRE_SIZE_PX][cells].transpose(0, 2, 3, 1))
 
-    def _said(
-        self, prepared: Mapping[PreprocessConfig, UInt8[np.ndarray, "n _ _ 3"]], count: int
-    ) -> tuple[Probabilities, Probabilities]:
+    def on_prepared(self, prepared: NetworkInputs) -> tuple[Probabilities, Probabilities]:
+        """`with_disagreement` of the patches that were prepared, to the last bit."""
+        if prepared.unnormalised:
+            told = unnormalised_in_words(prepared.unnormalised, prepared.count)
+            warnings.warn(told, SentinodeWarning, stacklevel=2)
+        return self._said(prepared)
+
+    def _said(self, prepared: NetworkInputs) -> tuple[Probabilities, Probabilities]:
         """The mean of the runs, and the deviation of all networks."""
-        summed = np.zeros(count)  # run by run: NumPy's mean would add those of a patch alone in another order
+        summed = np.zeros(prepared.count)  # run by run: NumPy's mean would add those of a patch alone in another order
         each: list[Probabilities] = []
         for run in self._runs:
-            blended, said = run.probabilities(prepared)
+            blended, said = run.probabilities(prepared.inputs)
             summed += blended
             each += said
-        return summed / len(self._runs), np.std(each, axis=0) if len(each) > 1 else np.full(count, np.nan)
+        return summed / len(self._runs), np.std(each, axis=0) if len(each) > 1 else np.full(prepared.count, np.nan)
 
     def predictions(self, patches: PatchSet, progress: Progress = silent) -> Predictions:
         """The probabilities of patches that have ids, beside these and their labels."""
         told = of_step(progress, f"predict {self.name}")
         return Predictions(patches.ids, patches.labels, self(patches.pixels, on_progress=told))
 
-    def _prepared(self, pixels: Pixels) -> tuple[dict[PreprocessConfig, UInt8[np.ndarray, "n _ _ 3"]], int]:
-        """What each network takes of the patches, made once for all that take the same; and how many stains were left.
-
-        Stains that cannot be normalised are the same for every network that asks for it.
-        """
+    def _prepared(self, pixels: Pixels) -> NetworkInputs:
+        """Stains that cannot be normalised are the same for every network that asks for it."""
         ways = {way: preprocess(pixels, way) for way in dict.fromkeys(network.preprocess for network in self._networks)}
-        return {way: made for way, (made, _) in ways.items()}, max(int(left.sum()) for _, left in ways.values())
+        unnormalised = max(int(left.sum()) for _, left in ways.values())
+        return NetworkInputs({way: made for way, (made, _) in ways.items()}, len(pixels), unnormalised)
 
     def logits(self, patches: Patches) -> Float[np.ndarray, " n"]:
         """log(p / (1 - p)) of each patch's probability, (N,); a probability of 0 or 1 counts as 1e-12 away."""

@@ -19,6 +19,7 @@ from sentinode.data.images import CENTRE_SIZE_PX, PATCH_SIZE_PX
 from sentinode.inputs.preprocess import sampled_px
 
 _SIDE = PATCH_SIZE_PX - CENTRE_SIZE_PX  # by which an image is wider than its cells
+_ROWS = 64
 
 
 def is_shared(config: PreprocessConfig) -> bool:
@@ -38,22 +39,26 @@ def inputs_of_cells(
     if rgb.shape != expected:
         raise ValueError(f"{rows} x {columns} cells need an image of the shape {expected}, not {rgb.shape}")
     within, block = sampled_px(config)
-    means = rgb if block == 1 else _block_means(rgb, block)
-    down, across = (
-        (np.arange(count)[:, None] * CENTRE_SIZE_PX + within).ravel() for count in (rows, columns)
-    )  # of every cell, the first pixel of each of its blocks
-    size = len(within)
-    inputs = means[down][:, across].reshape(rows, size, columns, size, 3).transpose(0, 2, 1, 3, 4)
-    return np.ascontiguousarray(inputs[cells])
+    means = np.ascontiguousarray(rgb) if block == 1 else _block_means(rgb, block)
+    pixels = means.view("V3")[..., 0]  # three bytes are one pixel, copied at once
+    down, across = (CENTRE_SIZE_PX * at[:, None] + within for at in np.nonzero(cells))
+    inputs = np.take(pixels.ravel(), down[:, :, None] * pixels.shape[1] + across[:, None, :])
+    return np.asarray(inputs[..., None].view(np.uint8))
 
 
 def _block_means(rgb: UInt8[np.ndarray, "height width 3"], block: int) -> UInt8[np.ndarray, "_ _ 3"]:
-    """The rounded mean of the block of which each pixel is the upper left one."""
+    """The rounded mean of the block of which each pixel is the upper left one; some rows at a time, within a cache."""
     height, width = rgb.shape[0] - block + 1, rgb.shape[1] - block + 1
-    tall = rgb[:height].astype(np.uint16)
-    for dy in range(1, block):
-        tall += rgb[dy : dy + height]
-    total = tall[:, :width].copy()
-    for dx in range(1, block):
-        total += tall[:, dx : dx + width]
-    return ((total + block * block // 2) // (block * block)).astype(np.uint8)
+    means, values = np.empty((height, width * 3), np.uint8), rgb.reshape(len(rgb), -1)
+    for top in range(0, height, _ROWS):
+        bottom = min(top + _ROWS, height)
+        tall = values[top:bottom].astype(np.uint16)
+        for dy in range(1, block):
+            tall += values[top + dy : bottom + dy]
+        total = tall[:, : width * 3].copy()
+        for dx in range(3, 3 * block, 3):
+            total += tall[:, dx : dx + width * 3]
+        total += block * block // 2
+        total //= block * block
+        means[top:bottom] = total
+    return means.reshape(height, width, 3)

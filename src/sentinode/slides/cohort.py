@@ -7,28 +7,31 @@ folder of its own in the results, and a row in `slides.csv`.
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Final, Literal
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from PIL import Image
+from scipy import ndimage
 
 import sentinode
 from sentinode.artefacts import write_atomically, write_text
-from sentinode.data.tables import SLIDE_COLUMNS, column_of, columns_of, read_table
 from sentinode.errors import ConfigError, DataError, FailureError, RunError, SentinodeError, one_line
 from sentinode.inference.classifier import Classifier
 from sentinode.records import Number, read_record, write_record
 from sentinode.session import Session
-from sentinode.slides.guard import Look, look_at_slide
+from sentinode.slides.guard import FEWEST, Look, Unlike, look_at
 from sentinode.slides.heatmap import (
     CELL_PX,
+    COMPARED,
     Block,
     Grid,
     HeatMap,
@@ -37,6 +40,7 @@ from sentinode.slides.heatmap import (
     judge_places,
     parity_of,
     seconds_a_cell,
+    some_patches,
     without_tissue,
 )
 from sentinode.slides.lesions import Lesion, Size, geojson, lesions_in
@@ -60,6 +64,7 @@ from sentinode.slides.outputs import (
 from sentinode.slides.reader import SLIDE_SUFFIXES, Plane, Slide, read_slide
 from sentinode.slides.tissue import LEFT_OUT, OVERVIEW_UM_PER_PX, Reason, find_tissue
 
+_TOLD_BY_NUCLEI: Final = 60  # patches that the spacing is estimated from
 COHORT_BEGUN: Final = "cohort.json"
 COHORT_RECORD: Final = "slides.json"
 SLIDES_TABLE: Final = "slides.csv"
@@ -154,14 +159,14 @@ class _CohortBegun:
     sentinode: str
 
 
-def cohort_of(sources: Sequence[Path]) -> list[Entry]:
+def cohort_of(sources: Sequence[Path | str]) -> list[Entry]:
     """The slides that files, directories and tables name, each once, in the order given.
 
     A table is a CSV with a column `slide`, paths relative to it, and perhaps `spacing` in um/px. A directory's slides
     are those directly in it. Raises DataError where nothing is named, or a table has no such column.
     """
     found: dict[Path, float | None] = {}
-    for source in sources:
+    for source in map(Path, sources):
         if source.suffix.lower() == ".csv":
             found |= _from_table(source)
         elif source.is_dir():
@@ -339,8 +344,11 @@ def _judge(
             found.put(block)
             count += _asked_in(block, reason)
             told(count)
-        parity = parity_of(found, plane, model.classifier)
-        look = None if model.note else look_at_slide(found, plane)  # a model of phantoms knows no real tissue
+        if model.note:  # a model of phantoms knows no real tissue
+            found.unlike[...] = Unlike.NOTHING
+        patches, places = some_patches(found, plane)
+        parity = parity_of(found, model.classifier, patches, places)
+        look = None if model.note else _look_at_slide(found, patches, places)
         # The operating point holds for the probability before any calibration.
         above = np.nan_to_num(found.probability, nan=-1.0) > settings.threshold
         found.probability[...] = _calibrated(found.probability, model, settings)
@@ -349,6 +357,16 @@ def _judge(
         with Image.open(folder / THUMBNAIL) as picture:
             write_results(folder, found, record, picture.convert("RGB"))
         return record
+
+
+def _look_at_slide(
+    found: HeatMap, patches: UInt8[np.ndarray, "n 96 96 3"], places: Int[np.ndarray, "n 2"]
+) -> Look | None:
+    """What is to be said of the cells within tissue, for its rim is unlike patches; None for too few of them."""
+    within = ndimage.binary_erosion(found.reason == Reason.JUDGED, np.ones((3, 3), bool), iterations=2)
+    inner = np.flatnonzero(within[places[:, 0], places[:, 1]])
+    some = inner[np.linspace(0, max(len(inner) - 1, 0), min(_TOLD_BY_NUCLEI, len(inner))).round().astype(np.int64)]
+    return look_at(found.unlike[within], patches[some]) if len(some) >= FEWEST else None
 
 
 def _asked_in(block: Block, reason: UInt8[np.ndarray, "rows columns"]) -> int:
@@ -414,6 +432,8 @@ def _record(
 
 def _places(entry: Entry, settings: SlideSettings) -> Float[np.ndarray, "n 2"]:
     """The centres, x and y, of this slide's places."""
+    from sentinode.data.tables import SLIDE_COLUMNS, column_of, columns_of, read_table  # brings pandas along
+
     assert settings.places is not None
     table = read_table(settings.places, purpose="x,y in pixels of level 0")
     names = [column_of(table, (name,)) for name in ("x", "y")]
@@ -464,12 +484,13 @@ def _estimate(
 ) -> None:
     """Say how long judging will take, measured on a block of the slide with the most cells."""
     cells = sum(count for _, count in waiting)
+    again = sum(min(count, COMPARED) for _, count in waiting)  # for parity
     entry, _ = max(waiting, key=lambda pair: pair[1])
     try:
         slide, _, _ = _open(entry, settings)
         with slide:
             plane = slide.plane(model.classifier.spacing_um_per_px)
-            seconds = cells * seconds_a_cell(plane, model.classifier, np.load(out / entry.name / TISSUE))
+            seconds = (cells + again) * seconds_a_cell(plane, model.classifier, np.load(out / entry.name / TISSUE))
     except (SentinodeError, ValueError):  # of no cells of tissue, where places alone are judged
         return
     told = f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
@@ -503,11 +524,22 @@ def _row_of(entry: Entry, record: SlideRecord) -> SlideRow:
 
 
 def _write_table(path: Path, record: CohortRecord) -> None:
-    import pandas as pd
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(field.name for field in fields(SlideRow))
+    for row in record.rows:
+        writer.writerow(_as_text(value) for value in vars(row).values())
+    write_text(path, text.getvalue())
 
-    table = pd.DataFrame([vars(row) for row in record.rows])
-    table["warnings"] = ["; ".join(row.warnings) for row in record.rows]
-    write_atomically(path, lambda file: table.to_csv(file, index=False, float_format="%.6g"))
+
+def _as_text(value: object) -> str:
+    match value:
+        case float():
+            return "" if math.isnan(value) else f"{value:.6g}"
+        case tuple():
+            return "; ".join(value)
+        case _:
+            return "" if value is None else str(value)
 
 
 def _qupath_script(entries: Sequence[Entry], record: CohortRecord) -> str:
@@ -533,6 +565,8 @@ def _groovy(text: str) -> str:
 
 
 def _from_table(path: Path) -> dict[Path, float | None]:
+    from sentinode.data.tables import SLIDE_COLUMNS, column_of, columns_of, read_table
+
     table = read_table(path, purpose="slide,spacing")
     slide, spacing = column_of(table, SLIDE_COLUMNS), column_of(table, ("spacing", "spacing_um_per_px", "mpp"))
     if slide is None:

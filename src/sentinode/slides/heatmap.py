@@ -2,33 +2,38 @@
 
 A cell is judged by the patch of 96 pixels whose centre it is, at the spacing of the patches that the model was trained
 on. The grid of cells begins at the slide's upper left corner. The slide is gone over block by block: while a block is
-judged, the next is read; what is held does not grow with the slide, but for one byte and two numbers a cell.
+judged, the next is read, looked at and made ready; what is held does not grow with the slide, but for two bytes and two
+numbers a cell.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Container, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Container, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int, UInt8
+from jaxtyping import Float, Float32, Int, UInt8
 
 from sentinode.data.images import CENTRE_SIZE_PX, PATCH_SIZE_PX
 from sentinode.errors import DataError
-from sentinode.inference.classifier import Classifier
-from sentinode.slides.reader import Plane, Rgb, Slide
-from sentinode.slides.tissue import OVERVIEW_UM_PER_PX, Reason, blurred, find_tissue
+from sentinode.inference.classifier import Classifier, NetworkInputs
+from sentinode.slides.guard import Unlike, features_of_cells, out_of_focus, unlike
+from sentinode.slides.reader import Plane, Slide
+from sentinode.slides.tissue import OVERVIEW_UM_PER_PX, Reason, find_tissue
 
 CELL_PX: Final = CENTRE_SIZE_PX
 BLOCK_CELLS: Final = 32
 """Cells along a block's side; 1,024 cells are judged at once."""
 _MARGIN_PX: Final = (PATCH_SIZE_PX - CELL_PX) // 2
 _PLACES_AT_ONCE: Final = 256
-_COMPARED: Final = 500
+COMPARED: Final = 500
+"""Cells of a slide that are judged a second time, patch by patch."""
+_RUN: Final = 10  # neighbouring places that are read together
 
 
 @dataclass(frozen=True)
@@ -62,17 +67,19 @@ class HeatMap:
     """Standard deviation of the probabilities of the model's networks; NaN where it has one."""
     reason: UInt8[np.ndarray, "rows columns"]
     """A `Reason` each."""
+    unlike: UInt8[np.ndarray, "rows columns"]
+    """An `Unlike` each: whether a cell that was judged is unlike what models are trained on."""
 
     @classmethod
     def empty(cls, grid: Grid, reason: UInt8[np.ndarray, "rows columns"]) -> HeatMap:
         """Before anything is judged; `reason` says what is to be."""
         nothing = np.full((grid.rows, grid.columns), np.nan, np.float32)
-        return cls(grid, nothing, nothing.copy(), reason.copy())
+        return cls(grid, nothing, nothing.copy(), reason.copy(), np.zeros_like(reason))
 
     def put(self, block: Block) -> None:
         place = block.rows, block.columns
         self.probability[place], self.disagreement[place] = block.probability, block.disagreement
-        self.reason[place] = block.reason
+        self.reason[place], self.unlike[place] = block.reason, block.unlike
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,6 +92,20 @@ class Block:
     probability: Float32[np.ndarray, "rows columns"]
     disagreement: Float32[np.ndarray, "rows columns"]
     reason: UInt8[np.ndarray, "rows columns"]
+    unlike: UInt8[np.ndarray, "rows columns"]
+
+
+@dataclass(frozen=True, eq=False)
+class _Ready:
+    """A block that was read and looked at."""
+
+    number: int
+    rows: slice
+    columns: slice
+    reason: UInt8[np.ndarray, "rows columns"]
+    unlike: UInt8[np.ndarray, "rows columns"]
+    prepared: NetworkInputs | None
+    """What the classifier takes of the cells to be judged, if any are."""
 
 
 def heat_map(slide: Slide, classifier: Classifier, *, on_progress: Callable[[int, int], None] | None = None) -> HeatMap:
@@ -129,24 +150,35 @@ def judge_blocks(
     decoded, is left out with that reason.
     """
     waiting = [block for block in _blocks(reason) if block[0] not in done]
+    yield from _judged(plane, classifier, reason, waiting)
+
+
+def _judged(
+    plane: Plane,
+    classifier: Classifier,
+    reason: UInt8[np.ndarray, "rows columns"],
+    blocks: Sequence[tuple[int, slice, slice]],
+) -> Generator[Block]:
+    """Blocks in their order: while one is judged, a thread makes the next ready."""
     with ThreadPoolExecutor(1, thread_name_prefix="read") as reader:
-        ahead: Future[tuple[Rgb, Bool[np.ndarray, "h w"] | None]] | None = None
-        for place, (number, rows, columns) in enumerate(waiting):
-            read = ahead or reader.submit(_read_block, plane, rows, columns)
-            ahead = None
-            if place + 1 < len(waiting):
-                ahead = reader.submit(_read_block, plane, *waiting[place + 1][1:])
-            yield _judge_block(number, rows, columns, *read.result(), classifier, reason[rows, columns])
+        coming = iter(blocks)
+        ahead = [reader.submit(_ready, plane, classifier, reason, *block) for block in islice(coming, 1)]
+        while ahead:
+            ready = ahead.pop().result()
+            ahead += [reader.submit(_ready, plane, classifier, reason, *block) for block in islice(coming, 1)]
+            yield _judge_block(ready, classifier)
 
 
 def seconds_a_cell(plane: Plane, classifier: Classifier, reason: UInt8[np.ndarray, "rows columns"]) -> float:
-    """How long a cell of this slide takes: its fullest block is read and judged twice, first to warm up."""
+    """How long a cell of this slide takes: its fullest block is judged twice, first to warm up, in the way of all."""
     fullest = max(_blocks(reason), key=lambda block: int((reason[block[1:]] == Reason.JUDGED).sum()))
-    for _ in range(2):
-        began = time.perf_counter()
-        read = _read_block(plane, *fullest[1:])
-        _judge_block(*fullest, *read, classifier, reason[fullest[1:]])
-    return (time.perf_counter() - began) / int((reason[fullest[1:]] == Reason.JUDGED).sum())
+    judged = _judged(plane, classifier, reason, [fullest] * 3)  # the third is made ready beside the second
+    next(judged)
+    began = time.perf_counter()
+    next(judged)
+    seconds = time.perf_counter() - began
+    judged.close()
+    return seconds / int((reason[fullest[1:]] == Reason.JUDGED).sum())
 
 
 def judge_places(
@@ -158,47 +190,58 @@ def judge_places(
     """
     found, spread = np.full(len(centres), np.nan), np.full(len(centres), np.nan)
     for start in range(0, len(centres), _PLACES_AT_ONCE):
-        patches, whole = patches_at(plane, centres[start : start + _PLACES_AT_ONCE])
-        if len(patches):
-            found[start + whole], spread[start + whole] = classifier.with_disagreement(patches)
+        corners = np.rint(centres[start : start + _PLACES_AT_ONCE] / np.array(plane.scale) - PATCH_SIZE_PX / 2)
+        read = [plane.read(x, y, PATCH_SIZE_PX, PATCH_SIZE_PX) for x, y in corners.astype(np.int64).tolist()]
+        whole = start + np.flatnonzero([lost is None for _, lost in read])
+        if len(whole):
+            patches = np.stack([rgb for rgb, lost in read if lost is None])
+            found[whole], spread[whole] = classifier.with_disagreement(patches)
     return found, spread
 
 
-def patches_at(
-    plane: Plane, centres: Float[np.ndarray, "n 2"]
-) -> tuple[UInt8[np.ndarray, "k 96 96 3"], Int[np.ndarray, " k"]]:
-    """The patches around places, x and y in pixels of level 0, that can be decoded; and which places these are."""
-    corners = np.rint(centres / np.array(plane.scale) - PATCH_SIZE_PX / 2).astype(np.int64).tolist()
-    read = [plane.read(x, y, PATCH_SIZE_PX, PATCH_SIZE_PX) for x, y in corners]
-    patches = [rgb for rgb, lost in read if lost is None]
+def some_patches(found: HeatMap, plane: Plane) -> tuple[UInt8[np.ndarray, "n 96 96 3"], Int[np.ndarray, "n 2"]]:
+    """The patches of up to 500 judged cells, read anew, and the cells' rows and columns.
+
+    They lie in runs of neighbours of a row, which share most of their pixels, and the runs are spread evenly.
+    """
+    row_wise = np.argwhere(found.reason == Reason.JUDGED)
+    runs = max(1, min(COMPARED, len(row_wise)) // _RUN)
+    first = np.linspace(0, max(len(row_wise) - _RUN, 0), runs).round().astype(np.int64)
+    patches, places = [], []
+    for start in first.tolist():
+        row, left = row_wise[start].tolist()
+        run = row_wise[start : start + _RUN]
+        columns = run[(run[:, 0] == row) & (run[:, 1] < left + _RUN), 1].tolist()
+        width = (columns[-1] - left) * CELL_PX + PATCH_SIZE_PX
+        rgb, _ = plane.read(left * CELL_PX - _MARGIN_PX, row * CELL_PX - _MARGIN_PX, width, PATCH_SIZE_PX)
+        for column in columns:
+            at = (column - left) * CELL_PX
+            patches.append(rgb[:, at : at + PATCH_SIZE_PX])
+            places.append((row, column))
     none = np.empty((0, PATCH_SIZE_PX, PATCH_SIZE_PX, 3), np.uint8)
-    return np.stack(patches) if patches else none, np.flatnonzero([lost is None for _, lost in read])
-
-
-def spread_out(
-    mask: Bool[np.ndarray, "rows columns"], grid: Grid, at_most: int
-) -> tuple[Float[np.ndarray, "k 2"], Int[np.ndarray, "k 2"]]:
-    """Up to so many marked cells, evenly spread: their centres, x and y in pixels of level 0, and their places."""
-    marked = np.argwhere(mask)
-    some = marked[np.linspace(0, len(marked) - 1, min(at_most, len(marked))).round().astype(np.int64)]
-    return (some[:, ::-1] + 0.5) * np.array(grid.step), some
+    return np.stack(patches) if patches else none, np.array(places, np.int64).reshape(-1, 2)
 
 
 @dataclass(frozen=True)
 class Parity:
-    """How far a heat map is from single patches, read and judged one by one, at some places of this very slide."""
+    """How far a heat map is from patches that are read anew and judged as by `predict`, at some places of the slide."""
 
     places: int
     largest: float
     mean: float
 
 
-def parity_of(found: HeatMap, plane: Plane, classifier: Classifier) -> Parity:
-    """At up to 500 judged cells, evenly spread over the slide."""
-    centres, some = spread_out(found.reason == Reason.JUDGED, found.grid, _COMPARED)
-    alone, _ = judge_places(plane, classifier, centres)
-    apart = np.abs(alone - found.probability[some[:, 0], some[:, 1]])
-    return Parity(len(some), float(apart.max(initial=0.0)), float(apart.mean()) if len(apart) else 0.0)
+def parity_of(
+    found: HeatMap,
+    classifier: Classifier,
+    patches: UInt8[np.ndarray, "n 96 96 3"],
+    places: Int[np.ndarray, "n 2"],
+) -> Parity:
+    """At the places of `some_patches`."""
+    if not len(patches):
+        return Parity(0, 0.0, 0.0)
+    apart = np.abs(classifier(patches) - found.probability[places[:, 0], places[:, 1]])
+    return Parity(len(places), float(apart.max()), float(apart.mean()))
 
 
 def _blocks(reason: UInt8[np.ndarray, "rows columns"]) -> Iterator[tuple[int, slice, slice]]:
@@ -213,29 +256,32 @@ def _blocks(reason: UInt8[np.ndarray, "rows columns"]) -> Iterator[tuple[int, sl
                 yield number, rows, columns
 
 
-def _read_block(plane: Plane, rows: slice, columns: slice) -> tuple[Rgb, Bool[np.ndarray, "h w"] | None]:
-    """The pixels of a block, and around them what the patches of its outermost cells reach."""
-    height, width = ((cells.stop - cells.start) * CELL_PX + 2 * _MARGIN_PX for cells in (rows, columns))
-    return plane.read(columns.start * CELL_PX - _MARGIN_PX, rows.start * CELL_PX - _MARGIN_PX, width, height)
-
-
-def _judge_block(
+def _ready(
+    plane: Plane,
+    classifier: Classifier,
+    wanted: UInt8[np.ndarray, "height width"],
     number: int,
     rows: slice,
     columns: slice,
-    rgb: Rgb,
-    lost: Bool[np.ndarray, "h w"] | None,
-    classifier: Classifier,
-    before: UInt8[np.ndarray, "rows columns"],
-) -> Block:
-    reason = before.copy()
-    reason[(reason == Reason.JUDGED) & blurred(rgb, CELL_PX)] = Reason.BLUR
+) -> _Ready:
+    """Read a block, and around it what the patches of its outermost cells reach, and look at its cells."""
+    height, width = ((cells.stop - cells.start) * CELL_PX + 2 * _MARGIN_PX for cells in (rows, columns))
+    rgb, lost = plane.read(columns.start * CELL_PX - _MARGIN_PX, rows.start * CELL_PX - _MARGIN_PX, width, height)
+    reason = wanted[rows, columns].copy()
+    features = features_of_cells(rgb)
+    reason[(reason == Reason.JUDGED) & out_of_focus(features)] = Reason.BLUR
     if lost is not None:
         windows = np.lib.stride_tricks.sliding_window_view(lost, (PATCH_SIZE_PX, PATCH_SIZE_PX))
         reason[(reason == Reason.JUDGED) & windows[::CELL_PX, ::CELL_PX].any(axis=(2, 3))] = Reason.UNREADABLE
-    probability = np.full(reason.shape, np.nan, np.float32)
-    disagreement = probability.copy()
     judged = reason == Reason.JUDGED
-    if judged.any():
-        probability[judged], disagreement[judged] = classifier.on_image(rgb, judged)
-    return Block(number, rows, columns, probability, disagreement, reason)
+    seen = np.where(judged, unlike(features), Unlike.NOTHING).astype(np.uint8)
+    return _Ready(number, rows, columns, reason, seen, classifier.prepared(rgb, judged) if judged.any() else None)
+
+
+def _judge_block(ready: _Ready, classifier: Classifier) -> Block:
+    probability = np.full(ready.reason.shape, np.nan, np.float32)
+    disagreement = probability.copy()
+    if ready.prepared is not None:
+        judged = ready.reason == Reason.JUDGED
+        probability[judged], disagreement[judged] = classifier.on_prepared(ready.prepared)
+    return Block(ready.number, ready.rows, ready.columns, probability, disagreement, ready.reason, ready.unlike)

@@ -24,7 +24,7 @@ from sentinode.artefacts import write_atomically, write_bytes
 from sentinode.errors import RunError, storage_errors
 from sentinode.machine import optional_module
 from sentinode.records import Number, read_record, write_record
-from sentinode.slides.guard import Look
+from sentinode.slides.guard import Look, Unlike
 from sentinode.slides.heatmap import Block, Grid, HeatMap, Parity
 from sentinode.slides.lesions import Lesion, Size, geojson
 from sentinode.slides.reader import Overview, Slide, Spacing
@@ -158,15 +158,16 @@ class Journal:
                     break
                 cells = shape[0] * shape[1]
                 numbers = np.frombuffer(content, np.float32, 2 * cells).reshape(2, *shape)
-                reason = np.frombuffer(content, np.uint8, cells, 8 * cells).reshape(shape)
+                codes = np.frombuffer(content, np.uint8, 2 * cells, 8 * cells).reshape(2, *shape)
                 good = file.tell()
-                yield Block(number, slice(top, bottom), slice(left, right), numbers[0], numbers[1], reason)
+                yield Block(number, slice(top, bottom), slice(left, right), *numbers, *codes)
         if good != self._path.stat().st_size:
             with storage_errors(self._path), self._path.open("rb+") as file:
                 file.truncate(good)
 
     def append(self, block: Block) -> None:
-        content = block.probability.tobytes() + block.disagreement.tobytes() + block.reason.tobytes()
+        layers = (block.probability, block.disagreement, block.reason, block.unlike)
+        content = b"".join(layer.tobytes() for layer in layers)
         place = (block.rows.start, block.rows.stop, block.columns.start, block.columns.stop)
         head = self._HEAD.pack(self._MAGIC, block.number, *place, len(content), zlib.crc32(content))
         with storage_errors(self._path), self._path.open("ab") as file:
@@ -238,31 +239,37 @@ def open_heat_map(folder: Path, record: SlideRecord) -> HeatMap:
     if record.request.places is not None:
         raise RunError("holds single places, and no heat map", where=folder, remedy="Judge the slide without --at.")
     shape = record.rows, record.columns
-    table = pd.read_csv(folder / CELLS, usecols=["probability", "disagreement", "reason"], keep_default_na=False)
-    codes = {reason.word: int(reason) for reason in Reason}
-    numbers = [pd.to_numeric(table[name]).to_numpy(np.float32) for name in ("probability", "disagreement")]
-    reason = table["reason"].map(codes).to_numpy(np.uint8)
-    probability, disagreement = (plane.reshape(shape) for plane in numbers)
-    return HeatMap(Grid(*shape, record.step, record.step_um), probability, disagreement, reason.reshape(shape))
+    table = pd.read_csv(folder / CELLS, usecols=[*_NUMBERS, "reason"], keep_default_na=False)
+    probability, disagreement = (pd.to_numeric(table[name]).to_numpy(np.float32).reshape(shape) for name in _NUMBERS)
+    words = table["reason"].to_numpy().reshape(shape)
+    reason, unlike = np.full(shape, Reason.JUDGED, np.uint8), np.full(shape, Unlike.NOTHING, np.uint8)
+    for why in Reason:
+        reason[words == why.word] = why
+    for what in Unlike:
+        unlike[words == what.word] = what
+    grid = Grid(*shape, record.step, record.step_um)
+    return HeatMap(grid, probability, disagreement, reason, unlike)
 
 
 def _write_cells(file: IO[bytes], found: HeatMap) -> None:
-    """Every cell of the grid, row by row, some rows at a time."""
+    """Every cell of the grid, row by row, some rows at a time; of one that was judged, the reason tells of doubt."""
     file.write(_HEADER)
     step = found.grid.step
-    words = np.array([reason.word for reason in Reason])
+    words = np.array([reason.word for reason in Reason] + [unlike.word for unlike in Unlike])
     at_once = max(1, 100_000 // found.grid.columns)
     for top in range(0, found.grid.rows, at_once):
         rows = slice(top, min(top + at_once, found.grid.rows))
         down, across = np.mgrid[rows, 0 : found.grid.columns].reshape(2, -1)
         corners = np.column_stack([across * step[0], down * step[1]])
-        probability, disagreement, reason = (
-            plane[rows].ravel() for plane in (found.probability, found.disagreement, found.reason)
+        probability, disagreement, reason, unlike = (
+            plane[rows].ravel() for plane in (found.probability, found.disagreement, found.reason, found.unlike)
         )
-        file.write(_rows(corners, probability, disagreement, words[reason]))
+        why = np.where(reason == Reason.JUDGED, len(Reason) + unlike, reason)
+        file.write(_rows(corners, probability, disagreement, words[why]))
 
 
 _HEADER: Final = b"x_px,y_px,probability,disagreement,reason\n"
+_NUMBERS: Final = ("probability", "disagreement")
 
 
 def _rows(corners: np.ndarray, probability: np.ndarray, disagreement: np.ndarray, words: np.ndarray) -> bytes:

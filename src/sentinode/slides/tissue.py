@@ -13,7 +13,7 @@ from enum import IntEnum
 from typing import Final
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, UInt8
+from jaxtyping import Bool, Float32, UInt8
 from scipy import ndimage
 
 from sentinode.slides.reader import WHITE, Overview, Plane, Rgb
@@ -63,11 +63,6 @@ _SMALLEST_TISSUE: Final = 0.002
 _LARGEST_HOLE: Final = 0.02  # fat cells and vessels in tissue are tissue
 _SMALLEST_INK: Final = 0.01
 _SMALLEST_FOLD: Final = 0.005
-# Of the green channel, 0 to 255: mean squares of first and second differences.
-_FLAT: Final = 8.0  # of the first: below, focus cannot be told
-_BLURRED: Final = (
-    0.5  # of the second, as a share of the first; sharp tissue has 1.5 to 4, blurred by 2 pixels 0.2 to 0.5
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,26 +122,6 @@ def find_tissue(overview: Overview) -> Tissue:
     within[ink & ndimage.binary_dilation(tissue | ink)] = Reason.PEN
     within[lost] = Reason.UNREADABLE
     return Tissue(reason, overview)
-
-
-def blurred(rgb: Rgb, cell_px: int) -> Bool[np.ndarray, "rows columns"]:
-    """Which cells of a block, with those around them, have structure but no fine detail.
-
-    `rgb` is (rows + 2) x (columns + 2) cells. What is flat shows nothing of the focus, and counts as sharp.
-    """
-    green = rgb[..., 1].astype(np.float32)
-    slope = np.diff(green, axis=0, append=green[-1:]) ** 2 + np.diff(green, axis=1, append=green[:, -1:]) ** 2
-    bend = ndimage.laplace(green, mode="nearest") ** 2
-    of_patch = (
-        ndimage.uniform_filter(_by_cell(plane, cell_px), 3, mode="nearest")[1:-1, 1:-1] for plane in (slope, bend)
-    )
-    slopes, bends = of_patch
-    return np.asarray((slopes > _FLAT) & (bends < _BLURRED * slopes))
-
-
-def _by_cell(plane: Float32[np.ndarray, "h w"], cell_px: int) -> Float[np.ndarray, "rows columns"]:
-    rows, columns = plane.shape[0] // cell_px, plane.shape[1] // cell_px
-    return np.asarray(plane.reshape(rows, cell_px, columns, cell_px).mean(axis=(1, 3), dtype=np.float64))
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,13 +11,13 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from markupsafe import Markup, escape
-from matplotlib import style
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # After Okabe and Ito 2008, who chose colours for any kind of colour vision; those too pale for a line are darkened, so
 # that each has a contrast of 3 to 1 to the page, light or dark (WCAG 1.4.11).
@@ -80,6 +80,10 @@ class Panel:
 @contextmanager
 def panel(name: str, description: str, *, height_in: float = 2.7, width_in: float = _WIDTH_IN) -> Iterator[Panel]:
     """Axes in the common style. Figures of one page need different names: ids are derived from them."""
+    from matplotlib import style  # here: a page without figures does without it
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
     with style.context(["default", {**_STYLE, "svg.hashsalt": name}]):  # not what a matplotlibrc may say
         figure = Figure(figsize=(width_in, height_in), layout="constrained")
         drawing = Panel(figure, figure.add_subplot())

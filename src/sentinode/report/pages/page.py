@@ -6,32 +6,25 @@ from collections.abc import Sequence
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 import sentinode
 from sentinode.artefacts import claim_file, write_text
-from sentinode.audit.check import CHECK, CheckRecord
-from sentinode.audit.explore import EXPLORED, Explored
 from sentinode.errors import RunError
-from sentinode.inference.predictions import Predictions
 from sentinode.records import read_record
 from sentinode.report.figures.style import NEGATIVE, POSITIVE
-from sentinode.report.pages.check import check_context
-from sentinode.report.pages.comparison import comparison_context, scored_comparison_context
-from sentinode.report.pages.evaluation import evaluation_context
-from sentinode.report.pages.run import run_context
-from sentinode.report.pages.slides import slides_context
-from sentinode.report.pages.study import study_context
-from sentinode.runs.evaluate import SCORES, Evaluation, open_evaluation
 from sentinode.runs.run import Run, is_run
 from sentinode.runs.study_record import STUDY_CONFIG, STUDY_EVIDENCE, STUDY_RECORD
-from sentinode.slides.cohort import COHORT_RECORD, CohortRecord
-from sentinode.studies.comparison import Comparison
-from sentinode.studies.given import on_other_patches, pair_given, reopen_given
-from sentinode.studies.study import EvidenceRecord, Study
+
+# Each page is imported where it is written: those with figures and tests take seconds, and others need none of it.
+if TYPE_CHECKING:
+    from sentinode.inference.predictions import Predictions
+    from sentinode.runs.evaluate import Evaluation
+    from sentinode.studies.comparison import Comparison
+    from sentinode.studies.study import EvidenceRecord, Study
 
 REPORT: Final = "report.html"
 CHECK_PAGE: Final = "check.html"
@@ -39,6 +32,11 @@ CHECK_PAGE: Final = "check.html"
 
 def write_report(folder: Path) -> list[Path]:
     """Write the pages of whatever the folder holds, a study, run, comparison, check or evaluation; raises RunError."""
+    from sentinode.audit.check import CHECK
+    from sentinode.runs.evaluate import SCORES, open_evaluation
+    from sentinode.slides.cohort import COHORT_RECORD
+    from sentinode.studies.study import Study
+
     if (folder / STUDY_RECORD).is_file() or (folder / STUDY_CONFIG).is_file():
         return [write_study_page(Study.open(folder)), write_check_page(folder)]
     if is_run(folder):
@@ -60,16 +58,22 @@ def write_report(folder: Path) -> list[Path]:
 
 def write_study_page(study: Study) -> Path:
     """Write report.html into the folder of a finished study."""
+    from sentinode.report.pages.study import study_context
+
     return _write(study.folder / REPORT, "study.html", study_context(study))
 
 
 def write_run_page(run: Run) -> Path:
     """Write report.html into the folder of a finished run."""
+    from sentinode.report.pages.run import run_context
+
     return _write(run.folder / REPORT, "run.html", run_context(run))
 
 
 def write_comparison_page(folder: Path, comparison: Comparison, record: EvidenceRecord) -> Path:
     """Write report.html of finished runs that were compared."""
+    from sentinode.report.pages.comparison import comparison_context
+
     assert record.compare is not None
     return _write(folder / REPORT, "runs.html", comparison_context(comparison, record.compare))
 
@@ -78,11 +82,16 @@ def write_scored_comparison_page(
     folder: Path, comparison: Comparison, runs: Sequence[Run], record: EvidenceRecord
 ) -> Path:
     """Write report.html of finished runs that were compared on labelled patches."""
+    from sentinode.report.pages.comparison import scored_comparison_context
+
     return _write(folder / REPORT, "scored_runs.html", scored_comparison_context(comparison, runs, record))
 
 
 def _write_page_of_given_runs(folder: Path) -> Path:
     """From evidence.json and the runs that it names; raises RunError where they are not what they were."""
+    from sentinode.studies.given import on_other_patches, pair_given, reopen_given
+    from sentinode.studies.study import EvidenceRecord
+
     record = read_record(folder / STUDY_EVIDENCE, EvidenceRecord)
     if record.compare is None or not record.given:
         raise RunError("names no runs", where=folder / STUDY_EVIDENCE, remedy="Compare them again, with another --out.")
@@ -94,11 +103,16 @@ def _write_page_of_given_runs(folder: Path) -> Path:
 
 def write_evaluation_page(folder: Path, found: Evaluation, predictions: Predictions) -> Path:
     """Write report.html of a model that was scored on labelled patches."""
+    from sentinode.report.pages.evaluation import evaluation_context
+
     return _write(folder / REPORT, "evaluation.html", evaluation_context(folder, found, predictions))
 
 
 def write_slides_page(folder: Path) -> Path:
     """Write report.html of slides that were judged; raises RunError where their record is not there."""
+    from sentinode.report.pages.slides import slides_context
+    from sentinode.slides.cohort import COHORT_RECORD, CohortRecord
+
     return _write(
         folder / REPORT, "slides.html", slides_context(folder, read_record(folder / COHORT_RECORD, CohortRecord))
     )
@@ -106,6 +120,10 @@ def write_slides_page(folder: Path) -> Path:
 
 def write_check_page(folder: Path) -> Path:
     """Write check.html of the check.json, and the explore.json if any, in a folder; raises RunError."""
+    from sentinode.audit.check import CHECK, CheckRecord
+    from sentinode.audit.explore import EXPLORED, Explored
+    from sentinode.report.pages.check import check_context
+
     check = read_record(folder / CHECK, CheckRecord)
     explored = read_record(folder / EXPLORED, Explored) if (folder / EXPLORED).is_file() else None
     return _write(folder / CHECK_PAGE, "check.html", check_context(folder, check, explored))

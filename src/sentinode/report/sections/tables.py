@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from sentinode.config import RunConfig
 from sentinode.evaluation.bootstrap import Interval
@@ -15,13 +15,15 @@ from sentinode.evaluation.metrics import METRIC_NAMES, Confusion, confusion
 from sentinode.inference.predictions import Predictions
 from sentinode.models.summary import LayerSummary, Summary
 from sentinode.report.prose.numbers import MISSING, mean_and_spread, number
-from sentinode.runs.evaluate import Intervals
 from sentinode.runs.history import best_epoch
 from sentinode.runs.run import Run
 from sentinode.runs.variant import Variant
 from sentinode.settings import to_flat
-from sentinode.studies.comparison import Comparison
-from sentinode.studies.evidence import Evidence
+
+if TYPE_CHECKING:
+    from sentinode.runs.evaluate import Intervals
+    from sentinode.studies.comparison import Comparison
+    from sentinode.studies.evidence import Evidence
 
 _UNBROKEN: Final = "\u00a0"
 _SIDE_BY_SIDE: Final = 5
