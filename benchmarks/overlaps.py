@@ -21,7 +21,9 @@ import numpy as np
 from scipy import ndimage
 
 from memory import PeakMemory
-from sentinode.audit.overlaps import MIN_SHARED_PX, find_overlaps
+from sentinode.audit.duplicates import hash_pixels
+from sentinode.audit.overlaps import MIN_SHARED_PX, Overlap, find_anchors, match_anchors
+from sentinode.data.chunks import in_blocks, map_chunks
 
 PATCH_PX = 96
 GRID_PX = 16
@@ -46,6 +48,16 @@ def generate(path: Path, count: int, seed: int = 0) -> tuple[np.ndarray, int]:
         pairs += int((np.triu(distances <= PATCH_PX - MIN_SHARED_PX, 1)).sum())
     pixels.flush()
     return pixels, pairs
+
+
+def find_overlaps(pixels: np.ndarray, *, workers: int = 2) -> list[Overlap]:
+    """As an audit does, without what else it looks for."""
+
+    def anchors_of(first_row: int, chunk: np.ndarray) -> np.ndarray:
+        return find_anchors(chunk, hash_pixels(chunk), first_row, len(pixels))
+
+    chunks = map_chunks(anchors_of, pixels, workers=workers)
+    return match_anchors(pixels, [np.concatenate(block) for block in in_blocks(chunks)], workers=workers)
 
 
 def main() -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,16 +11,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
+from sentinode.audit.duplicates import hash_pixels
 from sentinode.audit.overlaps import (
     MAX_NEIGHBOURS,
     MIN_SHARED_PX,
     Overlap,
-    find_overlaps,
+    find_anchors,
+    match_anchors,
     overlap_groups,
 )
-from sentinode.data.images import read_patch_into
+from sentinode.data.images import read_patch
 
 PATCH = 96
+
+
+def find_overlaps(pixels: np.ndarray, **options: Any) -> list[Overlap]:
+    """In parts, as an audit reads them."""
+    parts = [(at, pixels[at : at + 4]) for at in range(0, len(pixels), 4)]
+    anchors = [find_anchors(part, hash_pixels(part), at, len(pixels)) for at, part in parts]
+    return match_anchors(pixels, anchors, **options)
 
 
 def tissue(seed: int, side: int = 300) -> np.ndarray:
@@ -37,9 +47,9 @@ def shared_px(dx: int, dy: int) -> int:
     return (PATCH - abs(dx)) * (PATCH - abs(dy))
 
 
-def brute_force(pixels: np.ndarray, min_shared_px: int) -> list[Overlap]:
+def brute_force(pixels: np.ndarray) -> list[Overlap]:
     """Every shift of every pair, by comparing all pixels."""
-    reach = PATCH - min_shared_px
+    reach = PATCH - MIN_SHARED_PX
     found = []
     for a, b in combinations(range(len(pixels)), 2):
         for dx in range(-reach, reach + 1):
@@ -71,27 +81,20 @@ def test_any_planted_shift_with_enough_shared_tissue_is_found(dx: int, dy: int, 
     assert find_overlaps(pair, workers=1) == [Overlap(0, 1, dx, dy, shared_px(dx, dy))]
 
 
-@pytest.mark.parametrize("min_shared_px", [16, 40])
-def test_all_pairs_of_a_brute_force_search_are_found_and_no_other(min_shared_px: int) -> None:
+def test_all_pairs_of_a_brute_force_search_are_found_and_no_other() -> None:
     rng = np.random.default_rng(1)
     slides = [tissue(1, 190), tissue(2, 190)]
     pixels = np.stack([cut(slides[k % 2], *rng.integers(0, 94, 2)) for k in range(7)])
-    expected = brute_force(pixels, min_shared_px)
+    expected = brute_force(pixels)
     assert len(expected) >= 3
-    assert find_overlaps(pixels, min_shared_px=min_shared_px) == expected
+    assert find_overlaps(pixels) == expected
 
 
-def test_less_shared_tissue_than_asked_is_not_reported() -> None:
+def test_less_shared_tissue_than_a_block_is_not_reported() -> None:
     slide = tissue(3)
-    pair = np.stack([cut(slide, 100, 100), cut(slide, 165, 100)])  # 31 columns in common
-    assert find_overlaps(pair, min_shared_px=32) == []
-    assert len(find_overlaps(pair, min_shared_px=31)) == 1
-
-
-@pytest.mark.parametrize("min_shared_px", [7, 97])
-def test_a_shared_area_that_no_window_fits_is_refused(min_shared_px: int) -> None:
-    with pytest.raises(ValueError, match="8 to 96"):
-        find_overlaps(np.zeros((2, 96, 96, 3), np.uint8), min_shared_px=min_shared_px)
+    fifteen, sixteen = (np.stack([cut(slide, 100, 100), cut(slide, 196 - px, 100)]) for px in (15, 16))
+    assert find_overlaps(fifteen) == []
+    assert len(find_overlaps(sixteen)) == 1
 
 
 def test_one_changed_pixel_in_the_shared_area_is_no_overlap() -> None:
@@ -159,7 +162,7 @@ def test_the_known_overlaps_of_the_real_sample_are_found(real_sample: Path, real
     table = real_sample_table
     pixels = np.empty((len(table), 96, 96, 3), np.uint8)
     for row, (name, part) in enumerate(zip(table["id"], table["split"], strict=True)):
-        read_patch_into(real_sample / part / f"{name}.tif", pixels[row])
+        pixels[row] = read_patch(real_sample / part / f"{name}.tif")
 
     overlaps = find_overlaps(pixels)
     groups = overlap_groups(len(pixels), overlaps)

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from sentinode.audit.appearance import QUANTITIES
-from sentinode.audit.audit import AuditRecord, DuplicateIds, Duplicates, OverlapIds, Overlaps, SlideBalance
+from sentinode.audit.audit import AuditRecord, DuplicateIds, OverlapIds, Pairs, SlideBalance
 from sentinode.audit.check import CHECK, CheckRecord, Counted
 from sentinode.audit.explore import EXPLORED, Explored, Histogram, SlideAppearance
 from sentinode.config import DecisionConfig, RunConfig, Scalar, StudyConfig
@@ -143,7 +143,7 @@ def write_pictures(folder: Path) -> None:
 
 def write_check(folder: Path, fake: FakeStudy) -> None:
     pair = str(IDS[0]), str(IDS[1])
-    nothing = Duplicates(0, ())
+    nothing = Pairs[Any](0, ())
     check = CheckRecord(
         kind="competition",
         origin=fake.origin,
@@ -160,9 +160,9 @@ def write_check(folder: Path, fake: FakeStudy) -> None:
         audit=AuditRecord(
             labels={"negative": 30, "positive": 30, "unlabelled": 5},
             slides=(SlideBalance(fake.slide, 60, 60, 30, 0.5),),
-            duplicates=Duplicates(1, (DuplicateIds(*pair, 0),)),
+            duplicates=Pairs(1, (DuplicateIds(*pair, 0),)),
             label_conflicts=nothing,
-            overlaps=Overlaps(1, (OverlapIds(*pair, 48, 0, 4608),)),
+            overlaps=Pairs(1, (OverlapIds(*pair, 48, 0, 4608),)),
             groups={},
             blanks={"white": [str(IDS[2])], "black": [], "flat": []},
             id_mismatches=(),

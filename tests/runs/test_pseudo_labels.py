@@ -71,7 +71,7 @@ def with_test_part(labelled: PatchSet, config: RunConfig) -> Material:
         np.append(given, groups),
         np.concatenate([labelled.pixels, pixels]),
     )
-    found = audit_patches(everything.ids, everything.labels, everything.slides, everything.pixels, workers=1).groups
+    found = audit_patches(everything, Session(Path(), torch.device("cpu"), workers=1)).groups
     usable = np.arange(TEST_PATCHES) != BLANKED
     first = len(labelled)
     part = everything.part(slice(0, first))

@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final, Literal, NamedTuple
+from typing import Final, Generic, NamedTuple, TypeVar
 
 import numpy as np
-import pandas as pd
 from jaxtyping import Bool, Int, Int8, Shaped, UInt64
 
-from sentinode.audit.appearance import PerPatch, brightness_and_contrast
+from sentinode.audit.appearance import brightness_and_contrast
 from sentinode.audit.duplicates import Duplicate, hash_pixels, match_sums, sum_pixels
 from sentinode.audit.overlaps import find_anchors, match_anchors, overlap_groups
-from sentinode.data.chunks import Pixels, Progress, in_blocks, map_chunks
+from sentinode.data.chunks import Pixels, in_blocks, map_chunks
+from sentinode.data.patches import PatchSet
+from sentinode.progress import of_step
 from sentinode.records import Number
+from sentinode.session import Session
 
 # Grey levels. On 10,959 real patches these mark 1.5 %, nearly all of them without tumour.
 WHITE_BRIGHTNESS: Final = 230.0
 WHITE_CONTRAST: Final = 15.0
 BLACK_BRIGHTNESS: Final = 40.0
 FLAT_CONTRAST: Final = 10.0
-
-Blank = Literal["white", "black", "flat", ""]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,20 +71,15 @@ class SlideBalance:
     tumour_fraction: Number
 
 
-@dataclass(frozen=True)
-class Duplicates:
-    """The first pairs, and how many were found."""
-
-    found: int
-    pairs: tuple[DuplicateIds, ...]
+_Pair = TypeVar("_Pair", DuplicateIds, OverlapIds)
 
 
 @dataclass(frozen=True)
-class Overlaps:
+class Pairs(Generic[_Pair]):
     """The first pairs, and how many were found."""
 
     found: int
-    pairs: tuple[OverlapIds, ...]
+    pairs: tuple[_Pair, ...]
 
 
 @dataclass(frozen=True)
@@ -94,9 +88,9 @@ class AuditRecord:
 
     labels: dict[str, int]
     slides: tuple[SlideBalance, ...]
-    duplicates: Duplicates
-    label_conflicts: Duplicates
-    overlaps: Overlaps
+    duplicates: Pairs[DuplicateIds]
+    label_conflicts: Pairs[DuplicateIds]
+    overlaps: Pairs[OverlapIds]
     groups: dict[str, int]
     blanks: dict[str, list[str]]
     id_mismatches: tuple[str, ...]
@@ -114,7 +108,7 @@ class Audit:
 
     patches: int
     labels: dict[str, int]
-    slides: pd.DataFrame
+    slides: tuple[SlideBalance, ...]
     duplicates: tuple[DuplicateIds, ...]
     label_conflicts: tuple[DuplicateIds, ...]
     overlaps: tuple[OverlapIds, ...]
@@ -129,8 +123,8 @@ class Audit:
         in_overlaps = len({id_ for overlap in self.overlaps for id_ in (overlap.a, overlap.b)})
         labelled = self.labels["negative"] + self.labels["positive"]
         share = f"{self.labels['positive'] / labelled:.1%} of the labelled" if labelled else ""
-        slides = self.slides[self.slides["slide"] != ""]
-        without_slide = self.patches - int(slides["patches"].sum())
+        slides = [balance for balance in self.slides if balance.slide]
+        without_slide = self.patches - sum(balance.patches for balance in slides)
         return [
             ("patches", self.patches, ""),
             ("labelled negative", self.labels["negative"], ""),
@@ -145,55 +139,31 @@ class Audit:
             ("near-white patches", len(self.blanks["white"]), "empty glass"),
             ("near-black patches", len(self.blanks["black"]), "outside the scan"),
             ("flat patches", len(self.blanks["flat"]), "hardly any contrast"),
-            (
-                "ids that do not match the pixels' SHA-1",
-                len(self.id_mismatches),
-                "other sources use other names",
-            ),
+            ("ids that do not match the pixels' SHA-1", len(self.id_mismatches), "other sources use other names"),
         ]
 
     def record(self, *, max_pairs: int = 10_000) -> AuditRecord:
         """Everything found; of each kind of pair the first `max_pairs`, for a full data set has a million overlaps."""
-        balances = [
-            SlideBalance(
-                str(row["slide"]),
-                int(row["patches"]),
-                int(row["labelled"]),
-                int(row["positive"]),
-                float(row["tumour_fraction"]),
-            )
-            for row in self.slides.to_dict("records")
-        ]
         return AuditRecord(
             self.labels,
-            tuple(balances),
-            Duplicates(len(self.duplicates), self.duplicates[:max_pairs]),
-            Duplicates(len(self.label_conflicts), self.label_conflicts[:max_pairs]),
-            Overlaps(len(self.overlaps), self.overlaps[:max_pairs]),
+            self.slides,
+            Pairs(len(self.duplicates), self.duplicates[:max_pairs]),
+            Pairs(len(self.label_conflicts), self.label_conflicts[:max_pairs]),
+            Pairs(len(self.overlaps), self.overlaps[:max_pairs]),
             self.groups,
             self.blanks,
             tuple(self.id_mismatches),
         )
 
 
-def audit_patches(
-    ids: Sequence[str] | np.ndarray,
-    labels: Int8[np.ndarray, " n"],
-    slides: Sequence[str] | np.ndarray,
-    pixels: Pixels,
-    *,
-    workers: int = 2,
-    on_progress: Callable[[str, int, int], None] | None = None,
-) -> Audit:
+def audit_patches(patches: PatchSet, session: Session) -> Audit:
     """Audit patches with labels 0, 1 or -1 (none) and slides, "" where unknown; reads the map once.
 
-    Only pairs to be compared are read again. `on_progress(stage, done, total)` counts patches in
-    the stage "read", proposed pairs in the stage "compare".
+    Only pairs to be compared are read again. Progress counts patches in the step "read", proposed pairs in the step
+    "compare".
     """
-    names = [str(name) for name in ids]
+    names, labels, pixels = [str(name) for name in patches.ids], patches.labels, patches.pixels
     count = len(names)
-    if not count == len(labels) == len(slides) == len(pixels):
-        raise ValueError("ids, labels, slides and pixels must be equally many")
 
     def read(first_row: int, chunk: Pixels) -> _Chunk:
         hashes = hash_pixels(chunk)
@@ -202,14 +172,15 @@ def audit_patches(
         return _Chunk(
             find_anchors(chunk, hashes, first_row, count),
             sum_pixels(hashes),
-            _kinds(*brightness_and_contrast(chunk)),
+            blank_kinds(chunk),
             wrong,
             digests,
         )
 
     anchors, sums, kinds, wrong_rows = [], [np.empty(0, np.uint64)], [np.empty(0, "<U5")], []
     digests = [np.empty(0, "V20")]
-    chunks = map_chunks(read, pixels, workers=workers, on_progress=_stage("read", on_progress))
+    tell, workers = session.progress, session.workers
+    chunks = map_chunks(read, pixels, workers=workers, on_progress=of_step(tell, "read"))
     for block in in_blocks(chunks):
         anchors.append(np.concatenate([chunk.anchors for chunk in block]))
         sums += [chunk.sums for chunk in block]
@@ -218,17 +189,17 @@ def audit_patches(
         digests += [chunk.digests for chunk in block]
 
     duplicates = match_sums(pixels, np.concatenate(sums))
-    overlaps = match_anchors(pixels, anchors, workers=workers, on_progress=_stage("compare", on_progress))
+    overlaps = match_anchors(pixels, anchors, workers=workers, on_progress=of_step(tell, "compare"))
     groups = overlap_groups(count, [*overlaps, *duplicates])
     first_copies = np.arange(count)
     for pair in duplicates:
         first_copies[pair.b] = pair.a
     kind = np.concatenate(kinds)
-    tally = Counter(np.asarray(labels).tolist())
+    tally = Counter(labels.tolist())
     return Audit(
         patches=count,
         labels={"negative": tally[0], "positive": tally[1], "unlabelled": tally[-1]},
-        slides=balance_by_slide(labels, slides),
+        slides=balance_by_slide(labels, patches.slides),
         duplicates=_named_duplicates(names, duplicates),
         label_conflicts=_named_duplicates(
             names, [pair for pair in duplicates if {labels[pair.a], labels[pair.b]} == {0, 1}]
@@ -245,68 +216,34 @@ def audit_patches(
     )
 
 
-def find_blanks(
-    pixels: Pixels,
-    *,
-    white_brightness: float = WHITE_BRIGHTNESS,
-    white_contrast: float = WHITE_CONTRAST,
-    black_brightness: float = BLACK_BRIGHTNESS,
-    flat_contrast: float = FLAT_CONTRAST,
-    workers: int = 2,
-    on_progress: Progress | None = None,
-) -> Shaped[np.ndarray, " n"]:
+def blank_kinds(pixels: Pixels) -> Shaped[np.ndarray, " n"]:
     """Name each patch "black", "white" or "flat", the first that fits, or "".
 
-    Brightness is the mean of a patch's colours, contrast the standard deviation of its pixels'
-    brightness, both in grey levels. Black is darker than `black_brightness`; white is as bright as
-    `white_brightness` with less than `white_contrast`; flat has less than `flat_contrast`.
+    Brightness is the mean of a patch's colours, contrast the standard deviation of its pixels' brightness, both in grey
+    levels. Black is dark; white is bright and has little contrast; flat has hardly any.
     """
-
-    def kinds_of(_: int, chunk: Pixels) -> Shaped[np.ndarray, " k"]:
-        return _kinds(
-            *brightness_and_contrast(chunk),
-            white_brightness=white_brightness,
-            white_contrast=white_contrast,
-            black_brightness=black_brightness,
-            flat_contrast=flat_contrast,
-        )
-
-    kinds = map_chunks(kinds_of, pixels, workers=workers, on_progress=on_progress)
-    return np.concatenate([np.empty(0, "<U5"), *kinds])
+    brightness, contrast = brightness_and_contrast(pixels)
+    black = brightness < BLACK_BRIGHTNESS
+    white = (brightness >= WHITE_BRIGHTNESS) & (contrast < WHITE_CONTRAST)
+    return np.select([black, white, contrast < FLAT_CONTRAST], ["black", "white", "flat"], default="")
 
 
-def id_mismatches(
-    ids: Sequence[str] | np.ndarray,
-    pixels: Pixels,
-    *,
-    workers: int = 2,
-    on_progress: Progress | None = None,
-) -> list[int]:
-    """The rows whose id is not the SHA-1 of their raw RGB bytes, in lower-case hexadecimal."""
-    digests = pixel_digests(pixels, workers=workers, on_progress=on_progress)
-    return [row for row, digest in enumerate(digests.tolist()) if digest.hex() != str(ids[row])]
-
-
-def pixel_digests(pixels: Pixels, *, workers: int = 2, on_progress: Progress | None = None) -> Shaped[np.ndarray, " n"]:
+def pixel_digests(pixels: Pixels) -> Shaped[np.ndarray, " n"]:
     """The SHA-1 of each patch's raw RGB bytes, (N,) of 20 bytes."""
-    digests = map_chunks(lambda _, chunk: _digests(chunk), pixels, workers=workers, on_progress=on_progress)
+    digests = map_chunks(lambda _, chunk: _digests(chunk), pixels, workers=2)
     return np.concatenate([np.empty(0, "V20"), *digests])
 
 
-def balance_by_slide(labels: Int8[np.ndarray, " n"], slides: Sequence[str] | np.ndarray) -> pd.DataFrame:
-    """Count per slide, sorted by name: `slide, patches, labelled, positive, tumour_fraction`.
-
-    The fraction is of the labelled patches, NaN where there are none; the slide "" holds the
-    patches whose slide is unknown.
-    """
-    table = pd.DataFrame({"slide": np.asarray(slides, dtype=object), "label": np.asarray(labels)})
-    table["labelled"] = table["label"] >= 0
-    table["positive"] = table["label"] == 1
-    by_slide = table.groupby("slide", as_index=False).agg(
-        patches=("label", "size"), labelled=("labelled", "sum"), positive=("positive", "sum")
+def balance_by_slide(labels: Int8[np.ndarray, " n"], slides: Shaped[np.ndarray, " n"]) -> tuple[SlideBalance, ...]:
+    """Counts by slide, sorted by name."""
+    names, of = np.unique(slides, return_inverse=True)
+    patches, labelled, positive = (
+        np.bincount(of[rows], minlength=len(names)).tolist() for rows in (slice(None), labels >= 0, labels == 1)
     )
-    by_slide["tumour_fraction"] = by_slide["positive"] / by_slide["labelled"].where(by_slide["labelled"] > 0)
-    return by_slide
+    return tuple(
+        SlideBalance(str(name), all_, known, tumour, tumour / known if known else float("nan"))
+        for name, all_, known, tumour in zip(names, patches, labelled, positive, strict=True)
+    )
 
 
 class _Chunk(NamedTuple):
@@ -317,27 +254,9 @@ class _Chunk(NamedTuple):
     digests: Shaped[np.ndarray, " n"]
 
 
-def _kinds(
-    brightness: PerPatch,
-    contrast: PerPatch,
-    *,
-    white_brightness: float = WHITE_BRIGHTNESS,
-    white_contrast: float = WHITE_CONTRAST,
-    black_brightness: float = BLACK_BRIGHTNESS,
-    flat_contrast: float = FLAT_CONTRAST,
-) -> Shaped[np.ndarray, " n"]:
-    black = brightness < black_brightness
-    white = (brightness >= white_brightness) & (contrast < white_contrast)
-    return np.select([black, white, contrast < flat_contrast], ["black", "white", "flat"], default="")
-
-
 def _digests(chunk: Pixels) -> Shaped[np.ndarray, " n"]:
     return np.array([hashlib.sha1(patch, usedforsecurity=False).digest() for patch in chunk], dtype="V20")
 
 
 def _named_duplicates(names: list[str], duplicates: Iterable[Duplicate]) -> tuple[DuplicateIds, ...]:
     return tuple(DuplicateIds(names[pair.a], names[pair.b], pair.symmetry) for pair in duplicates)
-
-
-def _stage(stage: str, on_progress: Callable[[str, int, int], None] | None) -> Progress | None:
-    return None if on_progress is None else functools.partial(on_progress, stage)

@@ -164,13 +164,4 @@ class Check:
 
 def check_folder(folder: DataFolder, packed: PackedFolder, session: Session) -> Check:
     """Audit both parts together, so that tissue in both training and test part is found."""
-    everything = packed.everything
-    audit = audit_patches(
-        everything.ids,
-        everything.labels,
-        everything.slides,
-        everything.pixels,
-        workers=session.workers,
-        on_progress=session.progress,
-    )
-    return Check(folder, packed, audit, brightness_auc(packed.training))
+    return Check(folder, packed, audit_patches(packed.everything, session), brightness_auc(packed.training))

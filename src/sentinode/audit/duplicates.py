@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import UInt32, UInt64
 
-from sentinode.data.chunks import Pixels, Progress, map_chunks
+from sentinode.data.chunks import Pixels
 from sentinode.data.images import Patch
 from sentinode.data.patches import SYMMETRIES, symmetric_view
 
@@ -22,16 +22,6 @@ class Duplicate:
     a: int
     b: int
     symmetry: int
-
-
-def find_duplicates(pixels: Pixels, *, workers: int = 2, on_progress: Progress | None = None) -> list[Duplicate]:
-    """Find the patches that equal an earlier one, as they are or under one of the square's symmetries."""
-
-    def sums_of(_: int, chunk: Pixels) -> UInt64[np.ndarray, " n"]:
-        return sum_pixels(hash_pixels(chunk))
-
-    sums = list(map_chunks(sums_of, pixels, workers=workers, on_progress=on_progress))
-    return match_sums(pixels, np.concatenate(sums)) if sums else []
 
 
 def sum_pixels(hashes: UInt32[np.ndarray, "n 96 96"]) -> UInt64[np.ndarray, " n"]:

@@ -9,7 +9,7 @@ they share tissue:
     pixels -> hash of each 8 x 8 window -> anchors: least hash of each block -> sorted by hash
            -> equal hashes propose (a, b, shift) -> compared over the whole shared area
 
-A block of windows spans exactly `min_shared_px` pixels: a shared area at least that wide and high,
+A block of windows spans exactly `MIN_SHARED_PX` pixels: a shared area at least that wide and high,
 with contrast in it, always holds a common anchor. Sorting is the one step above linear time, and
 an anchor takes 8 bytes, about 2.2 kB a patch.
 """
@@ -23,8 +23,8 @@ from typing import Final
 import numpy as np
 from jaxtyping import Int, UInt8, UInt32, UInt64
 
-from sentinode.audit.duplicates import Duplicate, hash_pixels, scramble
-from sentinode.data.chunks import Pixels, Progress, in_blocks, in_threads, map_chunks
+from sentinode.audit.duplicates import Duplicate, scramble
+from sentinode.data.chunks import Pixels, Progress, in_threads
 from sentinode.data.images import PATCH_SIZE_PX
 
 WINDOW_PX: Final = 8
@@ -60,30 +60,6 @@ class Overlap:
     shared_area_px: int
 
 
-def find_overlaps(
-    pixels: Pixels,
-    *,
-    min_shared_px: int = MIN_SHARED_PX,
-    workers: int = 2,
-    on_progress: Progress | None = None,
-) -> list[Overlap]:
-    """Find the pairs of patches that overlap in at least `min_shared_px` pixels each way, in order.
-
-    Every pair is confirmed by equal pixels over its whole shared area, and one 8 x 8 window of that
-    area has a contrast of at least `MIN_CONTRAST` grey levels: white ground is no shared tissue.
-    `min_shared_px` is at least 8; half of it costs four times the memory. `on_progress(done, total)`
-    counts the patches read. Where more than 37 windows are alike, only near ones in the order of
-    rows are paired: the list may then miss pairs of a crowd, while a chain still runs through it.
-    """
-
-    def anchors_of(first_row: int, chunk: Pixels) -> UInt64[np.ndarray, " k"]:
-        return find_anchors(chunk, hash_pixels(chunk), first_row, len(pixels), min_shared_px=min_shared_px)
-
-    chunks = map_chunks(anchors_of, pixels, workers=workers, on_progress=on_progress)
-    anchors = [np.concatenate(block) for block in in_blocks(chunks)]
-    return match_anchors(pixels, anchors, min_shared_px=min_shared_px, workers=workers)
-
-
 def overlap_groups(count: int, overlaps: Iterable[Overlap | Duplicate]) -> Int[np.ndarray, " n"]:
     """Number the groups that pairs, directly or in a chain, connect; -1 for a patch alone.
 
@@ -113,17 +89,13 @@ def find_anchors(
     hashes: UInt32[np.ndarray, "n 96 96"],
     first_row: int,
     count: int,
-    *,
-    min_shared_px: int = MIN_SHARED_PX,
 ) -> UInt64[np.ndarray, " k"]:
     """Choose the windows with the least hash of any block; each is packed as (hash, row, position).
 
     `count` is the number of patches in all, `first_row` that of the chunk's first among them. The
     hash is kept to as many bits as row and position leave it: 32 up to 262,144 patches.
     """
-    block = min_shared_px - WINDOW_PX + 1
-    if not 1 <= block <= PATCH_SIZE_PX - WINDOW_PX + 1:
-        raise ValueError(f"min_shared_px is {WINDOW_PX} to {PATCH_SIZE_PX}, not {min_shared_px}")
+    block = MIN_SHARED_PX - WINDOW_PX + 1
     green = chunk[..., 1]
     contrast = _slide(np.maximum, green, WINDOW_PX) - _slide(np.minimum, green, WINDOW_PX)
     textured = contrast >= MIN_CONTRAST
@@ -150,18 +122,20 @@ def match_anchors(
     pixels: Pixels,
     anchors: list[UInt64[np.ndarray, " _"]],
     *,
-    min_shared_px: int = MIN_SHARED_PX,
     workers: int = 2,
     on_progress: Progress | None = None,
 ) -> list[Overlap]:
-    """Sort the anchors of all patches, compare the pairs they propose, and keep those that agree.
+    """The pairs of patches that overlap in at least `MIN_SHARED_PX` pixels each way, in order.
 
-    The list is emptied on the way, so that the anchors of a full data set are held only once.
+    Every pair is confirmed by equal pixels over its whole shared area, and one 8 x 8 window of that area has a contrast
+    of at least `MIN_CONTRAST` grey levels: white ground is no shared tissue. Where more than 37 windows are alike, only
+    near ones in the order of rows are paired: the list may then miss pairs of a crowd, while a chain still runs through
+    it. The list of anchors is emptied on the way, so that those of a full data set are held only once.
     `on_progress(done, total)` counts proposed pairs.
     """
     ordered = _drain(anchors)
     ordered.sort()
-    proposals = _propose(ordered, len(pixels), min_shared_px)
+    proposals = _propose(ordered, len(pixels))
     del ordered
 
     def agreeing(start: int) -> list[Overlap]:
@@ -217,7 +191,7 @@ def _drain(parts: list[UInt64[np.ndarray, " _"]]) -> UInt64[np.ndarray, " k"]:
     return whole
 
 
-def _propose(ordered: UInt64[np.ndarray, " k"], count: int, min_shared_px: int) -> Int[np.ndarray, "m 4"]:
+def _propose(ordered: UInt64[np.ndarray, " k"], count: int) -> Int[np.ndarray, "m 4"]:
     """Turn equal hashes of sorted anchors into distinct (a, b, dx, dy), in the order of rows.
 
     Each anchor meets its next `MAX_NEIGHBOURS` equals, no more, so that a window found in m patches
@@ -226,7 +200,7 @@ def _propose(ordered: UInt64[np.ndarray, " k"], count: int, min_shared_px: int) 
     packed, pending = np.empty(0, np.int64), [np.empty(0, np.int64)]
     for start in range(0, len(ordered), _SLAB_ANCHORS):
         slab = ordered[start : start + _SLAB_ANCHORS + MAX_NEIGHBOURS]
-        pending.append(_propose_slab(slab, count, min_shared_px))
+        pending.append(_propose_slab(slab, count))
         # Slabs repeat each other's pairs; merged no oftener than they double, they stay few and linear.
         if start + _SLAB_ANCHORS >= len(ordered) or sum(map(len, pending)) > len(packed):
             packed, pending = np.unique(np.concatenate([packed, *pending])), []
@@ -235,7 +209,7 @@ def _propose(ordered: UInt64[np.ndarray, " k"], count: int, min_shared_px: int) 
     return np.stack([rows // count, rows % count, (shifts >> 8) - PATCH_SIZE_PX, (shifts & 0xFF) - PATCH_SIZE_PX], 1)
 
 
-def _propose_slab(slab: UInt64[np.ndarray, " k"], count: int, min_shared_px: int) -> Int[np.ndarray, " m"]:
+def _propose_slab(slab: UInt64[np.ndarray, " k"], count: int) -> Int[np.ndarray, " m"]:
     hash_bits = _hash_bits(count)
     hashes = slab >> np.uint64(64 - hash_bits)
     places = (slab & np.uint64((1 << (64 - hash_bits)) - 1)).astype(np.int64)
@@ -251,7 +225,7 @@ def _propose_slab(slab: UInt64[np.ndarray, " k"], count: int, min_shared_px: int
         shared_px = PATCH_SIZE_PX - np.maximum(np.abs(dx), np.abs(dy))
         shift = ((dx + PATCH_SIZE_PX) << 8) + dy + PATCH_SIZE_PX
         packed = ((row_a * count + row_b) << 16) + shift
-        found.append(packed[(row_a != row_b) & (shared_px >= min_shared_px)])
+        found.append(packed[(row_a != row_b) & (shared_px >= MIN_SHARED_PX)])
     return np.unique(np.concatenate(found))
 
 

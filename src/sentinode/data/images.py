@@ -62,14 +62,7 @@ def encode_tiff(patch: Patch) -> bytes:
 def read_patch(path: Path) -> Patch:
     """Read one 96 x 96 RGB patch; raises DataError where the file is anything else."""
     patch = np.empty((PATCH_SIZE_PX, PATCH_SIZE_PX, 3), np.uint8)
-    read_patch_into(path, patch)
-    return patch
-
-
-def read_patch_into(path: Path | str, out: Patch) -> None:
-    """Read one patch straight into `out`, C-contiguous; raises DataError where the file is anything else."""
-    if not read_plain_into(path, plain_parts(out), set()):
-        out[...] = decode_with_pillow(Path(path))
+    return patch if read_plain_into(path, plain_parts(patch), set()) else decode_with_pillow(path)
 
 
 def plain_parts(out: Patch) -> Parts:

@@ -271,14 +271,7 @@ def open_labelled(
     others = np.isin(listing.ids, trained) & ~np.isin(listing.ids, listing.ids[rows])
     taken = np.union1d(rows, np.flatnonzero(others))  # in order, so that the pixels of neighbours are not copied
     together = pack_all(listing, session, rows=taken)
-    audit = audit_patches(
-        together.ids,
-        together.labels,
-        together.slides,
-        together.pixels,
-        workers=session.workers,
-        on_progress=session.progress,
-    )
+    audit = audit_patches(together, session)
     scored = together.some(np.searchsorted(taken, rows), session.cache_root)
     return Scored(_with_known_slides(scored, runs), listing, audit.groups, (labels or data).name, images.note)
 
