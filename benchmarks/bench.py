@@ -25,7 +25,8 @@ import torch
 
 from harness import OURS, PEERS, Benchmark, Command, Server, peer_versions, run, table
 from sentinode.artefacts import write_json, write_text
-from sentinode.config import RunConfig, load_preset
+from sentinode.config.presets import load_preset
+from sentinode.config.run import RunConfig
 from sentinode.phantom.phantom import write_phantom
 from sentinode.runs.environment import describe_environment
 from sentinode.runs.material import gather

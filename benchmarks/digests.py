@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import torch
 
-from sentinode.config import load_preset
+from sentinode.config.presets import load_preset
 from sentinode.phantom.phantom import write_phantom
 from sentinode.runs.material import gather
 from sentinode.runs.train import train_run

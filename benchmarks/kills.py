@@ -29,7 +29,8 @@ import torch
 from sentinode.api import data as on_data
 from sentinode.api import experiments, runs
 from sentinode.api import study as studies
-from sentinode.config import StudyConfig, load_preset
+from sentinode.config.presets import load_preset
+from sentinode.config.study import StudyConfig
 from sentinode.phantom.phantom import write_phantom
 from sentinode.report.pages.page import write_report
 from sentinode.session import Session

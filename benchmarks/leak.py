@@ -25,7 +25,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from sentinode.config import RunConfig, load_preset
+from sentinode.config.presets import load_preset
+from sentinode.config.run import RunConfig
 from sentinode.data.patches import PatchSet
 from sentinode.data.tables import SLIDE_COLUMNS, read_column_by_id
 from sentinode.evaluation.bootstrap import bootstrap

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sentinode.config import DataConfig
+from sentinode.config.run import DataConfig
 from sentinode.data.folder import open_folder, pack_folder
 from sentinode.data.tables import SLIDE_COLUMNS, read_column_by_id
 from sentinode.errors import SentinodeError

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from sklearn.cluster import KMeans
 
-from sentinode.config import load_preset
+from sentinode.config.presets import load_preset
 from sentinode.machine import default_cache
 from sentinode.runs.material import gather
 from sentinode.session import Session

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sentinode.config import DataConfig
+from sentinode.config.run import DataConfig
 from sentinode.data.folder import open_folder, pack_folder
 from sentinode.errors import SentinodeError
 from sentinode.evaluation.blend import blend, equal_weights

@@ -33,7 +33,8 @@ _CHECKED = [
 with install_import_hook(_CHECKED, "beartype.beartype"):
     import sentinode.api.study  # noqa: F401
 
-from sentinode.config import RunConfig, load_preset
+from sentinode.config.presets import load_preset
+from sentinode.config.run import RunConfig
 from sentinode.data.patches import PatchSet
 from sentinode.kernels.jit import processor
 from sentinode.phantom.phantom import write_phantom

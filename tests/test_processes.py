@@ -16,7 +16,8 @@ from torch import nn
 
 from rounding import FACTOR
 from sentinode.apps.cli import run
-from sentinode.config import AugmentConfig, load_preset
+from sentinode.config.presets import load_preset
+from sentinode.config.run import AugmentConfig
 from sentinode.inputs.augment import draw
 from sentinode.models import build as models
 from sentinode.processes import ALONE, Processes

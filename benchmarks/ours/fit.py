@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from blocks import READY, SHORTEST_BLOCK_S, arguments
-from sentinode.config import RunConfig
+from sentinode.config.run import RunConfig
 from sentinode.runs.material import gather
 from sentinode.runs.train import train_run
 from sentinode.session import Session

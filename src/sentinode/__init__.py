@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from sentinode.api.runs import evaluate, predict
     from sentinode.api.slides import judge_slides, score_slides
     from sentinode.api.study import compare, study, tune
-    from sentinode.config import RunConfig, StudyConfig, load_config, load_preset
+    from sentinode.config.presets import load_config, load_preset
+    from sentinode.config.run import RunConfig
+    from sentinode.config.study import StudyConfig
     from sentinode.errors import SentinodeError
     from sentinode.evaluation.metrics import OwnMetric
     from sentinode.inference.classifier import Classifier
@@ -75,7 +77,9 @@ _HOME_OF = {
     **dict.fromkeys(["compare", "study", "tune"], "api.study"),
     **dict.fromkeys(["evaluate", "predict"], "api.runs"),
     **dict.fromkeys(["judge_slides", "score_slides"], "api.slides"),
-    **dict.fromkeys(["RunConfig", "StudyConfig", "load_config", "load_preset"], "config"),
+    **dict.fromkeys(["load_config", "load_preset"], "config.presets"),
+    "RunConfig": "config.run",
+    "StudyConfig": "config.study",
     "override": "settings",
     "wait_passively": "machine",
     "SentinodeError": "errors",

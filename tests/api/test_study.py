@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 import sentinode
-from sentinode.config import StudyConfig, load_preset
+from sentinode.config.presets import load_preset
+from sentinode.config.study import StudyConfig
 from sentinode.errors import DataError, RunError, SubmissionError
 from sentinode.phantom.phantom import write_phantom
 from sentinode.runs import run as run_module

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sentinode.config import DataConfig
+from sentinode.config.run import DataConfig
 from sentinode.data.folder import open_folder, pack_folder, read_folder, read_images, read_labels, require_readable
 from sentinode.data.images import encode_tiff, read_patch
 from sentinode.errors import DataError

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sentinode.config import DataConfig
+from sentinode.config.run import DataConfig
 from sentinode.errors import DataError
 from sentinode.explain.attributes import attributes_of_folder, read_attributes
 from sentinode.settings import override

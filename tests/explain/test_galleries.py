@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from conftest import make_patches
-from sentinode.config import RunConfig
+from sentinode.config.run import RunConfig
 from sentinode.explain.galleries import examples, worst_mistakes, write_inputs, write_pictures
 from sentinode.inference.predictions import Predictions
 from sentinode.settings import override

@@ -21,7 +21,8 @@ import sentinode
 from conftest import make_patches
 from rounding import Rounding
 from sentinode import Classifier
-from sentinode.config import NotebookModel, PreprocessConfig, RunConfig, load_preset
+from sentinode.config.presets import load_preset
+from sentinode.config.run import NotebookModel, PreprocessConfig, RunConfig
 from sentinode.data.patches import apply_symmetry
 from sentinode.errors import ConfigError, DataError, RunError
 from sentinode.inference.classifier import BatchSize, TrainedNetwork

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sentinode.config import PreprocessConfig
+from sentinode.config.run import PreprocessConfig
 from sentinode.inference.dense import inputs_of_cells, is_shared
 from sentinode.inputs.preprocess import preprocess
 

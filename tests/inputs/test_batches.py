@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from conftest import make_patches
-from sentinode.config import PreprocessConfig
+from sentinode.config.run import PreprocessConfig
 from sentinode.inputs.batches import BatchStream
 from sentinode.inputs.preprocess import prepare
 

@@ -11,7 +11,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from conftest import make_patches
-from sentinode.config import PreprocessConfig
+from sentinode.config.run import PreprocessConfig
 from sentinode.data.images import read_patch
 from sentinode.data.patches import PatchSet
 from sentinode.inputs.augment import stain

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from conftest import make_patches
-from sentinode.config import PreprocessConfig
+from sentinode.config.run import PreprocessConfig
 from sentinode.data import patches as patches_module
 from sentinode.inputs.preprocess import prepare
 

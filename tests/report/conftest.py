@@ -17,7 +17,8 @@ from sentinode.audit.appearance import QUANTITIES
 from sentinode.audit.audit import AuditRecord, DuplicateIds, OverlapIds, Pairs, SlideBalance
 from sentinode.audit.check import CHECK, CheckRecord, Counted
 from sentinode.audit.explore import EXPLORED, Explored, Histogram, SlideAppearance
-from sentinode.config import DecisionConfig, RunConfig, Scalar, StudyConfig
+from sentinode.config.run import DecisionConfig, RunConfig, Scalar
+from sentinode.config.study import StudyConfig
 from sentinode.data.cache import Unreadable
 from sentinode.data.listing import Column, Finding, Origin, TableHead
 from sentinode.evaluation.metrics import scores

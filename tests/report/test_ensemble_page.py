@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sentinode.api.study import study
-from sentinode.config import load_preset
+from sentinode.config.presets import load_preset
 from sentinode.report.pages.page import write_report
 from sentinode.report.prose.numbers import number
 from sentinode.runs.ensemble import join_runs

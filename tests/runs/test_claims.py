@@ -12,7 +12,7 @@ from sentinode.api import data as on_data
 from sentinode.api import experiments
 from sentinode.api import study as studies
 from sentinode.artefacts import claim, claim_file, write_json, write_text
-from sentinode.config import load_preset
+from sentinode.config.presets import load_preset
 from sentinode.errors import RunError, SentinodeError, StorageError
 from sentinode.phantom.phantom import write_phantom
 from sentinode.session import Session

@@ -13,7 +13,7 @@ from sklearn.calibration import calibration_curve
 from sklearn.isotonic import IsotonicRegression
 from sklearn.metrics import log_loss, roc_curve
 
-from sentinode.config import DecisionConfig, RunConfig
+from sentinode.config.run import DecisionConfig, RunConfig
 from sentinode.errors import RunError
 from sentinode.evaluation import metrics
 from sentinode.evaluation.calibration import Temperature, fit_isotonic

@@ -14,7 +14,8 @@ import torch
 
 import sentinode.studies.given as given
 from conftest import make_patches
-from sentinode.config import RunConfig, load_preset
+from sentinode.config.presets import load_preset
+from sentinode.config.run import RunConfig
 from sentinode.errors import ConfigError, RunError
 from sentinode.evaluation.blend import blend, fit_weights
 from sentinode.evaluation.metrics import scores

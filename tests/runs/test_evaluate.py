@@ -17,7 +17,7 @@ import torch
 
 from sentinode.api import runs as api
 from sentinode.api.experiments import compare_runs_on, fit
-from sentinode.config import load_preset
+from sentinode.config.presets import load_preset
 from sentinode.data.images import encode_tiff, read_patch
 from sentinode.errors import DataError, RunError, SentinodeError, StorageError
 from sentinode.evaluation.metrics import scores

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from conftest import make_patches
-from sentinode.config import RunConfig
+from sentinode.config.run import RunConfig
 from sentinode.runs.material import Gathered, gather
 from sentinode.session import Session
 from sentinode.settings import override

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from sentinode.artefacts import write_json
-from sentinode.config import FitAll, Metric, RunConfig
+from sentinode.config.run import FitAll, Metric, RunConfig
 from sentinode.errors import SentinodeWarning
 from sentinode.runs.history import best_epoch, undefined_epochs
 from sentinode.runs.material import Material

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from conftest import make_patches
-from sentinode.config import RunConfig
+from sentinode.config.run import RunConfig
 from sentinode.data.patches import PatchSet
 from sentinode.errors import RunError
 from sentinode.runs.material import Material, require_same

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from sentinode import evaluate, predict, tune
 from sentinode.api.settings import with_own_network, with_own_variants
 from sentinode.apps import cli
-from sentinode.config import RunConfig, StudyConfig
+from sentinode.config.run import RunConfig
+from sentinode.config.study import StudyConfig
 from sentinode.errors import ConfigError, RunError, SentinodeWarning
 from sentinode.evaluation.metrics import OwnMetric, auc, brier_score
 from sentinode.fitting.checkpoint import load_weights

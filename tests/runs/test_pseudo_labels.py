@@ -15,7 +15,8 @@ import torch
 
 from conftest import make_patches
 from sentinode.audit.audit import audit_patches
-from sentinode.config import PseudoConfig, RunConfig, load_preset
+from sentinode.config.presets import load_preset
+from sentinode.config.run import PseudoConfig, RunConfig
 from sentinode.data.patches import UNLABELLED, PatchSet, PatchTable
 from sentinode.errors import ConfigError, RunError
 from sentinode.inference.predictions import Predictions

@@ -11,7 +11,7 @@ import tifffile
 import torch
 
 from sentinode import Classifier
-from sentinode.config import load_preset
+from sentinode.config.presets import load_preset
 from sentinode.inference.classifier import TrainedNetwork, TrainedRun
 from sentinode.models.build import build
 from sentinode.phantom.tissue import paint_section

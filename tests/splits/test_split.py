@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sentinode.config import BalanceConfig, DrawnSplit, FileSplit, SampleConfig
+from sentinode.config.run import BalanceConfig, DrawnSplit, FileSplit, SampleConfig
 from sentinode.data.patches import PatchTable
 from sentinode.errors import SplitError
 from sentinode.splits.split import (

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sentinode.config import StudyConfig, load_preset
+from sentinode.config.presets import load_preset
+from sentinode.config.study import StudyConfig
 from sentinode.records import plain, read_record, write_record
 from sentinode.runs.material import Material
 from sentinode.runs.run import Run

@@ -11,7 +11,9 @@ import torch
 from sklearn.metrics import log_loss, roc_auc_score
 from tests.conftest import make_patches
 
-from sentinode.config import RunConfig, StudyConfig, load_preset
+from sentinode.config.presets import load_preset
+from sentinode.config.run import RunConfig
+from sentinode.config.study import StudyConfig
 from sentinode.errors import ConfigError, RunError
 from sentinode.runs.material import Material
 from sentinode.runs.variant import Variant

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from sentinode.api.experiments import compare_runs
-from sentinode.config import StudyConfig, load_preset
+from sentinode.config.presets import load_preset
+from sentinode.config.study import StudyConfig
 from sentinode.errors import DataError, RunError
 from sentinode.evaluation import metrics
 from sentinode.evaluation.clusters import ClusterKind

@@ -14,7 +14,9 @@ import optuna
 import pytest
 
 from conftest import make_patches
-from sentinode.config import RunConfig, StudyConfig, load_preset
+from sentinode.config.presets import load_preset
+from sentinode.config.run import RunConfig
+from sentinode.config.study import StudyConfig
 from sentinode.errors import RunError
 from sentinode.runs.material import Material
 from sentinode.settings import override

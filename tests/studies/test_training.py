@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from sentinode.config import StudyConfig, load_preset
+from sentinode.config.presets import load_preset
+from sentinode.config.study import StudyConfig
 from sentinode.errors import ConfigError, RunError
 from sentinode.runs.material import Material
 from sentinode.runs.variant import Variant

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sentinode.config import load_preset
+from sentinode.config.presets import load_preset
 from sentinode.errors import ConfigError
 from sentinode.settings import is_folder_name, override, to_toml
 from sentinode.studies.variants import differences, resolve_variants

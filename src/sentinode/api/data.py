@@ -14,7 +14,7 @@ from typing import Final
 from sentinode.artefacts import claim, claim_file
 from sentinode.audit.check import CHECK, Check, check_folder
 from sentinode.audit.explore import EXPLORED, explore
-from sentinode.config import DataConfig, RunConfig
+from sentinode.config.run import DataConfig, RunConfig
 from sentinode.data.folder import pack_folder, read_folder
 from sentinode.explain.galleries import write_pictures
 from sentinode.records import write_record

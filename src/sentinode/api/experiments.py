@@ -13,7 +13,8 @@ from pathlib import Path
 from sentinode.api.settings import with_own_network
 from sentinode.api.study import MISTAKES_A_CLASS
 from sentinode.artefacts import claim, write_bytes
-from sentinode.config import RunConfig, StudyConfig, Weighting
+from sentinode.config.run import RunConfig, Weighting
+from sentinode.config.study import StudyConfig
 from sentinode.evaluation.metrics import OwnMetric, Score, own_metrics
 from sentinode.explain.galleries import worst_mistakes, write_pictures
 from sentinode.models.build import require_sound

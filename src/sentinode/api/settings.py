@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TypeVar
 
-from sentinode.config import OwnModel, RunConfig, StudyConfig
+from sentinode.config.run import OwnModel, RunConfig
+from sentinode.config.study import StudyConfig
 from sentinode.errors import ConfigError
 from sentinode.models.own import Recipes
 from sentinode.settings import override

@@ -15,7 +15,8 @@ from sentinode.api.settings import with_own_network, with_own_variants
 from sentinode.artefacts import claim, tidy_finished, write_text
 from sentinode.audit.check import CHECK
 from sentinode.audit.explore import EXPLORED, explore
-from sentinode.config import RunConfig, StudyConfig
+from sentinode.config.run import RunConfig
+from sentinode.config.study import StudyConfig
 from sentinode.data.competition import TABLES
 from sentinode.data.tables import head_of
 from sentinode.errors import RunError, SubmissionError

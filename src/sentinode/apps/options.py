@@ -14,7 +14,8 @@ import typer
 from sentinode.apps.paths import require_table
 
 if TYPE_CHECKING:
-    from sentinode.config import RunConfig, StudyConfig, Weighting
+    from sentinode.config.run import RunConfig, Weighting
+    from sentinode.config.study import StudyConfig
     from sentinode.progress import Progress
     from sentinode.session import Session
 
@@ -125,7 +126,8 @@ def asked_run(
     pseudo_labels: Path | None = None,
 ) -> RunConfig:
     """The settings of a run that a command line asks for; a study's own would do nothing here, and are refused."""
-    from sentinode.config import RunConfig, StudyConfig
+    from sentinode.config.run import RunConfig
+    from sentinode.config.study import StudyConfig
     from sentinode.errors import ConfigError
     from sentinode.settings import override
 
@@ -140,7 +142,7 @@ def asked_run(
 
 
 def _base(preset: str | None, config: Path | None, default: str) -> StudyConfig:
-    from sentinode.config import load_config, load_preset
+    from sentinode.config.presets import load_config, load_preset
     from sentinode.errors import ConfigError
 
     if preset and config:

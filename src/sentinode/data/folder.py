@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from sentinode.config import DataConfig, Omission
+from sentinode.config.run import DataConfig, Omission
 from sentinode.data.cache import Unreadable, pack, pack_some
 from sentinode.data.competition import (
     SAMPLE,

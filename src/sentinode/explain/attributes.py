@@ -12,7 +12,7 @@ import pandas as pd
 from jaxtyping import Float, Shaped
 
 from sentinode.audit.appearance import QUANTITIES, appearance
-from sentinode.config import DataConfig
+from sentinode.config.run import DataConfig
 from sentinode.data.patches import PatchSet
 from sentinode.data.tables import ID_COLUMNS, column_of, columns_of, is_unknown, read_table, require_ids, table_at
 from sentinode.errors import DataError

@@ -13,7 +13,7 @@ from jaxtyping import Int8, Shaped
 from PIL import Image
 
 from sentinode.artefacts import write_bytes
-from sentinode.config import RunConfig
+from sentinode.config.run import RunConfig
 from sentinode.data.patches import PatchSet
 from sentinode.errors import DataError
 from sentinode.inference.predictions import Predictions

@@ -7,7 +7,7 @@ import copy
 import torch
 from torch import nn
 
-from sentinode.config import DescentConfig, EmaAverage, SwaAverage
+from sentinode.config.run import DescentConfig, EmaAverage, SwaAverage
 
 
 class WeightAverage:

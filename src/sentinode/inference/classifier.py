@@ -28,7 +28,7 @@ from jaxtyping import Bool, Float, Shaped, UInt8
 from PIL.Image import Image
 from torch import Tensor, nn
 
-from sentinode.config import PreprocessConfig, RunConfig
+from sentinode.config.run import PreprocessConfig, RunConfig
 from sentinode.data.images import CENTRE_SIZE_PX, PATCH_SIZE_PX
 from sentinode.data.patches import PatchSet, apply_symmetry
 from sentinode.device import in_precision

@@ -14,7 +14,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Bool, UInt8
 
-from sentinode.config import PreprocessConfig
+from sentinode.config.run import PreprocessConfig
 from sentinode.data.images import CENTRE_SIZE_PX, PATCH_SIZE_PX
 from sentinode.inputs.preprocess import sampled_px
 

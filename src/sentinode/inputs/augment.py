@@ -15,7 +15,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
-from sentinode.config import AugmentConfig
+from sentinode.config.run import AugmentConfig
 from sentinode.data.patches import SYMMETRIES, apply_symmetry
 from sentinode.inputs.preprocess import as_input
 from sentinode.kernels import at_hand

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Int8, UInt8
 from torch import Tensor
 
-from sentinode.config import PreprocessConfig
+from sentinode.config.run import PreprocessConfig
 from sentinode.data.images import PATCH_SIZE_PX
 from sentinode.data.patches import PatchSet, room_for
 from sentinode.inputs.macenko import normalise_stain

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from sentinode.config import (
+from sentinode.config.run import (
     FitAll,
     FitConfig,
     FitHead,

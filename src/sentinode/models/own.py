@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sentinode.config import OwnModel
+from sentinode.config.run import OwnModel
 from sentinode.errors import ConfigError, RunError
 from sentinode.models.summary import InitialWeights
 from sentinode.settings import is_folder_name

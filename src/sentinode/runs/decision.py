@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 from pydantic import Field
 
-from sentinode.config import DecisionConfig
+from sentinode.config.run import DecisionConfig
 from sentinode.errors import DataError, SplitError
 from sentinode.evaluation import metrics
 from sentinode.evaluation.calibration import (

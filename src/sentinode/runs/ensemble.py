@@ -16,7 +16,7 @@ import pandas as pd
 from jaxtyping import Float, Int, Shaped
 
 from sentinode.artefacts import claim, write_atomically, write_bytes, write_text
-from sentinode.config import SHARED, DecisionConfig, PredictConfig, RunConfig, Weighting
+from sentinode.config.run import SHARED, DecisionConfig, PredictConfig, RunConfig, Weighting
 from sentinode.data.tables import read_table
 from sentinode.errors import ConfigError, DataError, RunError, SplitError, storage_errors
 from sentinode.evaluation import metrics

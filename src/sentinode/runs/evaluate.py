@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Shaped
 
 from sentinode.audit.audit import audit_patches
-from sentinode.config import RunConfig
+from sentinode.config.run import RunConfig
 from sentinode.data.folder import pack_all, read_images, read_labels
 from sentinode.data.patches import UNLABELLED, PatchSet, PatchTable
 from sentinode.errors import DataError, RunError

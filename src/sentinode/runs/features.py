@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int, Shaped
 
 from sentinode.artefacts import write_atomically
-from sentinode.config import CopiesConfig, RunConfig, TimmModel
+from sentinode.config.run import CopiesConfig, RunConfig, TimmModel
 from sentinode.data.patches import PatchSet
 from sentinode.device import Precision, has_bfloat16, in_precision
 from sentinode.fitting.linear_probe import Features

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from sentinode.config import ModelConfig, OwnModel, TimmModel
+from sentinode.config.run import ModelConfig, OwnModel, TimmModel
 from sentinode.device import choose_device
 from sentinode.fitting.memory import keep_freed_memory
 from sentinode.inference.classifier import Card, Classifier, TrainedNetwork, TrainedRun

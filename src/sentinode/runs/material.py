@@ -14,7 +14,7 @@ import numpy as np
 from sentinode.artefacts import write_text
 from sentinode.audit.audit import pixel_digests
 from sentinode.audit.check import Check, check_folder
-from sentinode.config import BalanceConfig, DataConfig, PreprocessConfig, RunConfig, SampleConfig, SplitConfig
+from sentinode.config.run import BalanceConfig, DataConfig, PreprocessConfig, RunConfig, SampleConfig, SplitConfig
 from sentinode.data.folder import LeftOut, open_folder, pack_folder, require_readable
 from sentinode.data.listing import Origin
 from sentinode.data.patches import PatchSet, PatchTable

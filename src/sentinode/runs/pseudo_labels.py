@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from sentinode.config import PseudoConfig, RunConfig
+from sentinode.config.run import PseudoConfig, RunConfig
 from sentinode.data.patches import PatchTable
 from sentinode.errors import ConfigError, RunError
 from sentinode.inference.predictions import Predictions

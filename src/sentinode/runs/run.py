@@ -35,7 +35,7 @@ from pydantic import BaseModel
 from torch import nn
 
 from sentinode.artefacts import RUN_SEAL, claim, tidy_finished
-from sentinode.config import OwnModel, RunConfig, TimmModel, Weighting
+from sentinode.config.run import OwnModel, RunConfig, TimmModel, Weighting
 from sentinode.errors import RunError, SentinodeWarning
 from sentinode.evaluation.clusters import ClusterKind
 from sentinode.fitting.checkpoint import count_weights, load_weights

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, Literal
 import torch
 from torch import nn
 
-from sentinode.config import RunConfig
+from sentinode.config.run import RunConfig
 from sentinode.data.images import SPACING_UM_PER_PX
 from sentinode.data.listing import Origin
 from sentinode.models.backbones.backbone import Backbone

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from sentinode.artefacts import STUDY_BEGUN, STUDY_SEAL
-from sentinode.config import Value
+from sentinode.config.run import Value
 from sentinode.data.listing import Origin, TableHead
 from sentinode.errors import RunError
 from sentinode.models.own import NONE, Recipes

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from sentinode.artefacts import write_text
-from sentinode.config import FitHead, FitStages, HeadFitConfig, NotebookModel, OwnModel, RunConfig
+from sentinode.config.run import FitHead, FitStages, HeadFitConfig, NotebookModel, OwnModel, RunConfig
 from sentinode.errors import RunError, SentinodeWarning
 from sentinode.evaluation.metrics import OwnMetric, scores
 from sentinode.fitting.checkpoint import load_checkpoint, load_weights, save_checkpoint, save_weights

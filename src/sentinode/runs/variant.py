@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from jaxtyping import Int
 
-from sentinode.config import Value
+from sentinode.config.run import Value
 from sentinode.evaluation.clusters import ClusterKind
 from sentinode.inference.predictions import Predictions, average
 from sentinode.runs.decision import Decision, decide

@@ -10,7 +10,7 @@ from typing import Final, Literal
 import numpy as np
 from jaxtyping import Bool, Int, Shaped
 
-from sentinode.config import BalanceConfig, DrawnSplit, FileSplit, SampleConfig, SplitConfig
+from sentinode.config.run import BalanceConfig, DrawnSplit, FileSplit, SampleConfig, SplitConfig
 from sentinode.data.patches import PatchTable
 from sentinode.errors import SplitError
 from sentinode.splits.allocation import NOTED_MISS, assign_units, is_searched, units_by_class

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Shaped
 
-from sentinode.config import Metric
+from sentinode.config.run import Metric
 from sentinode.errors import RunError
 from sentinode.evaluation.metrics import gain
 from sentinode.runs.run_record import Seeded

@@ -8,7 +8,7 @@ from typing import Final
 
 import numpy as np
 
-from sentinode.config import CompareConfig
+from sentinode.config.study import CompareConfig
 from sentinode.evaluation.bands import Bands, curve_bands
 from sentinode.evaluation.bootstrap import Interval, Replicates, bootstrap
 from sentinode.evaluation.clusters import CLUSTER_NAMES, ClassClusters, ClusterKind

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote, unquote_to_bytes
 
-from sentinode.config import Value
+from sentinode.config.run import Value
 from sentinode.data.tables import SLIDE_COLUMNS, read_column_by_id
 from sentinode.errors import DataError, RunError
 from sentinode.evaluation.clusters import ClusterKind

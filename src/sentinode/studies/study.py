@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sentinode.audit.check import CHECK, CheckRecord
 from sentinode.audit.explore import EXPLORED, Explored
-from sentinode.config import StudyConfig
+from sentinode.config.study import StudyConfig
 from sentinode.records import read_record
 from sentinode.runs.decision import Decision, open_decision
 from sentinode.runs.evaluate import Seen

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from sentinode.config import DrawnSplit, RunConfig, Scalar, StudyConfig, Value
+from sentinode.config.run import DrawnSplit, RunConfig, Scalar, Value
+from sentinode.config.study import StudyConfig
 from sentinode.errors import ConfigError
 from sentinode.models.own import NONE, Recipes
 from sentinode.progress import ALL_RUNS

@@ -19,7 +19,8 @@ from optuna.storages.journal import BaseJournalBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from sentinode.artefacts import claim
-from sentinode.config import Range, RunConfig, Scalar, StudyConfig, TuneConfig
+from sentinode.config.run import RunConfig, Scalar
+from sentinode.config.study import Range, StudyConfig, TuneConfig
 from sentinode.errors import RunError, storage_errors
 from sentinode.evaluation.metrics import gain
 from sentinode.randomness import Purpose

@@ -6,7 +6,9 @@ from collections.abc import Iterable
 from pathlib import Path, PurePath
 from typing import Final
 
-from sentinode.config import PRESETS, SHARED, RunConfig, StudyConfig, Value, load_config, load_preset
+from sentinode.config.presets import PRESETS, load_config, load_preset
+from sentinode.config.run import SHARED, RunConfig, Value
+from sentinode.config.study import StudyConfig
 from sentinode.errors import ConfigError
 from sentinode.settings import folder_name, override, parse_settings, short_name, to_flat
 

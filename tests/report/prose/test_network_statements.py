@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 
-from sentinode.config import RunConfig
+from sentinode.config.run import RunConfig
 from sentinode.report.prose.model_statements import training_statement
 from sentinode.runs.run import Run
 from sentinode.settings import override

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sentinode.config import NotebookModel
+from sentinode.config.run import NotebookModel
 from sentinode.evaluation.verdict import Verdict
 from sentinode.report.prose import verdicts as verdict_words
 from sentinode.studies.comparison import Source

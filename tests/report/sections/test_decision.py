@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sentinode.config import DecisionConfig
+from sentinode.config.run import DecisionConfig
 from sentinode.evaluation.calibration import Reliability, Temperature
 from sentinode.inference.predictions import Predictions
 from sentinode.report.pages.page import write_run_page

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
-from sentinode.config import RunConfig
+from sentinode.config.run import RunConfig
 from sentinode.evaluation.clusters import CLUSTER_NAMES
 from sentinode.evaluation.metrics import METRIC_NAMES
 from sentinode.report.figures import charts

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
 
-from sentinode.config import RunConfig
+from sentinode.config.run import RunConfig
 from sentinode.data.images import CENTRE_SIZE_PX, PATCH_SIZE_PX
 from sentinode.data.listing import Origin
 from sentinode.report.prose.model_statements import augmentation_statement, inputs_statement

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
 
-from sentinode.config import (
+from sentinode.config.run import (
     AverageConfig,
     CosineSchedule,
     EmaAverage,

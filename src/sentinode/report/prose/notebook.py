@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from sentinode.config import NotebookModel
+from sentinode.config.run import NotebookModel
 from sentinode.report.prose import verdicts as verdict_words
 from sentinode.report.prose.numbers import MISSING, mean_and_spread, number
 from sentinode.report.sections.tables import Table

@@ -8,7 +8,7 @@ from typing import Final, get_args
 
 import numpy as np
 
-from sentinode.config import ModelConfig, NotebookModel
+from sentinode.config.run import ModelConfig, NotebookModel
 from sentinode.evaluation.clusters import CLUSTER_NAMES, CLUSTERS_IN_WORDS, FEWEST, STAIN_CAUTION
 from sentinode.evaluation.metrics import METRIC_NAMES, gain
 from sentinode.evaluation.verdict import FEWEST_SEEDS, Outcome, Verdict

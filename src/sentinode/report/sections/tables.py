@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 
-from sentinode.config import RunConfig
+from sentinode.config.run import RunConfig
 from sentinode.evaluation.bootstrap import Interval
 from sentinode.evaluation.clusters import CLUSTER_NAMES
 from sentinode.evaluation.metrics import METRIC_NAMES, Confusion, confusion
