@@ -1,6 +1,6 @@
 """Every setting in one document, docs/settings.md, made from the settings themselves.
 
-python -m sentinode.config.reference > docs/settings.md
+python docs/reference.py > docs/settings.md
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from sentinode.settings import Section, kind_names, kinds
 
 _HEAD: Final = """# Settings
 
-Every setting there is; `python -m sentinode.config.reference` writes this page. A file has them in TOML;
+Every setting there is; `python docs/reference.py` writes this page. A file has them in TOML;
 `--set NAME=VALUE` and variants have them by their full names, such as `fit.augment.stain_jitter`. A section that
 comes in kinds has only the settings of the kind that it names. What belongs to another kind is refused, and so is what
 is misspelt. `none` leaves out what can be left out. Numbers are finite.
