@@ -39,6 +39,7 @@ from sentinode.apps.paths import (
     require_settings_files,
     require_table,
 )
+from sentinode.errors import ConfigError
 
 _LEAK_FOLDS = 3
 
@@ -196,21 +197,17 @@ def compare(
     from sentinode.studies.given import holds_runs
 
     if holds_runs(data):
-        _refuse_beside_runs(
-            {
-                "--variants": variants,
-                "--seeds": seeds,
-                "--folds": folds,
-                "--leak": leak,
-                "--preset": preset,
-                "--groups": groups,
-                "--group-by": group_by,
-                "--resume": resume,
-            }
+        of_training = {"--variants": variants, "--seeds": seeds, "--folds": folds, "--leak": leak, "--preset": preset}
+        _refuse(
+            of_training | {"--groups": groups, "--group-by": group_by, "--resume": resume},
+            "is for runs that are still to be trained, but finished ones were given",
+            remedy="Leave it out, or give DATA in place of the runs.",
         )
         folders = [data, *map(Path, named)]
         if on is None:
-            _require_data(labels)
+            _refuse(
+                {"--labels": labels}, "needs --data", remedy="Name the folder with the patches that the labels name."
+            )
             results.show_comparison(*api.compare_runs(folders, out, asked, slides=slides))
         else:
             with console.steps() as progress:
@@ -223,7 +220,8 @@ def compare(
             results.show_comparison(comparison, evidence, side="")
         console.say(f"{out / 'report.html'}")
         return
-    _refuse_without_runs({"--data": on, "--labels": labels})
+    told, remedy = "is for finished runs, but none was given", "Give folders of runs in place of DATA."
+    _refuse({"--data": on, "--labels": labels}, told, remedy=remedy)
     compares = bool(named or own) or not leak
     if compares and not variants:
         asked = with_variants(asked, named or asked.compare.variants, beside=len(own or ()))
@@ -241,32 +239,11 @@ def compare(
     console.say(f"{out / 'report.html'}")
 
 
-def _require_data(labels: Path | None) -> None:
-    from sentinode.errors import ConfigError
-
-    if labels is not None:
-        raise ConfigError("--labels needs --data", remedy="Name the folder with the patches that the labels name.")
-
-
-def _refuse_without_runs(options: dict[str, Path | None]) -> None:
-    from sentinode.errors import ConfigError
-
-    given = [name for name, value in options.items() if value is not None]
-    if given:
-        raise ConfigError(
-            f"{given[0]} is for finished runs, but none was given", remedy="Give folders of runs in place of DATA."
-        )
-
-
-def _refuse_beside_runs(options: dict[str, object]) -> None:
-    from sentinode.errors import ConfigError
-
-    given = [name for name, value in options.items() if value]
-    if given:
-        raise ConfigError(
-            f"{given[0]} is for runs that are still to be trained, but finished ones were given",
-            remedy="Leave it out, or give DATA in place of the runs.",
-        )
+def _refuse(options: dict[str, object], why: str, *, remedy: str) -> None:
+    """Raise ConfigError where one of the options was given."""
+    for name, value in options.items():
+        if value:
+            raise ConfigError(f"{name} {why}", remedy=remedy)
 
 
 def tune(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sentinode.apps.paths import require_table
+from sentinode.errors import ConfigError
 
 if TYPE_CHECKING:
     from sentinode.config.run import RunConfig, Weighting
@@ -98,7 +99,6 @@ def asked_study(
     default: str,
 ) -> StudyConfig:
     """The settings of a study that a command line asks for: a preset or a file, with single settings put over it."""
-    from sentinode.errors import ConfigError
     from sentinode.settings import override
 
     given = _given(settings, {"data.slides": slides, "data.groups": groups, "split.by": group_by, "split.folds": folds})
@@ -128,7 +128,6 @@ def asked_run(
     """The settings of a run that a command line asks for; a study's own would do nothing here, and are refused."""
     from sentinode.config.run import RunConfig
     from sentinode.config.study import StudyConfig
-    from sentinode.errors import ConfigError
     from sentinode.settings import override
 
     options = {"data.slides": slides, "data.groups": groups, "split.by": group_by, "pseudo.run": pseudo_labels}
@@ -143,7 +142,6 @@ def asked_run(
 
 def _base(preset: str | None, config: Path | None, default: str) -> StudyConfig:
     from sentinode.config.presets import load_config, load_preset
-    from sentinode.errors import ConfigError
 
     if preset and config:
         raise ConfigError(
@@ -163,7 +161,6 @@ def own_network(names: Sequence[str] | str | None) -> dict[str, Callable[[], Any
 
     Raises ConfigError where a module cannot be imported or has no such thing.
     """
-    from sentinode.errors import ConfigError
 
     found: dict[str, Callable[[], Any]] = {}
     for name in [names] if isinstance(names, str) else names or []:
@@ -188,7 +185,6 @@ def own_network(names: Sequence[str] | str | None) -> dict[str, Callable[[], Any
 
 def weighting(asked: str) -> Weighting:
     """How an ensemble is to be weighted; raises ConfigError for another word."""
-    from sentinode.errors import ConfigError
 
     match asked:
         case "fitted" | "equal":
@@ -216,7 +212,6 @@ def session_of(
     from sentinode.data.cache import COMPILER
     from sentinode.data.images import silence_decoders
     from sentinode.device import choose_device
-    from sentinode.errors import ConfigError
     from sentinode.processes import ALONE, Processes
     from sentinode.progress import silent
     from sentinode.session import Session
@@ -245,7 +240,6 @@ def cache_root(given: Path | None) -> Path:
 
 def _launched_processes() -> int:
     """How many processes accelerate or torchrun say they began; one where their variable is not set, or to nothing."""
-    from sentinode.errors import ConfigError
 
     said = os.environ.get("WORLD_SIZE", "").strip() or "1"
     if not said.isdecimal():
