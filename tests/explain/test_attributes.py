@@ -10,7 +10,7 @@ import pytest
 
 from sentinode.config.run import DataConfig
 from sentinode.errors import DataError
-from sentinode.explain.attributes import attributes_of_folder, read_attributes
+from sentinode.explain.attributes import attributes_of_folder, quantile_groups, read_attributes
 from sentinode.settings import override
 
 TABLE = "id,size,scanner,note\na.tif,3,x,1e3\nimages/b.png,,NA,yes\nc,NaN, y ,2\n"
@@ -70,3 +70,32 @@ def test_a_phantom_tells_the_tumour_fraction_of_every_patch(phantom_folder: Path
     table = attributes_of_folder(phantom_folder, DataConfig(), truth.index.to_numpy(dtype=str))
     assert table is not None
     assert table["tumour_fraction"].to_dict() == truth["tumour_fraction"].to_dict()
+
+
+def test_parts_have_equal_size_and_say_their_bounds() -> None:
+    values = np.r_[np.arange(34, 114, dtype=float), np.nan]
+    names = quantile_groups("brightness", np.random.default_rng(0).permutation(values))
+    found = dict(zip(*np.unique(names, return_counts=True), strict=True))
+    assert found == {
+        "": 1,
+        "brightness 1 of 4 (34-53)": 20,
+        "brightness 2 of 4 (54-73)": 20,
+        "brightness 3 of 4 (74-93)": 20,
+        "brightness 4 of 4 (94-113)": 20,
+    }
+
+
+def test_equal_values_stay_together() -> None:
+    fractions = np.array([0.0] * 7 + [0.25, 0.5, 1.0])
+    names = quantile_groups("tumour fraction", fractions)
+    assert names[0] == "tumour fraction 1 of 2 (0-0)"
+    assert (names[:7] == names[0]).all()
+    assert names[7:].tolist() == ["tumour fraction 2 of 2 (0.25-1)"] * 3
+    assert set(quantile_groups("density", np.full(3, 0.123456))) == {"density 1 of 1 (0.123-0.123)"}
+    assert quantile_groups("density", np.arange(4, dtype=np.int16), parts=2)[0] == "density 1 of 2 (0-1)"
+    assert quantile_groups("density", np.full(2, np.nan)).tolist() == ["", ""]
+
+
+def test_many_parts_sort_by_number() -> None:
+    names = quantile_groups("brightness", np.arange(100.0), parts=12)
+    assert list(np.unique(names)) == list(dict.fromkeys(names.tolist()))

@@ -9,7 +9,7 @@ from PIL import Image
 
 from conftest import make_patches
 from sentinode.config.run import RunConfig
-from sentinode.explain.galleries import examples, worst_mistakes, write_inputs, write_pictures
+from sentinode.explain.galleries import examples, mistakes_to_show, worst_mistakes, write_inputs, write_pictures
 from sentinode.inference.predictions import Predictions
 from sentinode.settings import override
 
@@ -18,11 +18,10 @@ def test_the_worst_mistakes_are_the_most_confident_ones() -> None:
     ids = np.array(["a", "b", "c", "d", "e"])
     labels = np.array([0, 0, 1, 1, 1], dtype=np.int8)
     predictions = Predictions(ids, labels, np.array([0.6, 0.9, 0.1, 0.4, 0.8]))
-    found = worst_mistakes(predictions, 2)
-    assert [mistake.id for mistake in found[0]] == ["b", "a"]
-    assert [mistake.id for mistake in found[1]] == ["c", "d"]
-    assert found[1][0].probability == 0.1
-    assert [mistake.id for mistake in worst_mistakes(predictions, 1)[1]] == ["c"]
+    false_positives, false_negatives = worst_mistakes(predictions)
+    assert ids[false_positives].tolist() == ["b", "a"]
+    assert ids[false_negatives].tolist() == ["c", "d"]
+    assert mistakes_to_show(predictions) == ["b", "a", "c", "d"]
 
 
 def test_examples_are_of_their_class_and_follow_the_seed() -> None:

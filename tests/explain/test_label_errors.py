@@ -22,8 +22,7 @@ def test_by_hand() -> None:
     assert found.class_thresholds == pytest.approx((0.6, 0.6))
     # p3 (0.6 for class 0) reaches its own class's threshold by a hair; the unlabelled patch is passed over.
     assert found.confident_joint.tolist() == [[3, 1], [1, 2]]
-    assert [(s.rank, s.id, s.label, s.probability) for s in found.suspects] == [(1, "p2", 0, 0.9), (2, "p6", 1, 0.1)]
-    assert [s.margin for s in found.suspects] == pytest.approx([-0.8, -0.8])
+    assert found.suspects.tolist() == [2, 6]
 
 
 def test_a_patch_that_reaches_both_thresholds_is_counted_as_the_more_probable_class() -> None:
@@ -32,16 +31,16 @@ def test_a_patch_that_reaches_both_thresholds_is_counted_as_the_more_probable_cl
     # Thresholds: class 0 mean(0.55, 0.4) = 0.475; class 1 mean(0.4, 0.55) = 0.475. Only p = 0.5 +- 0.025 reach both.
     assert found.class_thresholds == pytest.approx((0.475, 0.475))
     assert found.confident_joint.tolist() == [[1, 1], [1, 1]]
-    assert [s.id for s in found.suspects] == ["p1", "p2"]
+    assert found.suspects.tolist() == [1, 2]
     both = find_label_errors(predictions([0, 0, 1, 1, 0, 1], [*p, 0.51, 0.49]))
-    assert {s.id for s in both.suspects} == {"p1", "p2", "p4", "p5"}
+    assert set(both.suspects.tolist()) == {1, 2, 4, 5}
 
 
 def test_patches_that_reach_no_threshold_are_not_counted() -> None:
     found = find_label_errors(predictions([0, 0, 1, 1, 0], [0.05, 0.05, 0.95, 0.95, 0.5]))
     assert found.class_thresholds == pytest.approx((2.4 / 3, 0.95))
     assert found.confident_joint.sum() == 4
-    assert found.suspects == ()
+    assert len(found.suspects) == 0
 
 
 def test_planted_errors_are_found_with_high_precision() -> None:
@@ -52,13 +51,12 @@ def test_planted_errors_are_found_with_high_precision() -> None:
     labels = truth.copy()
     labels[flipped] = 1 - labels[flipped]
     found = find_label_errors(predictions(labels, p))
-    planted = {f"p{i}" for i in flipped}
-    hits = [s.id in planted for s in found.suspects]
+    hits = np.isin(found.suspects, flipped)
     assert np.mean(hits[:60]) > 0.98
     assert np.mean(hits) > 0.75
-    assert sum(hits) > 0.7 * len(planted)
-    assert [s.rank for s in found.suspects] == list(range(1, len(hits) + 1))
-    assert (np.diff([s.margin for s in found.suspects]) >= 0).all()
+    assert hits.sum() > 0.7 * len(flipped)
+    of_label = np.where(labels == 1, p, 1 - p)[found.suspects]
+    assert (np.diff(of_label) >= 0).all()
 
 
 def test_one_class_is_refused() -> None:

@@ -11,12 +11,11 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from sentinode.api.settings import with_own_network
-from sentinode.api.study import MISTAKES_A_CLASS
 from sentinode.artefacts import claim, write_bytes
 from sentinode.config.run import RunConfig, Weighting
 from sentinode.config.study import StudyConfig
 from sentinode.evaluation.metrics import OwnMetric, Score, own_metrics
-from sentinode.explain.galleries import worst_mistakes, write_pictures
+from sentinode.explain.galleries import mistakes_to_show, write_pictures
 from sentinode.models.build import require_sound
 from sentinode.models.own import Given, Recipes
 from sentinode.records import read_record, write_record
@@ -70,9 +69,7 @@ def fit(
         material = gather(data, config, session).material
         run = train_run(material, config, out, resume=resume, own=own, metrics=own_metrics(metrics))
         if session.processes.writes and not (out / REPORT).is_file():
-            mistakes = worst_mistakes(run.predictions, MISTAKES_A_CLASS)
-            shown = [m.id for of_class in mistakes.values() for m in of_class]
-            write_pictures(out / "pictures", material.patches, shown)
+            write_pictures(out / "pictures", material.patches, mistakes_to_show(run.predictions))
             write_run_page(run)
     return run
 
@@ -158,8 +155,7 @@ def ensemble(runs: Iterable[Path], out: Path, session: Session | None = None, *,
 
 def _copy_pictures(run: Run, sources: Iterable[Path]) -> None:
     """Of the run's mistakes those pictures that the folders hold, for the run itself holds no pixels."""
-    mistakes = worst_mistakes(run.predictions, MISTAKES_A_CLASS)
-    wanted, pictures = {f"{m.id}.png" for of_class in mistakes.values() for m in of_class}, run.folder / "pictures"
+    wanted, pictures = {f"{i}.png" for i in mistakes_to_show(run.predictions)}, run.folder / "pictures"
     for source in sources:
         for path in (source / "pictures").glob("*.png"):
             if path.name in wanted and not (pictures / path.name).exists():

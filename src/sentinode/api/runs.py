@@ -108,14 +108,12 @@ def evaluate(
 
 
 def _write(found: Evaluation, predictions: Predictions, patches: PatchSet, out: Path) -> None:
-    from sentinode.explain.galleries import worst_mistakes, write_pictures  # here: without --out nothing is drawn
+    from sentinode.explain.galleries import mistakes_to_show, write_pictures  # here: without --out nothing is drawn
     from sentinode.report.pages.page import write_evaluation_page
-    from sentinode.report.sections.patches import MISTAKES_A_CLASS
     from sentinode.runs.evaluate import PREDICTIONS, SCORES
 
     predictions.write(out / PREDICTIONS)
     found = replace(found, predictions_sha256=digest_of(out / PREDICTIONS))
-    mistakes = worst_mistakes(predictions, MISTAKES_A_CLASS)
-    write_pictures(out / "pictures", patches, [m.id for of_class in mistakes.values() for m in of_class])
+    write_pictures(out / "pictures", patches, mistakes_to_show(predictions))
     write_evaluation_page(out, found, predictions)
     write_record(out / SCORES, found)

@@ -65,7 +65,6 @@ from sentinode.studies.tune import search, trial_count
 
 EXAMPLES_A_CLASS: Final = 12
 INPUTS_A_CLASS: Final = 2
-MISTAKES_A_CLASS: Final = 12
 
 
 def study(

@@ -9,14 +9,13 @@ from typing import Final
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Real, Shaped
 
 from sentinode.audit.appearance import QUANTITIES, appearance
 from sentinode.config.run import DataConfig
 from sentinode.data.patches import PatchSet
 from sentinode.data.tables import ID_COLUMNS, column_of, columns_of, is_unknown, read_table, require_ids, table_at
 from sentinode.errors import DataError
-from sentinode.evaluation.subgroups import quantile_groups
 
 FROM_PIXELS: Final = ("brightness", "optical_density", "saturation")
 PARTS: Final = 4
@@ -75,8 +74,33 @@ def parts_of(values: pd.Series) -> Parts:
 
 
 def _cut(numbers: Float[np.ndarray, " n"]) -> Parts:
-    names = quantile_groups("part", numbers, PARTS)
+    names = quantile_groups("part", numbers)
     return Parts(names, tuple(np.unique(names[names != ""]).tolist()))
+
+
+def quantile_groups(quantity: str, values: Real[np.ndarray, " n"], parts: int = PARTS) -> Shaped[np.ndarray, " n"]:
+    """Name each patch's part of the quantity's range, like "brightness 1 of 4 (34-120)", parts of equal size.
+
+    The bounds are the part's own least and largest value, to three digits. Equal values stay together,
+    so there may be fewer parts, of unequal size; NaN is named "".
+    """
+    known = np.isfinite(values)
+    names = np.full(len(values), "", dtype=object)
+    if known.any():
+        cuts = np.quantile(values[known], np.arange(1, parts) / parts)
+        numbers, part = np.unique(np.searchsorted(cuts, values[known]), return_inverse=True)
+        width = len(str(len(numbers)))  # so that part 10 sorts after part 9
+        bounds = [(values[known][part == k].min(), values[known][part == k].max()) for k in range(len(numbers))]
+        of_part = [
+            f"{quantity} {k + 1:0{width}d} of {len(numbers)} ({_short(float(low))}-{_short(float(high))})"
+            for k, (low, high) in enumerate(bounds)
+        ]
+        names[known] = np.array(of_part, dtype=object)[part]
+    return names.astype(str)
+
+
+def _short(value: float) -> str:
+    return np.format_float_positional(value, precision=3, fractional=False, trim="-")
 
 
 def attributes_of_folder(root: Path, config: DataConfig, ids: np.ndarray) -> pd.DataFrame | None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import torch
-from jaxtyping import Int8, Shaped
+from jaxtyping import Int, Int8, Shaped
 from PIL import Image
 
 from sentinode.artefacts import write_bytes
@@ -22,14 +22,7 @@ from sentinode.inputs.preprocess import Prepared
 from sentinode.runs.run_record import augmentation_of
 from sentinode.runs.study_record import InputRange
 
-
-@dataclass(frozen=True)
-class Mistake:
-    """A patch on the wrong side of the threshold."""
-
-    id: str
-    label: int
-    probability: float
+MISTAKES_A_CLASS: Final = 12
 
 
 def examples(
@@ -44,18 +37,20 @@ def examples(
     return drawn
 
 
-def worst_mistakes(predictions: Predictions, count: int, *, threshold: float = 0.5) -> dict[int, list[Mistake]]:
-    """By true label, the patches on the wrong side of the threshold, the most confident first."""
-    mistakes: dict[int, list[Mistake]] = {}
-    for label in (0, 1):
-        wrong = (predictions.labels == label) & ((predictions.probabilities > threshold) != (label == 1))
+def worst_mistakes(predictions: Predictions) -> tuple[Int[np.ndarray, " negatives"], Int[np.ndarray, " positives"]]:
+    """By true label, the rows of the patches on the wrong side of 0.5, the most confident first."""
+
+    def rows_of(label: int) -> Int[np.ndarray, " k"]:
+        wrong = (predictions.labels == label) & ((predictions.probabilities > 0.5) != (label == 1))
         rows = np.flatnonzero(wrong)
-        distance = np.abs(predictions.probabilities[rows] - label)
-        worst = rows[np.argsort(-distance, kind="stable")[:count]]
-        mistakes[label] = [
-            Mistake(str(predictions.ids[row]), label, float(predictions.probabilities[row])) for row in worst
-        ]
-    return mistakes
+        return np.asarray(rows[np.argsort(-np.abs(predictions.probabilities[rows] - label), kind="stable")])
+
+    return rows_of(0), rows_of(1)
+
+
+def mistakes_to_show(predictions: Predictions) -> list[str]:
+    """The ids of the mistakes that a page shows: of each class the most confident."""
+    return [i for rows in worst_mistakes(predictions) for i in predictions.ids[rows[:MISTAKES_A_CLASS]].tolist()]
 
 
 def write_inputs(folder: Path, patches: PatchSet, ids: Sequence[str], config: RunConfig) -> list[InputRange]:

@@ -19,24 +19,9 @@ from sentinode.inference.predictions import Predictions
 _ROUNDING = 1e-6  # equal probabilities must reach their own mean
 
 
-@dataclass(frozen=True)
-class Suspect:
-    """A patch whose label may be wrong, 1 the first to look at.
-
-    `margin` is the probability of the given label minus that of the other class, in [-1, 1]: the
-    smaller, the more suspect.
-    """
-
-    rank: int
-    id: str
-    label: int
-    probability: float
-    margin: float
-
-
 @dataclass(frozen=True, eq=False)
 class LabelErrors:
-    """Suspects in order, with what they were found by.
+    """The rows of the suspects, the most suspect first, with what they were found by.
 
     `class_thresholds`: mean self-confidence of the classes 0 and 1. `confident_joint[given, counted]`:
     patches by label and by the class whose threshold they reach; patches that reach none are not counted.
@@ -44,11 +29,11 @@ class LabelErrors:
 
     class_thresholds: tuple[float, float]
     confident_joint: Int[np.ndarray, "2 2"]
-    suspects: tuple[Suspect, ...]
+    suspects: Int[np.ndarray, " k"]
 
 
 def find_label_errors(out_of_fold: Predictions) -> LabelErrors:
-    """Rank the patches whose out-of-fold probability speaks against their label.
+    """Rank the patches whose out-of-fold probability speaks against their label, by how much it does.
 
     Unlabelled patches are passed over; raises DataError where a class is absent.
     """
@@ -65,15 +50,7 @@ def find_label_errors(out_of_fold: Predictions) -> LabelErrors:
     counted = reaches.any(axis=1)
     joint = np.zeros((2, 2), np.int64)
     np.add.at(joint, (labels[counted], counted_as[counted]), 1)
-    self_confidence = by_class[np.arange(len(labels)), labels]
-    margin = 2 * self_confidence - 1
+    margin = 2 * by_class[np.arange(len(labels)), labels] - 1
     suspects = np.flatnonzero(counted & (counted_as != labels))
     suspects = suspects[np.argsort(margin[suspects], kind="stable")]
-    return LabelErrors(
-        (float(thresholds[0]), float(thresholds[1])),
-        joint,
-        tuple(
-            Suspect(rank, str(out_of_fold.ids[rows[at]]), int(labels[at]), float(positive[at]), float(margin[at]))
-            for rank, at in enumerate(suspects, start=1)
-        ),
-    )
+    return LabelErrors((float(thresholds[0]), float(thresholds[1])), joint, rows[suspects])

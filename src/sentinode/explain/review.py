@@ -6,27 +6,25 @@ of fold where there are folds. So confident learning may rank them as they are.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Int
 
 from sentinode.errors import RunError
+from sentinode.evaluation import metrics
 from sentinode.evaluation.clusters import ClusterKind
-from sentinode.evaluation.subgroups import UNKNOWN, scores_by_subgroup
 from sentinode.explain.attributes import Parts, parts_of
-from sentinode.explain.galleries import Mistake, worst_mistakes
-from sentinode.explain.label_errors import Suspect, find_label_errors
+from sentinode.explain.galleries import worst_mistakes
+from sentinode.explain.label_errors import find_label_errors
 from sentinode.inference.predictions import Predictions
+from sentinode.runs.evaluate import UNKNOWN
 from sentinode.runs.variant import Variant
 from sentinode.studies.review_record import Found, Review, Seen, Subgroups, SubgroupScores, Suspects
 
-THRESHOLD: Final = 0.5
 ALONE: Final = "patches on their own"
-_SCORES: Final = ("auc", "accuracy", "sensitivity", "specificity")
 
 
 def review(
@@ -48,14 +46,25 @@ def review(
     """
     mean, members = chosen.predictions, [repeat.predictions for repeat in chosen.repeats]
 
-    def first_of(found: Iterable[Mistake | Suspect | Disagreement]) -> Found:
-        seen = [_seen(entry, clusters) for entry in found]
-        return Found(len(seen), tuple(seen[:count]))
+    def seen(rows: Int[np.ndarray, " k"], *by: Predictions) -> tuple[Seen, ...]:
+        """The patches of some rows, with what each of the predictions says of them; the first `count`."""
+        return tuple(
+            Seen(i, int(mean.labels[row]), clusters.get(i, ""), tuple(float(said.probabilities[row]) for said in by))
+            for row, i in zip(rows[:count], mean.ids[rows[:count]].tolist(), strict=True)
+        )
 
-    wrong = worst_mistakes(mean, len(mean), threshold=THRESHOLD)
-    spread = between_seeds(members, count) if len(members) > 1 else None
+    def found(rows: Int[np.ndarray, " k"], *by: Predictions) -> Found:
+        return Found(len(rows), seen(rows, *by))
+
+    false_positives, false_negatives = worst_mistakes(mean)
     doubtful = find_label_errors(mean)
     (none_none, none_tumour), (tumour_none, tumour_tumour) = doubtful.confident_joint.tolist()
+    # A patch without a slide is of an unknown one; a patch without a group shares no tissue with any other.
+    unnamed = "" if cluster_kind == "slide" else ALONE
+    of_clusters = np.array([clusters.get(i, "") or unnamed for i in mean.ids.tolist()])
+    parts: list[tuple[str, Parts]] = [(cluster_kind, Parts(of_clusters, None))]
+    if attributes is not None:
+        parts += [(str(name), parts_of(values)) for name, values in attributes.loc[mean.ids].items()]
     return Review(
         variant=chosen.name,
         rival=None if rival is None else rival.name,
@@ -64,42 +73,52 @@ def review(
         patches=len(mean),
         few=few,
         cluster_kind=cluster_kind,
-        mistakes=(first_of(wrong[0]), first_of(wrong[1])),
-        disagreements=None if rival is None else first_of(between_models(mean, rival.predictions, len(mean))),
-        seed_spread=None if spread is None else tuple(_seen(entry, clusters) for entry in spread),
+        mistakes=(found(false_positives, mean), found(false_negatives, mean)),
+        disagreements=None
+        if rival is None
+        else found(between_models(mean, rival.predictions), mean, rival.predictions),
+        seed_spread=seen(between_seeds(members), *members) if len(members) > 1 else None,
         suspects=Suspects(
-            first_of(doubtful.suspects),
+            found(doubtful.suspects, mean),
             doubtful.class_thresholds,
             ((none_none, none_tumour), (tumour_none, tumour_tumour)),
         ),
-        subgroups=(
-            subgroups(chosen, cluster_kind, _cluster_parts(mean.ids, clusters, cluster_kind), few=few),
-            *_by_attribute(chosen, attributes, few),
-        ),
+        subgroups=tuple(subgroups(members, by, of, few=few) for by, of in parts),
     )
 
 
-def subgroups(variant: Variant, by: str, parts: Parts, *, few: int = 50) -> Subgroups:
+def subgroups(members: Sequence[Predictions], by: str, parts: Parts, *, few: int = 50) -> Subgroups:
     """Scores of each part of a variant's validation patches: the mean of the scores under each seed."""
     count = len(np.unique(parts.names[parts.names != ALONE])) + int(np.sum(parts.names == ALONE))
     if count > len(parts.names) / 2:
         return Subgroups(by, parts.order is not None, count, ())
-    tables = [
-        scores_by_subgroup(said.labels, said.probabilities, parts.names, threshold=THRESHOLD, few=few)
-        for said in (repeat.predictions for repeat in variant.repeats)
-    ]
-    means = np.mean([table[list(_SCORES)].to_numpy(dtype=np.float64) for table in tables], axis=0)
-    lines = [
-        SubgroupScores(
-            subgroup=str(row["subgroup"]),
-            patches=int(row["patches"]),
-            positive=int(row["positive"]),
-            flag=str(row["flag"]),
-            **{name: float(score) if np.isfinite(score) else None for name, score in zip(_SCORES, scores, strict=True)},
-        )
-        for row, scores in zip(tables[0].to_dict("records"), means, strict=True)
-    ]
+    lines = []
+    for name in np.unique(parts.names):
+        inside = parts.names == name
+        labels = members[0].labels[inside]
+        means = np.mean([_scores(labels, said.probabilities[inside]) for said in members], axis=0).tolist()
+        auc, accuracy, sensitivity, specificity = (score if np.isfinite(score) else None for score in means)
+        scores = (auc, accuracy, sensitivity, specificity, _flag(labels, few))
+        lines.append(SubgroupScores(str(name) or UNKNOWN, len(labels), int(np.sum(labels == 1)), *scores))
     return Subgroups(by, parts.order is not None, count, tuple(_in_order(lines, parts.order)))
+
+
+def _scores(labels: Int[np.ndarray, " n"], probabilities: Float[np.ndarray, " n"]) -> list[float]:
+    at_half = metrics.confusion(labels, probabilities)
+    return [
+        metrics.auc(labels, probabilities),
+        metrics.accuracy(labels, probabilities),
+        at_half.sensitivity,
+        at_half.specificity,
+    ]
+
+
+def _flag(labels: Int[np.ndarray, " n"], few: int) -> str:
+    """Why a line bears no conclusion; "" where it may."""
+    fewer = min(int(np.sum(labels == label)) for label in (0, 1))
+    if len(labels) < few:
+        return "few patches"
+    return "one class only" if not fewer else "few of one class" if fewer < few / 5 else ""
 
 
 def _in_order(lines: list[SubgroupScores], order: tuple[str, ...] | None) -> list[SubgroupScores]:
@@ -110,59 +129,19 @@ def _in_order(lines: list[SubgroupScores], order: tuple[str, ...] | None) -> lis
     return sorted(lines, key=lambda line: place[line.subgroup])
 
 
-def _by_attribute(variant: Variant, attributes: pd.DataFrame | None, few: int) -> list[Subgroups]:
-    if attributes is None:
-        return []
-    of_patches = attributes.loc[variant.predictions.ids]
-    return [subgroups(variant, str(name), parts_of(of_patches[name]), few=few) for name in of_patches.columns]
-
-
-def _cluster_parts(ids: Shaped[np.ndarray, " n"], clusters: Mapping[str, str], kind: ClusterKind) -> Parts:
-    """A patch without a slide is of an unknown one; a patch without a group shares no tissue with any other."""
-    return Parts(np.array([clusters.get(i, "") or ("" if kind == "slide" else ALONE) for i in ids.tolist()]), None)
-
-
-def _seen(entry: Mistake | Suspect | Disagreement, clusters: Mapping[str, str]) -> Seen:
-    probabilities = entry.probabilities if isinstance(entry, Disagreement) else (entry.probability,)
-    return Seen(entry.id, entry.label, clusters.get(entry.id, ""), probabilities)
-
-
-@dataclass(frozen=True)
-class Disagreement:
-    """A patch and what each member said of it, in the order of the members.
-
-    `spread` is the difference of two models' probabilities, or the standard deviation over seeds
-    (that of these seeds, divided by their number).
-    """
-
-    id: str
-    label: int
-    probabilities: tuple[float, ...]
-    spread: float
-
-
-def between_models(a: Predictions, b: Predictions, count: int) -> list[Disagreement]:
-    """Up to `count` patches on opposite sides of 0.5, the largest difference first.
+def between_models(a: Predictions, b: Predictions) -> Int[np.ndarray, " k"]:
+    """The rows of the patches on opposite sides of 0.5, the largest difference first.
 
     Raises RunError where the two are predictions of different patches, as `between_seeds` does.
     """
-    probabilities = _side_by_side([a, b])
-    said = probabilities > 0.5
-    return _largest(a, probabilities, np.abs(probabilities[0] - probabilities[1]), count, said[0] != said[1])
+    one, other = _side_by_side([a, b])
+    return _largest(np.abs(one - other), (one > 0.5) != (other > 0.5))
 
 
-def between_seeds(members: Sequence[Predictions], count: int) -> list[Disagreement]:
-    """Up to `count` patches on which at least two seeds differ, the largest standard deviation first."""
-    if len(members) < 2:
-        raise RunError("one seed cannot disagree with itself", remedy="Train at least two seeds.")
+def between_seeds(members: Sequence[Predictions]) -> Int[np.ndarray, " k"]:
+    """The rows of the patches on which at least two seeds differ, the largest standard deviation first."""
     probabilities = _side_by_side(members)
-    return _largest(
-        members[0],
-        probabilities,
-        probabilities.std(axis=0),
-        count,
-        probabilities.min(axis=0) < probabilities.max(axis=0),
-    )
+    return _largest(probabilities.std(axis=0), probabilities.min(axis=0) < probabilities.max(axis=0))
 
 
 def _side_by_side(members: Sequence[Predictions]) -> Float[np.ndarray, "m n"]:
@@ -171,18 +150,6 @@ def _side_by_side(members: Sequence[Predictions]) -> Float[np.ndarray, "m n"]:
     return np.stack([member.probabilities for member in members])
 
 
-def _largest(
-    patches: Predictions,
-    probabilities: Float[np.ndarray, "m n"],
-    spread: Float[np.ndarray, " n"],
-    count: int,
-    candidates: np.ndarray,
-) -> list[Disagreement]:
-    rows: Int[np.ndarray, " k"] = np.flatnonzero(candidates)
-    rows = rows[np.argsort(-spread[rows], kind="stable")[:count]]
-    return [
-        Disagreement(
-            str(patches.ids[row]), int(patches.labels[row]), tuple(probabilities[:, row].tolist()), float(spread[row])
-        )
-        for row in rows
-    ]
+def _largest(spread: Float[np.ndarray, " n"], candidates: np.ndarray) -> Int[np.ndarray, " k"]:
+    rows = np.flatnonzero(candidates)
+    return np.asarray(rows[np.argsort(-spread[rows], kind="stable")])

@@ -26,7 +26,6 @@ from sentinode.evaluation.bands import Bands, curve_bands
 from sentinode.evaluation.bootstrap import METRICS, Interval, bootstrap
 from sentinode.evaluation.clusters import CLUSTER_NAMES, ClusterKind
 from sentinode.evaluation.metrics import OwnMetric
-from sentinode.evaluation.subgroups import UNKNOWN
 from sentinode.evaluation.threshold import PointName
 from sentinode.inference.classifier import Classifier
 from sentinode.inference.predictions import Predictions
@@ -44,6 +43,8 @@ PREDICTIONS: Final = "predictions.csv"
 BEFORE_SCORES: Final = (PREDICTIONS, "report.html", "pictures")
 AT_HALF: Final = ("sensitivity", "specificity")
 REPLICATES: Final = 2000
+UNKNOWN: Final = "unknown"
+"""The name of the slide of patches without one."""
 _FEWEST_TO_CLUSTER: Final = 2
 
 

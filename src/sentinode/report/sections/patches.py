@@ -9,14 +9,12 @@ from pathlib import Path
 
 from sentinode.data.listing import TableHead
 from sentinode.evaluation.metrics import Confusion
-from sentinode.explain.galleries import worst_mistakes
+from sentinode.explain.galleries import MISTAKES_A_CLASS, worst_mistakes
 from sentinode.inference.predictions import Predictions
 from sentinode.report.figures.charts import Chart
 from sentinode.report.prose.numbers import number
 from sentinode.report.sections.tables import Table, confusion_of
 from sentinode.runs.study_record import InputRange
-
-MISTAKES_A_CLASS = 12
 
 
 @dataclass(frozen=True)
@@ -71,20 +69,16 @@ def matrix(whose: str, predictions: Predictions) -> Matrix:
 
 def mistakes(folder: Path, predictions: Predictions) -> list[Gallery]:
     """False positives and false negatives, the most confident first, with the pictures that the folder has of them."""
-    worst = worst_mistakes(predictions, MISTAKES_A_CLASS)
-    titles = {
-        0: ("Called tumour, labelled tumour-free", "negative"),
-        1: ("Tumour missed", "positive"),
-    }
-    return [
-        Gallery(
-            title,
-            kind,
-            [picture(folder, mistake.id, f"p = {mistake.probability:.3f}") for mistake in worst[label]],
-            "False positives, most confident first." if label == 0 else "False negatives, most confident first.",
-        )
-        for label, (title, kind) in titles.items()
-    ]
+    titles = (
+        ("Called tumour, labelled tumour-free", "negative", "False positives, most confident first."),
+        ("Tumour missed", "positive", "False negatives, most confident first."),
+    )
+    galleries = []
+    for rows, (title, kind, caption) in zip(worst_mistakes(predictions), titles, strict=True):
+        shown = rows[:MISTAKES_A_CLASS]
+        pairs = zip(predictions.ids[shown].tolist(), predictions.probabilities[shown].tolist(), strict=True)
+        galleries.append(Gallery(title, kind, [picture(folder, i, f"p = {p:.3f}") for i, p in pairs], caption))
+    return galleries
 
 
 def inputs(folder: Path, ranges: Sequence[InputRange]) -> list[SideBySide]:
