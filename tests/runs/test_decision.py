@@ -64,7 +64,7 @@ def test_the_settings_reach_the_rules() -> None:
     found = made(sensitivity=0.8, cost_of_miss=20.0, prevalence=0.02)
     given = predictions()
     assert 0.8 <= found.points["sensitivity"].sensitivity < 0.81
-    assert found.points["cost"] == least_cost(given.labels, given.probabilities, 20.0, 1.0, 0.02)
+    assert found.points["cost"] == least_cost(given.labels, given.probabilities, 20.0, 0.02)
 
 
 def test_maps_for_new_patches_are_fitted_on_the_whole_side() -> None:

@@ -8,14 +8,13 @@ on one side and small differences between machines change nothing.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from sentinode.errors import ConfigError, DataError
+from sentinode.errors import DataError
 
 PointName = Literal["youden", "sensitivity", "cost"]
 POINTS: Final[tuple[PointName, ...]] = get_args(PointName)
@@ -48,8 +47,6 @@ def fixed_sensitivity(
     labels: Int[np.ndarray, " n"], probabilities: Float[np.ndarray, " n"], sensitivity: float
 ) -> OperatingPoint:
     """The most specific threshold whose sensitivity is at least the one wanted, in (0, 1]."""
-    if not 0 < sensitivity <= 1:
-        raise ConfigError(f"a sensitivity of {sensitivity:g} cannot be fixed", remedy="Give one above 0 and up to 1.")
     tried = _Tried.of(labels, probabilities)
     reached = tried.true_positive / tried.positives >= sensitivity
     return tried.point(f"sensitivity of at least {sensitivity:g}", int(np.flatnonzero(reached)[-1]))
@@ -59,30 +56,20 @@ def least_cost(
     labels: Int[np.ndarray, " n"],
     probabilities: Float[np.ndarray, " n"],
     cost_of_miss: float,
-    cost_of_false_alarm: float,
     prevalence: float | None = None,
 ) -> OperatingPoint:
     """The least expected cost of a patch; of equals, the more sensitive.
 
-    Costs are in any one unit. `prevalence` is the share of positives where the model will be used, in
-    [0, 1]; by default that of these patches.
+    `cost_of_miss`, 0 or more, is in false alarms. `prevalence` is the share of positives where the model will be used,
+    in [0, 1]; by default that of these patches.
     """
-    if not (min(cost_of_miss, cost_of_false_alarm) >= 0 and 0 < max(cost_of_miss, cost_of_false_alarm) < math.inf):
-        raise ConfigError(
-            f"a miss at {cost_of_miss:g} and a false alarm at {cost_of_false_alarm:g} cannot be weighed",
-            remedy="Give costs of 0 or more, one of them above 0.",
-        )
-    if prevalence is not None and not 0 <= prevalence <= 1:
-        raise ConfigError(f"{prevalence:g} is not a prevalence", remedy="Give a share between 0 and 1.")
     tried = _Tried.of(labels, probabilities)
     share = tried.positives / (tried.positives + tried.negatives) if prevalence is None else prevalence
     cost = cost_of_miss * share * (1 - tried.true_positive / tried.positives)
-    cost += cost_of_false_alarm * (1 - share) * (1 - tried.true_negative / tried.negatives)
-    rule = (
-        f"least cost: a miss costs {cost_of_miss:g}, a false alarm {cost_of_false_alarm:g}, prevalence {share:.3g}"
-        f"{' as on validation' if prevalence is None else ''}"
-    )
-    return tried.point(rule, int(np.argmax(cost <= cost.min() + _EQUAL_COST * max(cost_of_miss, cost_of_false_alarm))))
+    cost += (1 - share) * (1 - tried.true_negative / tried.negatives)
+    as_here = " as on validation" if prevalence is None else ""
+    rule = f"least cost: a miss costs {cost_of_miss:g}, a false alarm 1, prevalence {share:.3g}{as_here}"
+    return tried.point(rule, int(np.argmax(cost <= cost.min() + _EQUAL_COST * max(cost_of_miss, 1.0))))
 
 
 @dataclass(frozen=True, eq=False)

@@ -174,7 +174,7 @@ def _points(
     return {
         "youden": youden(labels, probabilities),
         "sensitivity": fixed_sensitivity(labels, probabilities, config.sensitivity),
-        "cost": least_cost(labels, probabilities, config.cost_of_miss, 1.0, config.prevalence),
+        "cost": least_cost(labels, probabilities, config.cost_of_miss, config.prevalence),
     }
 
 
