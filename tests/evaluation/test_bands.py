@@ -53,7 +53,7 @@ def test_bands_agree_with_a_loop_of_scikit_learn(ties: bool, folds: int) -> None
 
     rng = np.random.default_rng(3)  # all replicates are one chunk: its draws are made again
     clusters = Clusters.of(slides, labels)
-    times, seeds = clusters.patches(clusters.draw(25, rng), rng), draw_seeds(3, 25, rng)
+    times, seeds = clusters.patches(clusters.draw(25, rng)), draw_seeds(3, 25, rng)
     observed = by_seed(np.ones(len(labels), int))
     values = np.array([share @ by_seed(weights) for share, weights in zip(seeds, times, strict=True)])
     low, high = ends(values, observed, clusters.design(parts, rng), 0.9, scale="share")

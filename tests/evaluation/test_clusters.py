@@ -32,7 +32,7 @@ def test_draws_keep_clusters_whole_and_are_as_many_as_there_are() -> None:
     names = np.array(["a", "", "b", "a", "b", "a", ""])
     labels = np.array([0, 1, 0, 1, 1, 1, 1])  # a and b hold both classes, the two others positives alone
     clusters, rng = Clusters.of(names, labels), np.random.default_rng(0)
-    times = clusters.patches(clusters.draw(500, rng), rng)
+    times = clusters.patches(clusters.draw(500, rng))
     assert (times[:, names == "a"] == times[:, [0]]).all()
     assert (times[:, names == "b"] == times[:, [2]]).all()
     assert (times[:, [0, 2]].sum(axis=1) == 2).all()
@@ -44,21 +44,9 @@ def test_draws_keep_clusters_whole_and_are_as_many_as_there_are() -> None:
 def test_no_replicate_lacks_a_class() -> None:
     labels = np.r_[1, np.zeros(5, int)]
     clusters, rng = Clusters.of(np.full(6, ""), labels), np.random.default_rng(0)
-    times = clusters.patches(clusters.draw(200, rng), rng)
+    times = clusters.patches(clusters.draw(200, rng))
     assert (times[:, 0] == 1).all()
     assert (times[:, 1:].sum(axis=1) == 5).all()
-
-
-def test_resampled_patches_stay_in_their_cluster_and_class() -> None:
-    names, labels = np.repeat(["a", "b", "c"], 6), np.tile([0, 0, 0, 0, 1, 1], 3)
-    clusters, rng = Clusters.of(names, labels), np.random.default_rng(0)
-    drawn = clusters.draw(300, rng)
-    times = clusters.patches(drawn, rng, "resampled")
-    for cluster, name in enumerate("abc"):
-        for label, size in ((0, 4), (1, 2)):
-            inside = (names == name) & (labels == label)
-            assert (times[:, inside].sum(axis=1) == size * drawn[:, cluster]).all()
-    assert times.max() > 3
 
 
 GENERATORS = 20

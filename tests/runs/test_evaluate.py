@@ -21,13 +21,12 @@ from sentinode.config.presets import load_preset
 from sentinode.data.images import encode_tiff, read_patch
 from sentinode.errors import DataError, RunError, SentinodeError, StorageError
 from sentinode.evaluation.metrics import scores
-from sentinode.evaluation.weighted import weighted_scores
 from sentinode.fitting.checkpoint import save_weights
 from sentinode.inference.classifier import Classifier
 from sentinode.inference.predictions import Predictions
 from sentinode.report.pages.page import write_report
 from sentinode.report.sections.tables import between
-from sentinode.runs.evaluate import AT_HALF, Seen, validation_intervals
+from sentinode.runs.evaluate import Seen, validation_intervals
 from sentinode.runs.run import Run, write_manifest
 from sentinode.session import Session
 from sentinode.settings import override, to_toml
@@ -352,15 +351,6 @@ def test_ids_that_do_not_answer_the_sample_are_told_first(
     (tmp_path / "like.csv").write_text("id,label\nnobody,0\n")
     with pytest.raises(SentinodeError, match=r"have no patch .first: nobody"):
         api.predict(run.folder, phantom_folder, tmp_path / "p.csv", here, like=tmp_path / "like.csv")
-
-
-def test_rates_under_weights_are_those_of_repeated_patches() -> None:
-    rng = np.random.default_rng(0)
-    labels, probabilities = rng.integers(0, 2, 60), rng.random(60)
-    weights = rng.integers(0, 4, (20, 60))
-    for found, times in zip(weighted_scores(labels, probabilities, weights, AT_HALF), weights, strict=True):
-        expected = scores(np.repeat(labels, times), np.repeat(probabilities, times))
-        np.testing.assert_allclose(found, [expected[name] for name in AT_HALF], atol=1e-6)
 
 
 def relative(run: Run, folder: Path, *, seed: int, rate: float) -> Path:

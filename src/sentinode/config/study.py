@@ -49,9 +49,6 @@ class CompareConfig(Section):
     )
     smallest_effect: float = Field(0.005, gt=0.0, description="smallest difference that matters, in the metric")
     replicates: int = Field(2000, ge=100, le=100_000, description="bootstrap replicates behind every interval")
-    patches: Literal["all", "resampled"] = Field(
-        "all", description="within a slide: keep all patches, or resample them too (wider intervals)"
-    )
 
     @field_validator("variants")
     @classmethod

@@ -79,7 +79,7 @@ def curve_bands(
     chunks = []
     for start in range(0, replicates, size):
         count = min(size, replicates - start)
-        times = clustering.patches(clustering.draw(count, rng), rng)
+        times = clustering.patches(clustering.draw(count, rng))
         seeds = draw_seeds(len(probabilities), count, rng)
         chunks.append(np.einsum("srx,rs->rx", by_seed(times), seeds))
     low, high = ends(np.concatenate(chunks), observed, clustering.design(partitions, rng), level, scale="share")

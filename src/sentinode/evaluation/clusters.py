@@ -142,29 +142,10 @@ class Clusters:
             drawn[:, inside] = np.bincount(places.ravel(), minlength=count * k).reshape(count, k)
         return drawn
 
-    def patches(
-        self,
-        drawn: Int[np.ndarray, "count clusters"],
-        rng: np.random.Generator,
-        patches: Literal["all", "resampled"] = "all",
-    ) -> Int[np.ndarray, "count n"]:
-        """How often each patch is in each replicate: with its cluster, or resampled among those of its class in it."""
-        count, n = len(drawn), len(self.rows)
-        times = np.empty((count, n), np.int32)
-        match patches:
-            case "all":
-                times[:, self.rows] = np.repeat(drawn, self.sizes, axis=1)
-            case "resampled":
-                of_rows = np.repeat(np.arange(len(self.sizes)), self.sizes)
-                _, first, cell, sizes = np.unique(
-                    2 * of_rows + self.labels, return_index=True, return_inverse=True, return_counts=True
-                )
-                copies = np.repeat(drawn, self.sizes, axis=1).ravel()
-                slot = np.repeat(np.arange(count * n), copies)
-                own = cell[slot % n]
-                found = first[own] + (rng.random(len(slot)) * sizes[own]).astype(np.int64)
-                places = self.rows[found] + n * (slot // n)
-                times[:] = np.bincount(places, minlength=count * n).reshape(count, n)
+    def patches(self, drawn: Int[np.ndarray, "count clusters"]) -> Int[np.ndarray, "count n"]:
+        """How often each patch is in each replicate: as often as its cluster."""
+        times = np.empty((len(drawn), len(self.rows)), np.int32)
+        times[:, self.rows] = np.repeat(drawn, self.sizes, axis=1)
         return times
 
     def design(self, parts: Int[np.ndarray, "seeds n"], rng: np.random.Generator) -> Design:

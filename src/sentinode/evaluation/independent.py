@@ -6,7 +6,7 @@ They are here because readers know them and other tools print them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
 from typing import Final
 
 import numpy as np
@@ -14,73 +14,37 @@ from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from scipy import stats
 
-from sentinode.evaluation.bootstrap import Interval
-
-ASSUMPTION: Final = "assumes independent patches"
 FEW_DISCORDANT: Final = 25
 
 
-@dataclass(frozen=True)
-class DeLong:
-    """DeLong's test of two correlated AUCs; assumes independent patches."""
-
-    auc_a: float
-    auc_b: float
-    difference: Interval  # a minus b
-    standard_error: float  # of the difference
-    z: float
-    p_value: float  # two-sided
-
-
-@dataclass(frozen=True)
-class McNemar:
-    """McNemar's test of two classifiers' errors; assumes independent patches."""
-
-    only_a_right: int
-    only_b_right: int
-    chi_square: float | None  # None where the test is exact
-    p_value: float  # two-sided
-
-
 def delong(
-    labels: Int[np.ndarray, " n"],
-    scores_a: Float[np.ndarray, " n"],
-    scores_b: Float[np.ndarray, " n"],
-    level: float = 0.95,
-) -> DeLong:
-    """Compare two AUCs on the same patches, taken as independent (DeLong et al. 1988; Sun and Xu 2014).
+    labels: Int[np.ndarray, " n"], scores_a: Float[np.ndarray, " n"], scores_b: Float[np.ndarray, " n"]
+) -> float:
+    """The two-sided p-value of two AUCs on the same patches (DeLong et al. 1988; Sun and Xu 2014).
 
-    Curves that never differ give z = 0 and p = 1. NaN where a class has fewer than two patches.
+    Positive where `a` has the higher one; 1 for curves that never differ, NaN where a class has fewer than two patches.
     """
     aucs, covariance = _aucs(labels, np.stack([scores_a, scores_b]))
     difference = float(aucs[0] - aucs[1])
     error = float(np.sqrt(max(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1], 0.0)))
     with np.errstate(divide="ignore"):
         z = float(np.divide(difference, error)) if difference else 0.0
-    reach = float(stats.norm.ppf((1 + level) / 2)) * error
-    return DeLong(
-        auc_a=float(aucs[0]),
-        auc_b=float(aucs[1]),
-        difference=Interval(difference, difference - reach, difference + reach, level),
-        standard_error=error,
-        z=z,
-        p_value=float(2 * stats.norm.sf(abs(z))),
-    )
+    return math.copysign(float(2 * stats.norm.sf(abs(z))), z)
 
 
-def mcnemar(labels: Int[np.ndarray, " n"], said_a: Bool[np.ndarray, " n"], said_b: Bool[np.ndarray, " n"]) -> McNemar:
-    """Whether one classifier is right more often where only one is, patches taken as independent (McNemar 1947).
+def mcnemar(labels: Int[np.ndarray, " n"], said_a: Bool[np.ndarray, " n"], said_b: Bool[np.ndarray, " n"]) -> float:
+    """The p-value of whether one classifier is right more often where only one is (McNemar 1947).
 
-    Exact (binomial, two-sided) below 25 such patches; from there on chi-square with the continuity correction
-    (|b - c| - 1)^2 / (b + c) of Edwards (1948).
+    Positive where `a` is, or neither. Exact (binomial, two-sided) below 25 such patches; from there on chi-square with
+    the continuity correction (|b - c| - 1)^2 / (b + c) of Edwards (1948).
     """
     right_a, right_b = said_a == (labels == 1), said_b == (labels == 1)
     b, c = int(np.sum(right_a & ~right_b)), int(np.sum(right_b & ~right_a))
-    if b + c < FEW_DISCORDANT:
+    if b + c >= FEW_DISCORDANT:
+        p_value = float(stats.chi2.sf(max(abs(b - c) - 1, 0) ** 2 / (b + c), df=1))
+    else:
         p_value = float(stats.binomtest(b, b + c).pvalue) if b + c else 1.0
-        return McNemar(b, c, None, p_value)
-    chi_square = max(abs(b - c) - 1, 0) ** 2 / (b + c)
-    return McNemar(b, c, chi_square, float(stats.chi2.sf(chi_square, df=1)))
+    return p_value if b >= c else -p_value
 
 
 def _aucs(

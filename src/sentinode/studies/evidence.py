@@ -38,13 +38,11 @@ class IndependentTests:
     @classmethod
     def of(cls, a: Variant, b: Variant) -> IndependentTests:
         pairs = [(run.predictions, other.predictions) for run, other in zip(a.runs, b.runs, strict=True)]
-        curves = [delong(p.labels, p.probabilities, q.probabilities) for p, q in pairs]
-        calls = [mcnemar(p.labels, p.probabilities > _THRESHOLD, q.probabilities > _THRESHOLD) for p, q in pairs]
         return cls(
             a.name,
             b.name,
-            tuple(test.p_value if test.z >= 0 else -test.p_value for test in curves),
-            tuple(test.p_value if test.only_a_right >= test.only_b_right else -test.p_value for test in calls),
+            tuple(delong(p.labels, p.probabilities, q.probabilities) for p, q in pairs),
+            tuple(mcnemar(p.labels, p.probabilities > _THRESHOLD, q.probabilities > _THRESHOLD) for p, q in pairs),
         )
 
 
@@ -104,7 +102,6 @@ def weigh(
         names,
         rng=rng(Purpose.DIFFERENCES),
         replicates=config.replicates,
-        patches=config.patches,
         parts=folds if comparison.folds > 1 else None,
         unit=CLUSTER_NAMES[kind],
         own=own or {},
