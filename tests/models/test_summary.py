@@ -36,13 +36,6 @@ def test_shapes_and_counts_of_the_notebook_network() -> None:
     assert (summary.total, summary.trainable, summary.non_trainable) == (53_313, 52_865, 448)
 
 
-def test_the_table_shows_every_layer_and_the_totals() -> None:
-    lines = str(summarise(network(), (3, 32, 32))).splitlines()
-    assert lines[0].split() == ["Layer", "(type)", "Output", "shape", "Parameters"]
-    assert lines[2].split() == ["0", "(Conv2d)", "32", "x", "30", "x", "30", "896"]
-    assert lines[-3:] == ["Total parameters: 53,313", "Trainable: 52,865", "Not trainable: 448"]
-
-
 def test_the_network_is_left_as_it_was() -> None:
     summarised = network()
     summarised.train()
@@ -85,7 +78,6 @@ def test_a_batch_counter_is_no_parameter_and_an_uncalled_layer_has_no_shape() ->
         LayerSummary("norm", "BatchNorm2d", (3, 4, 4), 12),
         LayerSummary("unused", "Linear", None, 6),
     )
-    assert str(summary).splitlines()[3].split() == ["unused", "(Linear)", "-", "6"]
 
 
 def test_a_deep_network_is_told_block_by_block_and_nothing_is_lost() -> None:

@@ -21,19 +21,24 @@ SMALL = {"patches": 200, "slides": 6}
 
 
 @pytest.fixture(scope="module")
-def summary(tmp_path_factory: pytest.TempPathFactory) -> PhantomSummary:
-    return write_phantom(tmp_path_factory.mktemp("phantom") / "made", **SMALL, workers=1)
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("phantom") / "made"
 
 
 @pytest.fixture(scope="module")
-def truth(summary: PhantomSummary) -> pd.DataFrame:
+def summary(folder: Path) -> PhantomSummary:
+    return write_phantom(folder, **SMALL, workers=1)
+
+
+@pytest.fixture(scope="module")
+def truth(folder: Path, summary: PhantomSummary) -> pd.DataFrame:
     text = {"id": str, "of": str, "defect": str}
-    return pd.read_csv(summary.folder / "truth.csv", dtype=text, keep_default_na=False).set_index("id")
+    return pd.read_csv(folder / "truth.csv", dtype=text, keep_default_na=False).set_index("id")
 
 
 @pytest.fixture(scope="module")
-def pixels(summary: PhantomSummary, truth: pd.DataFrame) -> dict[str, np.ndarray]:
-    return {id_: read_patch(summary.folder / part / f"{id_}.tif") for id_, part in truth["part"].items()}
+def pixels(folder: Path, summary: PhantomSummary, truth: pd.DataFrame) -> dict[str, np.ndarray]:
+    return {id_: read_patch(folder / part / f"{id_}.tif") for id_, part in truth["part"].items()}
 
 
 def digest(folder: Path) -> dict[str, str]:
@@ -46,8 +51,7 @@ def symmetries(patch: np.ndarray) -> Iterator[np.ndarray]:
         yield from (np.rot90(turned, quarter) for quarter in range(4))
 
 
-def test_folder_is_a_competition_folder(summary: PhantomSummary, truth: pd.DataFrame) -> None:
-    folder = summary.folder
+def test_folder_is_a_competition_folder(folder: Path, summary: PhantomSummary, truth: pd.DataFrame) -> None:
     assert {path.name for path in folder.iterdir()} == {
         "train", "test", "train_labels.csv", "sample_submission.csv", "truth.csv", "slides.csv", "attributes.csv",
         "phantom.json",
@@ -68,8 +72,8 @@ def test_folder_is_a_competition_folder(summary: PhantomSummary, truth: pd.DataF
     ]  # fmt: skip
 
 
-def test_manifest_says_what_it_is(summary: PhantomSummary, truth: pd.DataFrame) -> None:
-    manifest = json.loads((summary.folder / "phantom.json").read_text())
+def test_manifest_says_what_it_is(folder: Path, summary: PhantomSummary, truth: pd.DataFrame) -> None:
+    manifest = json.loads((folder / "phantom.json").read_text())
     assert manifest["note"] == "phantom: synthetic tissue"
     assert (manifest["seed"], manifest["patches"], manifest["slides"]) == (25, 200, 6)
     assert summary.patches == len(truth) == 200
@@ -78,8 +82,10 @@ def test_manifest_says_what_it_is(summary: PhantomSummary, truth: pd.DataFrame) 
     assert set(summary.defects) == {"black", "white", "duplicate", "overlap"}
 
 
-def test_files_have_the_competition_layout(summary: PhantomSummary, pixels: dict[str, np.ndarray]) -> None:
-    for path in summary.folder.glob("*/*.tif"):
+def test_files_have_the_competition_layout(
+    folder: Path, summary: PhantomSummary, pixels: dict[str, np.ndarray]
+) -> None:
+    for path in folder.glob("*/*.tif"):
         content = path.read_bytes()
         assert len(content) == TIFF_BYTES == 27_935
         assert content[HEADER_BYTES:] == pixels[path.stem].tobytes()
@@ -154,9 +160,9 @@ def test_blank_patches_are_black_or_white(truth: pd.DataFrame, pixels: dict[str,
             assert pixels[id_].min() > 243
 
 
-def test_same_seed_same_bytes_whatever_the_workers(summary: PhantomSummary, tmp_path: Path) -> None:
+def test_same_seed_same_bytes_whatever_the_workers(folder: Path, summary: PhantomSummary, tmp_path: Path) -> None:
     again = write_phantom(tmp_path / "again", **SMALL, workers=2)
-    assert digest(again.folder) == digest(summary.folder)
+    assert digest(again.folder) == digest(folder)
 
 
 def test_another_seed_paints_other_patches(truth: pd.DataFrame, tmp_path: Path) -> None:
@@ -164,10 +170,10 @@ def test_another_seed_paints_other_patches(truth: pd.DataFrame, tmp_path: Path) 
     assert not set(pd.read_csv(other.folder / "slides.csv")["id"]) & set(truth.index)
 
 
-def test_finished_phantom_is_kept(summary: PhantomSummary) -> None:
-    before = (summary.folder / "phantom.json").stat().st_mtime_ns
-    assert write_phantom(summary.folder, **SMALL) == summary
-    assert (summary.folder / "phantom.json").stat().st_mtime_ns == before
+def test_finished_phantom_is_kept(folder: Path, summary: PhantomSummary) -> None:
+    before = (folder / "phantom.json").stat().st_mtime_ns
+    assert write_phantom(folder, **SMALL) == summary
+    assert (folder / "phantom.json").stat().st_mtime_ns == before
 
 
 def test_progress_counts_patches(tmp_path: Path) -> None:
@@ -177,9 +183,9 @@ def test_progress_counts_patches(tmp_path: Path) -> None:
     assert seen == [(20, 60), (40, 60), (60, 60)]
 
 
-def test_other_folders_are_refused(summary: PhantomSummary, tmp_path: Path) -> None:
+def test_other_folders_are_refused(folder: Path, summary: PhantomSummary, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="contains another phantom \\(seed 25\\)"):
-        write_phantom(summary.folder, **SMALL, seed=26)
+        write_phantom(folder, **SMALL, seed=26)
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(DataError, match="is not empty and is not a finished phantom"):
         write_phantom(tmp_path, **SMALL)

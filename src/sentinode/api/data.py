@@ -53,7 +53,7 @@ def split(data: Path, config: RunConfig, out: Path, session: Session | None = No
     with claim_file(out):
         gathered = gather(data, config, session or Session())
         drawn = gathered.material.write_split(config, out)
-    return replace(drawn, left_out={entry.option: entry.count for entry in gathered.left_out} | drawn.left_out)
+    return replace(drawn, left_out=gathered.left_out | drawn.left_out)
 
 
 def default_phantom(session: Session | None = None) -> Path:

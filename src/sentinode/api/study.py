@@ -353,7 +353,7 @@ class _Asked:
             },
             split_basis=split.basis,
             split_in_words=split.describe(),
-            left_out={entry.option: entry.count for entry in gathered.left_out} | split.left_out,
+            left_out=gathered.left_out | split.left_out,
             notices=list(dict.fromkeys(notice for run in runs.values() for notice in run.environment["notices"])),
             asked={
                 question: [VariantRecord.of(variant) for variant in found.variants] for question, found in asked.items()

@@ -7,13 +7,13 @@ import os
 import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 import numpy as np
 import pandas as pd
 
 from sentinode.data.images import SUFFIXES
-from sentinode.data.listing import PHANTOM_NOTE, DataFolder, Finding, Listing, PatchFiles
+from sentinode.data.listing import PHANTOM_NOTE, DataFolder, Finding, FindingKind, Listing, PatchFiles
 from sentinode.data.patches import UNLABELLED
 from sentinode.data.tables import column_of, columns_of, ids_of, read_table, table_at
 from sentinode.errors import DataError, RunError
@@ -246,9 +246,6 @@ def note_of(root: Path) -> str:
         return PHANTOM_NOTE  # a damaged mark is still a mark
 
 
-_Kind = Literal["missing", "unlabelled", "label", "duplicate row", "extra file", "sample", "table"]
-
-
-def _note(findings: list[Finding], kind: _Kind, what: str, places: list[str]) -> None:
+def _note(findings: list[Finding], kind: FindingKind, what: str, places: list[str]) -> None:
     if places:
         findings.append(Finding(kind, what, len(places), tuple(places[:5])))

@@ -40,15 +40,6 @@ from sentinode.progress import of_step
 from sentinode.session import Session
 
 
-@dataclass(frozen=True)
-class LeftOut:
-    """Patches that a named option left out of what follows."""
-
-    option: str
-    count: int
-    what: str
-
-
 def read_folder(root: Path, config: DataConfig | None = None) -> DataFolder:
     """Read a competition folder or a folder of PatchCamelyon's files, with every finding kept."""
     config = config or DataConfig()
@@ -102,17 +93,16 @@ def _other_layout(root: Path) -> DataError:
     )
 
 
-def open_folder(root: Path, config: DataConfig | None = None) -> tuple[DataFolder, list[LeftOut]]:
-    """Read a data folder for training: raises DataError on the first finding not left out by name."""
-    config = config or DataConfig()
+def open_folder(root: Path, config: DataConfig) -> tuple[DataFolder, dict[str, int]]:
+    """Read a data folder for training, and count what is left out by name; raises DataError on any other finding."""
     folder = read_folder(root, config)
-    left_out: list[LeftOut] = []
+    left_out: dict[str, int] = {}
     for finding in folder.findings:
         example = f" (first: {finding.examples[0]})" if finding.examples else ""
         what = f"{finding.what}: {finding.count}{example}"
         match finding.kind:
             case "missing" | "unlabelled" if finding.kind in config.leave_out:
-                left_out.append(LeftOut(finding.kind, finding.count, finding.what))
+                left_out[finding.kind] = finding.count
             case "missing" | "unlabelled":
                 fix = "Restore the images" if finding.kind == "missing" else "Label or remove them"
                 raise DataError(what, where=root, remedy=f"{fix}, or {_how_to_leave_out(finding.kind, config)}")
@@ -160,13 +150,13 @@ def pack_folder(folder: DataFolder, session: Session, *, whole: bool = False) ->
     return PackedFolder(everything, everything.part(slice(0, split_at)), test, tuple(unreadable))
 
 
-def require_readable(packed: PackedFolder, config: DataConfig) -> list[LeftOut]:
-    """Raise DataError where images are unreadable, unless they are left out by name."""
+def require_readable(packed: PackedFolder, config: DataConfig) -> dict[str, int]:
+    """Raise DataError where images are unreadable, unless they are left out by name; then they are counted."""
     count = len(packed.unreadable)
     if not count:
-        return []
+        return {}
     if "unreadable" in config.leave_out:
-        return [LeftOut("unreadable", count, "images could not be read")]
+        return {"unreadable": count}
     total = len(packed.everything) + count
     raise DataError(
         f"images that cannot be used: {count} of {total} (first: {packed.unreadable[0].reason.rstrip('.')})",

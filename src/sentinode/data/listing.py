@@ -88,23 +88,14 @@ class Listing(PatchTable):
     def take(self, rows: Int[np.ndarray, " k"] | Bool[np.ndarray, " n"]) -> Listing:
         """The listing of some rows, in the order given."""
         index = np.flatnonzero(rows) if rows.dtype == bool else rows
-        return Listing(
-            self.ids[index],
-            self.labels[index],
-            self.slides[index],
-            self.groups[index],
-            self.pixels.take(index),
-        )
+        return Listing(*self.rows(index).columns, pixels=self.pixels.take(index))
 
     def followed_by(self, other: Listing) -> Listing:
         """The patches of both listings of one data folder, this one's first."""
-        return Listing(
-            np.concatenate([self.ids, other.ids]),
-            np.concatenate([self.labels, other.labels]),
-            np.concatenate([self.slides, other.slides]),
-            np.concatenate([self.groups, other.groups]),
-            _joined(self.pixels, other.pixels),
+        ids, labels, slides, groups = (
+            np.concatenate([mine, theirs]) for mine, theirs in zip(self.columns, other.columns, strict=True)
         )
+        return Listing(ids, labels, slides, groups, _joined(self.pixels, other.pixels))
 
     def with_tables(self, *, slides: dict[str, str] | None = None, groups: dict[str, str] | None = None) -> Listing:
         """Join slides and groups by id; ids that a table does not name stay unknown."""
@@ -129,11 +120,14 @@ def _joined(first: PatchFiles | PatchArrays, second: PatchFiles | PatchArrays) -
             raise ValueError("only listings of one data folder can be joined")
 
 
+FindingKind = Literal["missing", "unlabelled", "label", "duplicate row", "extra file", "sample", "table"]
+
+
 @dataclass(frozen=True)
 class Finding:
     """Something wrong with a data folder: what, how often, and the first few places."""
 
-    kind: Literal["missing", "unlabelled", "label", "duplicate row", "extra file", "sample", "table"]
+    kind: FindingKind
     what: str
     count: int
     examples: tuple[str, ...]

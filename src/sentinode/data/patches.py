@@ -43,6 +43,11 @@ class PatchTable:
     def slides_known(self) -> bool:
         return len(self) > 0 and bool(np.all(self.slides != ""))
 
+    @property
+    def columns(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Ids, labels, slides, groups."""
+        return self.ids, self.labels, self.slides, self.groups
+
     def rows(self, rows: Int[np.ndarray, " k"] | Bool[np.ndarray, " n"]) -> PatchTable:
         """The patches of some rows, in the order given, without what a subclass adds."""
         return PatchTable(self.ids[rows], self.labels[rows], self.slides[rows], self.groups[rows])

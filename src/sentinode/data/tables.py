@@ -27,27 +27,10 @@ SLIDE_COLUMNS = ("slide", "wsi")
 PATIENT_COLUMNS = ("patient", "patient_id")
 GROUP_COLUMNS = ("group", "overlap_group", *PATIENT_COLUMNS)
 # How R, pandas, databases and spreadsheets write what is not known, in lower case.
-_UNKNOWN: Final = frozenset(
-    (
-        "",
-        "na",
-        "n/a",
-        "#n/a",
-        "#na",
-        "<na>",
-        "nan",
-        "-nan",
-        "none",
-        "null",
-        "nil",
-        "nat",
-        "unknown",
-        "missing",
-        ".",
-        "-",
-        "?",
-    )
-)
+_UNKNOWN: Final = frozenset((
+    "", "na", "n/a", "#n/a", "#na", "<na>", "nan", "-nan", "none", "null", "nil", "nat", "unknown", "missing",
+    ".", "-", "?",
+))  # fmt: skip
 
 # Far above any table of patches, and low enough that a table of any content takes neither a minute nor 1.5 GB.
 _LARGEST_MB: Final = 128

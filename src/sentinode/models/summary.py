@@ -58,26 +58,6 @@ class Summary:
     def total(self) -> int:
         return self.trainable + self.non_trainable
 
-    def __str__(self) -> str:
-        header = ("Layer (type)", "Output shape", "Parameters")
-        rows = [
-            (
-                f"{layer.name} ({layer.kind})",
-                "-" if layer.output_shape is None else " x ".join(map(str, layer.output_shape)),
-                f"{layer.parameters:,}",
-            )
-            for layer in self.layers
-        ]
-        first, second, third = (max(map(len, column)) for column in zip(header, *rows, strict=True))
-        lines = [f"{name:{first}}  {shape:{second}}  {count:>{third}}" for name, shape, count in (header, *rows)]
-        rule = "-" * len(lines[0])
-        totals = [
-            f"Total parameters: {self.total:,}",
-            f"Trainable: {self.trainable:,}",
-            f"Not trainable: {self.non_trainable:,}",
-        ]
-        return "\n".join([lines[0], rule, *lines[1:], rule, *totals])
-
 
 def summarise(network: nn.Module, input_shape: tuple[int, int, int]) -> Summary:
     """Run one blank patch of shape (C, H, W) through the network in evaluation mode, and count.

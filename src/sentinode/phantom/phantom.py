@@ -50,24 +50,7 @@ _NEST_SHARE: Final = 0.5  # of a slide's positive share: nests; small groups and
 
 @dataclass(frozen=True)
 class PhantomSummary:
-    """What a finished phantom holds; `defects` counts the planted patches by kind."""
-
-    folder: Path
-    seed: int
-    slides: int
-    train_patches: int
-    test_patches: int
-    positive_patches: int
-    defects: dict[str, int]
-
-    @property
-    def patches(self) -> int:
-        return self.train_patches + self.test_patches
-
-
-@dataclass(frozen=True)
-class _Painted:
-    """phantom.json: what was asked for and what came of it; the same wherever the phantom lies."""
+    """phantom.json: what was asked for and what came of it; `defects` counts the planted patches by kind."""
 
     seed: int
     slides: int
@@ -120,9 +103,9 @@ def write_phantom(
                         if on_progress is not None:
                             on_progress(len(rows), patches)
                 rows.sort(key=lambda row: row.id)
-                summary = _summarise(dest, seed, slides, rows)
+                summary = _summarise(seed, slides, rows)
                 _write_tables(staging, rows)
-                _write_manifest(staging / "phantom.json", summary)
+                write_record(staging / "phantom.json", summary)  # last of all, and down to the disk
                 if dest.exists():
                     dest.rmdir()  # empty, as checked: not every system renames onto a folder
                 staging.rename(dest)
@@ -162,15 +145,14 @@ def _finished(dest: Path, patches: int, slides: int, seed: int) -> PhantomSummar
     if not any(dest.iterdir()):
         return None
     try:
-        painted = read_record(dest / "phantom.json", _Painted)
+        painted = read_record(dest / "phantom.json", PhantomSummary)
     except RunError as error:
         raise DataError("is not empty and is not a finished phantom", where=dest, remedy=remedy) from error
     asked = {"painter_version": PAINTER_VERSION, "patches": patches, "slides": slides, "seed": seed}
     differing = [f"{key} {getattr(painted, key)}" for key, value in asked.items() if getattr(painted, key) != value]
-    if not differing:
-        kept = ("seed", "slides", "train_patches", "test_patches", "positive_patches", "defects")
-        return PhantomSummary(folder=dest, **{key: getattr(painted, key) for key in kept})
-    raise DataError(f"contains another phantom ({', '.join(differing)})", where=dest, remedy=remedy)
+    if differing:
+        raise DataError(f"contains another phantom ({', '.join(differing)})", where=dest, remedy=remedy)
+    return painted
 
 
 def _plan(patches: int, slides: int, seed: int) -> list[SlidePlan]:
@@ -254,14 +236,14 @@ def _make_slide(plan: SlidePlan, folder: Path) -> list[TruthRow]:
 # --- after: tables and manifest ---------------------------------------------------------------------
 
 
-def _summarise(dest: Path, seed: int, slides: int, rows: list[TruthRow]) -> PhantomSummary:
+def _summarise(seed: int, slides: int, rows: list[TruthRow]) -> PhantomSummary:
     assert len({row.id for row in rows}) == len(rows), "ids are unique"
     parts = Counter(row.part for row in rows)
     defects = Counter(row.defect for row in rows if row.defect)
     return PhantomSummary(
-        folder=dest,
         seed=seed,
         slides=slides,
+        patches=len(rows),
         train_patches=parts["train"],
         test_patches=parts["test"],
         positive_patches=sum(row.label for row in rows),
@@ -282,9 +264,3 @@ def _write_tables(folder: Path, rows: list[TruthRow]) -> None:
     truth = [asdict(row) | {"tumour_fraction": f"{row.tumour_fraction:.6f}"} for row in rows]
     write("attributes.csv", ["id", "tumour_fraction"], ((row["id"], row["tumour_fraction"]) for row in truth))
     write("truth.csv", list(truth[0]), (tuple(row.values()) for row in truth))
-
-
-def _write_manifest(path: Path, summary: PhantomSummary) -> None:
-    """Write the parameters and counts, last of all and down to the disk."""
-    counted = {name: value for name, value in vars(summary).items() if name != "folder"}
-    write_record(path, _Painted(**counted, patches=summary.patches))

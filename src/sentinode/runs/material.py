@@ -15,7 +15,7 @@ from sentinode.artefacts import write_text
 from sentinode.audit.audit import pixel_digests
 from sentinode.audit.check import Check, check_folder
 from sentinode.config.run import BalanceConfig, DataConfig, PreprocessConfig, RunConfig, SampleConfig, SplitConfig
-from sentinode.data.folder import LeftOut, open_folder, pack_folder, require_readable
+from sentinode.data.folder import open_folder, pack_folder, require_readable
 from sentinode.data.listing import Origin
 from sentinode.data.patches import PatchSet, PatchTable
 from sentinode.errors import RunError
@@ -282,19 +282,19 @@ class Gathered:
     material: Material
     test: PatchSet | None
     sample_ids: np.ndarray
-    left_out: tuple[LeftOut, ...]
+    left_out: dict[str, int]
+    """Patches that options left out, by the options' names."""
 
 
 def gather(root: Path, config: RunConfig, session: Session) -> Gathered:
     """Open, pack and check a data folder; raises DataError on what no option leaves out."""
     folder, left_out = open_folder(root, config.data)
     packed = pack_folder(folder, session)
-    left_out += require_readable(packed, config.data)
+    left_out |= require_readable(packed, config.data)
     check = check_folder(folder, packed, session)
     groups = unite_groups(packed.training.groups, check.groups())
     dropped = _to_drop_of_training(check, config.data)
-    for option, rows in dropped.items():
-        left_out.append(LeftOut(option, int(rows.sum()), f"{option} patches were left out of training"))
+    left_out |= {option: int(rows.sum()) for option, rows in dropped.items()}
     eligible = ~np.any([np.zeros(len(packed.training), dtype=bool), *dropped.values()], axis=0)
     unlabelled = None
     if packed.test is not None:
@@ -318,7 +318,7 @@ def gather(root: Path, config: RunConfig, session: Session) -> Gathered:
         origin=check.origin,
         session=session,
     )
-    return Gathered(check, material, packed.test, folder.sample_ids, tuple(left_out))
+    return Gathered(check, material, packed.test, folder.sample_ids, left_out)
 
 
 def _to_drop_of_training(check: Check, config: DataConfig) -> dict[str, np.ndarray]:
