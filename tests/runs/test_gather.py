@@ -52,9 +52,9 @@ def test_one_copy_of_each_set_of_duplicates_stays(
     others = {"x": (7, 1), "y": (8, 0)}
     found = gathered(tmp_path / "data", session, training | others, test)
     assert sorted(found.material.candidates.ids.tolist()) == sorted([*stay, *others])
-    assert found.left_out["duplicate"] == sum(
-        label >= 0 or name != "a" for name, (_, label) in training.items()
-    ) - len(stay)
+    assert found.left_out["duplicate"] == sum(label >= 0 or name != "a" for name, (_, label) in training.items()) - len(
+        stay
+    )
 
 
 def test_copies_with_both_labels_keep_the_first_and_that_is_said(tmp_path: Path, session: Session) -> None:

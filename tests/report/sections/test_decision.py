@@ -13,7 +13,7 @@ from sentinode.config.run import DecisionConfig
 from sentinode.evaluation.calibration import Reliability, Temperature
 from sentinode.inference.predictions import Predictions
 from sentinode.report.pages.page import write_run_page
-from sentinode.report.sections.decision import Believed, decision_part, reliability_diagram
+from sentinode.report.sections.decision import decision_part, reliability_diagram
 from sentinode.runs.decision import Decision, decide
 from sentinode.runs.run import Run
 
@@ -70,10 +70,10 @@ def test_empty_bins_are_left_out_and_lone_ones_have_no_bar() -> None:
         np.linspace(0, 1, 4), np.array([0.2, nan, 0.8]), np.array([0.1, nan, 0.9]), np.array([5, 0, 4]),
         np.array([0.0, nan, nan]), np.array([0.3, nan, nan]),
     )  # fmt: skip
-    svg = reliability_diagram("name", [Believed("raw", "#1c2833", "o", found)])
+    svg = reliability_diagram("name", {"raw": found})
     assert 'aria-label="Reliability diagram: observed share of tumour by probability: raw"' in svg
     assert "nan" not in svg
-    assert svg == reliability_diagram("name", [Believed("raw", "#1c2833", "o", found)])
+    assert svg == reliability_diagram("name", {"raw": found})
     assert not re.search(r"url\((?!#)", svg)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -11,11 +11,10 @@ from markupsafe import Markup
 
 from sentinode.audit.explore import Explored
 from sentinode.evaluation.bands import Band
-from sentinode.evaluation.metrics import METRIC_NAMES, gain
+from sentinode.evaluation.metrics import METRIC_NAMES, gain, roc_curve
 from sentinode.report.figures import data as data_figures
-from sentinode.report.figures import scores as curves
 from sentinode.report.figures import scores as score_figures
-from sentinode.report.figures.scores import Curves, Effect
+from sentinode.report.figures.scores import Banded, Curves, Effect
 from sentinode.report.figures.style import MUTED, VARIANTS
 from sentinode.report.prose import verdicts as words
 from sentinode.runs.run import Run
@@ -147,7 +146,7 @@ def training_and_validation(variants: Sequence[Variant], first_plot: int) -> lis
     if not families:
         return []
     limits = {
-        quantity: curves.common_limits([f for (_, q), pair in families.items() if q == quantity for f in pair])
+        quantity: score_figures.common_limits([f for (_, q), pair in families.items() if q == quantity for f in pair])
         for quantity in ("accuracy", "loss")
     }
     return [
@@ -190,8 +189,8 @@ def _both_sides_seen(quantity: str, pair: Sequence[Curves]) -> str:
 
 def _both_sides(runs: Sequence[Run], colour: str, quantity: str) -> list[Curves]:
     return [
-        curves.by_epoch("training", MUTED, runs, f"training_{quantity}", dashed=True),
-        curves.by_epoch("validation", colour, runs, f"validation_{quantity}"),
+        score_figures.by_epoch("training", MUTED, runs, f"training_{quantity}", dashed=True),
+        score_figures.by_epoch("validation", colour, runs, f"validation_{quantity}"),
     ]
 
 
@@ -207,7 +206,7 @@ def together(key: str, variants: Sequence[Variant], titles: Mapping[str, str]) -
     charts = []
     for column, title in titles.items():
         side, quantity = column.split("_")
-        families = [curves.by_epoch(label, colour, variant.runs, column) for variant, label, colour in drawn]
+        families = [score_figures.by_epoch(label, colour, variant.runs, column) for variant, label, colour in drawn]
         name = f"{side} {METRIC_NAMES.get(quantity, quantity)}"
         svg = score_figures.learning_curves(f"{key}-{side}-{quantity}", name, families)
         charts.append(
@@ -304,35 +303,48 @@ def _excluding_zero(effects: Sequence[Effect]) -> str:
 
 
 def roc_and_precision(key: str, evidence: Evidence, variants: Sequence[Variant], title: str) -> list[Chart]:
-    """ROC and precision-recall curves with their bands."""
-    roc, precision = [], []
-    for variant, label, colour in zip(variants, _labels(variants), colours(variants), strict=True):
-        bands = evidence.curves[variant.name]
-        roc.append(score_figures.Banded(label, colour, bands.roc))
-        precision.append(score_figures.Banded(label, colour, bands.precision_recall))
+    """ROC and precision-recall curves of variants with their bands."""
+    curves = [
+        (label, colour, evidence.curves[variant.name])
+        for variant, label, colour in zip(variants, _labels(variants), colours(variants), strict=True)
+    ]
+    roc = [Banded(label, colour, bands.roc) for label, colour, bands in curves]
+    precision = [Banded(label, colour, bands.precision_recall) for label, colour, bands in curves]
     labels = variants[0].predictions.labels
-    share = float((labels == 1).mean())
-    names = [variant.name for variant in variants]
+    shown = bands_of(key, [variant.name for variant in variants], roc, precision, float((labels == 1).mean()))
     return [
-        Chart(f"{title}: ROC", score_figures.roc_bands(f"{key}-roc", roc), roc_seen(names, [of.band for of in roc])),
-        Chart(
-            f"{title}: precision and recall",
-            score_figures.precision_bands(f"{key}-precision", precision, share),
-            precision_seen(names, [of.band for of in precision], share),
-        ),
+        replace(chart, title=f"{title}: {what}")
+        for chart, what in zip(shown, ("ROC", "precision and recall"), strict=True)
     ]
 
 
-def roc_seen(names: Sequence[str], bands: Sequence[Band]) -> str:
-    """What ROC curves give at one specificity."""
-    at = [float(np.interp(1 - _SPECIFICITY, band.x, band.mean)) for band in bands]
-    return f"At {_SPECIFICITY:.0%} specificity, {_highest('sensitivity', names, at)}."
+def bands_of(
+    key: str, names: Sequence[str], roc: Sequence[Banded], precision: Sequence[Banded], share: float
+) -> list[Chart]:
+    """A ROC and a precision-recall chart, each with what its curves give at one place.
+
+    Guessing gives a precision of `share`, that of positive patches.
+    """
+    at = [float(np.interp(_RECALL, of.band.x, of.band.mean)) for of in precision]
+    told = f"At {_RECALL:.0%} recall, {_highest('precision', names, at)}; the dotted line is guessing ({share:.2f})."
+    return [
+        _roc(f"{key}-roc", names, roc),
+        Chart("Precision and recall", score_figures.precision_bands(f"{key}-precision", precision, share), told),
+    ]
 
 
-def precision_seen(names: Sequence[str], bands: Sequence[Band], share: float) -> str:
-    """What precision-recall curves give at one recall; guessing gives the share of positive patches."""
-    at = [float(np.interp(_RECALL, band.x, band.mean)) for band in bands]
-    return f"At {_RECALL:.0%} recall, {_highest('precision', names, at)}; the dotted line is guessing ({share:.2f})."
+def _roc(key: str, names: Sequence[str], curves: Sequence[Banded]) -> Chart:
+    at = [float(np.interp(1 - _SPECIFICITY, of.band.x, of.band.mean)) for of in curves]
+    told = f"At {_SPECIFICITY:.0%} specificity, {_highest('sensitivity', names, at)}."
+    return Chart("ROC", score_figures.roc_bands(key, curves), told)
+
+
+def roc_of_run(run: Run) -> Chart:
+    """Of a single run, without a band."""
+    found = roc_curve(run.predictions.labels, run.predictions.probabilities)
+    none = np.full(len(found.sensitivity), np.nan)
+    band = Band(found.false_positive_rate, found.sensitivity, none, none)
+    return _roc("run-roc", [run.name], [Banded(f"AUC {run.scores['auc']:.3f}", VARIANTS[0], band)])
 
 
 def _highest(quantity: str, names: Sequence[str], values: Sequence[float]) -> str:
@@ -340,10 +352,3 @@ def _highest(quantity: str, names: Sequence[str], values: Sequence[float]) -> st
     if len(values) == 1:
         return f"{quantity} is {values[0]:.2f}"
     return f"{quantity} is {min(values):.2f} to {max(values):.2f}, highest for “{names[best]}”"
-
-
-def roc_of_run(run: Run) -> Chart:
-    curve = curves.roc(run)
-    svg = score_figures.roc_curve_of("run-roc", f"AUC {run.scores['auc']:.3f}", VARIANTS[0], curve)
-    at = float(np.interp(1 - _SPECIFICITY, curve.x, curve.y))
-    return Chart("ROC curve", svg, f"At {_SPECIFICITY:.0%} specificity, sensitivity is {at:.2f}.")

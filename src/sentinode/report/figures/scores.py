@@ -13,7 +13,6 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from sentinode.evaluation.bands import Band
-from sentinode.evaluation.metrics import roc_curve
 from sentinode.report.figures.style import INK, MUTED, RULE, SURFACE, VARIANTS, panel
 from sentinode.runs.run import Run
 
@@ -165,7 +164,7 @@ class Banded:
 
 
 def roc_bands(name: str, variants: Sequence[Banded]) -> Markup:
-    with panel(name, f"ROC curves with bands: {', '.join(v.label for v in variants)}", height_in=3.5) as p:
+    with panel(name, f"ROC curves: {', '.join(v.label for v in variants)}", height_in=3.5) as p:
         p.axes.plot([0, 1], [0, 1], ":", color=MUTED, linewidth=1.0)
         _draw_bands(p.axes, variants)
         p.axes.set(xlabel="false positive rate (1 - specificity)", ylabel="sensitivity", **_UNIT_SQUARE)
@@ -174,7 +173,7 @@ def roc_bands(name: str, variants: Sequence[Banded]) -> Markup:
 
 
 def precision_bands(name: str, variants: Sequence[Banded], positive_share: float) -> Markup:
-    with panel(name, f"Precision-recall curves with bands: {', '.join(v.label for v in variants)}", height_in=3.5) as p:
+    with panel(name, f"Precision-recall curves: {', '.join(v.label for v in variants)}", height_in=3.5) as p:
         p.axes.axhline(positive_share, linestyle=":", color=MUTED, linewidth=1.0)
         _draw_bands(p.axes, variants)
         p.axes.set(xlabel="recall (sensitivity)", ylabel="precision", **_UNIT_SQUARE)
@@ -189,16 +188,6 @@ def _draw_bands(axes: Axes, variants: Sequence[Banded]) -> None:
         axes.plot(band.x, band.mean, color=variant.colour, linewidth=1.8, label=variant.label)
 
 
-def roc_curve_of(name: str, label: str, colour: str, curve: Curve) -> Markup:
-    """The ROC curve of a single run."""
-    with panel(name, f"ROC curve: {label}", height_in=3.5) as p:
-        p.axes.plot([0, 1], [0, 1], ":", color=MUTED, linewidth=1.0)
-        p.axes.plot(curve.x, curve.y, color=colour, linewidth=2.0, label=label)
-        p.axes.set(xlabel="false positive rate (1 - specificity)", ylabel="sensitivity", **_UNIT_SQUARE)
-        p.axes.legend(loc="lower right", **_INSIDE)
-    return p.svg
-
-
 def by_epoch(label: str, colour: str, runs: Sequence[Run], column: str, *, dashed: bool = False) -> Curves:
     """A column of the histories; the mean ends where the first run stopped, so it is always over all runs."""
     histories = [run.history.set_index("epoch")[column] for run in runs]
@@ -210,12 +199,6 @@ def by_epoch(label: str, colour: str, runs: Sequence[Run], column: str, *, dashe
         mean=Curve(together.index.to_numpy(), together.mean(axis=1, skipna=False).to_numpy()),
         dashed=dashed,
     )
-
-
-def roc(run: Run) -> Curve:
-    """The ROC curve of a run's validation set."""
-    curve = roc_curve(run.predictions.labels, run.predictions.probabilities)
-    return Curve(curve.false_positive_rate, curve.sensitivity)
 
 
 def common_limits(families: Sequence[Curves]) -> tuple[float, float] | None:

@@ -10,13 +10,13 @@ from sentinode.evaluation.clusters import STAIN_CAUTION, ClusterKind
 from sentinode.evaluation.metrics import METRIC_NAMES
 from sentinode.inference.predictions import Predictions
 from sentinode.report.figures import charts
-from sentinode.report.figures import scores as score_figures
 from sentinode.report.figures.charts import Chart
+from sentinode.report.figures.scores import Banded
 from sentinode.report.figures.style import VARIANTS
 from sentinode.report.prose.cautions import NO_CLINIC
 from sentinode.report.prose.numbers import number
 from sentinode.report.sections import patches as parts
-from sentinode.report.sections.decision import AGREEMENT_SCORES, LOOKS, reliability_charts
+from sentinode.report.sections.decision import agreements, reliability_charts
 from sentinode.report.sections.patches import Answer
 from sentinode.report.sections.tables import Table, between, one_prediction
 from sentinode.runs.evaluate import Evaluation, SlideScores
@@ -64,8 +64,8 @@ def evaluation_context(folder: Path, found: Evaluation, predictions: Predictions
         "slides_table": _slides(found.slides) if found.slides else None,
         "curves": drawn,
         "matrix": parts.matrix(f"{found.model} on these patches", predictions),
-        "agreements": _agreements(found),
-        "reliability": _reliability(found),
+        "agreements": agreements("Calibration scores on these patches", found.agreements),
+        "reliability": reliability_charts("evaluation", found.agreements),
         "points": _points(found) if found.points else None,
         "mistakes": parts.mistakes(folder, predictions),
     }
@@ -107,39 +107,10 @@ def _slides(slides: Sequence[SlideScores]) -> Table:
 def _curves(found: Evaluation) -> list[Chart]:
     if not found.curves:
         return []
-    share = found.positive / found.patches
-    label = f"AUC {found.scores['auc'].estimate:.3f}"
-    roc = score_figures.Banded(label, VARIANTS[0], found.curves.roc)
-    precision = score_figures.Banded(
-        f"average precision {found.scores['average_precision'].estimate:.3f}",
-        VARIANTS[0],
-        found.curves.precision_recall,
-    )
-    return [
-        Chart("ROC", score_figures.roc_bands("evaluation-roc", [roc]), charts.roc_seen([label], [roc.band])),
-        Chart(
-            "Precision and recall",
-            score_figures.precision_bands("evaluation-precision", [precision], share),
-            charts.precision_seen([label], [precision.band], share),
-        ),
-    ]
-
-
-def _agreements(found: Evaluation) -> Table:
-    rows = [
-        [scale, *(number(getattr(agreement, score)) for score in AGREEMENT_SCORES)]
-        for scale, agreement in found.agreements.items()
-    ]
-    return Table(
-        "Calibration scores on these patches; lower is better.",
-        ["probabilities", *(METRIC_NAMES[score] for score in AGREEMENT_SCORES)],
-        rows,
-        swatches=[LOOKS[scale][0] for scale in found.agreements],
-    )
-
-
-def _reliability(found: Evaluation) -> list[Chart]:
-    return reliability_charts("evaluation", {scale: of.reliability for scale, of in found.agreements.items()})
+    auc, precision = found.scores["auc"].estimate, found.scores["average_precision"].estimate
+    roc = Banded(f"AUC {auc:.3f}", VARIANTS[0], found.curves.roc)
+    recall = Banded(f"average precision {precision:.3f}", VARIANTS[0], found.curves.precision_recall)
+    return charts.bands_of("evaluation", [found.model], [roc], [recall], found.positive / found.patches)
 
 
 def _points(found: Evaluation) -> Table:

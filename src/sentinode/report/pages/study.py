@@ -9,7 +9,6 @@ from sentinode.report.figures import charts
 from sentinode.report.figures.charts import Chart
 from sentinode.report.pages.check import findings
 from sentinode.report.prose import notebook
-from sentinode.report.prose import verdicts as verdict_words
 from sentinode.report.prose import verdicts as words
 from sentinode.report.prose.cautions import NO_CLINIC, Remark, cautions, split_caution
 from sentinode.report.prose.data_statements import centre_square, label_rule
@@ -50,8 +49,8 @@ def study_context(study: Study) -> dict[str, Any]:
         "facts": facts(study, len(runs)),
         "answers": answers(study),
         "rule": [
-            *dict.fromkeys(verdict_words.varied(found) for found in study.evidence.values()),
-            *verdict_words.rule(study.evidence.values()),
+            *dict.fromkeys(words.varied(found) for found in study.evidence.values()),
+            *words.rule(study.evidence.values()),
         ],
         "split_caution": split_caution(study.chosen.runs[0].record),
         "cautions": marks(study, runs),

@@ -9,7 +9,6 @@ from typing import Any, Final
 
 from sentinode.report.figures import charts
 from sentinode.report.prose import notebook
-from sentinode.report.prose import verdicts as verdict_words
 from sentinode.report.prose import verdicts as words
 from sentinode.report.prose.cautions import split_caution, split_name
 from sentinode.report.prose.model_statements import curves_statement
@@ -29,9 +28,9 @@ def answered(key: str, comparison: Comparison, evidence: Evidence) -> list[Answe
     preference = notebook.preference(comparison, evidence)
     return [
         Answer(
-            verdict_words.question(evidence),
-            verdict_words.answer(evidence),
-            [*verdict_words.how_sure(evidence), *([preference] if preference else []), *verdict_words.own(evidence)],
+            words.question(evidence),
+            words.answer(evidence),
+            [*words.how_sure(evidence), *([preference] if preference else []), *words.own(evidence)],
             [charts.forest(key, evidence, comparison.variants)],
             key,
         )
@@ -43,8 +42,8 @@ def leak_answered(leak: Comparison, evidence: Evidence) -> Answer:
     least = "The trusted split may leak too, so the true inflation may be larger."
     return Answer(
         "Does a random split inflate the score?",
-        " ".join(verdict_words.inflation(evidence)),
-        [*verdict_words.how_sure(evidence), *([least] if trusted else [])],
+        " ".join(words.inflation(evidence)),
+        [*words.how_sure(evidence), *([least] if trusted else [])],
         [charts.forest("leak", evidence, leak.variants, better="looks better")],
         "leak",
     )
@@ -122,7 +121,7 @@ def weighed(
         "scores": kept_scores(variants, swatches, f"{whose}: {over_seeds(comparison)}."),
         "by_seed": charts.by_seed(key, variants, "auc", patches=patches),
         "curves": charts.roc_and_precision(key, evidence, variants, title) if both_classes else [],
-        "independent": [told for tests in evidence.independent for told in verdict_words.assumed_independent(tests)],
+        "independent": [told for tests in evidence.independent for told in words.assumed_independent(tests)],
     }
 
 

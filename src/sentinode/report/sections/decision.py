@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from markupsafe import Markup
@@ -17,7 +17,7 @@ from sentinode.report.figures.charts import Chart
 from sentinode.report.figures.style import INK, MUTED, SURFACE, VARIANTS, panel
 from sentinode.report.prose.numbers import number
 from sentinode.report.sections.tables import Table
-from sentinode.runs.decision import Decision, Scale
+from sentinode.runs.decision import Agreement, Decision, Scale
 
 LOOKS: Final[dict[Scale, tuple[str, str]]] = {
     "raw": (INK, "o"),
@@ -25,7 +25,7 @@ LOOKS: Final[dict[Scale, tuple[str, str]]] = {
     "isotonic": (VARIANTS[1], "D"),
 }
 _CLOSE: Final = 0.02  # of a mean probability to the share that was observed
-AGREEMENT_SCORES: Final = ("ece", "brier_score", "log_loss")
+_SCORES: Final = ("ece", "brier_score", "log_loss")
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,12 @@ def decision_part(key: str, decision: Decision) -> DecisionPart:
         absent.append(f"No calibration was fitted and no operating point chosen: {decision.not_fitted}.")
     if decision.not_cross_fitted:
         absent.append(f"There is no cross-fitted score: {decision.not_cross_fitted}.")
+    found = decision.agreements
+    others = ", with maps fitted on other slides or groups" if len(found) > 1 else ""
     return DecisionPart(
         _temperature_in_words(decision),
-        _agreements(decision),
-        reliability_charts(key, {scale: of.reliability for scale, of in decision.agreements.items()}),
+        agreements(f"Calibration scores on the validation set{others}", found),
+        reliability_charts(key, found),
         _points(decision),
         absent,
     )
@@ -72,42 +74,41 @@ def _temperature_in_words(decision: Decision) -> str:
             return ""
 
 
-def _agreements(decision: Decision) -> Table:
-    rows = [
-        [scale, *(number(getattr(agreement, score)) for score in AGREEMENT_SCORES)]
-        for scale, agreement in decision.agreements.items()
-    ]
-    others = ", with maps fitted on other slides or groups" if len(rows) > 1 else ""
+def agreements(what: str, found: Mapping[Scale, Agreement]) -> Table:
+    """A table of calibration scores; `what` begins its caption."""
     return Table(
-        f"Calibration scores on the validation set{others}; lower is better.",
-        ["probabilities", *(METRIC_NAMES[score] for score in AGREEMENT_SCORES)],
-        rows,
-        swatches=[LOOKS[scale][0] for scale in decision.agreements],
+        f"{what}; lower is better.",
+        ["probabilities", *(METRIC_NAMES[score] for score in _SCORES)],
+        [[scale, *(number(getattr(agreement, score)) for score in _SCORES)] for scale, agreement in found.items()],
+        swatches=[LOOKS[scale][0] for scale in found],
     )
 
 
-def reliability_charts(key: str, found: Mapping[Scale, Reliability]) -> list[Chart]:
+def reliability_charts(key: str, found: Mapping[Scale, Agreement]) -> list[Chart]:
     """The raw scale, and beside it both calibrated ones, each map fitted on other slides or groups."""
     titles = {"raw": "Reliability of the raw probabilities", "calibrated": "Reliability after calibration"}
-    families: dict[str, list[Believed]] = {"raw": [], "calibrated": []}
-    for scale, reliability in found.items():
-        families["raw" if scale == "raw" else "calibrated"].append(Believed(scale, *LOOKS[scale], reliability))
+    families: dict[str, dict[Scale, Reliability]] = {"raw": {}, "calibrated": {}}
+    for scale, agreement in found.items():
+        families["raw" if scale == "raw" else "calibrated"][scale] = agreement.reliability
     return [
-        Chart(titles[name], reliability_diagram(f"{key}-reliability-{name}", family), " ".join(map(_believed, family)))
+        Chart(
+            titles[name],
+            reliability_diagram(f"{key}-reliability-{name}", family),
+            " ".join(_believed(scale, of) for scale, of in family.items()),
+        )
         for name, family in families.items()
         if family
     ]
 
 
-def _believed(family: Believed) -> str:
+def _believed(scale: Scale, found: Reliability) -> str:
     """Whether probabilities are too high or too low, on average over the patches."""
-    found = family.reliability
     filled = found.count > 0
     gap = float(np.average(found.mean_probability[filled] - found.observed_share[filled], weights=found.count[filled]))
     if abs(gap) < _CLOSE:
-        return f"{family.label.capitalize()}: on average right (within {_CLOSE:g} of the observed share of tumour)."
+        return f"{scale.capitalize()}: on average right (within {_CLOSE:g} of the observed share of tumour)."
     how = "above the observed share of tumour: too high" if gap > 0 else "below the observed share of tumour: too low"
-    return f"{family.label.capitalize()}: on average {abs(gap):.2f} {how}."
+    return f"{scale.capitalize()}: on average {abs(gap):.2f} {how}."
 
 
 def _points(decision: Decision) -> Table | None:
@@ -131,46 +132,32 @@ def _points(decision: Decision) -> Table | None:
 _ASIDE = 0.012  # of the scale: so that bars of two families stand side by side
 
 
-@dataclass(frozen=True, eq=False)
-class Believed:
-    """One scale's reliability, as it is drawn; `marker` tells it apart without its colour."""
-
-    label: str
-    colour: str
-    marker: str
-    reliability: Reliability
-
-
-def reliability_diagram(name: str, families: Sequence[Believed]) -> Markup:
+def reliability_diagram(name: str, families: Mapping[Scale, Reliability]) -> Markup:
     """Observed share of tumour by mean probability, with 95 % bars, and above it the patches of each bin.
 
     A bin without patches is left out; one whose patches come from a single slide or group has no bar.
     """
-    labels = ", ".join(family.label for family in families)
-    with panel(name, f"Reliability diagram: observed share of tumour by probability: {labels}", height_in=4.3) as p:
+    told = f"Reliability diagram: observed share of tumour by probability: {', '.join(families)}"
+    with panel(name, told, height_in=4.3) as p:
         p.axes.plot([0, 1], [0, 1], ":", color=MUTED, linewidth=1.0)
         counts = p.axes.inset_axes((0, 1.03, 1, 0.16), sharex=p.axes)
-        for place, family in enumerate(families):
-            found = family.reliability
+        for place, (scale, found) in enumerate(families.items()):
+            colour, marker = LOOKS[scale]
             aside = _ASIDE * (place - (len(families) - 1) / 2)
             filled = found.count > 0
             x, y = found.mean_probability[filled] + aside, found.observed_share[filled]
-            p.axes.vlines(x, found.lower[filled], found.upper[filled], color=family.colour, linewidth=5.0, alpha=0.3)
-            p.axes.plot(
-                x,
-                y,
-                color=family.colour,
-                linewidth=1.2,
-                marker=family.marker,
-                markersize=6,
-                markeredgecolor=SURFACE,
-                markeredgewidth=0.7,
-                label=family.label,
-            )
+            p.axes.vlines(x, found.lower[filled], found.upper[filled], color=colour, linewidth=5.0, alpha=0.3)
+            looks: dict[str, Any] = {
+                "marker": marker,
+                "markersize": 6,
+                "markeredgecolor": SURFACE,
+                "markeredgewidth": 0.7,
+            }
+            p.axes.plot(x, y, color=colour, linewidth=1.2, label=scale, **looks)
             width = 0.8 * np.diff(found.edges) / len(families)
             middle = (found.edges[:-1] + found.edges[1:]) / 2
             offset = width * (place - (len(families) - 1) / 2)
-            counts.bar(middle + offset, found.count, width=width, color=family.colour, linewidth=0)
+            counts.bar(middle + offset, found.count, width=width, color=colour, linewidth=0)
         counts.set_ylabel("patches", fontsize=8.5, labelpad=2)
         counts.yaxis.set_major_locator(MaxNLocator(2, integer=True))
         counts.tick_params(labelbottom=False, bottom=False)
