@@ -198,7 +198,7 @@ def test_patchcamelyon_gives_the_same_listing(tmp_path: Path) -> None:
     train = write_pcam(tmp_path, "train", 9, ["w1", "w2"])
     valid = write_pcam(tmp_path, "valid", 5, ["w3"])
     test = write_pcam(tmp_path, "test", 6, ["w4"])
-    data, _ = open_folder(tmp_path)
+    data, _ = open_folder(tmp_path, DataConfig())
     assert data.kind == "PatchCamelyon"
     assert data.training.slides_known
     assert data.training.slides[:2].tolist() == ["w1", "w2"]
@@ -225,10 +225,10 @@ def test_one_part_of_patchcamelyon_alone_is_listed(tmp_path: Path, part: str, la
 def test_patchcamelyons_test_part_alone_is_not_trained_on(tmp_path: Path) -> None:
     write_pcam(tmp_path, "test", 6, ["w1"])
     with pytest.raises(DataError, match="test part alone"):
-        open_folder(tmp_path)
+        open_folder(tmp_path, DataConfig())
     write_pcam(tmp_path, "valid", 6, ["w2"])
     (tmp_path / "camelyonpatch_level_2_split_test_y.h5").unlink()
-    folder, _ = open_folder(tmp_path)
+    folder, _ = open_folder(tmp_path, DataConfig())
     assert folder.test is not None
     assert folder.test.labels.tolist() == [-1] * 6
 
@@ -237,7 +237,7 @@ def test_a_damaged_patchcamelyon_file_is_refused(tmp_path: Path) -> None:
     write_pcam(tmp_path, "train", 4, ["w1"])
     (tmp_path / "camelyonpatch_level_2_split_train_x.h5").write_bytes(b"no HDF5")
     with pytest.raises(DataError, match="HDF5"):
-        open_folder(tmp_path)
+        open_folder(tmp_path, DataConfig())
 
 
 def test_a_phantom_is_marked_even_if_its_mark_is_damaged(folder: Path) -> None:

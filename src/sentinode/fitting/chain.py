@@ -1,46 +1,41 @@
-"""A chain of layers trained on the CPU with its gradients written out: the same mathematics without autograd.
+"""The notebook's networks trained on the CPU with their gradients written out: the same mathematics without autograd.
 
 A step of a small network is short: what autograd and each layer's own operations cost beside the arithmetic is a
-good part of it, and the part that a second processor does not speed up. Layers that meet are one compiled loop each
-way where the loops know them: a convolution with batch norm, ReLU and max-pooling, these three alone, and the dense
-end of the network. What is left is PyTorch's. Outputs, gradients and moving averages are those of the layers in
-turn, to rounding.
+good part of it, and the part that a second processor does not speed up. So layers that meet are one compiled loop each
+way: a convolution with batch norm, ReLU and max-pooling, and the dense end of the network. Outputs, gradients and
+moving averages are those of the layers in turn, to rounding.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass
+from functools import cache
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sentinode.fitting.links import Block, Convolution, Flatten, Head, Linear, NormReluPool, loops
 from sentinode.kernels import at_hand
 from sentinode.models.batch_norm import KerasBatchNorm
 from sentinode.models.folded import moves_in_tiles, side_of_squares
 
+if TYPE_CHECKING:
+    from sentinode.kernels.norm import Norm, Pooled
 
-@runtime_checkable  # for the tests, which check arguments
-class Link(Protocol):
-    """A layer, or several in one; activations are contiguous, (N, H, W, C) or (N, C)."""
-
-    def forward(self, x: Tensor) -> Tensor: ...
-
-    def backward(self, gradient: Tensor) -> Tensor:
-        """Write the parameters' gradients and return that of the input, which nobody asks the first link for."""
-        ...
+Array = np.ndarray[Any, np.dtype[Any]]
 
 
 class Chain:
-    """Forward and backward through a network's layers, in turn.
+    """Forward and backward through a network's blocks and its head, in turn.
 
     Parameters and their gradients keep their places in memory while it lives: make it when both have them.
     """
 
-    def __init__(self, links: list[Link], head: Head | None = None) -> None:
-        self._links, self._head = links, head
+    def __init__(self, blocks: list[Block], head: Head) -> None:
+        self._blocks, self._head = blocks, head
 
     @classmethod
     def of(cls, network: nn.Module) -> Chain | None:
@@ -54,10 +49,14 @@ class Chain:
             return None
         if not at_hand():
             return None
-        layers = list(network)
-        head = _head_of(layers[-5:])
-        links = _links_of(layers[:-5] if head else layers)
-        return None if links is None else cls(links, head)
+        layers, end = list(network)[:-5], list(network)[-5:]
+        blocks: list[Block] = []
+        for at in range(0, len(layers), 4):
+            if (block := _block_of(layers[at : at + 4], first=at == 0)) is None:
+                return None
+            blocks.append(block)
+        head = _head_of(end)
+        return None if head is None else cls(blocks, head)
 
     @torch.no_grad()
     def step(
@@ -65,18 +64,28 @@ class Chain:
     ) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
         """Logits and binary cross-entropy of each image; the gradients of its mean replace those of the parameters."""
         x = images.permute(0, 2, 3, 1).contiguous()
-        for link in self._links:
-            x = link.forward(x)
-        logits, losses, gradient = (self._head or _cross_entropy)(x, labels)
-        for link in reversed(self._links):
-            gradient = link.backward(gradient)
+        for block in self._blocks:
+            x = block.forward(x)
+        logits, losses, gradient = self._head(x, labels)
+        for block in reversed(self._blocks):
+            gradient = block.backward(gradient)
         return logits, losses
 
 
-def _cross_entropy(outputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    logits, losses, gradient = outputs.squeeze(1), torch.empty_like(labels), torch.empty_like(labels)
-    loops().cross_entropy(logits.numpy(), labels.numpy(), losses.numpy(), gradient.numpy())
-    return logits, losses, gradient.unsqueeze(1)
+def _block_of(layers: list[nn.Module], *, first: bool) -> Block | None:
+    """A convolution in one with what follows it, where the loops know it; the first gives no gradient back."""
+    match layers:
+        case [
+            nn.Conv2d() as convolution,
+            (KerasBatchNorm() | nn.ReLU()) as one,
+            (KerasBatchNorm() | nn.ReLU()) as other,
+            nn.MaxPool2d() as pool,
+        ] if type(one) is not type(other):
+            kernel, norm = side_of_squares(pool), one if isinstance(one, KerasBatchNorm) else other
+            assert isinstance(norm, KerasBatchNorm)
+            if kernel and _in_tiles(convolution, first=first):
+                return Block(convolution, norm, relu_first=norm is other, kernel=kernel, first=first)
+    return None
 
 
 def _head_of(layers: list[nn.Module]) -> Head | None:
@@ -97,43 +106,122 @@ def _head_of(layers: list[nn.Module]) -> Head | None:
     return None
 
 
-def _links_of(layers: Sequence[nn.Module]) -> list[Link] | None:
-    links: list[Link] = []
-    while layers:
-        match layers:
-            case [nn.Conv2d() as convolution, KerasBatchNorm() as norm, nn.ReLU(), nn.MaxPool2d() as pool, *layers] if (
-                side_of_squares(pool) and _in_tiles(convolution, first=not links)
-            ):
-                links.append(Block(convolution, norm, relu_first=False, kernel=side_of_squares(pool), first=not links))
-            case [nn.Conv2d() as convolution, nn.ReLU(), KerasBatchNorm() as norm, nn.MaxPool2d() as pool, *layers] if (
-                side_of_squares(pool) and _in_tiles(convolution, first=not links)
-            ):
-                links.append(Block(convolution, norm, relu_first=True, kernel=side_of_squares(pool), first=not links))
-            case [KerasBatchNorm() as norm, nn.ReLU(), nn.MaxPool2d() as pool, *layers] if side_of_squares(pool):
-                links.append(NormReluPool(norm, relu_first=False, kernel=side_of_squares(pool)))
-            case [nn.ReLU(), KerasBatchNorm() as norm, nn.MaxPool2d() as pool, *layers] if side_of_squares(pool):
-                links.append(NormReluPool(norm, relu_first=True, kernel=side_of_squares(pool)))
-            case [KerasBatchNorm() as norm, nn.ReLU(), *layers]:
-                links.append(NormReluPool(norm, relu_first=False, kernel=1))
-            case [nn.ReLU(), KerasBatchNorm() as norm, *layers]:
-                links.append(NormReluPool(norm, relu_first=True, kernel=1))
-            case [nn.Conv2d(padding_mode="zeros", padding=(_, _)) as convolution, *layers] if (
-                convolution.bias is not None
-            ):
-                links.append(Convolution(convolution, first=not links))
-            case [nn.Flatten(start_dim=1, end_dim=-1), *layers]:
-                links.append(Flatten())
-            case [nn.Linear() as linear, *layers] if linear.bias is not None:
-                links.append(Linear(linear))
-            case _:
-                return None
-    return links
-
-
 def _in_tiles(convolution: nn.Conv2d, *, first: bool) -> bool:
     """Whether the loops know this convolution both ways: in channels-last memory, with whole tiles of inputs too."""
     return (
         moves_in_tiles(convolution)
         and (first or convolution.in_channels % loops().columns == 0)
         and convolution.weight.permute(0, 2, 3, 1).is_contiguous()
+    )
+
+
+class Block:
+    """A convolution, batch norm, ReLU and max-pooling; activations are contiguous, (N, H, W, C)."""
+
+    def __init__(
+        self, convolution: nn.Conv2d, norm: KerasBatchNorm, *, relu_first: bool, kernel: int, first: bool
+    ) -> None:
+        self._norm, self._kernel, self._first = norm_of(norm, relu_first=relu_first), kernel, first
+        assert convolution.bias is not None
+        self._filters, self._bias = _array(convolution.weight.permute(0, 2, 3, 1)), _array(convolution.bias)
+        gradients = [gradient_of(p) for p in (convolution.weight, convolution.bias, norm.weight, norm.bias)]
+        self._gradients = tuple(_array(t) for t in (gradients[0].permute(0, 2, 3, 1), *gradients[1:]))
+        self._filled: dict[torch.Size, _Filled] = {}
+
+    def forward(self, x: Tensor) -> Tensor:
+        compiled, self._x = loops(), x.numpy()
+        if x.shape not in self._filled:
+            self._filled[x.shape] = self._room_for(x.shape)
+        now = self._now = self._filled[x.shape]
+        compiled.share_threads()
+        compiled.convolution.forward(self._x, self._filters, self._bias, self._norm, self._kernel, now.z, now.pooled)
+        return now.y
+
+    def backward(self, gradient: Tensor) -> Tensor:
+        """Write the parameters' gradients and return that of the input, which nobody asks the first block for."""
+        compiled, now = loops(), self._now
+        compiled.share_threads()
+        left = (now.z, now.pooled, self._norm.relu_first, now.of_x.numpy())
+        compiled.convolution.backward(gradient.numpy(), self._x, self._filters, *left, self._gradients)
+        return gradient if self._first else now.of_x
+
+    def _room_for(self, inputs: torch.Size) -> _Filled:
+        count, height, width, _ = inputs
+        channels, tall, wide, _ = self._filters.shape
+        rows, columns = height - tall + 1, width - wide + 1
+        pooled = (count, rows // self._kernel, columns // self._kernel, channels)
+        y, top, at = torch.empty(pooled), np.empty(pooled, np.float32), np.empty(pooled, np.int32)
+        return _Filled(
+            y,
+            np.empty((count, rows, columns, channels), np.float32),
+            torch.empty((0, 1, 1, 1) if self._first else inputs),
+            loops().Pooled(top, at, y.numpy(), np.empty((3, channels), np.float32)),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _Filled:
+    """What a batch of one shape is written to, over and over: a fresh page costs more than what is written on it."""
+
+    y: Tensor
+    z: Array
+    """Of the convolution."""
+    of_x: Tensor
+    pooled: Pooled
+
+
+class Head:
+    """Flatten - dense - batch norm and ReLU - dense - cross-entropy, forwards and backwards at once."""
+
+    def __init__(self, dense: nn.Linear, norm: KerasBatchNorm, last: nn.Linear, *, relu_first: bool) -> None:
+        self._norm = norm_of(norm, relu_first=relu_first)
+        parameters = (dense.weight, dense.bias, norm.weight, norm.bias, last.weight, last.bias)
+        shapes = [p.shape if p is dense.weight else (p.numel(),) for p in parameters]
+        self._dense = (_array(dense.weight), _array(dense.bias))
+        self._end = (_array(last.weight.view(-1)), _array(last.bias))
+        self._gradients = tuple(_array(gradient_of(p).view(s)) for p, s in zip(parameters, shapes, strict=True))
+
+    def __call__(self, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits, losses, and the gradient of the mean loss."""
+        logits, losses, of_x = torch.empty_like(labels), torch.empty_like(labels), torch.empty_like(x)
+        given = (x.numpy(), labels.numpy(), self._dense, self._norm, self._end)
+        loops().head(*given, self._gradients, of_x.numpy(), logits.numpy(), losses.numpy())
+        return logits, losses, of_x
+
+
+def gradient_of(parameter: Tensor) -> Tensor:
+    """Where a parameter's gradient is kept."""
+    if parameter.grad is None:
+        parameter.grad = torch.zeros_like(parameter)
+    return parameter.grad
+
+
+def norm_of(norm: KerasBatchNorm, *, relu_first: bool) -> Norm:
+    """A batch norm as kernels are handed it: the arrays are its own memory."""
+    arrays = [_array(t) for t in (norm.weight, norm.bias, norm.running_mean, norm.running_var)]
+    found: Norm = loops().Norm(*arrays, norm.momentum, norm.epsilon, relu_first)
+    return found
+
+
+def _array(tensor: Tensor) -> Array:
+    array: Array = tensor.detach().numpy()
+    return array
+
+
+@cache
+def loops() -> SimpleNamespace:
+    """Imported when a network first trains: Numba takes half a second to start."""
+    from sentinode.kernels import convolution
+    from sentinode.kernels.dense_end import head
+    from sentinode.kernels.jit import share_threads
+    from sentinode.kernels.norm import Norm, Pooled
+    from sentinode.kernels.tile import COLUMNS
+
+    return SimpleNamespace(
+        Norm=Norm,
+        Pooled=Pooled,
+        columns=COLUMNS,
+        convolution=convolution,
+        head=head,
+        share_threads=share_threads,
     )
