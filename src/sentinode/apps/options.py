@@ -161,7 +161,6 @@ def own_network(names: Sequence[str] | str | None) -> dict[str, Callable[[], Any
 
     Raises ConfigError where a module cannot be imported or has no such thing.
     """
-
     found: dict[str, Callable[[], Any]] = {}
     for name in [names] if isinstance(names, str) else names or []:
         module, _, factory = name.partition(":")
@@ -185,7 +184,6 @@ def own_network(names: Sequence[str] | str | None) -> dict[str, Callable[[], Any
 
 def weighting(asked: str) -> Weighting:
     """How an ensemble is to be weighted; raises ConfigError for another word."""
-
     match asked:
         case "fitted" | "equal":
             return asked
