@@ -12,7 +12,7 @@ from PIL import Image
 from scipy import ndimage
 
 from sentinode import Classifier, heat_map, read_slide
-from sentinode.config import PreprocessConfig
+from sentinode.config.run import PreprocessConfig
 from sentinode.errors import DataError
 from sentinode.inference.classifier import NetworkInputs
 from sentinode.slides import heatmap
