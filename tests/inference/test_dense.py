@@ -1,15 +1,23 @@
-"""What networks see of an image's cells is what they see of the cells' patches, bit for bit."""
+"""What networks see of an image's cells is what they see of the cells' patches, bit for bit; dense, but for borders."""
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
 
+from sentinode.config.presets import load_preset
 from sentinode.config.run import PreprocessConfig
-from sentinode.inference.dense import inputs_of_cells, is_shared
+from sentinode.inference.classifier import TrainedNetwork
+from sentinode.inference.dense import inputs_of_cells, is_shared, shares_of_windows
 from sentinode.inputs.preprocess import preprocess
+from sentinode.models.build import build
+from sentinode.settings import override
 
 WAYS: list[dict[str, Any]] = [
     {"crop_px": 96, "size_px": 32, "resize": "area"},
@@ -44,3 +52,97 @@ def test_an_image_of_another_size_is_refused() -> None:
 def test_stains_are_normalised_patch_by_patch() -> None:
     assert is_shared(PreprocessConfig())
     assert not is_shared(PreprocessConfig(stain="macenko"))
+
+
+# One pass over an image.
+
+
+def network_of(views: int = 1, **settings: Any) -> TrainedNetwork:
+    """A p4m network, or a drawn EfficientNet-Lite whose head says something."""
+    config = override(load_preset("fair").run_config(), {"predict.views": views, **settings})
+    network = build(config.model, input_size_px=config.preprocess.size_px, generator=torch.Generator().manual_seed(1))
+    for name, parameter in network.named_parameters():
+        if name == "head.weight":
+            nn.init.normal_(parameter, std=0.01, generator=torch.Generator().manual_seed(2))
+    return TrainedNetwork(network, config, torch.device("cpu"))
+
+
+P4M = {"model.architecture": "p4m"}
+LITE = {"model.architecture": "timm", "model.backbone": "tf_efficientnet_lite0", "model.pretrained": "none"}
+STAGES = {"model.features": {"kind": "stages"}, "model.resize_px": 160}
+DENSE: list[dict[str, Any]] = [
+    {**P4M, "preprocess.size_px": 48, "preprocess.resize": "area"},
+    {**P4M, "preprocess.size_px": 96},
+    {**LITE, "preprocess.size_px": 96},
+    {**LITE, "preprocess.size_px": 48, "preprocess.resize": "area"},
+    {**LITE, **STAGES, "preprocess.size_px": 96},
+]
+
+
+@pytest.mark.parametrize(
+    "settings", DENSE, ids=["p4m of 48", "p4m of 96", "Lite", "Lite of 48", "Lite's stages at 160"]
+)
+def test_one_patch_is_an_image(settings: dict[str, Any]) -> None:
+    """Its borders are those of the image, so what it says is the same in every view, resized or not."""
+    network, one = network_of(8, **settings), np.ones((1, 1), bool)
+    patch = np.random.default_rng(0).integers(0, 256, (96, 96, 3), dtype=np.uint8)
+    alone = network.probabilities(inputs_of_cells(patch, one, network.preprocess))
+    assert 0.01 < alone[0] < 0.99
+    assert network.over_image(patch, one) == pytest.approx(alone, abs=1e-5)
+
+
+def test_without_borders_every_cell_has_the_logit_of_its_patch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On an image with a period of 96 pixels, padded by going on with it, a patch goes on like the image around it."""
+
+    def goes_on(x: torch.Tensor, kernel: list[int], stride: list[int], *_: Any, **__: Any) -> torch.Tensor:
+        total = kernel[0] - stride[0]
+        return F.pad(x, (total // 2, total - total // 2) * 2, mode="circular")
+
+    # The package has a function of the same name.
+    monkeypatch.setattr(import_module("timm.layers.conv2d_same"), "pad_same", goes_on)
+    network = network_of(**LITE, **{"preprocess.size_px": 96})
+    for module in network._network.modules():
+        if type(module) is nn.Conv2d:
+            module.padding_mode = "circular"
+    image = np.tile(np.random.default_rng(0).integers(0, 256, (96, 96, 3), dtype=np.uint8), (3, 2, 1))
+    cells = np.ones((7, 4), bool)
+    tiled = network.probabilities(inputs_of_cells(image, cells, network.preprocess))
+    assert 0.01 < tiled.min() < 0.49 or 0.51 < tiled.max() < 0.99
+    assert network.over_image(image, cells) == pytest.approx(tiled, abs=1e-5)
+
+
+def test_a_window_takes_of_each_place_the_share_that_it_covers() -> None:
+    assert torch.equal(shares_of_windows(2, 1.0, 3.0, 4) * 3, torch.tensor([[1.0, 1, 1, 0], [0, 1, 1, 1]]))
+    halves = shares_of_windows(2, 1.5, 2.0, 4) * 2
+    assert torch.allclose(halves, torch.tensor([[1.0, 1, 0, 0], [0, 0.5, 1, 0.5]]))
+
+
+def test_far_from_borders_a_cell_does_not_depend_on_its_place() -> None:
+    network = network_of(**DENSE[0])
+    image = np.random.default_rng(0).integers(0, 256, (32 * 17, 32 * 18, 3), dtype=np.uint8)
+    whole = network.over_image(image[:-32, :-32], np.ones((14, 15), bool)).reshape(14, 15)
+    moved = network.over_image(image[32:, 32:], np.ones((14, 15), bool)).reshape(14, 15)
+    assert whole[6:9, 6:9].ravel() == pytest.approx(moved[5:8, 5:8].ravel(), abs=1e-6)
+    assert np.ptp(whole) > 1e-4
+
+
+def test_only_marked_cells_are_answered_for_and_blocks_may_be_larger_than_what_is_seen_at_once() -> None:
+    network = network_of(**DENSE[0])
+    image = np.random.default_rng(0).integers(0, 256, (32 * 20 + 64, 32 * 3 + 64, 3), dtype=np.uint8)
+    cells = np.random.default_rng(1).random((20, 3)) < 0.5
+    everywhere = network.over_image(image, np.ones_like(cells))
+    assert np.array_equal(network.over_image(image, cells), everywhere[cells.ravel()])
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {**P4M, "preprocess.size_px": 32},
+        {**LITE, "preprocess.size_px": 96, "preprocess.stain": "macenko"},
+        {**LITE, "model.backbone": "efficientnet_b0", "preprocess.size_px": 96},
+    ],
+    ids=["notebook", "p4m whose maps lie between cells", "stain by patch", "squeeze and excitation"],
+)
+def test_what_shares_nothing_or_looks_at_everything_is_not_dense(settings: dict[str, Any]) -> None:
+    assert network_of(**settings).dense is None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +21,14 @@ GLASS = 243
 SHARED = Path(__file__).parents[3] / "shared" / "slides"
 
 
-def classifier_of(*seeds: int, views: int = 1) -> Classifier:
-    """The mean of notebook networks that were never trained."""
-    config = override(load_preset("fair").run_config(), {"predict.views": views})
+def classifier_of(*seeds: int, views: int = 1, settings: Mapping[str, object] | None = None) -> Classifier:
+    """The mean of networks that were never trained, the notebook's where `settings` say nothing else."""
+    config = override(load_preset("fair").run_config(), {"predict.views": views, **(settings or {})})
     runs = []
     for seed in seeds:
-        network = build(config.model, input_size_px=32, generator=torch.Generator().manual_seed(seed))
+        network = build(
+            config.model, input_size_px=config.preprocess.size_px, generator=torch.Generator().manual_seed(seed)
+        )
         runs.append(TrainedRun((TrainedNetwork(network, config, torch.device("cpu")),)))
 
     def absent() -> object:

@@ -169,7 +169,24 @@ def test_what_is_finished_is_not_judged_again(
     assert files_in(judged) == before
 
 
-@pytest.mark.parametrize("changed", ["model", "threshold", "spacing"])
+def test_a_dense_heat_map_says_how_far_off_it_is(tmp_path: Path, slide: Path, session: Session) -> None:
+    p4m = {"model.architecture": "p4m", "preprocess.size_px": 48, "preprocess.resize": "area"}
+    for settings, dense in (({}, False), (p4m, True)):
+        model, asked = model_of(classifier_of(1, settings=settings)), replace(SETTINGS, dense=dense)
+        out = tmp_path / str(dense)
+        (row,) = judge_cohort([Entry(slide, "section")], model, asked, out, session).rows
+        parity = open_slide_record(out / "section").parity
+        assert parity is not None
+        if dense:
+            assert 1e-4 < parity.mean < parity.largest < 0.2
+            assert f"by {parity.mean:.3f} in the mean" in row.warnings[0]
+        else:
+            assert parity.largest < 1e-6
+            assert parity.moved == 0
+            assert not any("judged dense" in text for text in row.warnings)
+
+
+@pytest.mark.parametrize("changed", ["model", "threshold", "spacing", "dense"])
 def test_results_of_two_kinds_are_never_mixed(judged: Path, slide: Path, session: Session, changed: str) -> None:
     model, settings = model_of(classifier_of(1, 2)), SETTINGS
     match changed:
@@ -177,6 +194,8 @@ def test_results_of_two_kinds_are_never_mixed(judged: Path, slide: Path, session
             model = replace(model, digest="another")
         case "threshold":
             settings = replace(settings, threshold=0.25)
+        case "dense":
+            settings = replace(settings, dense=True)
         case "spacing":
             settings = replace(settings, spacing=0.5)
     with pytest.raises(ConfigError, match=f"begun with another {changed}"):

@@ -64,13 +64,13 @@ def test_a_marker_of_one_pixel_lies_in_its_cell(corner: tuple[int, int]) -> None
         def __init__(self) -> None:
             """Without any network."""
 
-        def prepared(self, rgb: np.ndarray, cells: np.ndarray) -> NetworkInputs:
+        def prepared(self, rgb: np.ndarray, cells: np.ndarray, *, dense: bool = False) -> NetworkInputs:
             rows, columns = cells.shape
             own = rgb[32:-32, 32:-32].reshape(rows, 32, columns, 32, 3)
             return NetworkInputs({PreprocessConfig(): own.transpose(0, 2, 1, 3, 4)[cells]}, int(cells.sum()), 0)
 
         def on_prepared(self, prepared: NetworkInputs) -> tuple[np.ndarray, np.ndarray]:
-            (cells,) = prepared.inputs.values()
+            (cells,) = prepared.patches.values()
             return 1 - cells.min(axis=(1, 2, 3)) / 255, np.full(prepared.count, np.nan)
 
     plane = read_slide(rgb, spacing=0.972).plane(0.972)

@@ -32,6 +32,7 @@ def judge_slides(
     at: Path | str | None = None,
     threshold: str | float | None = None,
     calibrate: str | None = None,
+    dense: bool = False,
     network: Given | None = None,
 ) -> CohortRecord:
     """Judge every cell of tissue of whole slides with a run, ensemble or study's choice; write and return the results.
@@ -41,9 +42,11 @@ def judge_slides(
     interrupted command left is gone on with. `spacing`, in um/px of level 0, is for files that have none. `at` is a
     table x,y of centres, in pixels of level 0, which alone are judged. `threshold` is as for `Classifier.threshold`;
     without it, the operating point "youden" is used, or 0.5 where the model has none. `calibrate` is as for `predict`.
+    `dense`: networks that can go over blocks of a slide at once do so, which is faster and not quite the same; each
+    slide's record says how far off it is.
 
     A slide that cannot be judged has the reason in its row, and the others their results. Raises ConfigError where
-    `out` was begun with another model or other settings.
+    `out` was begun with another model or other settings, or none of the networks can be dense.
     """
     from sentinode.report.pages.page import write_slides_page
 
@@ -58,7 +61,13 @@ def judge_slides(
         above, rule = _operating_point(classifier, threshold, session)
         if calibrate is not None:
             classifier.calibration(calibrate)  # refused before the first slide is opened
-        settings = SlideSettings(above, rule, calibrate, spacing, at)
+        if dense and not classifier.can_be_dense:
+            raise ConfigError(
+                "none of its networks shares anything between neighbouring patches",
+                where=model,
+                remedy="Leave --dense out; docs/slides.md names the networks that can.",
+            )
+        settings = SlideSettings(above, rule, calibrate, dense, spacing, at)
         asked = Model(classifier, _digest_of_model(model), str(runs[0].environment.get("data_note", "")))
         record = judge_cohort(entries, asked, settings, out, session)
         write_slides_page(out)

@@ -37,6 +37,12 @@ def slides(
     calibrate: Annotated[
         str | None, typer.Option(metavar="METHOD", help="temperature or isotonic: calibrate the probabilities.")
     ] = None,
+    dense: Annotated[
+        bool,
+        typer.Option(
+            "--dense", help="One pass over a block of the slide where a network can: faster, and not quite the same."
+        ),
+    ] = False,
     networks: Networks = None,
     cache: Cache = None,
     device: Device = "auto",
@@ -63,6 +69,7 @@ def slides(
             at=at,
             threshold=threshold,
             calibrate=calibrate,
+            dense=dense,
             network=own,
         )
     results.show_slides(record)

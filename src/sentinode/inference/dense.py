@@ -7,19 +7,35 @@ The inputs are those of its patch to the last bit.
 The notebook's networks share no more than that. Their input is the patch downsampled by 3, which does not divide 32.
 The blocks of neighbouring cells lie at other offsets, and cells with the same offsets are 96 pixels apart, side by
 side. So each block enters one cell alone, and a convolution over the whole image computes as much as cell by cell.
+
+Other networks can share their maps, too: one pass over the image, and each cell's logit from the part of the maps
+that its patch covers (`DenseNetwork`). That is an approximation. A patch alone is surrounded by zeros, of which each
+padded convolution carries a little further in; in the image there is tissue instead. Slides record how much it matters.
 """
 
 from __future__ import annotations
 
+import copy
+from dataclasses import dataclass
+from typing import Any, Final
+
 import numpy as np
-from jaxtyping import Bool, UInt8
+import torch
+from jaxtyping import Bool, Float, UInt8
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from sentinode.config.run import PreprocessConfig
 from sentinode.data.images import CENTRE_SIZE_PX, PATCH_SIZE_PX
 from sentinode.inputs.preprocess import sampled_px
+from sentinode.models.backbones.backbone import Backbone
+from sentinode.models.group_conv import by_feature
+from sentinode.models.p4m import P4MNetwork
 
 _SIDE = PATCH_SIZE_PX - CENTRE_SIZE_PX  # by which an image is wider than its cells
 _ROWS = 64
+CELLS_AT_ONCE: Final = 16
+"""Cells along a side of what a dense network sees at once: the maps of more overflow a processor's cache."""
 
 
 def is_shared(config: PreprocessConfig) -> bool:
@@ -62,3 +78,174 @@ def _block_means(rgb: UInt8[np.ndarray, "height width 3"], block: int) -> UInt8[
         total //= block * block
         means[top:bottom] = total
     return means.reshape(height, width, 3)
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How patches lie in an image that is downsampled as they are, in its pixels."""
+
+    margin: int
+    """In pixels of the image before: what is cut off a patch on every side."""
+    block: int
+    """How many pixels of the image before one of its pixels is wide."""
+    step: int
+    """From one cell to the next."""
+    side: int
+    """Of a patch."""
+
+    @classmethod
+    def of(cls, config: PreprocessConfig) -> Geometry | None:
+        """None where patches of neighbouring cells are made of other blocks of pixels, or each has its own stain."""
+        margin, block = (PATCH_SIZE_PX - config.crop_px) // 2, config.crop_px // config.size_px
+        whole = config.crop_px == block * config.size_px and (block == 1 or config.resize == "area")
+        if config.stain != "none" or not whole or CENTRE_SIZE_PX % block:
+            return None
+        return cls(margin, block, CENTRE_SIZE_PX // block, config.size_px)
+
+    def seen(self, rgb: UInt8[np.ndarray, "height width 3"]) -> UInt8[np.ndarray, "h w 3"]:
+        """What a network sees of an image of cells and 32 pixels around them."""
+        inner = rgb[self.margin : len(rgb) - self.margin, self.margin : rgb.shape[1] - self.margin]
+        means = inner if self.block == 1 else _block_means(np.ascontiguousarray(inner), self.block)
+        return means[:: self.block, :: self.block]
+
+
+class DenseNetwork(nn.Module):
+    """A network over an image: (1, 3, h, w) in [0, 1], downsampled as its patches are -> the cells' logits (r, c)."""
+
+    def __init__(self, geometry: Geometry) -> None:
+        super().__init__()
+        self.geometry = geometry
+
+
+def dense_network(network: nn.Module, config: PreprocessConfig) -> DenseNetwork | None:
+    """The same network over whole images; None where patches of neighbouring cells would share nothing.
+
+    Known are the p4m networks whose maps' places are a whole number of times closer than cells, and timm's
+    EfficientNets without squeeze-and-excitation, which would look at all of the image: EfficientNet-Lite.
+    """
+    geometry = Geometry.of(config)
+    if geometry is None:
+        return None
+    match network:
+        case P4MNetwork():
+            stride = _stride_of(network)
+            return None if geometry.step % stride else _DenseP4M(geometry, network, geometry.step // stride)
+        case Backbone():
+            body = _folded_body(network.body)
+            return None if body is None else _DenseBackbone(geometry, network, body)
+        case _:
+            return None
+
+
+def _stride_of(network: P4MNetwork) -> int:
+    stride = 1
+    for layer in network:
+        stride *= int(getattr(layer, "stride", 1))
+    return stride
+
+
+class _DenseP4M(DenseNetwork):
+    """The readout, a weighted sum over places, is a convolution."""
+
+    def __init__(self, geometry: Geometry, network: P4MNetwork, step: int) -> None:
+        super().__init__(geometry)
+        *self.layers, self.readout = network
+        self.step = step
+
+    def forward(self, x: Float[Tensor, "1 3 h w"]) -> Float[Tensor, "r c"]:
+        x = x.contiguous(memory_format=torch.channels_last)
+        for layer in self.layers:
+            x = layer(x)
+        readout: Any = self.readout
+        kernel = (readout.weight / readout.count)[:, readout.ring]
+        logits: Tensor = F.conv2d(by_feature(x).mean(2), kernel[None], readout.bias, stride=self.step)[0, 0]
+        return logits
+
+
+class _DenseBackbone(DenseNetwork):
+    """Pooled features are means over the part of a map that a patch covers; of a place at its border, its share."""
+
+    def __init__(self, geometry: Geometry, network: Backbone, body: nn.Module) -> None:
+        super().__init__(geometry)
+        self.network, self.body = network, body
+
+    def forward(self, x: Float[Tensor, "1 3 h w"]) -> Float[Tensor, "r c"]:
+        network, side = self.network, self.geometry.side
+        cells = [(size - side) // self.geometry.step + 1 for size in x.shape[2:]]
+        times = (network.resize_px or side) / side
+        if times != 1:
+            # To whole patches: then every scale's pixels lie in the image as in its first patch.
+            height, width = x.shape[2:]
+            x = F.pad(x, (0, -width % side, 0, -height % side), mode="replicate")
+            size = [round(length * times) for length in x.shape[2:]]
+            x = F.interpolate(x, size=size, mode="bilinear", antialias=times < 1)
+        x = ((x - network.mean) / network.std).contiguous(memory_format=torch.channels_last)
+        step, covered = self.geometry.step * times, side * times
+
+        def over_patches(maps: Float[Tensor, "1 k i j"]) -> Float[Tensor, "k r c"]:
+            rows, columns = (
+                shares_of_windows(count, step * places / size, covered * places / size, places).to(maps.device)
+                for count, places, size in zip(cells, maps.shape[2:], x.shape[2:], strict=True)
+            )
+            of_columns = maps[0].float() @ columns.T
+            return rows @ of_columns
+
+        body: Any = self.body
+        if network.kind == "last":
+            features = over_patches(body.forward_features(x))
+        else:
+            finer = {"extra_blocks": True} if network.kind == "blocks" else {}
+            maps = body.forward_intermediates(x, intermediates_only=True, **finer)[network.skipped_maps :]
+            told = []
+            for of_stage in maps:
+                mean = over_patches(of_stage)
+                told += [mean, ((over_patches(of_stage.float() ** 2) - mean**2).clamp(min=0) + 1e-6).sqrt()]
+            features = torch.cat(told)
+        return network.classified(features.flatten(1).T).view(*cells)
+
+
+def shares_of_windows(count: int, step: float, covered: float, places: int) -> Float[Tensor, "count places"]:
+    """Of each of so many windows, `step` places apart, how much of it each place is; a window's shares sum to 1."""
+    first = step * torch.arange(count, dtype=torch.float64)[:, None]
+    at = torch.arange(places, dtype=torch.float64)
+    shares = (torch.minimum(at + 1, first + covered) - torch.maximum(at, first)).clamp(min=0)
+    return (shares / shares.sum(dim=1, keepdim=True)).float()
+
+
+def _folded_body(body: nn.Module) -> nn.Module | None:
+    """A copy whose batch norm is part of its convolutions; None for a body that is not known here."""
+    from timm.models._efficientnet_blocks import DepthwiseSeparableConv, InvertedResidual
+    from timm.models.efficientnet import EfficientNet
+
+    if not isinstance(body, EfficientNet) or body.global_pool.pool_type != "avg":
+        return None
+    folded: Any = copy.deepcopy(body)
+    pairs: list[tuple[Any, str, str]] = [(folded, "conv_stem", "bn1"), (folded, "conv_head", "bn2")]
+    for block in (block for row in folded.blocks for block in row):
+        if not isinstance(block.se, nn.Identity) or not isinstance(block.aa, nn.Identity):
+            return None
+        match block:
+            case InvertedResidual():
+                pairs += [(block, "conv_pw", "bn1"), (block, "conv_dw", "bn2"), (block, "conv_pwl", "bn3")]
+            case DepthwiseSeparableConv():
+                pairs += [(block, "conv_dw", "bn1"), (block, "conv_pw", "bn2")]
+            case _:
+                return None
+    for parent, convolution, norm in pairs:
+        _fold(getattr(parent, convolution), getattr(parent, norm))
+        setattr(parent, norm, getattr(parent, norm).act)
+    module: nn.Module = folded
+    return module.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def _fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    factor = norm.weight.double() * torch.rsqrt(norm.running_var.double() + norm.eps)
+    offset = norm.bias.double() - norm.running_mean.double() * factor
+    if convolution.bias is not None:
+        offset += convolution.bias.double() * factor
+    weight = convolution.weight.double() * factor[:, None, None, None]
+    convolution.weight = nn.Parameter(weight.to(convolution.weight), requires_grad=False)
+    convolution.bias = nn.Parameter(offset.to(convolution.weight), requires_grad=False)

@@ -138,6 +138,6 @@ def unnormalised_in_words(left: int, count: int) -> str:
     )
 
 
-def as_input(images: UInt8[Tensor, "n 3 s s"]) -> Float[Tensor, "n 3 s s"]:
+def as_input(images: UInt8[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
     """Scale bytes to [0, 1], as networks take them."""
     return images.float().div_(255.0)

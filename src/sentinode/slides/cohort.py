@@ -97,6 +97,8 @@ class SlideSettings:
     threshold: float
     threshold_rule: str
     calibration: str | None = None
+    dense: bool = False
+    """Whether networks that can go over blocks of a slide at once do so."""
     spacing: float | None = None
     """For files that have none."""
     places: Path | None = None
@@ -154,6 +156,7 @@ class _CohortBegun:
     model: str
     threshold: float
     calibration: str | None
+    dense: bool
     spacing: float | None
     places: str | None
     sentinode: str
@@ -285,6 +288,7 @@ def _look_at(entry: Entry, model: Model, settings: SlideSettings, folder: Path) 
             spacing_from,
             settings.threshold,
             settings.calibration,
+            settings.dense,
             _digest(settings.places),
             sentinode.__version__,
         )
@@ -339,7 +343,7 @@ def _judge(
             found.put(block)
             count += _asked_in(block, reason)
         told(count)
-        for block in judge_blocks(plane, model.classifier, reason, done=done):
+        for block in judge_blocks(plane, model.classifier, reason, dense=settings.dense, done=done):
             journal.append(block)
             found.put(block)
             count += _asked_in(block, reason)
@@ -347,7 +351,7 @@ def _judge(
         if model.note:  # a model of phantoms knows no real tissue
             found.unlike[...] = Unlike.NOTHING
         patches, places = some_patches(found, plane)
-        parity = parity_of(found, model.classifier, patches, places)
+        parity = parity_of(found, model.classifier, patches, places, settings.threshold)
         look = None if model.note else _look_at_slide(found, patches, places)
         # The operating point holds for the probability before any calibration.
         above = np.nan_to_num(found.probability, nan=-1.0) > settings.threshold
@@ -398,7 +402,8 @@ def _record(
     judged = int((found.reason == Reason.JUDGED).sum())
     known = probability[~np.isnan(probability)].astype(np.float64)
     tissue = judged + sum(left_out.values())
-    told = [
+    told = [_dense_in_words(parity)] if settings.dense and parity is not None else []
+    told += [
         f"{count:,} of {tissue:,} cells of tissue are left out: {word}" for word, count in left_out.items() if count
     ]
     return SlideRecord(
@@ -427,6 +432,14 @@ def _record(
         lesions_not_drawn=geojson(lesions)[1],
         note=model.note,
         warnings=(*begun.warnings, *(look.warnings(plane.spacing[0]) if look else ()), *told),
+    )
+
+
+def _dense_in_words(parity: Parity) -> str:
+    """How far the numbers of a dense heat map are to be trusted."""
+    return (
+        f"judged dense: at {parity.places} places the probability differs from `predict`'s by {parity.mean:.3f} in the "
+        f"mean and {parity.largest:.3f} at most, and {parity.moved} lie on the other side of the operating point"
     )
 
 
@@ -462,6 +475,7 @@ def _begin(out: Path, model: Model, settings: SlideSettings) -> None:
         model.digest,
         settings.threshold,
         settings.calibration,
+        settings.dense,
         settings.spacing,
         _digest(settings.places),
         sentinode.__version__,
@@ -490,7 +504,9 @@ def _estimate(
         slide, _, _ = _open(entry, settings)
         with slide:
             plane = slide.plane(model.classifier.spacing_um_per_px)
-            seconds = (cells + again) * seconds_a_cell(plane, model.classifier, np.load(out / entry.name / TISSUE))
+            seconds = (cells + again) * seconds_a_cell(
+                plane, model.classifier, np.load(out / entry.name / TISSUE), dense=settings.dense
+            )
     except (SentinodeError, ValueError):  # of no cells of tissue, where places alone are judged
         return
     told = f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Container, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -108,11 +107,18 @@ class _Ready:
     """What the classifier takes of the cells to be judged, if any are."""
 
 
-def heat_map(slide: Slide, classifier: Classifier, *, on_progress: Callable[[int, int], None] | None = None) -> HeatMap:
+def heat_map(
+    slide: Slide,
+    classifier: Classifier,
+    *,
+    dense: bool = False,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> HeatMap:
     """Judge every cell of a slide that shows tissue.
 
-    `on_progress` hears how many cells are done, and of how many. Raises DataError where the slide has no spacing, is
-    too coarse, or shows no tissue.
+    `dense`: networks that can go over a block of the slide at once do so (`Classifier.can_be_dense`), which is faster,
+    and not quite the same. `on_progress` hears how many cells are done, and of how many. Raises DataError where the
+    slide has no spacing, is too coarse, or shows no tissue.
     """
     plane = slide.plane(classifier.spacing_um_per_px)
     tissue = find_tissue(slide.overview(OVERVIEW_UM_PER_PX))
@@ -120,7 +126,7 @@ def heat_map(slide: Slide, classifier: Classifier, *, on_progress: Callable[[int
         raise without_tissue(slide.path)
     found = HeatMap.empty(Grid.of(plane), tissue.of_cells(plane, CELL_PX))
     total, done = int((found.reason == Reason.JUDGED).sum()), 0
-    for block in judge_blocks(plane, classifier, found.reason.copy()):
+    for block in judge_blocks(plane, classifier, found.reason.copy(), dense=dense):
         done += int((found.reason[block.rows, block.columns] == Reason.JUDGED).sum())
         found.put(block)
         if on_progress:
@@ -142,6 +148,7 @@ def judge_blocks(
     classifier: Classifier,
     reason: UInt8[np.ndarray, "rows columns"],
     *,
+    dense: bool = False,
     done: Container[int] = frozenset(),
 ) -> Iterator[Block]:
     """The blocks that hold cells to be judged, in order, but for those whose numbers are in `done`.
@@ -150,7 +157,7 @@ def judge_blocks(
     decoded, is left out with that reason.
     """
     waiting = [block for block in _blocks(reason) if block[0] not in done]
-    yield from _judged(plane, classifier, reason, waiting)
+    yield from _judged(plane, classifier, reason, waiting, dense=dense)
 
 
 def _judged(
@@ -158,21 +165,24 @@ def _judged(
     classifier: Classifier,
     reason: UInt8[np.ndarray, "rows columns"],
     blocks: Sequence[tuple[int, slice, slice]],
+    *,
+    dense: bool,
 ) -> Generator[Block]:
     """Blocks in their order: while one is judged, a thread makes the next ready."""
     with ThreadPoolExecutor(1, thread_name_prefix="read") as reader:
-        coming = iter(blocks)
-        ahead = [reader.submit(_ready, plane, classifier, reason, *block) for block in islice(coming, 1)]
-        while ahead:
-            ready = ahead.pop().result()
-            ahead += [reader.submit(_ready, plane, classifier, reason, *block) for block in islice(coming, 1)]
+        coming = (reader.submit(_ready, plane, classifier, reason, *block, dense=dense) for block in blocks)
+        ahead = next(coming, None)
+        while ahead is not None:
+            ready, ahead = ahead.result(), next(coming, None)
             yield _judge_block(ready, classifier)
 
 
-def seconds_a_cell(plane: Plane, classifier: Classifier, reason: UInt8[np.ndarray, "rows columns"]) -> float:
+def seconds_a_cell(
+    plane: Plane, classifier: Classifier, reason: UInt8[np.ndarray, "rows columns"], *, dense: bool = False
+) -> float:
     """How long a cell of this slide takes: its fullest block is judged twice, first to warm up, in the way of all."""
     fullest = max(_blocks(reason), key=lambda block: int((reason[block[1:]] == Reason.JUDGED).sum()))
-    judged = _judged(plane, classifier, reason, [fullest] * 3)  # the third is made ready beside the second
+    judged = _judged(plane, classifier, reason, [fullest] * 3, dense=dense)  # the third is made ready beside the second
     next(judged)
     began = time.perf_counter()
     next(judged)
@@ -229,6 +239,8 @@ class Parity:
     places: int
     largest: float
     mean: float
+    moved: int
+    """Places that lie on the other side of the operating point."""
 
 
 def parity_of(
@@ -236,12 +248,15 @@ def parity_of(
     classifier: Classifier,
     patches: UInt8[np.ndarray, "n 96 96 3"],
     places: Int[np.ndarray, "n 2"],
+    threshold: float,
 ) -> Parity:
     """At the places of `some_patches`."""
     if not len(patches):
-        return Parity(0, 0.0, 0.0)
-    apart = np.abs(classifier(patches) - found.probability[places[:, 0], places[:, 1]])
-    return Parity(len(places), float(apart.max()), float(apart.mean()))
+        return Parity(0, 0.0, 0.0, 0)
+    alone, drawn = classifier(patches), found.probability[places[:, 0], places[:, 1]]
+    apart = np.abs(alone - drawn)
+    moved = int(((alone > threshold) != (drawn > threshold)).sum())
+    return Parity(len(places), float(apart.max()), float(apart.mean()), moved)
 
 
 def _blocks(reason: UInt8[np.ndarray, "rows columns"]) -> Iterator[tuple[int, slice, slice]]:
@@ -263,6 +278,8 @@ def _ready(
     number: int,
     rows: slice,
     columns: slice,
+    *,
+    dense: bool,
 ) -> _Ready:
     """Read a block, and around it what the patches of its outermost cells reach, and look at its cells."""
     height, width = ((cells.stop - cells.start) * CELL_PX + 2 * _MARGIN_PX for cells in (rows, columns))
@@ -275,7 +292,8 @@ def _ready(
         reason[(reason == Reason.JUDGED) & windows[::CELL_PX, ::CELL_PX].any(axis=(2, 3))] = Reason.UNREADABLE
     judged = reason == Reason.JUDGED
     seen = np.where(judged, unlike(features), Unlike.NOTHING).astype(np.uint8)
-    return _Ready(number, rows, columns, reason, seen, classifier.prepared(rgb, judged) if judged.any() else None)
+    prepared = classifier.prepared(rgb, judged, dense=dense) if judged.any() else None
+    return _Ready(number, rows, columns, reason, seen, prepared)
 
 
 def _judge_block(ready: _Ready, classifier: Classifier) -> Block:

@@ -66,6 +66,8 @@ class Request:
     spacing_from: Literal["file", "given"]
     threshold: float
     calibration: str | None
+    dense: bool
+    """Whether networks went over blocks of the slide at once, where they can; then `parity` says what that changes."""
     places: str | None
     """The digest of the table of places that alone are judged, if one was given."""
     sentinode: str
