@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sentinode.api.data import check, split
+    from sentinode.api.data import check, convert, split
     from sentinode.api.experiments import ensemble, fit
     from sentinode.api.runs import evaluate, predict
     from sentinode.api.slides import judge_slides, score_slides
@@ -50,6 +50,7 @@ __all__ = [
     "StudyConfig",
     "check",
     "compare",
+    "convert",
     "ensemble",
     "evaluate",
     "find_lesions",
@@ -72,7 +73,7 @@ __all__ = [
 ]
 
 _HOME_OF = {
-    **dict.fromkeys(["check", "split"], "api.data"),
+    **dict.fromkeys(["check", "convert", "split"], "api.data"),
     **dict.fromkeys(["ensemble", "fit"], "api.experiments"),
     **dict.fromkeys(["compare", "study", "tune"], "api.study"),
     **dict.fromkeys(["evaluate", "predict"], "api.runs"),

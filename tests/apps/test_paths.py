@@ -37,7 +37,7 @@ def commands(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
     lines: dict[str, list[str]] = {}
     for name in ("study", "train", "compare", "tune", "check", "split"):
         for place, said in (
-            (none, "is not a directory"),
+            (none, "is missing"),
             (file, "is not a directory"),
             (empty, "is not a competition folder"),
         ):
@@ -58,7 +58,7 @@ def commands(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
         lines[f"{name} out: is not empty"] = [name, data, "--out", str(folder / "full")]
     lines["compare variant: none.toml: is missing"] = ["compare", data, "--out", out, "--variants", none + ".toml"]
     lines["compare run: none: is not a directory"] = ["compare", run, none, "--out", out]
-    lines["compare data: none: is not a directory"] = ["compare", run, run, "--data", none, "--out", out]
+    lines["compare data: none: is missing"] = ["compare", run, run, "--data", none, "--out", out]
     lines["compare labels: none.csv: is missing"] = [
         "compare", run, run, "--data", data, "--labels", none + ".csv", "--out", out,
     ]  # fmt: skip
@@ -73,9 +73,9 @@ def commands(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
         lines[f"ensemble {Path(place).name}: {said}"] = ["ensemble", run, place, "--out", out]
     lines["report none: is not a directory"] = ["report", none]
     lines["report empty: contains no study, run or check"] = ["report", empty]
-    lines["predict no images: is not a directory"] = ["predict", run, none, "--out", out]
+    lines["predict no images: is missing"] = ["predict", run, none, "--out", out]
     lines["predict like: is missing"] = ["predict", run, data, "--out", out, "--like", none]
-    lines["evaluate no data: is not a directory"] = ["evaluate", run, none, "--labels", file]
+    lines["evaluate no data: is missing"] = ["evaluate", run, none, "--labels", file]
     lines["evaluate no labels: is missing"] = ["evaluate", run, data, "--labels", none]
     return lines
 

@@ -1,4 +1,4 @@
-"""What a user can ask of data: check a folder, split it, paint one.
+"""What a user can ask of data: check a folder, split it, write it in another layout, paint one.
 
 Paths come in, files are written, records come out. A `Session` names the cache, the device and who hears of progress;
 without one the defaults are used.
@@ -15,8 +15,12 @@ from sentinode.artefacts import claim, claim_file
 from sentinode.audit.check import CHECK, Check, check_folder
 from sentinode.audit.explore import EXPLORED, explore
 from sentinode.config.run import DataConfig, RunConfig
-from sentinode.data.folder import pack_folder, read_folder
+from sentinode.data.folder import open_folder, pack_folder, read_folder, require_readable
+from sentinode.data.listing import DataFolder
+from sentinode.errors import ConfigError
 from sentinode.explain.galleries import write_pictures
+from sentinode.export.patches import LAYOUTS, write_patches
+from sentinode.progress import of_step
 from sentinode.records import write_record
 from sentinode.runs.material import gather
 from sentinode.session import Session
@@ -56,10 +60,30 @@ def split(data: Path, config: RunConfig, out: Path, session: Session | None = No
     return replace(drawn, left_out=gathered.left_out | drawn.left_out)
 
 
+def convert(
+    data: Path, dest: Path, config: DataConfig | None = None, session: Session | None = None, *, to: str = "competition"
+) -> DataFolder:
+    """Write labelled patches of any layout that is read into a new folder, as any other; returns what was read.
+
+    `to` is "competition", "classes", "table", "arrays" or "h5" (PatchCamelyon's). Pixels are those that `train` would
+    see: 96 x 96. Raises ConfigError for another layout, DataError on what cannot be told or read.
+    """
+    session = session or Session()
+    layout = next((known for known in LAYOUTS if known == to), None)
+    if layout is None:
+        raise ConfigError(f"unknown layout {to!r}", where="to", remedy=f"Give {', '.join(LAYOUTS)}.")
+    config = config or DataConfig()
+    with claim(dest):
+        folder, _ = open_folder(data, config)
+        packed = pack_folder(folder, session)
+        require_readable(packed, config)
+        write_patches(packed, dest, layout, of_step(session.progress, "write"))
+    return folder
+
+
 def default_phantom(session: Session | None = None) -> Path:
     """A phantom of 4,000 patches in the cache, painted once."""
     from sentinode.phantom.phantom import write_phantom  # here: painting takes SciPy, a check does not
-    from sentinode.progress import of_step
 
     session = session or Session()
     root = session.cache_root / "phantom-4000-24-25"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from sentinode.api.settings import with_own_network
 from sentinode.artefacts import claim, write_bytes
-from sentinode.config.run import RunConfig, Weighting
+from sentinode.config.run import DataConfig, RunConfig, Weighting
 from sentinode.config.study import StudyConfig
 from sentinode.evaluation.metrics import OwnMetric, Score, own_metrics
 from sentinode.explain.galleries import mistakes_to_show, write_pictures
@@ -124,7 +124,7 @@ def compare_runs_on(
         runs = open_given(list(folders), Recipes.of(network))
         for run in runs:
             run.require_networks()
-        scored = open_labelled(data, labels, slides, runs, session)
+        scored = open_labelled(data, labels, DataConfig(slides=slides), runs, session)
         said = [classifier_of([run], session.device).predictions(scored.patches, session.progress) for run in runs]
         comparison = pair_given(on_other_patches(runs, said))
         asked = (config or StudyConfig()).compare

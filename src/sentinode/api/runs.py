@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from sentinode.artefacts import claim, claim_file
+from sentinode.config.run import DataConfig
 from sentinode.data.competition import read_sample_ids
 from sentinode.data.folder import pack_all, read_images
 from sentinode.data.patches import PatchSet
@@ -43,12 +44,14 @@ def predict(
     like: Path | None = None,
     calibrate: str | None = None,
     threshold: str | float | None = None,
+    spacing: float | None = None,
     network: Given | None = None,
 ) -> pd.DataFrame:
     """Predict patches with a run or a study's chosen variant; write and return a checked table id,label.
 
     `model` is its folder, or what `load` made of it, which stays on its own device. `images` is a folder of patches,
-    or a data folder, whose test part is predicted; `like` is a sample submission that gives the ids and their order.
+    or data of any layout, of which the test part is predicted; of images that are not 96 x 96 the centre is, with their
+    `spacing` in um/px. `like` is a sample submission that gives the ids and their order.
     `calibrate`, "temperature" or "isotonic", calibrates the probabilities as fitted on the validation set. With a
     `threshold`, as for `Classifier.threshold`, the table is id,probability,positive: 1 if the probability before any
     calibration is above the threshold, so calibration changes no decision. The folder of a run of your own network
@@ -61,7 +64,7 @@ def predict(
         classifier = model if isinstance(model, Classifier) else load(model, device=session.device, network=network)
         above = None if threshold is None else classifier.threshold(threshold)
         calibration = classifier.calibration(calibrate) if calibrate else None
-        found = read_images(images, part="test")
+        found = read_images(images, part="test", config=DataConfig(spacing_um_per_px=spacing))
         asked = read_sample_ids(like) if like else found.sample_ids
         asked = asked if len(asked) else found.listing.ids
         require_ids(found.listing.ids, asked)
@@ -81,13 +84,15 @@ def evaluate(
     session: Session | None = None,
     *,
     slides: Path | None = None,
+    spacing: float | None = None,
     out: Path | None = None,
     network: Given | None = None,
     metrics: Mapping[str, Score | OwnMetric] | None = None,
 ) -> Evaluation:
     """Score a run or a study's chosen variant on the patches in `data` that the table `labels` names.
 
-    Without a table the labels are those of PatchCamelyon's test part. `slides` is a table id,slide (default: slides.csv
+    Without a table the labels are those of the data's own test part. `spacing` is as for `predict`. `slides` is a table
+    id,slide (default: slides.csv
     in `data`). The result also counts the patches that are in the training set, or share a slide or tissue with it. The
     folder `out`, if given, gets scores.json, predictions.csv and report.html. A run of your own network needs the same
     `network` as `fit`. `metrics` are your own scores by name, functions of labels and probabilities (or `OwnMetric`),
@@ -99,7 +104,8 @@ def evaluate(
     with claim(out, replaces=evaluation.BEFORE_SCORES) if out else nullcontext():
         runs = open_runs(model, Recipes.of(network))
         classifier = classifier_of(runs, session.device, folder=model)
-        scored = evaluation.open_labelled(data, labels, slides, runs, session)
+        asked = DataConfig(slides=slides, spacing_um_per_px=spacing)
+        scored = evaluation.open_labelled(data, labels, asked, runs, session)
         predictions = classifier.predictions(scored.patches, session.progress)
         found = evaluation.evaluate(classifier, runs, predictions, scored, session, own=own)
         if out is not None:

@@ -52,6 +52,7 @@ def doctor(cache: Cache = None) -> None:
 _COMMANDS = (
     (on_data.phantom, "phantom phantom/ --patches 4000 --slides 24"),
     (on_data.check, "check histopathologic-cancer-detection/ --out check/"),
+    (on_data.convert, "convert histopathologic-cancer-detection.zip patches/ --to classes"),
     (on_data.split, "split DATA --out split.csv --slides slides.csv"),
     (on_experiments.study, "study histopathologic-cancer-detection/ --preset fair --out study/"),
     (on_experiments.train, "train DATA --out run/ --preset fair --set model.norm=after --set fit.seed=26"),

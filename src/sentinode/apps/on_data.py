@@ -16,6 +16,7 @@ from sentinode.apps.options import (
     Preset,
     Settings,
     Slides,
+    Spacing,
     Workers,
     asked_run,
     cache_root,
@@ -82,6 +83,8 @@ def check(
     out: Annotated[Path | None, typer.Option(help="Folder for check.json and check.html.")] = None,
     slides: Slides = None,
     groups: Groups = None,
+    spacing: Spacing = None,
+    settings: Settings = None,
     cache: Cache = None,
     workers: Workers = 2,
 ) -> None:
@@ -92,13 +95,15 @@ def check(
     from sentinode.apps import console
     from sentinode.audit.explore import baseline
 
-    asked = asked_run(None, None, None, slides, groups)
+    asked = asked_run(None, None, settings, slides, groups, spacing=spacing)
     with console.steps() as progress:
         result = api.check(data, asked.data, session_of(cache, "cpu", workers, progress), out=out)
     rows = [[row.what, f"{row.count:,}", row.note] for row in result.table()]
     console.show_table(
         f"{data}{f' ({result.folder.note})' if result.folder.note else ''}", ["what", "count", "note"], rows
     )
+    if result.folder.layout:
+        console.say(result.folder.layout)
     for row in result.table():
         if row.severity in ("error", "warning"):
             console.say(f"{row.severity}: {row.what}, {row.count:,}. Next: {row.next_step}.")
@@ -107,12 +112,44 @@ def check(
         console.say(f"{out / 'check.html'}")
 
 
+def convert(
+    data: Data,
+    dest: Annotated[Path, typer.Argument(metavar="DEST", help="New folder to write.")],
+    to: Annotated[
+        str,
+        typer.Option(
+            metavar="LAYOUT", help="competition, classes (folders), table (path,label), arrays (.npy) or h5 (PCam's)."
+        ),
+    ] = "competition",
+    slides: Slides = None,
+    groups: Groups = None,
+    spacing: Spacing = None,
+    settings: Settings = None,
+    cache: Cache = None,
+    workers: Workers = 2,
+) -> None:
+    """Write labelled patches of any layout into a new folder, as any other; of larger images their centres."""
+    asked = asked_run(None, None, settings, slides, groups, spacing=spacing)
+    require_data(data)
+
+    from sentinode.api import data as api
+    from sentinode.apps import console
+
+    with console.steps() as progress:
+        folder = api.convert(data, dest, asked.data, session_of(cache, "cpu", workers, progress), to=to)
+    parts = [f"{len(folder.training):,} labelled patches"]
+    if folder.test is not None:
+        parts.append(f"{len(folder.test):,} of a test part")
+    console.say(f"{folder.layout or folder.kind}: {' and '.join(parts)} in {dest}")
+
+
 def split(
     data: Data,
     out: Annotated[Path, typer.Option(help="Table id,label,side,cluster to write.")],
     slides: Slides = None,
     groups: Groups = None,
     group_by: GroupBy = None,
+    spacing: Spacing = None,
     preset: Preset = None,
     config: Config = None,
     settings: Settings = None,
@@ -120,7 +157,7 @@ def split(
     workers: Workers = 2,
 ) -> None:
     """Split the patches into training and validation set and save both as ids."""
-    asked = asked_run(preset, config, settings, slides, groups, group_by)
+    asked = asked_run(preset, config, settings, slides, groups, group_by, spacing=spacing)
     require_data(data)
 
     from sentinode.api import data as api

@@ -22,6 +22,7 @@ from sentinode.apps.options import (
     Resume,
     Settings,
     Slides,
+    Spacing,
     Threads,
     Workers,
     asked_run,
@@ -57,6 +58,7 @@ def study(
     slides: Slides = None,
     groups: Groups = None,
     group_by: GroupBy = None,
+    spacing: Spacing = None,
     folds: Folds = None,
     networks: Networks = None,
     resume: Resume = False,
@@ -66,7 +68,7 @@ def study(
     threads: Threads = None,
 ) -> None:
     """Run the whole study: check, explore, split, compare, tune, predict, report."""
-    asked = asked_study(preset, config, settings, slides, groups, group_by, folds, default="quick")
+    asked = asked_study(preset, config, settings, slides, groups, group_by, folds, spacing=spacing, default="quick")
     asked.require_askable(["compare", "tune"] if asked.tune else ["compare"])
     if data is not None:
         require_data(data)
@@ -100,6 +102,7 @@ def train(
     slides: Slides = None,
     groups: Groups = None,
     group_by: GroupBy = None,
+    spacing: Spacing = None,
     pseudo_labels: PseudoLabels = None,
     network: Network = None,
     resume: Resume = False,
@@ -109,7 +112,7 @@ def train(
     threads: Threads = None,
 ) -> None:
     """Train one network, or the members of an ensemble, and keep everything needed to check and use it."""
-    asked = asked_run(preset, config, settings, slides, groups, group_by, pseudo_labels=pseudo_labels)
+    asked = asked_run(preset, config, settings, slides, groups, group_by, spacing=spacing, pseudo_labels=pseudo_labels)
     require_data(data)
     require_place(out, "config.toml", resume=resume)
     own = own_network(network)
@@ -155,6 +158,7 @@ def compare(
     slides: Slides = None,
     groups: Groups = None,
     group_by: GroupBy = None,
+    spacing: Spacing = None,
     on: Annotated[
         Path | None,
         typer.Option("--data", metavar="DATA", help="With runs: compare them on the labelled patches in this folder."),
@@ -172,7 +176,7 @@ def compare(
     Folders of finished runs may be given in place of DATA; with --data and --labels they are compared on labelled
     patches.
     """
-    asked = asked_study(preset, config, settings, slides, groups, group_by, folds, default="fair")
+    asked = asked_study(preset, config, settings, slides, groups, group_by, folds, spacing=spacing, default="fair")
     named = [*(variants or []), *(more or [])]
     if require_data_or_runs(data):
         require_given_runs([Path(name) for name in named])
@@ -255,6 +259,7 @@ def tune(
     slides: Slides = None,
     groups: Groups = None,
     group_by: GroupBy = None,
+    spacing: Spacing = None,
     folds: Folds = None,
     network: Network = None,
     resume: Resume = False,
@@ -264,7 +269,7 @@ def tune(
     threads: Threads = None,
 ) -> None:
     """Search over settings (default: batch-norm momentum); every trial is a run for each seed."""
-    asked = asked_study(preset, config, settings, slides, groups, group_by, folds, default="fair")
+    asked = asked_study(preset, config, settings, slides, groups, group_by, folds, spacing=spacing, default="fair")
     asked.require_askable(["tune"])
     require_data(data)
     require_place(out, "study.toml", resume=resume)

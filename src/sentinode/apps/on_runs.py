@@ -7,7 +7,18 @@ from typing import Annotated
 
 import typer
 
-from sentinode.apps.options import Cache, Device, Networks, Slides, Threads, Workers, own_network, session_of, weighting
+from sentinode.apps.options import (
+    Cache,
+    Device,
+    Networks,
+    Slides,
+    Spacing,
+    Threads,
+    Workers,
+    own_network,
+    session_of,
+    weighting,
+)
 from sentinode.apps.paths import require_patches, require_results, require_something_to_draw, require_table
 
 
@@ -61,6 +72,7 @@ def predict(
             "probability before --calibrate, which changes no decision.",
         ),
     ] = None,
+    spacing: Spacing = None,
     networks: Networks = None,
     cache: Cache = None,
     device: Device = "auto",
@@ -79,7 +91,9 @@ def predict(
     with console.steps() as progress:
         session = session_of(cache, device, workers, progress, threads=threads)
         classifier = api.load(run, device=session.device, network=own)
-        table = api.predict(classifier, images, out, session, like=like, calibrate=calibrate, threshold=threshold)
+        table = api.predict(
+            classifier, images, out, session, like=like, calibrate=calibrate, threshold=threshold, spacing=spacing
+        )
     console.say(f"{len(table):,} probabilities in {out}")
     if threshold is not None:
         point = classifier.operating_point(threshold)
@@ -94,6 +108,7 @@ def evaluate(
         Path | None, typer.Option(help="Table id,label (default: the labels of PatchCamelyon's test part in DATA).")
     ] = None,
     slides: Slides = None,
+    spacing: Spacing = None,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Folder for scores.json, predictions.csv and report.html.")
     ] = None,
@@ -114,7 +129,7 @@ def evaluate(
 
     with console.steps() as progress:
         session = session_of(cache, device, workers, progress, threads=threads)
-        found = api.evaluate(run, data, labels, session, slides=slides, out=out, network=own)
+        found = api.evaluate(run, data, labels, session, slides=slides, spacing=spacing, out=out, network=own)
     results.show_evaluation(found)
     if out is not None:
         console.say(f"{out / 'report.html'}")

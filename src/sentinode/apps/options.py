@@ -21,7 +21,11 @@ if TYPE_CHECKING:
     from sentinode.session import Session
 
 Data = Annotated[
-    Path, typer.Argument(metavar="DATA", help="Competition folder, or folder of PatchCamelyon's HDF5 files.")
+    Path,
+    typer.Argument(
+        metavar="DATA",
+        help="Competition folder or its zip file, PatchCamelyon's files, class folders, a table path,label or arrays.",
+    ),
 ]
 Preset = Annotated[
     str | None,
@@ -43,6 +47,14 @@ GroupBy = Annotated[
     str | None,
     typer.Option(
         metavar="BY", help="Split by: auto, slide, group, stain (clusters of similar stain; not recommended) or random."
+    ),
+]
+Spacing = Annotated[
+    float | None,
+    typer.Option(
+        metavar="UM",
+        help="What a pixel of the images measures, in um, where they are not patches of 96 x 96: their centre is "
+        "taken, resampled to 0.972 um.",
     ),
 ]
 PseudoLabels = Annotated[
@@ -96,12 +108,14 @@ def asked_study(
     group_by: str | None = None,
     folds: int | None = None,
     *,
+    spacing: float | None = None,
     default: str,
 ) -> StudyConfig:
     """The settings of a study that a command line asks for: a preset or a file, with single settings put over it."""
     from sentinode.settings import override
 
-    given = _given(settings, {"data.slides": slides, "data.groups": groups, "split.by": group_by, "split.folds": folds})
+    options = {"data.slides": slides, "data.groups": groups, "data.spacing_um_per_px": spacing}
+    given = _given(settings, options | {"split.by": group_by, "split.folds": folds})
     asked = override(_base(preset, config, default), given, where="the options")
     of_repeats = {"fit.seed", "split.fold"} | (set() if asked.split.folds is None else {"split.seed"})
     if numbered := of_repeats.intersection(given):
@@ -123,6 +137,7 @@ def asked_run(
     groups: Path | None,
     group_by: str | None = None,
     *,
+    spacing: float | None = None,
     pseudo_labels: Path | None = None,
 ) -> RunConfig:
     """The settings of a run that a command line asks for; a study's own would do nothing here, and are refused."""
@@ -130,8 +145,8 @@ def asked_run(
     from sentinode.config.study import StudyConfig
     from sentinode.settings import override
 
-    options = {"data.slides": slides, "data.groups": groups, "split.by": group_by, "pseudo.run": pseudo_labels}
-    given = _given(settings, options)
+    options = {"data.slides": slides, "data.groups": groups, "data.spacing_um_per_px": spacing}
+    given = _given(settings, options | {"split.by": group_by, "pseudo.run": pseudo_labels})
     for name in given:
         if name.split(".")[0] in StudyConfig.model_fields.keys() - RunConfig.model_fields.keys():
             raise ConfigError(

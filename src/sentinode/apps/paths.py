@@ -7,21 +7,27 @@ from pathlib import Path
 from tempfile import TemporaryFile
 
 from sentinode.errors import ConfigError, DataError, RunError
+from sentinode.files import DATA_FILES
 
 
 def require_data(root: Path) -> None:
-    """Raise DataError unless the folder holds patches and their labels, as far as the names in it tell."""
-    if not root.is_dir():  # before pandas is loaded to look into it
-        raise DataError("is not a directory", where=root, remedy="Give a competition or PatchCamelyon folder.")
+    """Raise DataError unless it holds patches and their labels, as far as names tell."""
+    if not root.exists():  # before pandas is loaded to look into it
+        raise DataError("is missing", where=root, remedy="Give a folder or file of labelled patches.")
+    if not root.is_dir() and root.suffix.lower() not in DATA_FILES:
+        remedy = f"Give a folder of patches, or a file ({', '.join(DATA_FILES)})."
+        raise DataError("is not a directory", where=root, remedy=remedy)
     from sentinode.data.folder import require_data_folder
 
     require_data_folder(root)
 
 
 def require_patches(images: Path) -> None:
-    """Raise DataError unless this is a directory, of patches or of data."""
-    if not images.is_dir():
-        raise DataError("is not a directory", where=images, remedy="Give a folder of patches.")
+    """Raise DataError unless this is a directory, of patches or of data, or a file of data."""
+    if not images.exists():
+        raise DataError("is missing", where=images, remedy="Give a folder of patches.")
+    if not images.is_dir() and images.suffix.lower() not in DATA_FILES:
+        raise DataError("is not a directory", where=images, remedy="Give a folder of patches, or a file of data.")
 
 
 def require_data_or_runs(root: Path) -> bool:

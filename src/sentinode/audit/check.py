@@ -29,6 +29,7 @@ _ADVICE: Final[dict[str, tuple[Severity, str]]] = {
     "labelled positive": ("note", ""),
     "without a label": ("note", "nothing: they are not used for training"),
     "slides": ("note", "nothing: a split by slide keeps each in one set"),
+    "patients": ("note", "nothing: a split keeps each in one set"),
     "identical duplicates": ("warning", "keep one of each: --set data.leave_out=['duplicate']"),
     "rotated or flipped duplicates": ("note", f"nothing: {_KEPT_TOGETHER}"),
     "duplicates with another label": ("error", "look at the pairs and correct the wrong label"),
@@ -123,6 +124,8 @@ class Check:
     def table(self) -> list[Counted]:
         """Everything that was counted, with what it means and what to do."""
         rows = [(what, count, note if count else "") for what, count, note in self.audit.table()]
+        if self.folder.groups_are_patients:
+            rows.append(("patients", len(set(self.packed.everything.groups.tolist()) - {""}), ""))
         if self.packed.test is not None:
             note = "the test part shows tissue of the training part" if self.across_parts() else ""
             rows.append(("groups across training and test", self.across_parts(), note))

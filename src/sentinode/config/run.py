@@ -43,6 +43,15 @@ class DataConfig(Section):
         description="table id,... of further properties of patches, for scores by subgroup "
         "(default: attributes.csv in the data folder)",
     )
+    tumour: str | None = Field(
+        None, description="the class that is tumour, in class folders or tables whose names do not tell"
+    )
+    spacing_um_per_px: float | None = Field(
+        None,
+        ge=0.05,
+        le=1.5,
+        description="what a pixel of the images measures, in um, if a patch is the centre of a larger image",
+    )
     leave_out: tuple[Omission, ...] = Field((), description="kinds of patches to leave out, counted")
     stain_clusters: int | None = Field(
         None, ge=2, le=10_000, description="number of stain clusters, which replace slides that are not known"

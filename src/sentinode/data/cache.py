@@ -150,7 +150,7 @@ def _open(listing: Listing, folder: Path, workers: int, *, whole: bool) -> tuple
     if not manifest.kept:
         raise DataError(
             f"none of the {len(listing)} images can be used (first: {manifest.unreadable[0].reason})",
-            remedy="Give 96 x 96 patches with 8-bit RGB.",
+            remedy="Give 96 x 96 patches with 8-bit RGB, or the spacing of larger ones, such as --spacing 0.5.",
         )
     kept = np.setdiff1d(np.arange(len(listing)), [entry.row for entry in manifest.unreadable])
     listing = listing.take(kept) if len(kept) < len(listing) else listing

@@ -19,16 +19,16 @@ from sentinode.data.tables import column_of, columns_of, ids_of, read_table, tab
 from sentinode.errors import DataError, RunError
 from sentinode.records import read_record
 
-_LABELS, SAMPLE = "train_labels.csv", "sample_submission.csv"
-TABLES: Final = (_LABELS, SAMPLE)
+LABELS_TABLE, SAMPLE = "train_labels.csv", "sample_submission.csv"
+TABLES: Final = (LABELS_TABLE, SAMPLE)
 """The tables of a competition folder, by their names."""
 
 
 def is_competition_folder(root: Path) -> bool:
-    return (root / _LABELS).is_file() or (root / "train").is_dir()
+    return (root / LABELS_TABLE).is_file() or (root / "train").is_dir()
 
 
-def read_competition(root: Path) -> DataFolder:
+def read_competition(root: Path, spacing: float | None = None) -> DataFolder:
     """List `train/`, `test/`, `train_labels.csv` and `sample_submission.csv` below `root`.
 
     Rows and files that do not belong together become findings: missing images and unlabelled files
@@ -42,29 +42,31 @@ def read_competition(root: Path) -> DataFolder:
         raise DataError(
             "is not a competition folder: it has no train/ folder",
             where=root,
-            remedy=f"Give the folder that holds train/, {_LABELS} and (for a submission) test/ and {SAMPLE}.",
+            remedy=f"Give the folder that holds train/, {LABELS_TABLE} and (for a submission) test/ and {SAMPLE}.",
         )
     findings: list[Finding] = []
     files = list_images(root / "train", findings)  # before the table, which layouts without images here have none of
-    labels = _read_labels(root / _LABELS, findings)
+    labels = labels_by_id(root / LABELS_TABLE, findings)
     missing = [i for i in labels if i not in files]
     unlabelled = [i for i in files if i not in labels]
-    _note(findings, "missing", f"rows of {_LABELS} without an image in train/", missing)
-    _note(findings, "unlabelled", f"images in train/ without a row in {_LABELS}", unlabelled)
+    _note(findings, "missing", f"rows of {LABELS_TABLE} without an image in train/", missing)
+    _note(findings, "unlabelled", f"images in train/ without a row in {LABELS_TABLE}", unlabelled)
     ids = [i for i in labels if i in files]
     if not ids:
         raise DataError(
-            f"none of the {len(files)} images in train/ has a row in {_LABELS}",
+            f"none of the {len(files)} images in train/ has a row in {LABELS_TABLE}",
             where=root,
             remedy="An image's name without its ending must be its id in the table.",
         )
-    training = listing_of_files(root, {i: f"train/{files[i]}" for i in ids}, labels)
-    test, sample_ids = read_test(root, findings)
+    training = listing_of_files(root, {i: f"train/{files[i]}" for i in ids}, labels, spacing)
+    test, sample_ids = read_test(root, findings, spacing)
     return DataFolder(root, "competition", training, test, sample_ids, tuple(findings), note_of(root))
 
 
-def listing_of_files(folder: Path, files: dict[str, str], labels: dict[str, int] | None = None) -> Listing:
-    """A listing of image files (id -> path below the folder), with labels by id where given."""
+def listing_of_files(
+    folder: Path, files: dict[str, str], labels: dict[str, int] | None = None, spacing: float | None = None
+) -> Listing:
+    """A listing of image files (id -> path below the folder or in the zip file), with labels by id where given."""
     ids = list(files)
     known = labels or {}
     none = np.full(len(ids), "", dtype=str)
@@ -73,7 +75,7 @@ def listing_of_files(folder: Path, files: dict[str, str], labels: dict[str, int]
         labels=np.array([known.get(i, UNLABELLED) for i in ids], dtype=np.int8),
         slides=none,
         groups=none,
-        pixels=PatchFiles(folder, list(files.values())),
+        pixels=PatchFiles(folder, list(files.values()), spacing),
     )
 
 
@@ -102,12 +104,6 @@ def list_images(folder: Path, findings: list[Finding]) -> dict[str, str]:
 
 
 _MOST_FOLDERS: Final = 10_000  # that are looked into for a message
-_CLASSES: Final = frozenset(
-    (
-        *("0", "1", "no", "yes", "neg", "pos", "negative", "positive", "normal", "benign", "malignant", "cancer"),
-        *("tumor", "tumour", "non-tumor", "non-tumour", "metastasis", "metastatic"),
-    )
-)
 
 
 def no_images_in(folder: Path) -> DataError:
@@ -127,13 +123,11 @@ def no_images_in(folder: Path) -> DataError:
                 remedy=f"Move them up: mv {folder / one}/* {folder}/",
             )
     named = ", ".join(f"{name}/" for name in inner[:4]) + (", ..." if len(inner) > 4 else "")
-    each = "class" if {name.lower() for name in inner} <= _CLASSES else "slide or class"
-    columns = "id,label" if each == "class" else "id,label, and slides in slides.csv as id,slide"
     return DataError(
-        f"holds no image itself, but {len(inner):,} folders of images ({named}), as of one for each {each}",
+        f"holds no image itself, but {len(inner):,} folders of images ({named}), as of one for each slide",
         where=folder,
-        remedy=f"Such a layout is not read yet: put all images into one folder train/, and what the folders say into "
-        f"{_LABELS} as {columns}.",
+        remedy="Put a table path,label,slide there, with paths relative to it, and give that table in place of the "
+        "folder.",
     )
 
 
@@ -173,7 +167,8 @@ def _id_and_suffix(name: str, folder: Path) -> tuple[str, str]:
     return (stem.rpartition("\\")[2], dot + ending) if stem else (name, "")
 
 
-def _read_labels(path: Path, findings: list[Finding]) -> dict[str, int]:
+def labels_by_id(path: Path, findings: list[Finding]) -> dict[str, int]:
+    """Label of each id of a table id,label; what is wrong with it becomes findings, and its label unknown."""
     table = read_table(path, purpose="id,label")
     id_column, label_column = column_of(table, ("id",)), column_of(table, ("label",))
     if id_column is None or label_column is None:
@@ -200,7 +195,7 @@ def _read_labels(path: Path, findings: list[Finding]) -> dict[str, int]:
     return labels | dict.fromkeys(conflicting, UNLABELLED)
 
 
-def read_test(root: Path, findings: list[Finding]) -> tuple[Listing | None, np.ndarray]:
+def read_test(root: Path, findings: list[Finding], spacing: float | None) -> tuple[Listing | None, np.ndarray]:
     """The listing of `test/`, if there is one, and the sample submission's ids."""
     sample_ids = np.array([], dtype=str)
     if table_at(root / SAMPLE):
@@ -214,7 +209,7 @@ def read_test(root: Path, findings: list[Finding]) -> tuple[Listing | None, np.n
         asked = set(sample_ids.tolist())
         _note(findings, "sample", f"ids of {SAMPLE} without an image in test/", sorted(asked - files.keys()))
         _note(findings, "sample", f"images in test/ that {SAMPLE} does not name", sorted(files.keys() - asked))
-    return listing_of_files(root, {i: f"test/{name}" for i, name in files.items()}), sample_ids
+    return listing_of_files(root, {i: f"test/{name}" for i, name in files.items()}, spacing=spacing), sample_ids
 
 
 def read_sample_ids(path: Path) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Open a data folder of either kind, join slides and groups by id, refuse what nobody left out, and pack it."""
+"""Open data of any layout, join slides and groups by id, refuse what nobody left out, and pack it."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import numpy as np
 from sentinode.config.run import DataConfig, Omission
 from sentinode.data.cache import Unreadable, pack, pack_some
 from sentinode.data.competition import (
+    LABELS_TABLE,
     SAMPLE,
     folders_with_images,
     is_competition_folder,
@@ -24,6 +25,7 @@ from sentinode.data.competition import (
     read_sample_ids,
 )
 from sentinode.data.images import SUFFIXES
+from sentinode.data.layouts import Layout, layout_of, read_layout
 from sentinode.data.listing import DataFolder, Finding, Listing
 from sentinode.data.patches import UNLABELLED, PatchSet
 from sentinode.data.pcam import is_pcam_folder, present_parts, read_parts, read_pcam
@@ -36,15 +38,21 @@ from sentinode.data.tables import (
     table_at,
 )
 from sentinode.errors import DataError
+from sentinode.files import DATA_FILES
 from sentinode.progress import of_step
 from sentinode.session import Session
 
 
 def read_folder(root: Path, config: DataConfig | None = None) -> DataFolder:
-    """Read a competition folder or a folder of PatchCamelyon's files, with every finding kept."""
+    """Read labelled patches of any layout that `require_data_folder` knows, with every finding kept."""
     config = config or DataConfig()
-    require_data_folder(root)
-    folder = read_pcam(root) if is_pcam_folder(root) else read_competition(root)
+    match require_data_folder(root):
+        case "PatchCamelyon":
+            folder = read_pcam(root)
+        case "competition":
+            folder = read_competition(root, config.spacing_um_per_px)
+        case _:
+            folder = read_layout(root, config)
     slides = _table(config.slides or table_at(root / "slides.csv"), SLIDE_COLUMNS)
     groups_path = config.groups or table_at(root / "groups.csv")
     column, groups = ("", None) if groups_path is None else read_named_column(groups_path, GROUP_COLUMNS)
@@ -57,16 +65,28 @@ def read_folder(root: Path, config: DataConfig | None = None) -> DataFolder:
         training=folder.training.with_tables(slides=slides, groups=groups),
         test=folder.test and folder.test.with_tables(slides=slides, groups=groups),
         findings=tuple(findings),
-        groups_are_patients=column.strip().casefold() in PATIENT_COLUMNS,
+        groups_are_patients=column.strip().casefold() in PATIENT_COLUMNS if column else folder.groups_are_patients,
     )
 
 
-def require_data_folder(root: Path) -> None:
-    """Raise DataError unless the names in a folder are those of a data folder of either kind."""
-    if not root.is_dir():
-        raise DataError("is not a directory", where=root, remedy="Give a competition or PatchCamelyon folder.")
-    if not (is_pcam_folder(root) or is_competition_folder(root)):
-        raise _other_layout(root)
+def require_data_folder(root: Path) -> Literal["competition", "PatchCamelyon"] | Layout:
+    """What the names in a folder, or a file's ending, say that it is; raises DataError for what holds no patches."""
+    if is_pcam_folder(root):
+        return "PatchCamelyon"
+    layout = layout_of(root)
+    if is_competition_folder(root) and (layout is None or (root / LABELS_TABLE).is_file()):
+        return "competition"
+    if layout is None:
+        raise (
+            _other_layout(root)
+            if root.is_dir()
+            else DataError(
+                "is not a directory",
+                where=root,
+                remedy=f"Give a folder of patches, or a file ({', '.join(DATA_FILES)}).",
+            )
+        )
+    return layout
 
 
 def _other_layout(root: Path) -> DataError:
@@ -176,29 +196,43 @@ class Images:
     note: str
 
 
-def read_images(root: Path, *, part: Literal["test", "all"], slides: Path | None = None) -> Images:
+def read_images(root: Path, *, part: Literal["test", "all"], config: DataConfig | None = None) -> Images:
     """List the patches of a data folder's test part, or all of them; of a folder without parts, those in it.
 
-    A data folder without a test part is listed whole. Nothing but images and tables of slides and groups is read; only
-    PatchCamelyon's patches have labels, where the files of these are there.
+    Data without a test part are listed whole. Of a competition folder nothing but images and tables of slides and
+    groups is read, so its patches have no labels; others have those that they come with.
     """
-    if not root.is_dir():
+    config = config or DataConfig()
+    layout = layout_of(root)
+    if layout is None and not root.is_dir():
         raise DataError("is not a directory", where=root, remedy="Give a folder of patches.")
-    sample_ids, note = np.array([], dtype=str), note_of(root)
+    sample_ids, note, parts = np.array([], dtype=str), note_of(root), list[str]()
     if is_pcam_folder(root):
         parts = _of_part(present_parts(root), part)
         listing = read_parts(root, parts, labels_needed=False)
+    elif layout is not None and not (root / LABELS_TABLE).is_file():
+        folder = read_layout(root, config, labels_needed=False)
+        listing = folder.training if part == "all" or folder.test is None else folder.test
+        if part == "all" and folder.test is not None:
+            listing = listing.followed_by(folder.test)
+        sample_ids = folder.sample_ids if part == "test" else sample_ids
     elif parts := _of_part([name for name in ("train", "test") if (root / name).is_dir()], part):
         found = {name: list_images(root / name, []) for name in parts}
         listing = functools.reduce(
             Listing.followed_by,
-            (listing_of_files(root, {i: f"{name}/{file}" for i, file in of.items()}) for name, of in found.items()),
+            (
+                listing_of_files(
+                    root, {i: f"{name}/{file}" for i, file in of.items()}, spacing=config.spacing_um_per_px
+                )
+                for name, of in found.items()
+            ),
         )
     else:
-        listing, note = listing_of_files(root, list_images(root, [])), note or note_of(root.parent)
+        listing = listing_of_files(root, list_images(root, []), spacing=config.spacing_um_per_px)
+        note = note or note_of(root.parent)
     if part == "test" and parts != ["train"] and table_at(root / SAMPLE):
         sample_ids = read_sample_ids(root / SAMPLE)
-    slide_of = _table(slides or table_at(root / "slides.csv"), SLIDE_COLUMNS)
+    slide_of = _table(config.slides or table_at(root / "slides.csv"), SLIDE_COLUMNS)
     group_of = _table(table_at(root / "groups.csv"), GROUP_COLUMNS)
     return Images(listing.with_tables(slides=slide_of, groups=group_of), sample_ids, note)
 

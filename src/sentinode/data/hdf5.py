@@ -1,8 +1,10 @@
-"""HDF5 files that are only read: without a lock, whole, and with no bytes of another file."""
+"""Arrays in files that are only read: HDF5 without a lock, whole, with no bytes of another file; and NumPy's own."""
 
 from __future__ import annotations
 
 import math
+import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 
 _MOST_ROWS: Final = 10_000_000  # patches of a part, of which PatchCamelyon's largest has 262,144
 _LARGEST_CHUNK_BYTES: Final = 256_000_000
+_LARGEST_IN_MEMORY: Final = 8_000_000_000
+NUMPY: Final = (".npy", ".npz")
 
 
 @contextmanager
@@ -101,29 +105,32 @@ def require_whole(found: h5py.Dataset, file: Path) -> None:
 
 
 class OpenArrays:
-    """The HDF5 file that is being read, left open from chunk to chunk.
+    """The array that is being read, its file left open from chunk to chunk.
 
-    Its own chunks may be larger than ours. The last one is kept unpacked, so each is unpacked once where rows are read
+    Chunks of HDF5 may be larger than ours. The last one is kept unpacked, so each is unpacked once where rows are read
     in order, and twice at most where ours ends within it.
     """
 
     def __init__(self) -> None:
         self._stack = ExitStack()
-        self._file: Path | None = None
-        self._x: h5py.Dataset | None = None
+        self._at: tuple[Path, str] | None = None
+        self._x: h5py.Dataset | np.ndarray | None = None
 
-    def read(self, file: Path, rows: Int[np.ndarray, " k"]) -> UInt8[np.ndarray, "k 96 96 3"]:
-        """Rows of the dataset `x`, which increase; raises DataError where they cannot be read."""
-        if file != self._file:
+    def read(self, file: Path, name: str, rows: Int[np.ndarray, " k"]) -> UInt8[np.ndarray, "k h w 3"]:
+        """Rows of an array, which increase; raises DataError where they cannot be read."""
+        if (file, name) != self._at:
             self.close()
-            self._x = self._stack.enter_context(open_h5(file, cache_bytes=_LARGEST_CHUNK_BYTES))["x"]
-            self._file = file
+            if file.suffix in NUMPY:
+                self._x = numpy_array(file, name)
+            else:
+                self._x = self._stack.enter_context(open_h5(file, cache_bytes=_LARGEST_CHUNK_BYTES))[name]
+            self._at = (file, name)
         assert self._x is not None
         first, last = int(rows[0]), int(rows[-1])
         try:
             # A slice is read a hundred times faster than a list.
             if last - first < 2 * len(rows):
-                pixels: UInt8[np.ndarray, "k 96 96 3"] = self._x[first : last + 1][rows - first]
+                pixels: UInt8[np.ndarray, "k h w 3"] = self._x[first : last + 1][rows - first]
             else:
                 pixels = self._x[rows]
             return pixels
@@ -132,4 +139,31 @@ class OpenArrays:
 
     def close(self) -> None:
         self._stack.close()
-        self._file = self._x = None
+        self._at = self._x = None
+
+
+def numpy_array(file: Path, name: str) -> np.ndarray:
+    """An array of an .npz file, read whole, or that of an .npy file, mapped; no objects are unpacked.
+
+    Raises DataError where it cannot be read or would take more than 8 GB.
+    """
+    try:
+        if file.suffix == ".npy":
+            return np.asarray(np.load(file, mmap_mode="r", allow_pickle=False))
+        with np.load(file, allow_pickle=False) as arrays:
+            if name not in arrays.files:
+                known = ", ".join(sorted(arrays.files)[:8]) or "nothing"
+                raise DataError(f"has no array {name!r} (but {known})", where=file, remedy="Name it so with np.savez.")
+            size = arrays.zip.getinfo(f"{name}.npy").file_size
+            if size > _LARGEST_IN_MEMORY:
+                raise DataError(
+                    f"{name!r} takes {size / 1e9:,.0f} GB of memory, more than {_LARGEST_IN_MEMORY / 1e9:g} GB",
+                    where=file,
+                    remedy=f"Save it with np.save as {name}.npy, which is read row by row.",
+                )
+            return np.asarray(arrays[name])
+    except (OSError, EOFError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        reason = " ".join(str(error).split())
+        raise DataError(
+            f"cannot be read as NumPy's ({reason})", where=file, remedy="Save it with np.save or np.savez."
+        ) from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import hashlib
+import io
 import logging
 import os
 import struct
@@ -26,6 +27,8 @@ PATCH_BYTES: Final = PATCH_SIZE_PX * PATCH_SIZE_PX * 3
 HEADER_BYTES: Final = 287
 TIFF_BYTES: Final = HEADER_BYTES + PATCH_BYTES
 SUFFIXES: Final = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".webp", ".bmp")
+_LARGEST_PX: Final = 4096  # a side of an image of which the centre is taken
+_SAME: Final = 1.01  # a spacing of 0.98 um is 0.972
 _FORMATS: Final = ("TIFF", "PNG", "JPEG", "WEBP", "BMP")
 _REFUSES_LINKS: Final = hasattr(os, "O_NOFOLLOW")
 _FLAGS: Final = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
@@ -162,29 +165,87 @@ def silence_decoders() -> None:
         set_error_handler(None)
 
 
-def decode_with_pillow(path: Path) -> Patch:
-    """Read a patch of any format but the competition's; raises DataError where it is none."""
-    remedy = "Every patch must be a 96 x 96 image with 8-bit RGB; convert or remove it."
+def decode_with_pillow(path: Path, spacing: float | None = None) -> Patch:
+    """Read a patch of any format but the competition's, or the centre of a larger image of that spacing, in um/px.
+
+    Raises DataError where it is none.
+    """
     try:
         descriptor = _open(path)
     except OSError as error:
         raise _unopened(path, error) from error
+    with os.fdopen(descriptor, "rb") as file:
+        return _decoded(file, path, spacing)
+
+
+def decode_bytes(content: bytes, where: Path, spacing: float | None = None) -> Patch:
+    """The same of a file's content, the competition's TIFF too."""
+    if len(content) == TIFF_BYTES and spacing is None and _is_plain(content[:HEADER_BYTES]):
+        return np.frombuffer(content, np.uint8, offset=HEADER_BYTES).reshape(PATCH_SIZE_PX, PATCH_SIZE_PX, 3)
+    return _decoded(io.BytesIO(content), where, spacing)
+
+
+def _decoded(file: io.BufferedReader | io.BytesIO, where: Path, spacing: float | None) -> Patch:
+    remedy = "Every patch must be a 96 x 96 image with 8-bit RGB; convert or remove it."
     try:
-        with os.fdopen(descriptor, "rb") as file, Image.open(file, formats=_FORMATS) as image:
+        with Image.open(file, formats=_FORMATS) as image:
             # Size and mode are known before a pixel is decoded, so a huge image costs nothing.
-            if image.size != (PATCH_SIZE_PX, PATCH_SIZE_PX):
-                width, height = image.size
-                raise DataError(f"is {width} x {height} pixels, not 96 x 96", where=path, remedy=remedy)
+            require_size(image.size, where, spacing)
             if image.mode != "RGB":
-                raise DataError(f"has the mode {image.mode}, not 8-bit RGB", where=path, remedy=remedy)
+                raise DataError(f"has the mode {image.mode}, not 8-bit RGB", where=where, remedy=remedy)
             if any(";16" in str(tile) for tile in getattr(image, "tile", ())):
-                raise DataError("has 16 bits per channel, not 8", where=path, remedy=remedy)
-            return np.asarray(image)
+                raise DataError("has 16 bits per channel, not 8", where=where, remedy=remedy)
+            return np.asarray(image) if spacing is None else centre_of(image, spacing)
     except UnidentifiedImageError as error:
-        raise DataError("is not an image that can be read", where=path, remedy=remedy) from error
+        raise DataError("is not an image that can be read", where=where, remedy=remedy) from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(f"is damaged or truncated ({reason})", where=path, remedy="Restore the file.") from error
+        raise DataError(f"is damaged or truncated ({reason})", where=where, remedy="Restore the file.") from error
+
+
+def require_size(size: tuple[int, int], where: Path, spacing: float | None) -> None:
+    """Raise DataError unless an image of that width and height is a patch or, with a spacing, contains one."""
+    if spacing is None:
+        if size != (PATCH_SIZE_PX, PATCH_SIZE_PX):
+            raise DataError(
+                f"is {size[0]} x {size[1]} pixels, not 96 x 96",
+                where=where,
+                remedy="Give the spacing of its pixels in um, as --spacing 0.5, to take its centre; or convert it.",
+            )
+        return
+    if max(size) > _LARGEST_PX:
+        raise DataError(
+            f"is {size[0]} x {size[1]} pixels, more than the {_LARGEST_PX:,} that an image of a patch may have",
+            where=where,
+            remedy="Whole slides are for `sentinode slides`.",
+        )
+    if min(size) < _side_px(spacing) / _SAME:
+        raise DataError(
+            f"covers {min(size) * spacing:.0f} um at {spacing:g} um/px, less than the "
+            f"{PATCH_SIZE_PX * SPACING_UM_PER_PX:.0f} um of a patch",
+            where=where,
+            remedy="Give larger images, or the right spacing.",
+        )
+
+
+def centre_of(image: Image.Image, spacing: float) -> Patch:
+    """The patch in the centre of an image whose pixels measure `spacing` um: cropped, and resampled to 0.972 um/px.
+
+    A pixel of the patch is the mean of those under it; of an image that is coarser, it is interpolated.
+    """
+    side = min(_side_px(spacing), *image.size)
+    left, top = ((length - side) / 2 if side % 1 else (length - int(side)) // 2 for length in image.size)
+    if side == PATCH_SIZE_PX:
+        return np.asarray(image.crop((int(left), int(top), int(left) + PATCH_SIZE_PX, int(top) + PATCH_SIZE_PX)))
+    way = Image.Resampling.BOX if side > PATCH_SIZE_PX else Image.Resampling.BICUBIC
+    return np.asarray(image.resize((PATCH_SIZE_PX, PATCH_SIZE_PX), way, (left, top, left + side, top + side)))
+
+
+def _side_px(spacing: float) -> float:
+    """The side of a patch in pixels of that spacing: a whole number where it is within 1 % of a multiple of 96."""
+    side = PATCH_SIZE_PX * SPACING_UM_PER_PX / spacing
+    times = max(1, round(side / PATCH_SIZE_PX)) * PATCH_SIZE_PX
+    return float(times) if 1 / _SAME <= side / times <= _SAME else side
 
 
 def _competition_header() -> bytes:

@@ -16,7 +16,7 @@ from sentinode.data.patches import PatchTable
 
 PHANTOM_NOTE: Final = "phantom: synthetic tissue"
 
-FolderKind = Literal["competition", "PatchCamelyon"]
+FolderKind = Literal["competition", "PatchCamelyon", "class folders", "table", "arrays"]
 Origin = Literal["competition", "PatchCamelyon", "phantom", "other"]
 """Whose patches they are: a folder can have the competition's layout and hold another's patches."""
 
@@ -32,10 +32,14 @@ def state_of(found: os.stat_result) -> str:
 
 @dataclass(frozen=True, eq=False)
 class PatchFiles:
-    """Pixels in one image file a patch, named relative to one folder."""
+    """Pixels in one image file a patch, named relative to one folder, or within one zip file.
+
+    `spacing`: what a pixel measures, in um, where the patch is the centre of its image; None where it is the image.
+    """
 
     folder: Path
     names: Sequence[str]
+    spacing: float | None = None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -43,6 +47,11 @@ class PatchFiles:
     def fingerprint(self) -> str:
         """A digest of every file's name and `state_of`; pixels are not read."""
         digest = hashlib.sha256(os.fsencode(self.folder.resolve()))
+        if self.spacing is not None:
+            digest.update(f"\0{self.spacing}\0".encode())
+        if self.folder.is_file():
+            digest.update("\n".join([state_of(self.folder.stat()), *self.names]).encode())
+            return digest.hexdigest()
         prefix = f"{self.folder}{os.sep}"
         for name in self.names:
             try:
@@ -53,30 +62,36 @@ class PatchFiles:
         return digest.hexdigest()
 
     def take(self, rows: Int[np.ndarray, " k"]) -> PatchFiles:
-        return PatchFiles(self.folder, [self.names[row] for row in rows])
+        return replace(self, names=[self.names[row] for row in rows])
 
 
 @dataclass(frozen=True, eq=False)
 class PatchArrays:
-    """Pixels in rows of the data set `x`, (N, 96, 96, 3) uint8, of one or more HDF5 files."""
+    """Pixels in rows of arrays, (N, h, w, 3) uint8: of HDF5 files, NumPy's .npy files, or one in an .npz file.
+
+    `names`: of each file the array in it. `spacing`: as of PatchFiles.
+    """
 
     files: tuple[Path, ...]
     file_of: Int[np.ndarray, " n"]
     row_of: Int[np.ndarray, " n"]
+    names: tuple[str, ...]
+    spacing: float | None = None
 
     def __len__(self) -> int:
         return len(self.row_of)
 
     def fingerprint(self) -> str:
         digest = hashlib.sha256()
-        for file in self.files:
-            digest.update(os.fsencode(file.resolve()) + f"\0{state_of(file.stat())}\n".encode())
+        for file, name in zip(self.files, self.names, strict=True):
+            digest.update(os.fsencode(file.resolve()) + f"\0{state_of(file.stat())}\0{name}\n".encode())
+        digest.update(f"{self.spacing}\n".encode())
         digest.update(np.ascontiguousarray(self.file_of).tobytes())
         digest.update(np.ascontiguousarray(self.row_of).tobytes())
         return digest.hexdigest()
 
     def take(self, rows: Int[np.ndarray, " k"]) -> PatchArrays:
-        return PatchArrays(self.files, self.file_of[rows], self.row_of[rows])
+        return replace(self, file_of=self.file_of[rows], row_of=self.row_of[rows])
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,26 +110,29 @@ class Listing(PatchTable):
         ids, labels, slides, groups = (
             np.concatenate([mine, theirs]) for mine, theirs in zip(self.columns, other.columns, strict=True)
         )
-        return Listing(ids, labels, slides, groups, _joined(self.pixels, other.pixels))
+        return Listing(ids, labels, slides, groups, joined(self.pixels, other.pixels))
 
     def with_tables(self, *, slides: dict[str, str] | None = None, groups: dict[str, str] | None = None) -> Listing:
         """Join slides and groups by id; ids that a table does not name stay unknown."""
 
-        def joined(table: dict[str, str] | None, old: np.ndarray) -> np.ndarray:
+        def by_id(table: dict[str, str] | None, old: np.ndarray) -> np.ndarray:
             return old if table is None else np.array([table.get(i, "") for i in self.ids.tolist()], dtype=str)
 
-        return replace(self, slides=joined(slides, self.slides), groups=joined(groups, self.groups))
+        return replace(self, slides=by_id(slides, self.slides), groups=by_id(groups, self.groups))
 
 
-def _joined(first: PatchFiles | PatchArrays, second: PatchFiles | PatchArrays) -> PatchFiles | PatchArrays:
+def joined(first: PatchFiles | PatchArrays, second: PatchFiles | PatchArrays) -> PatchFiles | PatchArrays:
+    """The pixels of two parts of one data folder, one after the other."""
     match first, second:
         case PatchFiles(), PatchFiles() if first.folder == second.folder:
-            return PatchFiles(first.folder, [*first.names, *second.names])
+            return replace(first, names=[*first.names, *second.names])
         case PatchArrays(), PatchArrays():
             return PatchArrays(
                 first.files + second.files,
                 np.concatenate([first.file_of, second.file_of + len(first.files)]),
                 np.concatenate([first.row_of, second.row_of]),
+                first.names + second.names,
+                first.spacing,
             )
         case _:
             raise ValueError("only listings of one data folder can be joined")
@@ -149,6 +167,8 @@ class DataFolder:
     note: str = ""
     """Said on every page made from this data; for a phantom, that the tissue is synthetic."""
     groups_are_patients: bool = False
+    layout: str = ""
+    """What names and numbers were taken for, in words; "" where there was nothing to tell."""
 
 
 @dataclass(frozen=True)

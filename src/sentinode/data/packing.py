@@ -23,26 +23,33 @@ from multiprocessing import get_context, parent_process
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Final
+from zipfile import ZipFile
 
 import numpy as np
 from jaxtyping import UInt8
+from PIL import Image
 
 from sentinode.data.hdf5 import OpenArrays
 from sentinode.data.images import (
     PATCH_BYTES,
     PATCH_SIZE_PX,
+    centre_of,
+    decode_bytes,
     decode_with_pillow,
     plain_parts,
     read_plain_into,
+    require_size,
     silence_decoders,
 )
 from sentinode.data.listing import PatchArrays, PatchFiles
 from sentinode.errors import DataError, FailureError, SentinodeWarning
+from sentinode.files import open_zip, read_member
 
 _BLOCK: Final = 32  # patches read before they are written: 0.9 MB, which a core's own cache holds
 _WAITING_READERS_PER_WORKER: Final = 4  # threads, where they wait for the disk; on files in memory they only jostle
 _SAMPLE: Final = 64  # files that are read to tell how many Pillow must decode, and whether they come from the disk
 _PROCESSES_FROM: Final = 4000  # images for Pillow: fewer are decoded before new processes have started
+_LARGEST_MB: Final = 100  # of an image in a zip file
 _PARTS_OF_SUM: Final = 8  # sums a patch: 3,456 bytes each, less than a page of memory
 
 Pixels = UInt8[np.ndarray, "n 96 96 3"]
@@ -76,7 +83,7 @@ def pack_chunks(
     file cannot be written, FailureError where a worker process was killed.
     """
     pool = _pool(pixels, chunks, workers)
-    open_file = OpenArrays() if isinstance(pixels, PatchArrays) else None
+    open_file = _left_open(pixels)
     try:
         tasks = {
             pool.submit(_pack_chunk, number, rows.start, pixels.take(np.arange(rows.start, rows.stop)), path, open_file)
@@ -97,11 +104,20 @@ def pack_chunks(
             open_file.close()
 
 
+def _left_open(pixels: PatchFiles | PatchArrays) -> OpenArrays | ZipFile | None:
+    """What all chunks are read from: arrays or a zip file; None where each patch has a file of its own."""
+    if isinstance(pixels, PatchArrays):
+        return OpenArrays()
+    return open_zip(pixels.folder) if pixels.folder.is_file() else None
+
+
 # --- who works --------------------------------------------------------------------------------------
 
 
 def _pool(pixels: PatchFiles | PatchArrays, chunks: Sequence[tuple[int, range]], workers: int) -> Executor:
     match pixels:
+        case PatchFiles() if pixels.folder.is_file():
+            return ThreadPoolExecutor(workers)
         case PatchFiles():
             images_for_pillow, from_disk = _look_at(pixels, chunks)
             if workers > 1 and images_for_pillow >= _PROCESSES_FROM:
@@ -168,19 +184,20 @@ def _live_with_parent() -> None:
 
 
 def _pack_chunk(
-    number: int, first: int, pixels: PatchFiles | PatchArrays, path: Path, open_file: OpenArrays | None
+    number: int, first: int, pixels: PatchFiles | PatchArrays, path: Path, open_file: OpenArrays | ZipFile | None
 ) -> PackedChunk:
     with FileIO(path, "r+") as out:
         out.seek(first * PATCH_BYTES)
-        match pixels:
-            case PatchFiles():
-                return _pack_files(number, first, pixels, out)
-            case PatchArrays():
-                assert open_file is not None
+        match pixels, open_file:
+            case PatchArrays(), OpenArrays():
                 return _pack_arrays(number, first, pixels, open_file, out)
+            case PatchFiles(), ZipFile() | None:
+                return _pack_files(number, first, pixels, open_file, out)
+            case _:
+                raise TypeError(pixels)
 
 
-def _pack_files(number: int, first: int, files: PatchFiles, out: FileIO) -> PackedChunk:
+def _pack_files(number: int, first: int, files: PatchFiles, archive: ZipFile | None, out: FileIO) -> PackedChunk:
     block = np.empty((_BLOCK, PATCH_SIZE_PX, PATCH_SIZE_PX, 3), np.uint8)
     places = [(plain_parts(patch), patch) for patch in block]
     prefix, known_headers, total = _prefix(files), set[bytes](), 0
@@ -189,8 +206,11 @@ def _pack_files(number: int, first: int, files: PatchFiles, out: FileIO) -> Pack
         names = files.names[start : start + _BLOCK]
         for row, (name, (parts, patch)) in enumerate(zip(names, places, strict=False), first + start):
             try:
-                if not read_plain_into(prefix + name, parts, known_headers):
-                    patch[...] = decode_with_pillow(Path(prefix + name))
+                if archive is not None:
+                    content = read_member(archive, name, limit_mb=_LARGEST_MB)
+                    patch[...] = decode_bytes(content, Path(prefix + name), files.spacing)
+                elif files.spacing is not None or not read_plain_into(prefix + name, parts, known_headers):
+                    patch[...] = decode_with_pillow(Path(prefix + name), files.spacing)
             except DataError as error:
                 patch[...] = 0
                 unreadable.append((row, f"{error.where}: {error.what}"))
@@ -206,19 +226,27 @@ def _prefix(files: PatchFiles) -> str:
 def _pack_arrays(number: int, first: int, arrays: PatchArrays, open_file: OpenArrays, out: FileIO) -> PackedChunk:
     pixels = np.zeros((len(arrays), PATCH_SIZE_PX, PATCH_SIZE_PX, 3), np.uint8)
     unreadable: list[tuple[int, str]] = []
-    for file in np.unique(arrays.file_of):
+    for file in np.unique(arrays.file_of).tolist():
         here = np.flatnonzero(arrays.file_of == file)
         here = here[np.argsort(arrays.row_of[here])]  # HDF5 reads increasing rows only
         try:
-            pixels[here] = open_file.read(arrays.files[file], arrays.row_of[here])
+            pixels[here] = _read_rows(arrays, file, here, open_file)
         except DataError:
             for row in here:  # one by one, for damage is of some
                 try:
-                    pixels[row] = open_file.read(arrays.files[file], arrays.row_of[[row]])[0]
+                    pixels[row] = _read_rows(arrays, file, np.array([row]), open_file)[0]
                 except DataError as error:
                     unreadable.append((first + int(row), f"{error.where}: row {arrays.row_of[row]} {error.what}"))
     _write(out, pixels)
     return PackedChunk(number, sum_of_pixels(pixels), tuple(sorted(unreadable)))
+
+
+def _read_rows(arrays: PatchArrays, file: int, rows: np.ndarray, open_file: OpenArrays) -> Pixels:
+    found = open_file.read(arrays.files[file], arrays.names[file], arrays.row_of[rows])
+    require_size((found.shape[2], found.shape[1]), arrays.files[file], arrays.spacing)
+    if arrays.spacing is None:
+        return found
+    return np.stack([centre_of(Image.fromarray(np.asarray(image)), arrays.spacing) for image in found])
 
 
 def _write(out: FileIO, pixels: Pixels) -> None:

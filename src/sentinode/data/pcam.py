@@ -124,7 +124,7 @@ def read_parts(root: Path, parts: Sequence[str], *, labels_needed: bool = True) 
         labels=np.concatenate(labels),
         slides=np.concatenate(slides),
         groups=np.full(len(every_id), "", dtype=str),
-        pixels=PatchArrays(tuple(files), np.concatenate(file_of), np.concatenate(row_of)),
+        pixels=PatchArrays(tuple(files), np.concatenate(file_of), np.concatenate(row_of), ("x",) * len(files)),
     )
 
 

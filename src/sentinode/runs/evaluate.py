@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Shaped
 
 from sentinode.audit.audit import audit_patches
-from sentinode.config.run import RunConfig
+from sentinode.config.run import DataConfig, RunConfig
 from sentinode.data.folder import pack_all, read_images, read_labels
 from sentinode.data.patches import UNLABELLED, PatchSet, PatchTable
 from sentinode.errors import DataError, RunError
@@ -252,15 +252,13 @@ class Scored:
         return Seen(*counts)
 
 
-def open_labelled(
-    data: Path, labels: Path | None, slides: Path | None, runs: Sequence[Run], session: Session
-) -> Scored:
-    """The patches below `data` that a table id,label names, packed; without one, PatchCamelyon's test part.
+def open_labelled(data: Path, labels: Path | None, config: DataConfig, runs: Sequence[Run], session: Session) -> Scored:
+    """The patches below `data` that a table id,label names, packed; without one, those of its test part.
 
     They are compared, pixel by pixel, with each other and with those in `data` that the runs were trained on. Slides
-    are those of the table `slides`, or of slides.csv in `data`, else those that a run knows.
+    are those that `config` names, or of slides.csv in `data`, else those that a run knows.
     """
-    images = read_images(data, part="all" if labels else "test", slides=slides)
+    images = read_images(data, part="all" if labels else "test", config=config)
     listing = images.listing
     if labels:
         listing = replace(listing, labels=read_labels(labels, listing.ids))

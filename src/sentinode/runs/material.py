@@ -289,6 +289,8 @@ class Gathered:
 def gather(root: Path, config: RunConfig, session: Session) -> Gathered:
     """Open, pack and check a data folder; raises DataError on what no option leaves out."""
     folder, left_out = open_folder(root, config.data)
+    if folder.layout:
+        session.notify(folder.layout)
     packed = pack_folder(folder, session)
     left_out |= require_readable(packed, config.data)
     check = check_folder(folder, packed, session)
