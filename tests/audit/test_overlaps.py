@@ -139,7 +139,7 @@ def test_the_result_does_not_depend_on_the_number_of_workers() -> None:
     ticks: list[tuple[int, int]] = []
     one = find_overlaps(pixels, workers=1, on_progress=lambda done, total: ticks.append((done, total)))
     assert one == find_overlaps(pixels, workers=3)
-    assert ticks[-1] == (100, 100)
+    assert ticks[-1][0] == ticks[-1][1] > 0, "of the pairs that were proposed"
     assert ticks == sorted(ticks)
 
 

@@ -105,7 +105,7 @@ def by_id(packed: PackedFolder) -> dict[str, tuple[int, str, str, bytes]]:
 def test_every_layout_gives_the_same_patches(
     way: Callable[[Path, np.ndarray], Path], patches: np.ndarray, tmp_path: Path, session: Session
 ) -> None:
-    folder, left_out = open_folder(way(tmp_path / "data", patches))
+    folder, left_out = open_folder(way(tmp_path / "data", patches), DataConfig())
     expected = {f"{row:02d}": (label(row), slide(row), patient(row), patches[row].tobytes()) for row in range(COUNT)}
     assert by_id(pack_folder(folder, session)) == expected
     assert not left_out
@@ -160,7 +160,7 @@ def test_the_competitions_download_stays_a_zip_file(patches: np.ndarray, tmp_pat
         opened.writestr("sample_submission.csv", "id,label\n" + "".join(f"{row:02d},0\n" for row in range(11, 7, -1)))
         for row, pixels in enumerate(patches):
             opened.writestr(f"{'train' if row < 8 else 'test'}/{row:02d}.tif", encode_tiff(pixels))
-    folder, _ = open_folder(path)
+    folder, _ = open_folder(path, DataConfig())
     packed = pack_folder(folder, session)
     assert packed.training.ids.tolist() == [f"{row:02d}" for row in range(8)]
     assert np.array_equal(packed.everything.pixels, patches)
@@ -169,7 +169,7 @@ def test_the_competitions_download_stays_a_zip_file(patches: np.ndarray, tmp_pat
     with zipfile.ZipFile(path, "a") as opened:
         opened.writestr("train/zz.tif", b"")
     with pytest.raises(DataError, match="without a row"):
-        open_folder(path)
+        open_folder(path, DataConfig())
 
 
 @pytest.mark.parametrize(
@@ -226,7 +226,7 @@ def test_a_table_that_is_wrong_says_how(cells: str, said: str, patches: np.ndarr
     saved(tmp_path / "data" / "c.png", patches[0])
     (tmp_path / "data" / "t.csv").write_text(cells)
     with pytest.raises(DataError, match=said):
-        open_folder(tmp_path / "data" / "t.csv")
+        open_folder(tmp_path / "data" / "t.csv", DataConfig())
 
 
 def test_a_table_of_parquet(patches: np.ndarray, tmp_path: Path) -> None:
