@@ -45,22 +45,53 @@ def read_competition(root: Path, spacing: float | None = None) -> DataFolder:
             remedy=f"Give the folder that holds train/, {LABELS_TABLE} and (for a submission) test/ and {SAMPLE}.",
         )
     findings: list[Finding] = []
-    files = list_images(root / "train", findings)  # before the table, which layouts without images here have none of
+    # Images before the table, which layouts without images here have none of.
+    training = {i: f"train/{name}" for i, name in list_images(root / "train", findings).items()}
     labels = labels_by_id(root / LABELS_TABLE, findings)
-    missing = [i for i in labels if i not in files]
-    unlabelled = [i for i in files if i not in labels]
-    _note(findings, "missing", f"rows of {LABELS_TABLE} without an image in train/", missing)
-    _note(findings, "unlabelled", f"images in train/ without a row in {LABELS_TABLE}", unlabelled)
-    ids = [i for i in labels if i in files]
-    if not ids:
+    test = None
+    if (root / "test").is_dir():
+        test = {i: f"test/{name}" for i, name in list_images(root / "test", findings).items()}
+    sample = table_at(root / SAMPLE)
+    return competition_of(root, labels, training, test, sample, findings, spacing)
+
+
+def competition_of(
+    root: Path,
+    labels: dict[str, int],
+    training: dict[str, str],
+    test: dict[str, str] | None,
+    sample: Path | None,
+    findings: list[Finding],
+    spacing: float | None,
+) -> DataFolder:
+    """The competition's data from their labels, images (id -> path below `root`, or in it) and sample submission."""
+    missing = [i for i in labels if i not in training]
+    unlabelled = [i for i in training if i not in labels]
+    note(findings, "missing", f"rows of {LABELS_TABLE} without an image in train/", missing)
+    note(findings, "unlabelled", f"images in train/ without a row in {LABELS_TABLE}", unlabelled)
+    files = {i: training[i] for i in labels if i in training}
+    if not files:
         raise DataError(
-            f"none of the {len(files)} images in train/ has a row in {LABELS_TABLE}",
+            f"none of the {len(training)} images in train/ has a row in {LABELS_TABLE}",
             where=root,
             remedy="An image's name without its ending must be its id in the table.",
         )
-    training = listing_of_files(root, {i: f"train/{files[i]}" for i in ids}, labels, spacing)
-    test, sample_ids = read_test(root, findings, spacing)
-    return DataFolder(root, "competition", training, test, sample_ids, tuple(findings), note_of(root))
+    sample_ids = np.array([], dtype=str) if sample is None else read_sample_ids(sample)
+    asked, there = set(sample_ids.tolist()), set(test or ())
+    if asked and test is None:
+        note(findings, "sample", f"ids of {SAMPLE} without an image (there is no test/)", sample_ids.tolist())
+    elif asked:
+        note(findings, "sample", f"ids of {SAMPLE} without an image in test/", sorted(asked - there))
+        note(findings, "sample", f"images in test/ that {SAMPLE} does not name", sorted(there - asked))
+    return DataFolder(
+        root,
+        "competition",
+        listing_of_files(root, files, labels, spacing),
+        None if test is None else listing_of_files(root, test, spacing=spacing),
+        sample_ids,
+        tuple(findings),
+        note_of(root),
+    )
 
 
 def listing_of_files(
@@ -99,7 +130,7 @@ def list_images(folder: Path, findings: list[Finding]) -> dict[str, str]:
             files[stem] = name
     if not files:
         raise no_images_in(folder)
-    _note(findings, "extra file", f"files in {folder.name}/ that are not patches, or repeat an id", extra)
+    note(findings, "extra file", f"files in {folder.name}/ that are not patches, or repeat an id", extra)
     return files
 
 
@@ -179,37 +210,20 @@ def labels_by_id(path: Path, findings: list[Finding]) -> dict[str, int]:
         )
     table = pd.DataFrame({"id": ids_of(table[id_column]), "label": table[label_column].str.strip()})
     twice = table["id"].duplicated()
-    _note(findings, "duplicate row", f"rows of {path.name} that repeat an id", table["id"][twice].tolist())
+    note(findings, "duplicate row", f"rows of {path.name} that repeat an id", table["id"][twice].tolist())
     conflict = table[~table.duplicated()]["id"].duplicated()
     wrong = ~table["label"].isin(["0", "1"])
-    _note(
+    note(
         findings,
         "label",
         f"labels in {path.name} that are not 0 or 1",
         [f"{i} has {label!r}" for i, label in table.loc[wrong, ["id", "label"]].itertuples(index=False)],
     )
     conflicting = table[~table.duplicated()].loc[conflict, "id"].tolist()
-    _note(findings, "label", f"ids in {path.name} with two different labels", conflicting)
+    note(findings, "label", f"ids in {path.name} with two different labels", conflicting)
     values = pd.to_numeric(table["label"].where(~wrong, str(UNLABELLED))).astype(int)
     labels = dict(zip(table["id"].tolist(), values.tolist(), strict=True))
     return labels | dict.fromkeys(conflicting, UNLABELLED)
-
-
-def read_test(root: Path, findings: list[Finding], spacing: float | None) -> tuple[Listing | None, np.ndarray]:
-    """The listing of `test/`, if there is one, and the sample submission's ids."""
-    sample_ids = np.array([], dtype=str)
-    if table_at(root / SAMPLE):
-        sample_ids = read_sample_ids(root / SAMPLE)
-    if not (root / "test").is_dir():
-        if len(sample_ids):
-            _note(findings, "sample", f"ids of {SAMPLE} without an image (there is no test/)", sample_ids.tolist())
-        return None, sample_ids
-    files = list_images(root / "test", findings)
-    if len(sample_ids):
-        asked = set(sample_ids.tolist())
-        _note(findings, "sample", f"ids of {SAMPLE} without an image in test/", sorted(asked - files.keys()))
-        _note(findings, "sample", f"images in test/ that {SAMPLE} does not name", sorted(files.keys() - asked))
-    return listing_of_files(root, {i: f"test/{name}" for i, name in files.items()}, spacing=spacing), sample_ids
 
 
 def read_sample_ids(path: Path) -> np.ndarray:
@@ -241,6 +255,6 @@ def note_of(root: Path) -> str:
         return PHANTOM_NOTE  # a damaged mark is still a mark
 
 
-def _note(findings: list[Finding], kind: FindingKind, what: str, places: list[str]) -> None:
+def note(findings: list[Finding], kind: FindingKind, what: str, places: list[str]) -> None:
     if places:
         findings.append(Finding(kind, what, len(places), tuple(places[:5])))

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from sentinode.config.run import DataConfig
-from sentinode.data.competition import LABELS_TABLE, labels_by_id, listing_of_files, read_sample_ids
+from sentinode.data.competition import LABELS_TABLE, SAMPLE, competition_of, labels_by_id, note
 from sentinode.data.hdf5 import NUMPY, numpy_array
 from sentinode.data.images import SUFFIXES
 from sentinode.data.listing import DataFolder, Finding, FolderKind, Listing, PatchArrays, PatchFiles, joined
@@ -291,11 +291,9 @@ def _read_table(path: Path, config: DataConfig) -> DataFolder:
     there = np.array([(path.parent / name).is_file() for name in names])
     missing = rows["id"][~there].tolist()
     unlabelled = rows["id"][there & (rows["label"] == UNLABELLED) & (rows["part"] == "training")].tolist()
-    found = (
-        ("missing", f"rows of {path.name} whose image is not there", missing),
-        ("unlabelled", f"rows of {path.name} without a label", unlabelled),
-    )
-    findings = tuple(Finding(kind, what, len(ids), tuple(ids[:5])) for kind, what, ids in found if ids)  # type: ignore[arg-type]
+    findings: list[Finding] = []
+    note(findings, "missing", f"rows of {path.name} whose image is not there", missing)
+    note(findings, "unlabelled", f"rows of {path.name} without a label", unlabelled)
     rows = rows[there & ((rows["label"] != UNLABELLED) | (rows["part"] == "test"))]
     if not len(rows):
         raise DataError(
@@ -304,7 +302,7 @@ def _read_table(path: Path, config: DataConfig) -> DataFolder:
             remedy="Paths are relative to the table's own folder.",
         )
     files = PatchFiles(path.parent, rows["name"].tolist(), config.spacing_um_per_px)
-    return _folder(path, "table", rows, files, findings, label_of)
+    return _folder(path, "table", rows, files, tuple(findings), label_of)
 
 
 def _table_at(path: Path) -> pd.DataFrame:
@@ -434,27 +432,9 @@ def _read_zip(path: Path, config: DataConfig, *, labels_needed: bool) -> DataFol
     def images_in(part: str) -> dict[str, str]:
         return {PurePosixPath(n).stem: n for n in names if PurePosixPath(n).parent == base / part}
 
-    training, test = images_in("train"), images_in("test")
-    for kind, what, ids in (
-        ("missing", f"rows of {LABELS_TABLE} without an image in train/", [i for i in label_of if i not in training]),
-        ("unlabelled", f"images in train/ without a row in {LABELS_TABLE}", [i for i in training if i not in label_of]),
-    ):
-        if ids:
-            findings.append(Finding(kind, what, len(ids), tuple(ids[:5])))  # type: ignore[arg-type]
-    both = {i: name for i, name in training.items() if i in label_of}
-    if not both:
-        raise DataError(
-            f"holds {LABELS_TABLE}, and no image in train/ that it names", where=path, remedy="Download it again."
-        )
-    sample = next((name for name in every if PurePosixPath(name) == base / "sample_submission.csv"), None)
-    return DataFolder(
-        path,
-        "competition",
-        listing_of_files(path, both, label_of, config.spacing_um_per_px),
-        listing_of_files(path, test, spacing=config.spacing_um_per_px) if test else None,
-        np.array([], dtype=str) if sample is None else read_sample_ids(path / sample),
-        tuple(findings),
-    )
+    sample = next((path / name for name in every if PurePosixPath(name) == base / SAMPLE), None)
+    test = images_in("test") or None
+    return competition_of(path, label_of, images_in("train"), test, sample, findings, config.spacing_um_per_px)
 
 
 # --- what all of them end in -------------------------------------------------------------------------
