@@ -24,20 +24,25 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from sentinode.api import data as on_data
-from sentinode.api import experiments, runs
+from sentinode.api import experiments, runs, slides
 from sentinode.api import study as studies
 from sentinode.config.presets import load_preset
 from sentinode.config.study import StudyConfig
 from sentinode.phantom.phantom import write_phantom
+from sentinode.phantom.whole_slides import paint_slide, write_pyramid
 from sentinode.report.pages.page import write_report
 from sentinode.session import Session
 from sentinode.settings import override
 
 Command = Callable[[Path], object]
-COMPARED = (".csv", ".safetensors", "decision.json", "scores.json", "blend.json", "phantom.json", ".tif", ".png")
+COMPARED = (
+    ".csv", ".safetensors", "decision.json", "scores.json", "blend.json", "phantom.json", ".tif", ".png",
+    ".geojson", "slide.json", "slides.json",
+)  # fmt: skip
 
 
 def commands(data: Path, made: Path, session: Session) -> dict[str, Command]:
@@ -66,6 +71,7 @@ def commands(data: Path, made: Path, session: Session) -> dict[str, Command]:
         "predict": lambda out: runs.predict(made / "one", data, out / "p.csv", session),
         "evaluate": lambda out: runs.evaluate(made / "one", data, labels, session, out=out),
         "report": lambda out: reported(made / "one", out),
+        "slides": lambda out: slides.judge_slides(made / "one", made / "slides", out, session, resume=True),
     }
 
 
@@ -159,6 +165,10 @@ def main() -> None:
     data, made = root / "data", root / "made"
     write_phantom(data, patches=120, slides=6, seed=7, workers=1)
     every = commands(data, made, session)
+    for number in range(10):
+        rgb, _ = paint_slide("micro" if number % 2 else "negative", np.random.default_rng(number), side_px=640)
+        (made / "slides").mkdir(parents=True, exist_ok=True)
+        write_pyramid(made / "slides" / f"slide-{number}.tif", rgb)
     for name, seed in (("one", 1), ("two", 2)):
         config = override(load_preset("fair").run_config(), {"fit.epochs": 1, "fit.seed": seed, "predict.views": 1})
         assert attempt(lambda out, config=config: experiments.fit(data, config, out, session), made / name) == "done"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from PIL import Image
 
 from sentinode import Session, score_slides
 from sentinode.errors import DataError
+from sentinode.evaluation.bootstrap import PairedInterval
 from sentinode.phantom.whole_slides import PlantedLesion, asap_xml
 from sentinode.records import read_record
 from sentinode.slides.camelyon import (
@@ -30,7 +32,7 @@ from sentinode.slides.camelyon import (
 )
 from sentinode.slides.cohort import Entry, Model, SlideSettings, judge_cohort
 from sentinode.slides.heatmap import Grid, HeatMap
-from sentinode.slides.scores import SlideScores
+from sentinode.slides.scores import SlideScores, verdict
 from slides.conftest import classifier_of, write_pyramid
 
 ONE = np.ones(2)
@@ -202,3 +204,18 @@ def test_a_judged_cohort_is_scored(tmp_path: Path, tissue_rgb: np.ndarray, sessi
     (tmp_path / "none").mkdir()
     with pytest.raises(DataError, match="annotations of none"):
         score_slides(tmp_path / "one", tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "said"),
+    [
+        (0.01, 0.2, "a has a better AUC of slides than b on 0 slides: +0.100, 95 % interval +0.010 to +0.200."),
+        (-0.2, -0.01, "a has a worse AUC of slides than b on 0 slides: +0.100, 95 % interval -0.200 to -0.010."),
+        (-0.1, 0.2, "There is no evidence that a and b differ in AUC of slides on 0 slides: +0.100"),
+        (math.nan, math.nan, "Which model has the better AUC of slides on 0 slides is unknown: two slides."),
+    ],
+)
+def test_a_verdict_is_chosen_by_the_interval(low: float, high: float, said: str) -> None:
+    of = PairedInterval(0.1, low, high, 0.95, share_a_better=0.9, p_value=math.nan, reason="two slides")
+    found = SlideScores("a", (), {}, None, None, against="b", differences={"slide_auc": of})
+    assert verdict(found, "slide_auc").startswith(said)

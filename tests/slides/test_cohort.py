@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -259,6 +260,13 @@ def test_slides_of_one_name_get_folders_of_their_own(tmp_path: Path) -> None:
     (tmp_path / "c").mkdir()
     with pytest.raises(DataError, match=r"holds no slides\. Known are \.svs"):
         cohort_of([tmp_path / "c"])
+
+
+def test_dicom_files_of_one_series_are_one_slide(tmp_path: Path, shared: Callable[[str], Path]) -> None:
+    for name, number in (("a", "072"), ("b", "072"), ("c", "102")):
+        shutil.copy(shared(f"camelyon16_tumor_{number}_overview.dcm"), tmp_path / f"{name}.dcm")
+    (tmp_path / "d.dcm").write_bytes(b"no DICOM")
+    assert [entry.name for entry in cohort_of(str(tmp_path).split())] == ["a", "c", "d"]
 
 
 def test_a_damaged_tile_is_counted(

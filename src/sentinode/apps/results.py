@@ -121,7 +121,7 @@ def show_slides(record: CohortRecord) -> None:
 def show_slide_scores(found: SlideScores) -> None:
     """Each score with its interval, the difference to another model, CAMELYON16's rules, and stages."""
     from sentinode.evaluation.froc import RATES
-    from sentinode.slides.scores import rate_of
+    from sentinode.slides.scores import rate_of, verdict
 
     for reason in dict.fromkeys(of.reason for of in found.scores.values() if of.reason):
         console.notice(f"95 % intervals are unknown: {reason}")
@@ -142,6 +142,8 @@ def show_slide_scores(found: SlideScores) -> None:
         ]
         title = f"{found.model} minus {found.against}, on the same drawn slides"
         console.show_table(title, ["score", "difference", "low", "high", "p"], rows)
+        for name in ("froc", "slide_auc"):
+            console.say(verdict(found, name))
     if found.stages is not None:
         rows = [[patient, truth, said] for patient, (truth, said) in found.stages.patients.items()]
         console.show_table(f"stages, kappa {_number(found.stages.kappa)}", ["patient", "truth", "heat maps"], rows)

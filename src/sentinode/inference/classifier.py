@@ -40,7 +40,7 @@ from sentinode.evaluation.calibration import METHODS, Calibration, Method, logit
 from sentinode.evaluation.clusters import ClusterKind
 from sentinode.evaluation.metrics import confusion
 from sentinode.evaluation.threshold import POINTS, OperatingPoint, PointName
-from sentinode.inference.dense import CELLS_AT_ONCE, DenseNetwork, dense_network, inputs_of_cells, is_shared
+from sentinode.inference.dense import DenseNetwork, dense_network, inputs_of_cells, is_shared
 from sentinode.inference.predictions import Predictions
 from sentinode.inputs.preprocess import as_input, preprocess, unnormalised_in_words
 from sentinode.models.folded import folded
@@ -99,15 +99,15 @@ class TrainedNetwork:
         self, rgb: UInt8[np.ndarray, "height width 3"], cells: Bool[np.ndarray, "rows columns"]
     ) -> Probabilities:
         """About what `probabilities` says of the patches around the marked cells of an image, row by row."""
-        found = np.full(cells.shape, np.nan)
-        for top in range(0, cells.shape[0], CELLS_AT_ONCE):
-            for left in range(0, cells.shape[1], CELLS_AT_ONCE):
-                some = cells[top : top + CELLS_AT_ONCE, left : left + CELLS_AT_ONCE]
-                if some.any():
-                    height, width = (CENTRE_SIZE_PX * (count + 2) for count in some.shape)
+        assert self.dense is not None
+        found, side = np.full(cells.shape, np.nan), self.dense.cells_at_once
+        for top in range(0, cells.shape[0], side):
+            for left in range(0, cells.shape[1], side):
+                part = slice(top, top + side), slice(left, left + side)
+                if cells[part].any():
+                    height, width = (CENTRE_SIZE_PX * (count + 2) for count in cells[part].shape)
                     y, x = CENTRE_SIZE_PX * top, CENTRE_SIZE_PX * left
-                    said = self._of_cells(rgb[y : y + height, x : x + width])
-                    found[top : top + CELLS_AT_ONCE, left : left + CELLS_AT_ONCE] = said
+                    found[part] = self._of_cells(rgb[y : y + height, x : x + width])
         return np.asarray(found[cells])
 
     def _of_cells(self, rgb: UInt8[np.ndarray, "height width 3"]) -> Float[np.ndarray, "rows columns"]:

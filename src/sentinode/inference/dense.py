@@ -34,8 +34,7 @@ from sentinode.models.p4m import P4MNetwork
 
 _SIDE = PATCH_SIZE_PX - CENTRE_SIZE_PX  # by which an image is wider than its cells
 _ROWS = 64
-CELLS_AT_ONCE: Final = 16
-"""Cells along a side of what a dense network sees at once: the maps of more overflow a processor's cache."""
+_SEEN_PX: Final = 512  # along a side of what a dense network sees at once: the maps of more overflow a cache
 
 
 def is_shared(config: PreprocessConfig) -> bool:
@@ -112,9 +111,12 @@ class Geometry:
 class DenseNetwork(nn.Module):
     """A network over an image: (1, 3, h, w) in [0, 1], downsampled as its patches are -> the cells' logits (r, c)."""
 
-    def __init__(self, geometry: Geometry) -> None:
+    def __init__(self, geometry: Geometry, times: float = 1.0) -> None:
+        """`times`: how many times larger the network makes its image itself."""
         super().__init__()
-        self.geometry = geometry
+        self.geometry, self.times = geometry, times
+        self.cells_at_once: Final = max(1, round(_SEEN_PX / (geometry.step * times)))
+        """Along a side of what it is to see at once."""
 
 
 def dense_network(network: nn.Module, config: PreprocessConfig) -> DenseNetwork | None:
@@ -166,13 +168,12 @@ class _DenseBackbone(DenseNetwork):
     """Pooled features are means over the part of a map that a patch covers; of a place at its border, its share."""
 
     def __init__(self, geometry: Geometry, network: Backbone, body: nn.Module) -> None:
-        super().__init__(geometry)
+        super().__init__(geometry, (network.resize_px or geometry.side) / geometry.side)
         self.network, self.body = network, body
 
     def forward(self, x: Float[Tensor, "1 3 h w"]) -> Float[Tensor, "r c"]:
-        network, side = self.network, self.geometry.side
+        network, side, times = self.network, self.geometry.side, self.times
         cells = [(size - side) // self.geometry.step + 1 for size in x.shape[2:]]
-        times = (network.resize_px or side) / side
         if times != 1:
             # To whole patches: then every scale's pixels lie in the image as in its first patch.
             height, width = x.shape[2:]

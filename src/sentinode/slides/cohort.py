@@ -61,7 +61,7 @@ from sentinode.slides.outputs import (
     write_results,
     write_thumbnail,
 )
-from sentinode.slides.reader import SLIDE_SUFFIXES, Plane, Slide, read_slide
+from sentinode.slides.reader import SLIDE_SUFFIXES, Plane, Slide, read_slide, series_of
 from sentinode.slides.tissue import LEFT_OUT, OVERVIEW_UM_PER_PX, Reason, find_tissue
 
 _TOLD_BY_NUCLEI: Final = 60  # patches that the spacing is estimated from
@@ -166,7 +166,8 @@ def cohort_of(sources: Sequence[Path | str]) -> list[Entry]:
     """The slides that files, directories and tables name, each once, in the order given.
 
     A table is a CSV with a column `slide`, paths relative to it, and perhaps `spacing` in um/px. A directory's slides
-    are those directly in it. Raises DataError where nothing is named, or a table has no such column.
+    are those directly in it; DICOM files of one series are one slide, which goes by the first of them. Raises DataError
+    where nothing is named, or a table has no such column.
     """
     found: dict[Path, float | None] = {}
     for source in map(Path, sources):
@@ -200,7 +201,11 @@ def cohort_of(sources: Sequence[Path | str]) -> list[Entry]:
 
 def _slides_in(folder: Path) -> list[Path]:
     paths = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in SLIDE_SUFFIXES]
-    return [path for path in paths if path.is_file() and not path.name.startswith(".")]
+    whole: dict[object, Path] = {}
+    for path in paths:
+        if path.is_file() and not path.name.startswith("."):
+            whole.setdefault(series_of(path) or path, path)
+    return list(whole.values())
 
 
 def judge_cohort(

@@ -276,6 +276,21 @@ def read_slide(source: Path | str | Rgb, *, spacing: float | Spacing | None = No
     return Slide(path, _ImagePixels(_decoded(path)), given)
 
 
+def series_of(path: Path) -> str | None:
+    """The series that a DICOM file belongs to; its other files, of the same directory, are opened with it.
+
+    None for what is no DICOM, or cannot be read; MissingExtraError without the extra `slides`.
+    """
+    if path.suffix.lower() != ".dcm":
+        return None
+    openslide = optional_module("openslide", what="reading slides", extra="slides")
+    try:
+        with openslide.OpenSlide(path) as slide:
+            return str(slide.properties["dicom.SeriesInstanceUID"])
+    except (openslide.OpenSlideError, KeyError):
+        return None
+
+
 def _as_spacing(spacing: float | Spacing) -> Spacing:
     low, high = _POSSIBLE_UM
     along = (float(spacing), float(spacing)) if isinstance(spacing, int | float) else (spacing[0], spacing[1])

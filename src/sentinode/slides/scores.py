@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,6 +124,22 @@ def rate_of(score: str) -> str:
     named = {f"sensitivity_at_{rate:g}": f"sensitivity at {rate:g} false positives per slide" for rate in RATES}
     others = {"froc": "FROC score", "slide_auc": "AUC of slides", "cell_auc": "AUC of cells", "dice": "Dice"}
     return (named | others)[score]
+
+
+def verdict(found: SlideScores, score: str) -> str:
+    """What the difference to the other model says of one score, in a sentence."""
+    of, what = found.differences[score], rate_of(score)
+    on = f"on {len(found.slides)} slides"
+    if math.isnan(of.low):
+        return (
+            f"Which model has the better {what} {on} is unknown: {of.reason or 'there are too few slides of a kind'}."
+        )
+    interval = f"{of.estimate:+.3f}, 95 % interval {of.low:+.3f} to {of.high:+.3f}"
+    if of.low > 0:
+        return f"{found.model} has a better {what} than {found.against} {on}: {interval}."
+    if of.high < 0:
+        return f"{found.model} has a worse {what} than {found.against} {on}: {interval}."
+    return f"There is no evidence that {found.model} and {found.against} differ in {what} {on}: {interval}."
 
 
 def _outcomes(
