@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -32,7 +32,7 @@ from sentinode.records import read_record, write_record
 from sentinode.report.pages.page import CHECK_PAGE, REPORT, write_check_page, write_study_page
 from sentinode.runs.decision import DECISION
 from sentinode.runs.load import classifier_of
-from sentinode.runs.material import Gathered, gather, require_same
+from sentinode.runs.material import Gathered, Material, gather, require_same
 from sentinode.runs.run import Run
 from sentinode.runs.study_record import (
     STUDY_CONFIG,
@@ -49,7 +49,7 @@ from sentinode.runs.study_record import (
 from sentinode.runs.variant import Variant, decide_together
 from sentinode.session import Session
 from sentinode.settings import override, read_toml, to_toml
-from sentinode.splits.split import drop_negatives
+from sentinode.splits.split import Split, drop_negatives
 from sentinode.studies.comparison import Comparison
 from sentinode.studies.evidence import weigh
 from sentinode.studies.study import EvidenceRecord, Study
@@ -181,7 +181,7 @@ class _Asked:
         config, out, session, material = self.config, self.out, self.session, gathered.material
         write_record(out / CHECK, gathered.check.record())
         write_record(out / EXPLORED, explore(material.patches, seed=config.seeds[0], progress=session.progress))
-        material.write_split(self._shown_split(), out / "split.csv")
+        split = material.write_split(self._shown_split(), out / "split.csv")
 
         planned = self._runs_asked_for()
         store = RunStore(material, out / "runs", planned=planned, own=self.own)
@@ -224,15 +224,29 @@ class _Asked:
         write_pictures(out / "pictures", gathered.check.packed.everything, gathered.check.ids_to_show())
         first = [i for label in (0, 1) for i in shown[label][:INPUTS_A_CLASS]]
         inputs = write_inputs(out / "pictures", material.patches, first, chosen.runs[0].networks[0].config)
-        record = self._record(gathered, asked, chosen)
-        replace(
-            record,
+        runs = {run.name: run for found in asked.values() for variant in found.variants for run in variant.runs}
+        StudyRecord(
+            note=material.note,
+            data_kind=gathered.check.folder.kind,
+            origin=gathered.check.origin,
+            preset=self.preset,
+            patches={"training": len(material.patches), "test": 0 if gathered.test is None else len(gathered.test)},
+            classes=_classes(material, split, config),
+            split_basis=split.basis,
+            split_in_words=split.describe(),
+            left_out=gathered.left_out | split.left_out,
+            notices=list(dict.fromkeys(notice for run in runs.values() for notice in run.environment["notices"])),
+            asked={
+                question: [VariantRecord.of(variant) for variant in found.variants] for question, found in asked.items()
+            },
             tune_pruned=tuning.pruned if tuning else 0,
+            chosen=chosen.name,
             submission_rows=rows,
             examples={"negative": shown[0], "positive": shown[1]},
+            tables=[head_of(self.data / name) for name in TABLES if (self.data / name).is_file()],
             inputs=inputs,
         ).write(out)
-        return {run.name: run for found in asked.values() for variant in found.variants for run in variant.runs}
+        return runs
 
     def _runs_asked_for(self) -> int:
         """Runs of all questions, those that two of them share counted twice; a search that prunes takes fewer."""
@@ -327,44 +341,19 @@ class _Asked:
         write_submission(self.out / "submission.csv", submission)
         return len(submission)
 
-    def _record(self, gathered: Gathered, asked: Mapping[Question, Comparison], chosen: Variant) -> StudyRecord:
-        """What the report needs to say and the runs do not hold; without what was drawn and written."""
-        config, material = self.config, gathered.material
-        split, labels, candidates = material.split(self._shown_split()), material.labels_by_id, material.candidates
 
-        def count(values: list[int]) -> ClassCounts:
-            return ClassCounts(negative=values.count(0), positive=values.count(1))
-
-        training, validation = ([labels[i] for i in side.tolist()] for side in (split.training, split.validation))
-        runs = {run.name: run for found in asked.values() for variant in found.variants for run in variant.runs}
-        balanced = candidates.labels[drop_negatives(candidates.labels, config.balance)]
-        return StudyRecord(
-            note=material.note,
-            data_kind=gathered.check.folder.kind,
-            origin=gathered.check.origin,
-            preset=self.preset,
-            patches={"training": len(material.patches), "test": 0 if gathered.test is None else len(gathered.test)},
-            classes={
-                "all": count(candidates.labels.tolist()),
-                "balanced": count(balanced.tolist()),
-                "sampled": count(training + validation),
-                "training": count(training),
-                "validation": count(validation),
-            },
-            split_basis=split.basis,
-            split_in_words=split.describe(),
-            left_out=gathered.left_out | split.left_out,
-            notices=list(dict.fromkeys(notice for run in runs.values() for notice in run.environment["notices"])),
-            asked={
-                question: [VariantRecord.of(variant) for variant in found.variants] for question, found in asked.items()
-            },
-            chosen=chosen.name,
-            tables=[head_of(self.data / name) for name in TABLES if (self.data / name).is_file()],
-            tune_pruned=0,
-            submission_rows=0,
-            examples={},
-            inputs=[],
-        )
+def _classes(material: Material, split: Split, config: StudyConfig) -> dict[str, ClassCounts]:
+    """Patches of each class, by stage: as they are, balanced, sampled, and in both sets."""
+    labels, candidates = material.labels_by_id, material.candidates
+    training, validation = ([labels[i] for i in side.tolist()] for side in (split.training, split.validation))
+    stages = {
+        "all": candidates.labels.tolist(),
+        "balanced": candidates.labels[drop_negatives(candidates.labels, config.balance)].tolist(),
+        "sampled": training + validation,
+        "training": training,
+        "validation": validation,
+    }
+    return {stage: ClassCounts(found.count(0), found.count(1)) for stage, found in stages.items()}
 
 
 def choose(asked: Mapping[Question, Comparison], metric: str) -> Variant:
