@@ -352,11 +352,11 @@ def test_a_command_imports_only_what_it_needs(
         shutil.copy(path, images)
     in_cache = ["--cache", tmp_path / "cache"]
     options = ["--calibrate", "temperature", "--threshold", "youden", *in_cache]
-    of_study, of_run, of_ensemble, of_check, of_evaluate = loaded_by(
+    of_check, of_study, of_run, of_ensemble, of_evaluate = loaded_by(
+        ["check", phantom_folder, *in_cache],
         ["predict", finished, images, "--out", tmp_path / "study.csv", *options],
         ["predict", run, images, "--out", tmp_path / "run.csv", *options],
         ["predict", ensemble, images, "--out", tmp_path / "ensemble.csv", *options],
-        ["check", phantom_folder, *in_cache],
         ["evaluate", run, phantom_folder, "--labels", phantom_folder / "train_labels.csv", *in_cache],
     )
     needless = {"scipy.stats", "sklearn", "optuna", *FOR_PAGES, "h5py", "torch._dynamo", "torch._inductor", "sympy"}
