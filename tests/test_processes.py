@@ -17,12 +17,12 @@ from torch import nn
 from rounding import FACTOR
 from sentinode.apps.cli import run
 from sentinode.config.presets import load_preset
-from sentinode.config.run import AugmentConfig
+from sentinode.config.run import AugmentConfig, RunConfig
 from sentinode.inputs.augment import draw
 from sentinode.models import build as models
 from sentinode.processes import ALONE, Processes
 from sentinode.runs import train
-from sentinode.runs.material import gather
+from sentinode.runs.material import Material, gather
 from sentinode.session import Session
 from sentinode.settings import override, parse_settings
 
@@ -59,9 +59,10 @@ def test_shares_are_disjoint_and_complete_and_keep_their_draws() -> None:
     assert torch.equal(second.stain, draws.stain[1::3])
 
 
-def trained_from_other_last_digits(data: Path, session: Session, out: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """What one process trains whose initial weights were changed by a last digit at most: how far rounding leads."""
-    config = override(load_preset("fair").run_config(), parse_settings(SETTINGS))
+def train_from_other_last_digits(
+    material: Material, config: RunConfig, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Train in one process, initial weights changed by a last digit at most: how far rounding leads."""
     seed = int(out.name)
 
     def build(*args: Any, **keywords: Any) -> nn.Module:
@@ -73,8 +74,7 @@ def trained_from_other_last_digits(data: Path, session: Session, out: Path, monk
 
     with monkeypatch.context() as patch:
         patch.setattr(train, "build", build)
-        train.train_run(gather(data, config, session).material, config, out)
-    return out
+        train.train_run(material, config, out)
 
 
 def test_two_processes_train_what_one_does(
@@ -94,9 +94,10 @@ def test_two_processes_train_what_one_does(
     )
     assert finished.returncode == 0, finished.stderr[-2000:]
     assert finished.stdout.count("average_precision") == 1  # one process tells
-    session = Session(tmp_path / "cache", torch.device("cpu"), workers=1)
+    config = override(load_preset("fair").run_config(), parse_settings(SETTINGS))
+    material = gather(phantom_folder, config, Session(tmp_path / "cache", torch.device("cpu"), workers=1)).material
     for seed in ("1", "2", "3"):
-        trained_from_other_last_digits(phantom_folder, session, tmp_path / seed, monkeypatch)
+        train_from_other_last_digits(material, config, tmp_path / seed, monkeypatch)
     one, two, *others = (pd.read_csv(tmp_path / name / "history.csv") for name in ("one", "two", "1", "2", "3"))
     losses, ranks = ["training_loss", "validation_loss"], ["training_auc", "validation_auc", "training_patches"]
     bound = FACTOR * max(np.abs(other[losses] / one[losses] - 1).to_numpy().max() for other in others)
