@@ -35,6 +35,9 @@ def config() -> StudyConfig:
     return override(load_preset("quick"), TINY)
 
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
+
 class KilledError(Exception):
     pass
 

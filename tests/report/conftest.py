@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -13,6 +14,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from conftest import blank_figures
 from sentinode.audit.appearance import QUANTITIES
 from sentinode.audit.audit import AuditRecord, DuplicateIds, OverlapIds, Pairs, SlideBalance
 from sentinode.audit.check import CHECK, CheckRecord, Counted
@@ -260,15 +262,19 @@ def write_study(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture(scope="session")
 def rendered(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Takes the fields of FakeStudy; a study folder with its pages written, shared by tests that only read."""
+    """Takes the fields of FakeStudy; a study folder with its pages written, shared by tests that only read.
+
+    drawn: whether the charts are; not for tests that read the text alone.
+    """
     folders: dict[str, Path] = {}
 
-    def render(**fields: Any) -> Path:
-        key = repr(fields)
+    def render(*, drawn: bool = True, **fields: Any) -> Path:
+        key = repr((drawn, fields))
         if key not in folders:
             folder = write_fake(tmp_path_factory.mktemp("rendered") / "study", FakeStudy(**fields))
-            write_report(folder)
-            write_report(folder / "runs" / "before-seed25")
+            with nullcontext() if drawn else blank_figures():
+                write_report(folder)
+                write_report(folder / "runs" / "before-seed25")
             folders[key] = folder
         return folders[key]
 

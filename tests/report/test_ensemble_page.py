@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from conftest import blank_figures
 from sentinode.api.study import study
 from sentinode.config.presets import load_preset
 from sentinode.report.pages.page import write_report
@@ -60,7 +61,8 @@ def test_a_study_whose_runs_are_ensembles_is_reported(phantom_folder: Path, sess
         "tune.search": {"model.bn_momentum": [0.75, 0.5]},
         "tune.base": {},
     }
-    found = study(phantom_folder, override(load_preset("quick"), settings), tmp_path / "out", session)
+    with blank_figures():
+        found = study(phantom_folder, override(load_preset("quick"), settings), tmp_path / "out", session)
     assert found.tuning is not None
     assert {len(run.members) for variant in found.variants for run in variant.runs} == {2}
     text = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
