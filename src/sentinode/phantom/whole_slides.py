@@ -127,6 +127,8 @@ def write_whole_slides(
                 for part in ("slides", "annotations", "masks"):
                     (staging / part).mkdir(parents=True)
                 rows = [_row(plan) for plan in plans]
+                if on_progress:
+                    on_progress(0, count)  # time is counted from the first word, and the first slide takes its share
                 for number, _ in enumerate(_make_all(plans, staging, workers), 1):
                     if on_progress:
                         on_progress(number, count)
