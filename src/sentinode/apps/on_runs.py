@@ -137,12 +137,18 @@ def evaluate(
 
 def report(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="What study, compare, tune, train or check wrote.")],
+    files: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="New folder for every figure (SVG, PDF, PNG) and table (CSV, LaTeX)."),
+    ] = None,
 ) -> None:
-    """Draw the pages of a folder again, from its records."""
+    """Draw the pages of a folder again, from its records; save their figures and tables for a paper."""
     require_something_to_draw(folder)
 
     from sentinode.apps import console
     from sentinode.report.pages.page import write_report
 
-    for path in write_report(folder):
+    for path in write_report(folder, files=files):
         console.say(str(path))
+    if files:
+        console.say(str(files))

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from markupsafe import Markup, escape
 
+from sentinode.report.files import keep_figure
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -92,6 +94,7 @@ def panel(name: str, description: str, *, height_in: float = 2.7, width_in: floa
         # `savefig` would draw everything a first time for the layout alone.
         FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None})  # type: ignore[no-untyped-call]
         drawing.svg = _inline(buffer.getvalue(), description)
+        keep_figure(figure, name)
 
 
 def _inline(document: str, description: str) -> Markup:

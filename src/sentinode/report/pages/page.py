@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -16,6 +17,7 @@ from sentinode.artefacts import claim_file, write_text
 from sentinode.errors import RunError
 from sentinode.records import read_record
 from sentinode.report.figures.style import NEGATIVE, POSITIVE
+from sentinode.report.files import keep_tables, kept_in
 from sentinode.runs.run import Run, is_run
 from sentinode.runs.study_record import STUDY_CONFIG, STUDY_EVIDENCE, STUDY_RECORD
 
@@ -30,8 +32,16 @@ REPORT: Final = "report.html"
 CHECK_PAGE: Final = "check.html"
 
 
-def write_report(folder: Path) -> list[Path]:
-    """Write the pages of whatever the folder holds, a study, run, comparison, check or evaluation; raises RunError."""
+def write_report(folder: Path, *, files: Path | None = None) -> list[Path]:
+    """Write the pages of whatever the folder holds, a study, run, comparison, check or evaluation; raises RunError.
+
+    A new folder `files` gets each of their figures as SVG, PDF and PNG, each of their tables as CSV and LaTeX.
+    """
+    with kept_in(files) if files else nullcontext():
+        return _write_report(folder)
+
+
+def _write_report(folder: Path) -> list[Path]:
     from sentinode.audit.check import CHECK
     from sentinode.runs.evaluate import SCORES, open_evaluation
     from sentinode.slides.cohort import COHORT_RECORD
@@ -142,6 +152,7 @@ def _templates() -> Environment:
 
 
 def _write(path: Path, template: str, context: dict[str, Any]) -> Path:
+    keep_tables(context)
     css = resources.files("sentinode.report").joinpath("templates/page.css").read_text(encoding="utf-8")
     page = (
         _templates()
