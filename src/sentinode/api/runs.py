@@ -92,11 +92,10 @@ def evaluate(
     """Score a run or a study's chosen variant on the patches in `data` that the table `labels` names.
 
     Without a table the labels are those of the data's own test part. `spacing` is as for `predict`. `slides` is a table
-    id,slide (default: slides.csv
-    in `data`). The result also counts the patches that are in the training set, or share a slide or tissue with it. The
-    folder `out`, if given, gets scores.json, predictions.csv and report.html. A run of your own network needs the same
-    `network` as `fit`. `metrics` are your own scores by name, functions of labels and probabilities (or `OwnMetric`),
-    each with its interval like the others.
+    id,slide (default: slides.csv in `data`). The result also counts the patches that are in the training set, or share
+    a slide or tissue with it. The folder `out`, if given, gets scores.json, predictions.csv and report.html. A run of
+    your own network needs the same `network` as `fit`. `metrics` are your own scores by name, functions of labels and
+    probabilities (or `OwnMetric`), each with its interval like the others.
     """
     from sentinode.runs import evaluate as evaluation  # here: intervals take SciPy, a prediction does not
 
