@@ -522,7 +522,7 @@ def test_bad_data_is_one_line_and_exit_code_2(folder: Path, tmp_path: Path, brea
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["check", "nowhere"], "nowhere: is not a directory"),
+        (["check", "nowhere"], "nowhere: is missing"),
         (["check", "tests"], "not a competition folder"),
         (["study", "--set", "fit.epoch=3"], "Did you mean 'epochs'"),
         (["study", "--preset", "fast"], "quick, seed, fair"),
