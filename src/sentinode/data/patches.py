@@ -112,7 +112,7 @@ SYMMETRIES: Final = range(8)
 def apply_symmetry(images: Tensor, symmetry: int) -> Tensor:
     """Rotate a batch (N, C, H, H) as a whole: flipped left-right for 4 to 7, then rotated anticlockwise."""
     turned = images.flip(-1) if symmetry >= 4 else images
-    return turned.rot90(symmetry % 4, (-2, -1))
+    return turned.rot90(symmetry % 4, (-2, -1)) if symmetry % 4 else turned  # rotated by nothing, it would be copied
 
 
 def symmetric_view(patch: Patch, symmetry: int) -> Patch:
