@@ -359,7 +359,7 @@ def test_a_command_imports_only_what_it_needs(
         ["predict", ensemble, images, "--out", tmp_path / "ensemble.csv", *options],
         ["evaluate", run, phantom_folder, "--labels", phantom_folder / "train_labels.csv", *in_cache],
     )
-    needless = {"scipy.stats", "sklearn", "optuna", *FOR_PAGES, "h5py", "torch._dynamo", "torch._inductor", "sympy"}
+    needless = {*FOR_FITTING, *FOR_PAGES, "h5py", "numba", "torch._dynamo", "torch._inductor", "sympy"}
     for name, loaded in (("study", of_study), ("run", of_run), ("ensemble", of_ensemble)):
         assert len(pd.read_csv(tmp_path / f"{name}.csv")) == 10
         assert "torch" in loaded

@@ -285,6 +285,7 @@ def test_a_patch_waits_for_neither_tables_nor_statistics_nor_figures(run: Run) -
         "import sys, numpy as np, sentinode\n"
         "c = sentinode.load(sys.argv[1], device='cpu'); p = np.zeros((1, 96, 96, 3), np.uint8)\n"
         "c(p), c.calibrated(p), c.decide(p), c.logits(p)\n"
+        "print(*(name for name in ('pandas', 'matplotlib', 'sklearn', 'scipy', 'numba') if name in sys.modules))\n"
         "import sentinode.api.slides, sentinode.report.pages.page, sentinode.report.pages.slides  # nor does a slide\n"
         "print(*(name for name in ('pandas', 'matplotlib', 'sklearn', 'scipy.stats') if name in sys.modules))"
     )

@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 from sentinode.kernels import at_hand
 from sentinode.models.batch_norm import KerasBatchNorm
-from sentinode.models.folded import moves_in_tiles, side_of_squares
 
 if TYPE_CHECKING:
     from sentinode.kernels.norm import Norm, Pooled
@@ -81,7 +80,7 @@ def _block_of(layers: list[nn.Module], *, first: bool) -> Block | None:
             (KerasBatchNorm() | nn.ReLU()) as other,
             nn.MaxPool2d() as pool,
         ] if type(one) is not type(other):
-            kernel, norm = side_of_squares(pool), one if isinstance(one, KerasBatchNorm) else other
+            kernel, norm = _size(pool), one if isinstance(one, KerasBatchNorm) else other
             assert isinstance(norm, KerasBatchNorm)
             if kernel and _in_tiles(convolution, first=first):
                 return Block(convolution, norm, relu_first=norm is other, kernel=kernel, first=first)
@@ -106,11 +105,22 @@ def _head_of(layers: list[nn.Module]) -> Head | None:
     return None
 
 
+def _size(pool: nn.MaxPool2d) -> int:
+    """The side of the squares of max-pooling, or 0 where it is not in squares that touch."""
+    plain = (pool.stride, pool.padding, pool.dilation) == (pool.kernel_size, 0, 1)
+    if not (plain and isinstance(pool.kernel_size, int)) or pool.ceil_mode or pool.return_indices:
+        return 0
+    return pool.kernel_size
+
+
 def _in_tiles(convolution: nn.Conv2d, *, first: bool) -> bool:
-    """Whether the loops know this convolution both ways: in channels-last memory, with whole tiles of inputs too."""
+    """Whether the loops know this convolution: filters in channels-last memory that move one place at a time."""
+    columns = loops().columns
     return (
-        moves_in_tiles(convolution)
-        and (first or convolution.in_channels % loops().columns == 0)
+        (convolution.stride, convolution.padding, convolution.dilation) == ((1, 1), (0, 0), (1, 1))
+        and (convolution.groups, convolution.bias is None) == (1, False)
+        and convolution.out_channels % columns == 0
+        and (first or convolution.in_channels % columns == 0)
         and convolution.weight.permute(0, 2, 3, 1).is_contiguous()
     )
 
@@ -210,7 +220,7 @@ def _array(tensor: Tensor) -> Array:
 
 @cache
 def loops() -> SimpleNamespace:
-    """Imported when a network first trains: Numba takes half a second to start."""
+    """Imported when a network first trains: Numba takes half a second to start, and predicting needs none of it."""
     from sentinode.kernels import convolution
     from sentinode.kernels.dense_end import head
     from sentinode.kernels.jit import share_threads

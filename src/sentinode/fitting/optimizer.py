@@ -94,7 +94,7 @@ class KerasAdam:
             array[at] for array in (self._values, self._gradient, self._first, self._second)
         )
         if values.device.type == "cpu" and values.dtype == torch.float32 and at_hand():
-            from sentinode.kernels import adam  # here: not every prediction needs Numba
+            from sentinode.kernels import adam  # here, because predicting, which reads this module, needs no Numba
             from sentinode.kernels.jit import share_threads
 
             share_threads()

@@ -90,7 +90,7 @@ def zoom(
     """
     if images.device.type != "cpu" or factors.dtype != torch.float32 or not at_hand():
         return zoom_by_grid(as_input(images) if images.dtype == torch.uint8 else images, factors)
-    # Here, because Numba takes half a second to start, and not every prediction needs it.
+    # Here, because every prediction would wait for Numba's start, which only training needs.
     from sentinode.kernels import zoom as loops
     from sentinode.kernels.jit import share_threads
 

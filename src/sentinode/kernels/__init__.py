@@ -7,15 +7,10 @@ from importlib.util import find_spec
 from sentinode.errors import SentinodeWarning
 
 
-def can_compile() -> bool:
-    """Whether loops can be compiled here."""
-    return find_spec("numba") is not None
-
-
 @cache
 def at_hand() -> bool:
-    """The same for training, where it matters most: that Numba is missing is said once, by what first asks."""
-    if can_compile():
+    """Whether loops can be compiled here. That Numba is missing is said once, by what first asks."""
+    if find_spec("numba") is not None:
         return True
     text = "Numba is not installed, so training takes about 3 times as long; pip install 'sentinode[fast]'"
     warnings.warn(text, SentinodeWarning, stacklevel=2)

@@ -68,35 +68,6 @@ def forward(x: Array, filters: Array, bias: Array, norm: Norm, kernel: int, z: A
         normalise(top[n].reshape(-1), y[n].reshape(-1), means, scales, shifts, signs, relu_first)
 
 
-@compiled
-def pooled(x: Array, taps: Array, bias: Array, signs: Array, kernel: int, y: Array) -> None:
-    """Fill y, (N, h, w, C'): in squares of `kernel` places the largest of a convolution, times a sign, or 0.
-
-    `taps` are the filters as (h, w, C, C'). Of a patch only the places that are pooled are computed, as many rows at
-    a time as a square is high.
-    """
-    count, rows, row, size = y.shape
-    wide = row * kernel
-    z = np.empty((kernel, wide, size), x.dtype)
-    for n in range(count):
-        for i in range(rows):
-            _convolve(x[n, i * kernel : (i + 1) * kernel + taps.shape[0] - 1], taps, bias, z)
-            largest = z[0].reshape(-1)
-            for k in range(1, kernel):
-                values = z[k].reshape(-1)
-                for e in range(largest.size):
-                    largest[e] = values[e] if values[e] > largest[e] else largest[e]
-            for j in range(row):
-                top = y[n, i, j]
-                for k in range(kernel):
-                    values = z[0, j * kernel + k]
-                    for c in range(size):
-                        top[c] = values[c] if k == 0 or values[c] > top[c] else top[c]
-                for c in range(size):
-                    value = top[c] * signs[c]
-                    top[c] = x.dtype.type(0) if value < 0 else value  # NaN stays NaN
-
-
 @parallel
 def backward(
     gradient: Array,

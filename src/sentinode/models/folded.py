@@ -2,22 +2,16 @@
 
 Batch norm in evaluation is an affine map of each channel. Behind a convolution or dense layer it becomes part of
 that layer's weights; behind a ReLU it becomes part of the next layer's. Max-pooling commutes with both and goes
-first, so that they see fewer values. What is left of a layer, a convolution, max-pooling and ReLU, is one compiled loop
-on a CPU where loops can be compiled. Probabilities are those of the layers in turn, to rounding.
+first, so that they see fewer values. Probabilities are those of the layers in turn, to rounding.
 """
 
 from __future__ import annotations
 
 import copy
-import os
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
-from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
-from sentinode.kernels import can_compile
 from sentinode.models.batch_norm import KerasBatchNorm
 
 
@@ -51,10 +45,7 @@ def folded(network: nn.Module) -> nn.Module:
                 return network
     if folding.pending is not None:
         return network
-    layers = folding.layers
-    if device.type == "cpu" and can_compile():
-        layers = _in_loops(layers)
-    return nn.Sequential(*layers).eval().requires_grad_(False).to(device)
+    return nn.Sequential(*folding.layers).eval().requires_grad_(False).to(device)
 
 
 def _takes_in(layer: nn.Conv2d) -> bool:
@@ -116,65 +107,6 @@ class _Folding:
         self.pending = (factor, offset)
 
 
-def _in_loops(layers: list[nn.Module]) -> list[nn.Module]:
-    """The same, with loops for what they know of it."""
-    found: list[nn.Module] = []
-    while layers:
-        match layers:
-            case [nn.Conv2d() as layer, nn.MaxPool2d() as pool, nn.ReLU(), *layers] if moves_in_tiles(
-                layer
-            ) and side_of_squares(pool):
-                found.append(_Pooled(layer, pool, torch.ones(layer.out_channels)))
-            case [nn.Conv2d() as layer, nn.MaxPool2d() as pool, _Times() as turned, nn.ReLU(), *layers] if (
-                moves_in_tiles(layer) and side_of_squares(pool)
-            ):
-                found.append(_Pooled(layer, pool, turned.factor.flatten()))
-            case [layer, *layers]:
-                found.append(layer)
-    return found
-
-
-class _Pooled(nn.Module):
-    """A convolution, max-pooling, a factor of 1 or -1 for each channel and ReLU: compiled, each patch in one thread."""
-
-    def __init__(self, layer: nn.Conv2d, pool: nn.MaxPool2d, signs: Tensor) -> None:
-        super().__init__()
-        from sentinode.kernels.convolution import pooled
-
-        self._loop, self._kernel = pooled, side_of_squares(pool)
-        assert layer.bias is not None
-        self._taps = layer.weight.detach().permute(2, 3, 1, 0).contiguous().numpy()
-        self._bias, self._signs = layer.bias.detach().numpy(), signs.contiguous().numpy()
-
-    def forward(self, x: Tensor) -> Tensor:
-        patches = x.permute(0, 2, 3, 1).contiguous().numpy()
-        count, height, width, _ = patches.shape
-        tall, wide, _, size = self._taps.shape
-        rows, row = ((side - of + 1) // self._kernel for side, of in ((height, tall), (width, wide)))
-        y = torch.empty((count, rows, row, size))
-        out = y.numpy()
-
-        def fill(some: slice) -> None:
-            self._loop(patches[some], self._taps, self._bias, self._signs, self._kernel, out[some])
-
-        threads = min(torch.get_num_threads(), count)
-        ends = [count * share // threads for share in range(threads + 1)] if count else []
-        parts = [slice(start, stop) for start, stop in pairwise(ends)]
-        if len(parts) > 1:
-            for _ in _threads(os.getpid(), threads).map(fill, parts):
-                pass
-        elif parts:
-            fill(parts[0])
-        return y.permute(0, 3, 1, 2)
-
-
-@cache
-def _threads(process: int, count: int) -> ThreadPoolExecutor:
-    """Those of a process: one that it forks has none of them."""
-    del process
-    return ThreadPoolExecutor(count, thread_name_prefix="pooled")
-
-
 class _Times(nn.Module):
     """Each channel times a number of its own."""
 
@@ -186,23 +118,6 @@ class _Times(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x * self.factor
-
-
-def moves_in_tiles(layer: nn.Conv2d) -> bool:
-    """Whether loops know this convolution: it moves one place at a time, and its filters fill the tile."""
-    from sentinode.kernels.tile import COLUMNS
-
-    moves = (layer.stride, layer.padding, layer.dilation, layer.groups)
-    whole = layer.bias is not None and layer.weight.dtype == torch.float32
-    return moves == ((1, 1), (0, 0), (1, 1), 1) and whole and layer.out_channels % COLUMNS == 0
-
-
-def side_of_squares(pool: nn.MaxPool2d) -> int:
-    """The side of the squares of max-pooling, or 0 where it is not in squares that touch."""
-    plain = (pool.stride, pool.padding, pool.dilation) == (pool.kernel_size, 0, 1)
-    if not (plain and isinstance(pool.kernel_size, int)) or pool.ceil_mode or pool.return_indices:
-        return 0
-    return pool.kernel_size
 
 
 def _format(weight: Tensor) -> torch.memory_format:
