@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
 import zipfile
 import zlib
 from pathlib import Path
@@ -53,9 +54,21 @@ def read_bytes(path: Path, *, limit_mb: float, remedy: str, kind: type[InputErro
         raise kind("is missing", where=path, remedy=remedy) from error
     except IsADirectoryError as error:
         raise kind("is a directory, not a file", where=path, remedy=remedy) from error
+    except UnicodeEncodeError as error:
+        raise kind(f"cannot be opened: {needs_utf8()}", where=path, remedy="Set PYTHONUTF8=1.") from error
     except (OSError, ValueError) as error:  # ValueError: a name with a NUL
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise kind(f"cannot be read ({reason})", where=path, remedy=remedy) from error
+
+
+def as_file_name(text: str) -> str:
+    """A name from a table, which is UTF-8, as directories give it here: in a locale of ASCII, as bytes in letters."""
+    return os.fsdecode(text.encode("utf-8", "surrogateescape"))
+
+
+def needs_utf8() -> str:
+    """Why a name of UTF-8 cannot be used as it is where the locale of this process is another."""
+    return f"its name is UTF-8, and the locale of this process is not ({sys.getfilesystemencoding()})"
 
 
 def open_zip(path: Path) -> zipfile.ZipFile:

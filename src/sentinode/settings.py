@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import os
 import stat
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, mo
 from pydantic.fields import FieldInfo
 
 from sentinode.errors import ConfigError
+from sentinode.files import needs_utf8
 
 _LARGEST_FILE: Final = 2**20  # bytes
 _LONGEST_LINE: Final = 10_000  # letters; a longer one is a nest, a key or a number that no reader of TOML copes with
@@ -52,12 +54,22 @@ class Section(BaseModel):
     def _can_be_kept(cls, value: Any) -> Any:
         """Settings are kept as TOML, which is UTF-8; a file name need not be."""
         if isinstance(value, str | Path) and not _is_unicode(str(value)):
+            if _was_utf8(str(value)):
+                raise ValueError(f"cannot be kept: {needs_utf8()}; set PYTHONUTF8=1")
             raise ValueError("is not UTF-8, in which settings are kept; rename the file or its directory")
         return value
 
 
 def _is_unicode(text: str) -> bool:
     return not any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
+def _was_utf8(text: str) -> bool:
+    """Whether it was UTF-8 before the locale of this process made letters of it that stand for bytes."""
+    try:
+        return bool(os.fsencode(text).decode("utf-8"))
+    except UnicodeError:
+        return False
 
 
 C = TypeVar("C", bound=Section)

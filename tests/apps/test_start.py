@@ -87,3 +87,43 @@ def test_what_the_output_cannot_show_is_spelled_out(encoding: str, first: bytes)
     assert told.stdout.splitlines()[0] == first
     assert told.stderr.startswith(b"note: ")
     assert len(told.stdout.splitlines()) == 3
+
+
+NAMES = """
+import sys
+from pathlib import Path
+from sentinode.config.run import RunConfig
+from sentinode.errors import SentinodeError
+from sentinode.files import as_file_name, read_bytes
+from sentinode.settings import override
+spelled = "gr\\u00fcn.csv"
+for said in (
+    lambda: override(RunConfig(), {"data.slides": sys.argv[1]}),
+    lambda: override(RunConfig(), {"data.slides": Path(sys.argv[1])}),
+    lambda: read_bytes(Path(spelled), limit_mb=1, remedy=""),
+):
+    try:
+        said()
+    except SentinodeError as error:
+        print(ascii(str(error)))
+print(read_bytes(Path(as_file_name(spelled)), limit_mb=1, remedy="") == b"a,b", as_file_name(spelled) == sys.argv[1])
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names are Unicode there")
+def test_a_name_of_utf8_in_a_locale_of_ascii_is_told_to_be_the_locales_fault(tmp_path: Path) -> None:
+    """However it came: on the command line, as a path, from a file of settings; from a table it works."""
+    name = "gr\u00fcn.csv".encode()
+    (tmp_path / os.fsdecode(name)).write_bytes(b"a,b")
+    kept = {key: value for key, value in os.environ.items() if key in ("PATH", "PYTHONPATH")}
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    told = subprocess.run(
+        [sys.executable, "-c", NAMES, name], env=kept | plain, capture_output=True, text=True, cwd=tmp_path
+    )
+    *refused, works = told.stdout.splitlines()
+    assert works == "True True", told.stderr
+    assert len(refused) == 3
+    for line in refused:
+        assert "its name is UTF-8, and the locale of this process is not (ascii)" in line
+        assert "et PYTHONUTF8=1" in line
+        assert "rename" not in line

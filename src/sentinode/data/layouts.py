@@ -24,7 +24,7 @@ from sentinode.data.listing import DataFolder, Finding, FolderKind, Listing, Pat
 from sentinode.data.patches import UNLABELLED
 from sentinode.data.tables import PATIENT_COLUMNS, SLIDE_COLUMNS, column_of, columns_of, is_unknown, read_table
 from sentinode.errors import DataError
-from sentinode.files import ZIP, open_zip
+from sentinode.files import ZIP, as_file_name, open_zip
 from sentinode.machine import optional_module
 
 Layout = Literal["class folders", "table", "arrays", "zip"]
@@ -265,7 +265,7 @@ def _read_table(path: Path, config: DataConfig) -> DataFolder:
             where=path,
             remedy="It must have the columns path,label, and may have id, slide, patient and part (train or test).",
         )
-    names = [_within(path, str(name)) for name in table[of_path].str.strip().str.replace("\\", "/")]
+    names = [_within(path, as_file_name(str(name))) for name in table[of_path].str.strip().str.replace("\\", "/")]
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         raise DataError(f"names {len(twice):,} images twice (first: {twice[0]})", where=path, remedy="Remove a row.")

@@ -25,6 +25,7 @@ from scipy import ndimage
 import sentinode
 from sentinode.artefacts import write_atomically, write_text
 from sentinode.errors import ConfigError, DataError, FailureError, RunError, SentinodeError, one_line
+from sentinode.files import as_file_name
 from sentinode.inference.classifier import Classifier
 from sentinode.records import Number, read_record, write_record
 from sentinode.session import Session
@@ -599,7 +600,7 @@ def _from_table(path: Path) -> dict[Path, float | None]:
     found: dict[Path, float | None] = {}
     for name, told in zip(table[slide].str.strip(), table[spacing] if spacing else [""] * len(table), strict=True):
         try:
-            found[path.parent / name] = float(told) if told.strip() else None
+            found[path.parent / as_file_name(name)] = float(told) if told.strip() else None
         except ValueError as error:
             raise DataError(f"{told!r} is no spacing of {name}", where=path, remedy="Give um/px.") from error
     return found
