@@ -6,7 +6,7 @@ without one the defaults are used.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -14,12 +14,19 @@ from sentinode.api.settings import with_own_network
 from sentinode.artefacts import claim, write_bytes
 from sentinode.config.run import DataConfig, RunConfig, Weighting
 from sentinode.config.study import StudyConfig
+from sentinode.data.folder import labels_in
 from sentinode.evaluation.metrics import OwnMetric, Score, own_metrics
 from sentinode.explain.galleries import mistakes_to_show, write_pictures
 from sentinode.models.build import require_sound
 from sentinode.models.own import Given, Recipes
 from sentinode.records import read_record, write_record
-from sentinode.report.pages.page import REPORT, write_comparison_page, write_run_page, write_scored_comparison_page
+from sentinode.report.pages.page import (
+    REPORT,
+    write_comparison_page,
+    write_run_page,
+    write_scored_comparison_page,
+    write_tables_page,
+)
 from sentinode.runs.ensemble import join_runs
 from sentinode.runs.evaluate import Seen, cluster, open_labelled
 from sentinode.runs.load import classifier_of, open_runs
@@ -39,6 +46,7 @@ from sentinode.studies.given import (
     write_given,
 )
 from sentinode.studies.study import EvidenceRecord
+from sentinode.studies.tables import PredictedRun, pair_tables, read_tables, slides_of, write_tables
 
 
 def fit(
@@ -135,6 +143,50 @@ def compare_runs_on(
         write_record(out / STUDY_EVIDENCE, record)
         write_scored_comparison_page(out, comparison, runs, read_record(out / STUDY_EVIDENCE, EvidenceRecord))
     return comparison, evidence, seen
+
+
+def compare_tables(
+    tables: Sequence[Path],
+    labels: Path,
+    out: Path,
+    config: StudyConfig | None = None,
+    session: Session | None = None,
+    *,
+    slides: Path | None = None,
+    data: Path | None = None,
+    metrics: Mapping[str, Score | OwnMetric] | None = None,
+) -> tuple[Comparison[PredictedRun], Evidence]:
+    """Compare tables of predictions, of any program, by the same rule as runs, and write evidence.json and report.html.
+
+    A table has the columns id and probability, and may have `seed`: a row for each patch and seed. All must predict
+    every patch that `labels`, a table id,label, names. `slides` is a table id,slide. `data`, a folder of these patches,
+    stands in for it, or adds to it: clusters of stain and shared tissue are then made from their pixels. Without either
+    no interval is known. Of the config the section `compare` and `fit.metric`, the score that decides, are used;
+    `metrics` are your own scores as for `compare`.
+    """
+    session, own, asked = session or Session(), own_metrics(metrics), config or StudyConfig()
+    with claim(out, replaces=[STUDY_EVIDENCE, GIVEN_PREDICTIONS]):
+        runs = read_tables(tables, labels_in(labels), asked.fit.metric)
+        comparison, note = pair_tables(runs), ""
+        if data is None:
+            clusters, kind = slides_of(slides, comparison)
+        else:
+            scored = open_labelled(data, labels, DataConfig(slides=slides), [], session)
+            found, kind = cluster(scored, asked.run_config(), session)
+            clusters = dict(zip(scored.patches.ids.tolist(), found.tolist(), strict=True))
+            note = scored.note
+        record = EvidenceRecord(
+            weigh(comparison, clusters, kind, asked.compare, own=own),
+            tables=write_tables(runs, out),
+            labels=labels.name,
+            note=note,
+            slides_unknown=slides is None and data is None,
+        )
+        write_record(out / STUDY_EVIDENCE, record)
+        read = read_record(out / STUDY_EVIDENCE, EvidenceRecord)
+        assert read.compare is not None
+        write_tables_page(out, comparison, read)
+    return comparison, read.compare
 
 
 def ensemble(runs: Iterable[Path], out: Path, session: Session | None = None, *, weights: Weighting = "fitted") -> Run:

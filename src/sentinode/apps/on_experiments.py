@@ -39,10 +39,13 @@ from sentinode.apps.paths import (
     require_place,
     require_settings_files,
     require_table,
+    require_tables,
 )
 from sentinode.errors import ConfigError
 
 _LEAK_FOLDS = 3
+_TABLES = (".csv", ".tsv", ".gz")
+"""The endings of tables of predictions."""
 
 
 def study(
@@ -134,7 +137,11 @@ def train(
 
 def compare(
     data: Annotated[
-        Path, typer.Argument(metavar="DATA|RUN", help="As for check; or the first of several finished runs.")
+        Path,
+        typer.Argument(
+            metavar="DATA|RUN|CSV",
+            help="As for check; or the first of several finished runs, or of tables id,probability.",
+        ),
     ],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the runs and their report.")],
     variants: Annotated[
@@ -142,7 +149,7 @@ def compare(
         typer.Option(help="before, after, a preset, FILE.toml or key=value[,key=value]; repeat for each variant."),
     ] = None,
     more: Annotated[
-        list[str] | None, typer.Argument(metavar="[VARIANT|RUN]...", help="Further variants, or runs.")
+        list[str] | None, typer.Argument(metavar="[VARIANT|RUN|CSV]...", help="Further variants, runs or tables.")
     ] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Number of seeds (default: those of the settings).")] = None,
     folds: Folds = None,
@@ -161,9 +168,15 @@ def compare(
     spacing: Spacing = None,
     on: Annotated[
         Path | None,
-        typer.Option("--data", metavar="DATA", help="With runs: compare them on the labelled patches in this folder."),
+        typer.Option(
+            "--data",
+            metavar="DATA",
+            help="With runs: compare them on the labelled patches in this folder. With tables: their patches.",
+        ),
     ] = None,
-    labels: Annotated[Path | None, typer.Option(help="With --data: table id,label, as for evaluate.")] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="With --data, or with tables: table id,label, as for evaluate.")
+    ] = None,
     networks: Networks = None,
     resume: Resume = False,
     cache: Cache = None,
@@ -174,10 +187,33 @@ def compare(
     """Train variants on the same patches, splits, seeds and batch order, and judge the differences.
 
     Folders of finished runs may be given in place of DATA; with --data and --labels they are compared on labelled
-    patches.
+    patches. So may tables of predictions, of any program, with --labels: id,probability, and seed where there are
+    several.
     """
     asked = asked_study(preset, config, settings, slides, groups, group_by, folds, spacing=spacing, default="fair")
     named = [*(variants or []), *(more or [])]
+    tables = [data, *map(Path, more or [])]
+    if len(tables) > 1 and all(path.suffix.lower() in _TABLES for path in tables):
+        of_training = {"--variants": variants, "--seeds": seeds, "--folds": folds, "--leak": leak, "--preset": preset}
+        _refuse(
+            of_training | {"--groups": groups, "--group-by": group_by, "--resume": resume, "--network": networks},
+            "is for runs that are still to be trained, but tables of predictions were given",
+            remedy="Leave it out, or give DATA in place of the tables.",
+        )
+        labels = require_tables(tables, labels, slides)
+        require_place(out, "evidence.json")
+        from sentinode.api.experiments import compare_tables
+        from sentinode.apps import console, results
+        from sentinode.studies.tables import NO_SLIDES
+
+        with console.steps() as progress:
+            session = session_of(cache, device, workers, progress, threads=threads)
+            found = compare_tables(tables, labels, out, asked, session, slides=slides, data=on)
+        if slides is None and on is None:
+            console.notice(NO_SLIDES)
+        results.show_comparison(*found, side="")
+        console.say(f"{out / 'report.html'}")
+        return
     if require_data_or_runs(data):
         require_given_runs([Path(name) for name in named])
         require_place(out, "evidence.json")

@@ -114,6 +114,18 @@ def require_table(path: Path | None) -> None:
         raise DataError("is missing", where=path, remedy="Give the path of a table.")
 
 
+def require_tables(tables: Sequence[Path], labels: Path | None, slides: Path | None) -> Path:
+    """The table of labels; raises DataError unless all are there, and ConfigError where it was not given."""
+    for path in tables:
+        if not path.is_file():
+            raise DataError("is missing", where=path, remedy="Give a table id,probability.")
+    if labels is None:
+        raise ConfigError("tables of predictions need --labels", remedy="Give a table id,label of the patches.")
+    require_table(labels)
+    require_table(slides)
+    return labels
+
+
 def _holds_results(folder: Path) -> bool:
     from sentinode.artefacts import RUN_SEAL, STUDY_BEGUN
 

@@ -10,7 +10,7 @@ from sentinode.apps import console
 if TYPE_CHECKING:
     from sentinode.runs.evaluate import Evaluation
     from sentinode.runs.run import Run
-    from sentinode.runs.variant import Variant
+    from sentinode.runs.variant import R, Variant
     from sentinode.slides.cohort import CohortRecord
     from sentinode.slides.scores import SlideScores
     from sentinode.studies.comparison import Comparison
@@ -25,7 +25,7 @@ def show_study(study: Study) -> None:
         show(found, study.evidence[question])
 
 
-def show_comparison(comparison: Comparison, evidence: Evidence, *, side: str = "validation ") -> None:
+def show_comparison(comparison: Comparison[R], evidence: Evidence, *, side: str = "validation ") -> None:
     from sentinode.report.prose.verdicts import varied  # here: a table of scores does without the evidence
 
     show_variants(comparison, side=side)
@@ -42,12 +42,12 @@ def show_leak(leak: Comparison, evidence: Evidence) -> None:
         console.say(sentence)
 
 
-def show_variants(comparison: Comparison, *, side: str = "validation ") -> None:
+def show_variants(comparison: Comparison[R], *, side: str = "validation ") -> None:
     from sentinode.evaluation.metrics import METRIC_NAMES  # here: --help does without NumPy
 
     metric = comparison.metric
 
-    def spread(variant: Variant) -> str:
+    def spread(variant: Variant[R]) -> str:
         deviation = variant.standard_deviation(metric)
         if deviation is None:
             return "one seed" if len(variant.repeats) == 1 else "one network"

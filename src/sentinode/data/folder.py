@@ -262,14 +262,7 @@ def pack_all(listing: Listing, session: Session, *, rows: np.ndarray | None = No
 
 def read_labels(path: Path, ids: np.ndarray) -> np.ndarray:
     """Labels, 0 or 1, by id; -1 for ids that the table does not name. Raises DataError for other values."""
-    table = read_column_by_id(path, ("label",))
-    wrong = [i for i, label in table.items() if label not in ("0", "1")]
-    if wrong:
-        raise DataError(
-            f"labels that are not 0 or 1: {len(wrong)} (first: {wrong[0]} has {table[wrong[0]] or 'none'!r})",
-            where=path,
-            remedy="Fix the table.",
-        )
+    table = labels_in(path)
     known = set(ids.tolist())
     absent = [i for i in table if i not in known]
     if absent:
@@ -278,7 +271,20 @@ def read_labels(path: Path, ids: np.ndarray) -> np.ndarray:
             where=path,
             remedy="Give the folder that holds these patches.",
         )
-    return np.array([int(table.get(i, UNLABELLED)) for i in ids.tolist()], dtype=np.int8)
+    return np.array([table.get(i, UNLABELLED) for i in ids.tolist()], dtype=np.int8)
+
+
+def labels_in(path: Path) -> dict[str, int]:
+    """Labels, 0 or 1, of the ids that a table id,label names; raises DataError for other values."""
+    table = read_column_by_id(path, ("label",))
+    wrong = [i for i, label in table.items() if label not in ("0", "1")]
+    if wrong:
+        raise DataError(
+            f"labels that are not 0 or 1: {len(wrong)} (first: {wrong[0]} has {table[wrong[0]] or 'none'!r})",
+            where=path,
+            remedy="Fix the table.",
+        )
+    return {i: int(label) for i, label in table.items()}
 
 
 def _how_to_leave_out(kind: Omission, config: DataConfig) -> str:

@@ -35,7 +35,7 @@ from pydantic import BaseModel
 from torch import nn
 
 from sentinode.artefacts import RUN_SEAL, claim, tidy_finished
-from sentinode.config.run import OwnModel, RunConfig, TimmModel, Weighting
+from sentinode.config.run import Metric, OwnModel, RunConfig, TimmModel, Weighting
 from sentinode.errors import RunError, SentinodeWarning
 from sentinode.evaluation.clusters import ClusterKind
 from sentinode.fitting.checkpoint import count_weights, load_weights
@@ -47,7 +47,7 @@ from sentinode.records import VERSION, Number, read_record, write_record
 from sentinode.runs.decision import DECISION, Decision, open_decision
 from sentinode.runs.environment import PseudoRecord, read_environment
 from sentinode.runs.history import read_history
-from sentinode.runs.run_record import RUN_RECORD, NetworkRecord, RunRecord, probe_of
+from sentinode.runs.run_record import RUN_RECORD, NetworkRecord, RunRecord, Seeded, probe_of
 from sentinode.settings import is_folder_name, read_toml
 
 if TYPE_CHECKING:
@@ -161,6 +161,11 @@ class Run:
         return self.config.fit.seed
 
     @property
+    def metric(self) -> Metric:
+        """The score by which its checkpoint was kept."""
+        return self.config.fit.metric
+
+    @property
     def networks(self) -> tuple[Run, ...]:
         """The runs of single networks: an ensemble's members, or the run itself."""
         return self.members or (self,)
@@ -170,6 +175,11 @@ class Run:
         """How the run's one network came about; its members' have their own where it is an ensemble."""
         assert self.record.network is not None, f"{self.name} is an ensemble"
         return self.record.network
+
+    @property
+    def seeded(self) -> frozenset[Seeded]:
+        """What of it, or of any of its members, the seed drew."""
+        return frozenset(source for network in self.networks for source in network.network_record.seeded)
 
     @property
     def weights(self) -> tuple[float, ...]:

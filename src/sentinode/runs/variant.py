@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Generic, Protocol
 
 import numpy as np
 from jaxtyping import Int
+from typing_extensions import TypeVar  # typing's knows no default before Python 3.13
 
-from sentinode.config.run import Value
+from sentinode.config.run import Metric, Value
 from sentinode.evaluation.clusters import ClusterKind
 from sentinode.inference.predictions import Predictions, average
 from sentinode.runs.decision import Decision, decide
 from sentinode.runs.run import Run
+from sentinode.runs.run_record import Seeded
 
 if TYPE_CHECKING:
     from sentinode.evaluation.verdict import Sameness  # verdicts rest on SciPy, for which a prediction does not wait
@@ -22,12 +25,36 @@ if TYPE_CHECKING:
 _BEST_FIRST: Final[tuple[ClusterKind, ...]] = ("patient", "slide", "slide+stain", "slide+group", "stain", "group")
 
 
+class Scored(Protocol):
+    """What a comparison needs of a run, and has of a table of predictions, too (`studies/tables.py`)."""
+
+    @property
+    def folder(self) -> Path: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def metric(self) -> Metric: ...
+    @property
+    def predictions(self) -> Predictions: ...
+    @property
+    def scores(self) -> Mapping[str, float]: ...
+    @property
+    def training_ids(self) -> frozenset[str]: ...
+    @property
+    def weights_digest(self) -> str: ...
+    @property
+    def seeded(self) -> frozenset[Seeded]: ...
+
+
+R = TypeVar("R", bound=Scored, default=Run)
+
+
 @dataclass(frozen=True, eq=False)
-class Repeat:
+class Repeat(Generic[R]):
     """A variant under one seed: a single run, or one run for each fold of a cross-validation."""
 
     seed: int
-    runs: tuple[Run, ...]
+    runs: tuple[R, ...]
 
     def score(self, metric: str) -> float:
         """The validation score; over folds their mean, for networks of different folds share no scale."""
@@ -62,26 +89,26 @@ class Repeat:
         """Training and validation ids, run by run."""
         return tuple((run.training_ids, frozenset(run.predictions.ids.tolist())) for run in self.runs)
 
-    def is_again(self, other: Repeat) -> bool:
+    def is_again(self, other: Repeat[R]) -> bool:
         """Whether this seed tells nothing that the other did not: its networks and split are the same."""
         return self.networks == other.networks and self.split == other.split
 
 
 @dataclass(frozen=True, eq=False)
-class Variant:
+class Variant(Generic[R]):
     """One variant's settings and all its runs, seed by seed and, within a seed, fold by fold."""
 
     name: str
     settings: Mapping[str, Value]
-    runs: tuple[Run, ...]
+    runs: tuple[R, ...]
 
     @property
-    def blends(self) -> bool:
+    def blends(self: Variant[Run]) -> bool:
         """Whether its runs are ensembles, which have no epochs of their own."""
         return bool(self.runs[0].members)
 
     @cached_property
-    def repeats(self) -> tuple[Repeat, ...]:
+    def repeats(self) -> tuple[Repeat[R], ...]:
         seeds = dict.fromkeys(run.seed for run in self.runs)
         return tuple(Repeat(seed, tuple(run for run in self.runs if run.seed == seed)) for seed in seeds)
 
@@ -98,9 +125,9 @@ class Variant:
         return float(self.scores(metric).mean())
 
     @cached_property
-    def distinct(self) -> tuple[Repeat, ...]:
+    def distinct(self) -> tuple[Repeat[R], ...]:
         """The repeats but for those whose networks and split an earlier one has."""
-        kept: list[Repeat] = []
+        kept: list[Repeat[R]] = []
         for repeat in self.repeats:
             if not any(repeat.is_again(other) for other in kept):
                 kept.append(repeat)
@@ -115,7 +142,7 @@ class Variant:
         values = self.distinct_scores(metric)
         return float(values.std(ddof=1)) if len(values) > 1 else None
 
-    def same_as(self, other: Variant) -> Sameness | None:
+    def same_as(self, other: Variant[R]) -> Sameness | None:
         """What it has in common with a variant of the same seeds under every one of them, if anything."""
         pairs = list(zip(self.repeats, other.repeats, strict=True))
         if not all(np.array_equal(a.predictions.probabilities, b.predictions.probabilities) for a, b in pairs):

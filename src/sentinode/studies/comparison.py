@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal
+from typing import Generic, Literal
 
 import numpy as np
 from jaxtyping import Shaped
@@ -14,17 +14,17 @@ from sentinode.config.run import Metric
 from sentinode.errors import RunError
 from sentinode.evaluation.metrics import gain
 from sentinode.runs.run_record import Seeded
-from sentinode.runs.variant import Repeat, Variant
+from sentinode.runs.variant import R, Repeat, Variant
 
 Source = Literal["split"] | Seeded
 """What can differ from seed to seed."""
 
 
 @dataclass(frozen=True, eq=False)
-class Comparison:
+class Comparison(Generic[R]):
     """Variants whose runs share data, seeds and validation patches; `paired` has checked it."""
 
-    variants: tuple[Variant, ...]
+    variants: tuple[Variant[R], ...]
     repeated_seeds: tuple[int, ...] = ()
     """Seeds that were run and gave what an earlier one gave, under every variant: their runs are not among these."""
 
@@ -35,7 +35,7 @@ class Comparison:
     @property
     def metric(self) -> Metric:
         """The score that decides: the one by which the runs were kept."""
-        return self.variants[0].runs[0].config.fit.metric
+        return self.variants[0].runs[0].metric
 
     @property
     def folds(self) -> int:
@@ -53,22 +53,16 @@ class Comparison:
         several = [variant.repeats for variant in self.variants]
         split = any(repeat.split != repeats[0].split for repeats in several for repeat in repeats)
         weights = any(repeat.networks != repeats[0].networks for repeats in several for repeat in repeats)
-        drawn = {
-            source
-            for variant in self.variants
-            for run in variant.runs
-            for network in run.networks
-            for source in network.network_record.seeded
-        }
+        drawn = {source for variant in self.variants for run in variant.runs for source in run.seeded}
         sources: tuple[Source, ...] = ("initial weights", "order of batches", "augmentation")
         return (*(("split",) if split else ()), *(s for s in sources if weights and s in drawn))
 
-    def best(self, metric: str) -> Variant:
+    def best(self, metric: str) -> Variant[R]:
         """The variant with the best mean: what a submission is made with, not a verdict."""
         return max(self.variants, key=lambda variant: gain(metric) * variant.mean(metric))
 
 
-def paired(variants: Iterable[Variant], *, same_split: bool = True) -> Comparison:
+def paired(variants: Iterable[Variant[R]], *, same_split: bool = True) -> Comparison[R]:
     """Check that variants can be compared run by run; raises RunError with the reason where they cannot.
 
     With `same_split` each run was validated on the patches of its counterpart under the other variants; without,
@@ -89,7 +83,7 @@ def paired(variants: Iterable[Variant], *, same_split: bool = True) -> Compariso
     return _without_repeated_seeds(comparison)
 
 
-def _without_repeated_seeds(comparison: Comparison) -> Comparison:
+def _without_repeated_seeds(comparison: Comparison[R]) -> Comparison[R]:
     kept: list[int] = []
     columns = list(zip(*(variant.repeats for variant in comparison.variants), strict=True))
     for number, column in enumerate(columns):
@@ -107,7 +101,7 @@ def _without_repeated_seeds(comparison: Comparison) -> Comparison:
     )
 
 
-def _refuse_other_patches(repeat: Repeat, other: Repeat, first: Variant, *, same_split: bool) -> None:
+def _refuse_other_patches(repeat: Repeat[R], other: Repeat[R], first: Variant[R], *, same_split: bool) -> None:
     same_ids = np.array_equal(repeat.predictions.ids, other.predictions.ids)
     if same_ids and not np.array_equal(repeat.predictions.labels, other.predictions.labels):
         raise RunError(

@@ -17,7 +17,7 @@ from sentinode.evaluation.metrics import METRIC_NAMES, OwnMetric
 from sentinode.evaluation.verdict import Question, Verdict, decide
 from sentinode.randomness import Purpose
 from sentinode.records import Number
-from sentinode.runs.variant import Variant
+from sentinode.runs.variant import R, Variant
 from sentinode.studies.comparison import Comparison, Source
 
 _THRESHOLD: Final = 0.5
@@ -36,7 +36,7 @@ class IndependentTests:
     mcnemar: tuple[Number, ...]
 
     @classmethod
-    def of(cls, a: Variant, b: Variant) -> IndependentTests:
+    def of(cls, a: Variant[R], b: Variant[R]) -> IndependentTests:
         pairs = [(run.predictions, other.predictions) for run, other in zip(a.runs, b.runs, strict=True)]
         return cls(
             a.name,
@@ -73,7 +73,7 @@ class Evidence:
 
 
 def weigh(
-    comparison: Comparison,
+    comparison: Comparison[R],
     clusters: Mapping[str, str],
     kind: ClusterKind,
     config: CompareConfig,
@@ -138,7 +138,7 @@ def weigh(
     )
 
 
-def _questions(found: Replicates, comparison: Comparison) -> list[Question]:
+def _questions(found: Replicates, comparison: Comparison[R]) -> list[Question]:
     """In the metric that decides, every variant against the first; then in each of the user's own."""
     first, *others = comparison.variants
     return [

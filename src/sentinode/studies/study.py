@@ -27,13 +27,14 @@ from sentinode.studies.comparison import Comparison
 from sentinode.studies.evidence import Evidence
 from sentinode.studies.given import GivenRun
 from sentinode.studies.review_record import Review
+from sentinode.studies.tables import GivenTable
 
 
 @dataclass(frozen=True)
 class EvidenceRecord:
-    """evidence.json: of each question that was asked; what was compared, of finished runs that were given.
+    """evidence.json: of each question that was asked; what was compared, of runs or tables that were given.
 
-    labels, note, seen: of labelled patches, where the runs were compared on such: who labelled them, what they are, and
+    labels, note, seen: of labelled patches, where these were compared on such: who labelled them, what they are, and
     how many the runs know.
     """
 
@@ -44,6 +45,9 @@ class EvidenceRecord:
     labels: str | None = None
     note: str = ""
     seen: Seen | None = None
+    tables: tuple[GivenTable, ...] = ()
+    slides_unknown: bool = False
+    """Of tables: whether nothing told which patches belong together."""
 
     def __post_init__(self) -> None:
         if not self.questions:

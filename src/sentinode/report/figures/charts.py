@@ -18,7 +18,7 @@ from sentinode.report.figures.scores import Banded, Curves, Effect
 from sentinode.report.figures.style import MUTED, VARIANTS
 from sentinode.report.prose import verdicts as words
 from sentinode.runs.run import Run
-from sentinode.runs.variant import Variant
+from sentinode.runs.variant import R, Variant
 from sentinode.settings import short_name
 from sentinode.studies.evidence import Evidence
 
@@ -47,12 +47,12 @@ class Chart:
     """What to see in it, said by what is drawn."""
 
 
-def colours(variants: Sequence[Variant]) -> list[str]:
+def colours(variants: Sequence[Variant[R]]) -> list[str]:
     """One colour a variant; a long search shows its later trials in grey."""
     return [VARIANTS[k] if k < _MOST_COLOURED else MUTED for k in range(len(variants))]
 
 
-def _labels(variants: Sequence[Variant]) -> list[str]:
+def _labels(variants: Sequence[Variant[R]]) -> list[str]:
     """Names for a legend, the grey ones under one entry; matplotlib leaves "_" out."""
     names = [variant.name for variant in variants[:_MOST_COLOURED]]
     others = len(variants) - len(names)
@@ -228,7 +228,7 @@ def _ends(quantity: str, families: Mapping[str, Curves]) -> str:
     return f"“{best}” ends {word}, at {ends[best]:.3f}; the variants end up to {apart:.3f} apart."
 
 
-def by_seed(key: str, variants: Sequence[Variant], metric: str, *, patches: str) -> Chart:
+def by_seed(key: str, variants: Sequence[Variant[R]], metric: str, *, patches: str) -> Chart:
     rows = [(v.name, colour, v.scores(metric).tolist()) for v, colour in zip(variants, colours(variants), strict=True)]
     name = METRIC_NAMES[metric]
     return Chart(
@@ -274,7 +274,7 @@ def _best_value(key: str, values: Sequence[Any], best: int, score: str) -> str:
     return told
 
 
-def forest(key: str, evidence: Evidence, variants: Sequence[Variant], *, better: str = "better") -> Chart:
+def forest(key: str, evidence: Evidence, variants: Sequence[Variant[R]], *, better: str = "better") -> Chart:
     """Every verdict's difference and interval; `better` says what it means to lie on the better side of zero."""
     colour_of = {variant.name: colour for variant, colour in zip(variants, colours(variants), strict=True)}
     first = evidence.verdicts[0]
@@ -302,7 +302,7 @@ def _excluding_zero(effects: Sequence[Effect]) -> str:
     return f"{len(away)} of {len(known)} 95 % intervals exclude zero.{unknown}"
 
 
-def roc_and_precision(key: str, evidence: Evidence, variants: Sequence[Variant], title: str) -> list[Chart]:
+def roc_and_precision(key: str, evidence: Evidence, variants: Sequence[Variant[R]], title: str) -> list[Chart]:
     """ROC and precision-recall curves of variants with their bands."""
     curves = [
         (label, colour, evidence.curves[variant.name])

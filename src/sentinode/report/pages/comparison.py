@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
+from sentinode.report.prose import notebook
 from sentinode.report.prose import verdicts as verdict_words
 from sentinode.report.prose.cautions import NO_CLINIC, cautions, split_caution
 from sentinode.report.sections import comparison as comparison_part
@@ -14,6 +15,7 @@ from sentinode.settings import to_toml
 from sentinode.studies.comparison import Comparison
 from sentinode.studies.evidence import Evidence
 from sentinode.studies.study import EvidenceRecord
+from sentinode.studies.tables import NO_SLIDES, PredictedRun
 
 _OWN_SPLITS: Final = (
     "The runs were not all trained on the same patches, so their training sets differ as well as initial weights, "
@@ -35,7 +37,9 @@ def comparison_context(comparison: Comparison, evidence: Evidence) -> dict[str, 
         "split_basis": first.record.split_basis,
         "split_caution": split_caution(first.record),
         "facts": _facts(comparison, runs, "validation patches"),
-        "answers": comparison_part.answered("compare", comparison, evidence),
+        "answers": comparison_part.answered(
+            "compare", comparison, evidence, preference=notebook.preference(comparison, evidence)
+        ),
         "rule": [verdict_words.varied(evidence), *verdict_words.rule([evidence])],
         "cautions": [*cautions(runs), NO_CLINIC],
         "notices": notices(runs),
@@ -59,7 +63,9 @@ def scored_comparison_context(comparison: Comparison, runs: Sequence[Run], recor
         "note": record.note,
         "sections": {"conclusion": "Answer", "scored": "Comparison", "settings": "Settings and runs"},
         "facts": _facts(comparison, runs, "labelled patches"),
-        "answers": comparison_part.answered("scored", comparison, evidence),
+        "answers": comparison_part.answered(
+            "scored", comparison, evidence, preference=notebook.preference(comparison, evidence)
+        ),
         "rule": [verdict_words.varied(evidence) if one_split else _OWN_SPLITS, *verdict_words.rule([evidence])],
         "warnings": seen.in_words(patches, by="any of the runs"),
         "cautions": [NO_CLINIC],
@@ -69,6 +75,29 @@ def scored_comparison_context(comparison: Comparison, runs: Sequence[Run], recor
         ),
         "settings": to_toml(first.config),
         "runs_table": runs_table(runs, first.config),
+    }
+
+
+def tables_context(comparison: Comparison[PredictedRun], record: EvidenceRecord) -> dict[str, Any]:
+    """Tables of predictions, of any program."""
+    evidence = record.compare
+    assert evidence is not None
+    labels, seeds = comparison.variants[0].predictions.labels, len(comparison.seeds)
+    return {
+        "title": f"A comparison of predictions on {record.labels}",
+        "note": record.note,
+        "sections": {"conclusion": "Answer", "scored": "Comparison"},
+        "facts": [
+            f"{len(comparison.variants)} tables of predictions, {'one seed' if seeds == 1 else f'{seeds} seeds'} each",
+            f"{len(labels):,} labelled patches, {int((labels == 1).sum()):,} of them with tumour",
+        ],
+        "answers": comparison_part.answered("scored", comparison, evidence),
+        "rule": [verdict_words.varied(evidence), *verdict_words.rule([evidence])],
+        "warnings": [NO_SLIDES] if record.slides_unknown else [],
+        "cautions": [NO_CLINIC],
+        "compare": comparison_part.weighed(
+            "scored", "Labelled patches", comparison, evidence, patches="labelled patches'"
+        ),
     }
 
 

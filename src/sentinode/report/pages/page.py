@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from sentinode.runs.evaluate import Evaluation
     from sentinode.studies.comparison import Comparison
     from sentinode.studies.study import EvidenceRecord, Study
+    from sentinode.studies.tables import PredictedRun
 
 REPORT: Final = "report.html"
 CHECK_PAGE: Final = "check.html"
@@ -54,7 +55,7 @@ def _write_report(folder: Path) -> list[Path]:
     if (folder / CHECK).is_file():
         return [write_check_page(folder)]
     if (folder / STUDY_EVIDENCE).is_file():
-        return [_write_page_of_given_runs(folder)]
+        return [_write_page_of_given(folder)]
     if (folder / COHORT_RECORD).is_file():
         return [write_slides_page(folder)]
     if (folder / SCORES).is_file():
@@ -97,12 +98,22 @@ def write_scored_comparison_page(
     return _write(folder / REPORT, "scored_runs.html", scored_comparison_context(comparison, runs, record))
 
 
-def _write_page_of_given_runs(folder: Path) -> Path:
-    """From evidence.json and the runs that it names; raises RunError where they are not what they were."""
+def write_tables_page(folder: Path, comparison: Comparison[PredictedRun], record: EvidenceRecord) -> Path:
+    """Write report.html of tables of predictions that were compared."""
+    from sentinode.report.pages.comparison import tables_context
+
+    return _write(folder / REPORT, "predictions.html", tables_context(comparison, record))
+
+
+def _write_page_of_given(folder: Path) -> Path:
+    """From evidence.json and what it names, runs or tables; raises RunError where they are not what they were."""
     from sentinode.studies.given import on_other_patches, pair_given, reopen_given
     from sentinode.studies.study import EvidenceRecord
+    from sentinode.studies.tables import pair_tables, reopen_tables
 
     record = read_record(folder / STUDY_EVIDENCE, EvidenceRecord)
+    if record.compare is not None and record.tables:
+        return write_tables_page(folder, pair_tables(reopen_tables(record.tables, folder)), record)
     if record.compare is None or not record.given:
         raise RunError("names no runs", where=folder / STUDY_EVIDENCE, remedy="Compare them again, with another --out.")
     runs, said = reopen_given(record.given, folder)

@@ -140,7 +140,8 @@ def answers(study: Study) -> list[Answer]:
         if question == "leak":
             found.append(comparison_part.leak_answered(asked, study.evidence[question]))
         else:
-            found += comparison_part.answered(question, asked, study.evidence[question])
+            preference = notebook.preference(asked, study.evidence[question])
+            found += comparison_part.answered(question, asked, study.evidence[question], preference=preference)
     return comparison_part.said_once([*found, _choice(study)])
 
 

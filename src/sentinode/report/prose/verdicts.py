@@ -13,7 +13,7 @@ from sentinode.evaluation.clusters import CLUSTER_NAMES, CLUSTERS_IN_WORDS, FEWE
 from sentinode.evaluation.metrics import METRIC_NAMES, gain
 from sentinode.evaluation.verdict import FEWEST_SEEDS, Outcome, Verdict
 from sentinode.report.prose.numbers import number
-from sentinode.runs.variant import Variant
+from sentinode.runs.variant import R, Variant
 from sentinode.studies.comparison import Comparison
 from sentinode.studies.evidence import Evidence, IndependentTests
 
@@ -258,7 +258,7 @@ def _inflation(verdict: Verdict) -> str:
             return f"{by}: no evidence of a difference from the trusted split."
 
 
-def spread(variants: Sequence[Variant], metric: str) -> str:
+def spread(variants: Sequence[Variant[R]], metric: str) -> str:
     """How far the variants' means lie apart, beside how far the seeds of one variant do."""
     name = METRIC_NAMES[metric]
     if len(variants) == 1 and len(variants[0].repeats) == 1:

@@ -14,18 +14,20 @@ from sentinode.report.prose.cautions import split_caution, split_name
 from sentinode.report.prose.model_statements import curves_statement
 from sentinode.report.sections.patches import Answer
 from sentinode.report.sections.tables import intervals, kept_scores, over_seeds, verdicts
-from sentinode.runs.variant import Variant
+from sentinode.runs.variant import R, Variant
 from sentinode.studies.comparison import Comparison
 from sentinode.studies.evidence import Evidence
 
 _AUC: Final = {"validation_auc": "Validation AUC"}
 
 
-def answered(key: str, comparison: Comparison, evidence: Evidence) -> list[Answer]:
-    """The question, its verdicts and the forest plot; nothing where there is one variant only."""
+def answered(key: str, comparison: Comparison[R], evidence: Evidence, *, preference: str | None = None) -> list[Answer]:
+    """The question, its verdicts and the forest plot; nothing where there is one variant only.
+
+    `preference` is what the notebook answered.
+    """
     if not evidence.verdicts:
         return []
-    preference = notebook.preference(comparison, evidence)
     return [
         Answer(
             words.question(evidence),
@@ -108,7 +110,7 @@ def leaked(leak: Comparison, evidence: Evidence) -> dict[str, Any]:
 
 
 def weighed(
-    key: str, title: str, comparison: Comparison, evidence: Evidence, *, patches: str = "validation"
+    key: str, title: str, comparison: Comparison[R], evidence: Evidence, *, patches: str = "validation"
 ) -> dict[str, Any]:
     """Differences, scores and curves with what is known of their spread; `patches` says what was scored."""
     variants, swatches = comparison.variants, charts.colours(comparison.variants)

@@ -17,7 +17,7 @@ from sentinode.models.summary import LayerSummary, Summary
 from sentinode.report.prose.numbers import MISSING, mean_and_spread, number
 from sentinode.runs.history import best_epoch
 from sentinode.runs.run import Run
-from sentinode.runs.variant import Variant
+from sentinode.runs.variant import R, Variant
 from sentinode.settings import to_flat
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class Table:
     """A colour beside each row's name."""
 
 
-def over_seeds(comparison: Comparison) -> str:
+def over_seeds(comparison: Comparison[R]) -> str:
     """What a mean is over, such as "mean ± standard deviation over 5 seeds of 3 folds"."""
     seeds, folds = len(comparison.seeds), comparison.folds
     of_folds = "" if folds == 1 else f" of {folds} folds"
@@ -132,7 +132,7 @@ def _interval(found: Interval) -> str:
     return f"{number(found.estimate, 3)} ({found.ends_in_words()})".replace(" ", _UNBROKEN)
 
 
-def kept_scores(variants: Sequence[Variant], colours: Sequence[str], caption: str) -> Table:
+def kept_scores(variants: Sequence[Variant[R]], colours: Sequence[str], caption: str) -> Table:
     rows = {
         variant.name: [mean_and_spread(variant.distinct_scores(metric), 3) for metric in METRIC_NAMES]
         for variant in variants
