@@ -32,7 +32,7 @@ from sentinode.data.cache import pack
 from sentinode.data.competition import read_competition
 from sentinode.fitting.epochs import FitState, fit_epochs
 from sentinode.fitting.memory import keep_freed_memory
-from sentinode.inference.classifier import TrainedNetwork
+from sentinode.inference.trained import TrainedNetwork
 from sentinode.inputs.batches import BatchStream
 from sentinode.inputs.preprocess import prepare
 from sentinode.models.build import build

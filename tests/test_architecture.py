@@ -14,7 +14,7 @@ ROOT = Path(sentinode.__file__).parent
 LAYERS = [
     "errors", "files", "machine", "progress", "artefacts", "records", "settings", "randomness", "device", "processes",
     "session", "config", "kernels", "data", "audit", "phantom", "splits", "inputs", "models", "evaluation", "inference",
-    "fitting", "runs", "studies", "explain", "slides", "export", "report", "api", "apps",
+    "fitting", "runs", "studies", "explain", "slides", "exports", "report", "api", "apps",
 ]  # fmt: skip
 MODULES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
 

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sentinode.api.data import check, convert, split
     from sentinode.api.experiments import ensemble, fit
+    from sentinode.api.export import export
+    from sentinode.api.load import load
     from sentinode.api.runs import evaluate, predict
     from sentinode.api.slides import judge_slides, score_slides
     from sentinode.api.study import compare, study, tune
@@ -28,7 +30,6 @@ if TYPE_CHECKING:
     from sentinode.machine import wait_passively
     from sentinode.phantom.phantom import write_phantom
     from sentinode.report.pages.page import write_report
-    from sentinode.runs.load import load
     from sentinode.runs.run import Run
     from sentinode.session import Session
     from sentinode.settings import override
@@ -53,6 +54,7 @@ __all__ = [
     "convert",
     "ensemble",
     "evaluate",
+    "export",
     "find_lesions",
     "fit",
     "heat_map",
@@ -76,6 +78,8 @@ _HOME_OF = {
     **dict.fromkeys(["check", "convert", "split"], "api.data"),
     **dict.fromkeys(["ensemble", "fit"], "api.experiments"),
     **dict.fromkeys(["compare", "study", "tune"], "api.study"),
+    "export": "api.export",
+    "load": "api.load",
     **dict.fromkeys(["evaluate", "predict"], "api.runs"),
     **dict.fromkeys(["judge_slides", "score_slides"], "api.slides"),
     **dict.fromkeys(["load_config", "load_preset"], "config.presets"),
@@ -86,7 +90,6 @@ _HOME_OF = {
     "SentinodeError": "errors",
     "OwnMetric": "evaluation.metrics",
     "Classifier": "inference.classifier",
-    "load": "runs.load",
     "Run": "runs.run",
     "Session": "session",
     "read_slide": "slides.reader",

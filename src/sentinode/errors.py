@@ -11,6 +11,7 @@ SentinodeError
     ├── StorageError      the disk is full, the folder cannot be written
     ├── DivergedError     the loss is no longer a number
     ├── WeightsError      pretrained weights that cannot be had, or do not fit
+    ├── ExportError       a network that a format cannot hold, or that computes something else in it
     └── MissingExtraError an optional dependency is not installed
 
 SentinodeWarning          a notice: the work goes on, differently from what was asked
@@ -90,6 +91,9 @@ class DivergedError(FailureError): ...
 
 
 class WeightsError(FailureError): ...
+
+
+class ExportError(FailureError): ...
 
 
 class MissingExtraError(FailureError): ...

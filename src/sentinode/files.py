@@ -15,6 +15,8 @@ from sentinode.errors import DataError, InputError
 ZIP: Final = ".zip"
 DATA_FILES: Final = (".csv", ".tsv", ".parquet", ".npy", ".npz", ZIP)
 """The endings of files that hold labelled patches, or name them."""
+EXPORTED: Final = ".onnx"
+"""The ending of a model in one file."""
 _MOST_MEMBERS: Final = 2_000_000
 
 _KINDS: Final = {

@@ -70,7 +70,11 @@ def plain(record: Any) -> dict[str, Any]:
 
 def read_record(path: Path, kind: type[_Record]) -> _Record:
     """The record that `write_record` saved; raises RunError for any other file, and for a record of another version."""
-    content = read_bytes(path, limit_mb=_LARGEST_MB, remedy=_REMEDY, kind=RunError)
+    return parse_record(read_bytes(path, limit_mb=_LARGEST_MB, remedy=_REMEDY, kind=RunError), kind, path)
+
+
+def parse_record(content: bytes, kind: type[_Record], path: Path) -> _Record:
+    """The record in the content of a file; raises as `read_record`."""
     try:
         version = _adapter(_Versioned).validate_json(content, strict=True).version
         if version == VERSION:

@@ -18,7 +18,7 @@ from sentinode.config.run import DataConfig
 from sentinode.data.folder import PackedFolder, open_folder, pack_folder, read_folder, read_images
 from sentinode.data.images import encode_tiff
 from sentinode.errors import ConfigError, DataError, MissingExtraError, SentinodeError
-from sentinode.export.patches import LAYOUTS
+from sentinode.exports.patches import LAYOUTS
 from sentinode.session import Session
 
 COUNT = 12

@@ -25,8 +25,10 @@ from sentinode.config.presets import load_preset
 from sentinode.config.run import NotebookModel, PreprocessConfig, RunConfig
 from sentinode.data.patches import apply_symmetry
 from sentinode.errors import ConfigError, DataError, RunError
-from sentinode.inference.classifier import BatchSize, TrainedNetwork
-from sentinode.inputs.preprocess import Prepared, as_input, prepare
+from sentinode.inference.network import BatchSize
+from sentinode.inference.trained import TrainedNetwork
+from sentinode.inputs.augment import as_input
+from sentinode.inputs.preprocess import Prepared, prepare
 from sentinode.models.build import build
 from sentinode.records import write_record
 from sentinode.runs.decision import DECISION, open_decision

@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 from sentinode.config.presets import load_preset
 from sentinode.config.run import PreprocessConfig
-from sentinode.inference.classifier import TrainedNetwork
 from sentinode.inference.dense import inputs_of_cells, is_shared, shares_of_windows
+from sentinode.inference.trained import TrainedNetwork
 from sentinode.inputs.preprocess import preprocess
 from sentinode.models.build import build
 from sentinode.settings import override

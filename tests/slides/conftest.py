@@ -12,7 +12,8 @@ import torch
 
 from sentinode import Classifier
 from sentinode.config.presets import load_preset
-from sentinode.inference.classifier import TrainedNetwork, TrainedRun
+from sentinode.inference.classifier import TrainedRun
+from sentinode.inference.trained import TrainedNetwork
 from sentinode.models.build import build
 from sentinode.phantom.tissue import paint_section
 from sentinode.settings import override

@@ -19,7 +19,7 @@ from sentinode.data.folder import open_folder, pack_folder, read_folder, require
 from sentinode.data.listing import DataFolder
 from sentinode.errors import ConfigError
 from sentinode.explain.galleries import write_pictures
-from sentinode.export.patches import LAYOUTS, write_patches
+from sentinode.exports.patches import LAYOUTS, write_patches
 from sentinode.progress import of_step
 from sentinode.records import write_record
 from sentinode.runs.material import gather

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from sentinode.api.load import load as load
 from sentinode.artefacts import claim, claim_file
 from sentinode.config.run import DataConfig
 from sentinode.data.competition import read_sample_ids
@@ -21,13 +22,12 @@ from sentinode.data.folder import pack_all, read_images
 from sentinode.data.patches import PatchSet
 from sentinode.errors import RunError
 from sentinode.evaluation.metrics import OwnMetric, Score, own_metrics
-from sentinode.export.submission import make_submission, require_ids, write_submission
+from sentinode.exports.submission import make_submission, require_ids, write_submission
 from sentinode.inference.classifier import Classifier
 from sentinode.inference.predictions import Predictions
 from sentinode.models.own import Given, Recipes
 from sentinode.records import write_record
 from sentinode.runs.load import classifier_of, open_runs
-from sentinode.runs.load import load as load
 from sentinode.runs.run import digest_of
 from sentinode.session import Session
 

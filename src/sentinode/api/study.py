@@ -24,7 +24,7 @@ from sentinode.evaluation.metrics import OwnMetric, Score, gain, own_metrics
 from sentinode.explain.attributes import attributes, attributes_of_folder
 from sentinode.explain.galleries import examples, write_inputs, write_pictures
 from sentinode.explain.review import review
-from sentinode.export.submission import make_submission, require_ids, write_submission
+from sentinode.exports.submission import make_submission, require_ids, write_submission
 from sentinode.models.build import require_sound
 from sentinode.models.own import Given, Recipes, require_same_sources
 from sentinode.progress import ALL_RUNS, of_step

@@ -19,7 +19,14 @@ from sentinode.apps.options import (
     session_of,
     weighting,
 )
-from sentinode.apps.paths import require_patches, require_results, require_something_to_draw, require_table
+from sentinode.apps.paths import (
+    require_data,
+    require_model,
+    require_patches,
+    require_results,
+    require_something_to_draw,
+    require_table,
+)
 
 
 def ensemble(
@@ -53,7 +60,9 @@ def ensemble(
 
 
 def predict(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run or study.")],
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN", help="Folder of a finished run or study, or a file that `export` wrote.")
+    ],
     images: Annotated[Path, typer.Argument(metavar="IMAGES", help="Folder of patches, or DATA (then its test part).")],
     out: Annotated[Path, typer.Option(help="Table id,label to write; label is a probability.")],
     like: Annotated[Path | None, typer.Option(help="Sample submission that gives the ids and their order.")] = None,
@@ -80,7 +89,7 @@ def predict(
     threads: Threads = None,
 ) -> None:
     """Predict patches and write a submission whose ids and values have been checked."""
-    require_results(run)
+    require_model(run)
     require_patches(images)
     require_table(like)
     own = own_network(networks)
@@ -133,6 +142,39 @@ def evaluate(
     results.show_evaluation(found)
     if out is not None:
         console.say(f"{out / 'report.html'}")
+
+
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run or study.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="New folder for the model and parity.json.")],
+    to: Annotated[str, typer.Option(metavar="FORMAT", help="onnx.")] = "onnx",
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DATA", help="What the run was trained on: it is compared on the validation set (else on noise)."
+        ),
+    ] = None,
+    patches: Annotated[int, typer.Option(min=1, metavar="N", help="At most so many of them.")] = 2000,
+    spacing: Spacing = None,
+    networks: Networks = None,
+    cache: Cache = None,
+    workers: Workers = 2,
+    threads: Threads = None,
+) -> None:
+    """Write a run as one file that other programs compute, with a certificate of how far it is from the run."""
+    require_results(run)
+    if data is not None:
+        require_data(data)
+    own = own_network(networks)
+
+    from sentinode.api.export import export as export_run
+    from sentinode.apps import console, results
+
+    with console.steps() as progress:
+        session = session_of(cache, "cpu", workers, progress, threads=threads)
+        found = export_run(run, to, out, session, data=data, patches=patches, spacing=spacing, network=own)
+    results.show_certificate(found)
+    console.say(str(out))
 
 
 def report(

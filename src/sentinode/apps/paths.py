@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 
 from sentinode.errors import ConfigError, DataError, RunError
-from sentinode.files import DATA_FILES
+from sentinode.files import DATA_FILES, EXPORTED
 
 
 def require_data(root: Path) -> None:
@@ -82,6 +82,15 @@ def require_results(*folders: Path) -> None:
                 where=folder,
                 remedy="Give a folder that `train` or `study` wrote.",
             )
+
+
+def require_model(path: Path) -> None:
+    """Raise RunError unless it is a file, which may be an exported model, or the folder of a run or study."""
+    if not path.is_file():
+        require_results(path)
+    elif path.suffix.lower() != EXPORTED:
+        remedy = f"Give the folder of a finished run or study, or a model ({EXPORTED}) that `export` wrote."
+        raise RunError("is not an exported model", where=path, remedy=remedy)
 
 
 def require_something_to_draw(folder: Path) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from sentinode.apps import console
 
 if TYPE_CHECKING:
+    from sentinode.exports.certificate import Certificate
     from sentinode.runs.evaluate import Evaluation
     from sentinode.runs.run import Run
     from sentinode.runs.variant import R, Variant
@@ -156,3 +157,14 @@ def _number(value: float) -> str:
 
 def _end(value: float) -> str:
     return f"{value:.4f}" if math.isfinite(value) else "unknown"
+
+
+def show_certificate(found: Certificate) -> None:
+    """How far an export is from its run, runtime by runtime."""
+    rows = [
+        [runtime, f"{of.largest_logit_difference:.2g}", f"{of.mean_logit_difference:.2g}", _number(of.auc_difference)]
+        for runtime, of in found.runtimes.items()
+    ]
+    rows += [[runtime, why, "", ""] for runtime, why in found.not_measured.items()]
+    title = f"{found.name} beside its export: {found.patches:,} patches ({found.measured_on})"
+    console.show_table(title, ["runtime", "largest difference of logits", "mean", "AUC difference"], rows)

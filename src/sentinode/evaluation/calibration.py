@@ -20,7 +20,8 @@ from sentinode.splits.allocation import assign_units
 Method = Literal["temperature", "isotonic"]
 METHODS: Final[tuple[Method, ...]] = get_args(Method)
 
-_SMALLEST = 1e-12  # a probability of exactly 0 or 1 has no logit
+SMALLEST: Final = 1e-12
+"""A probability of exactly 0 or 1 has no logit: it counts as so far away."""
 TEMPERATURES: Final = (0.05, 20.0)  # the range in which one is fitted
 _BAND_PERCENT = (2.5, 97.5)
 
@@ -182,7 +183,7 @@ def reliability(
 
 def logits(probabilities: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
     """log(p / (1 - p)); 0 and 1 count as 1e-12 away."""
-    p = np.clip(probabilities, _SMALLEST, 1 - _SMALLEST)
+    p = np.clip(probabilities, SMALLEST, 1 - SMALLEST)
     return np.asarray(np.log(p) - np.log1p(-p))
 
 

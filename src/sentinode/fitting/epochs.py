@@ -18,9 +18,8 @@ from sentinode.errors import DivergedError
 from sentinode.fitting.average import WeightAverage
 from sentinode.fitting.chain import Chain
 from sentinode.fitting.optimizer import KerasAdam, rate_factor
-from sentinode.inputs.augment import augmented, draw
+from sentinode.inputs.augment import as_input, augmented, draw
 from sentinode.inputs.batches import BatchStream
-from sentinode.inputs.preprocess import as_input
 from sentinode.models.backbones.backbone import Backbone
 from sentinode.models.build import freeze
 from sentinode.processes import ALONE, Processes, average_statistics

@@ -14,25 +14,20 @@ it is the same to rounding.
 
 from __future__ import annotations
 
-import threading
-import time
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeGuard, runtime_checkable
+from typing import TYPE_CHECKING, Any, Final, TypeGuard
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Float, Shaped, UInt8
 from PIL.Image import Image
-from torch import Tensor, nn
 
-from sentinode.config.run import PreprocessConfig, RunConfig
+from sentinode.config.run import PreprocessConfig
 from sentinode.data.images import CENTRE_SIZE_PX, PATCH_SIZE_PX
-from sentinode.data.patches import PatchSet, apply_symmetry
-from sentinode.device import in_precision
+from sentinode.data.patches import PatchSet
 from sentinode.errors import ConfigError, DataError, SentinodeWarning
 from sentinode.evaluation.blend import blend
 from sentinode.evaluation.bootstrap import Interval
@@ -40,16 +35,16 @@ from sentinode.evaluation.calibration import METHODS, Calibration, Method, logit
 from sentinode.evaluation.clusters import ClusterKind
 from sentinode.evaluation.metrics import confusion
 from sentinode.evaluation.threshold import POINTS, OperatingPoint, PointName
-from sentinode.inference.dense import DenseNetwork, dense_network, inputs_of_cells, is_shared
+from sentinode.inference.network import Network, Probabilities
 from sentinode.inference.predictions import Predictions
-from sentinode.inputs.preprocess import as_input, preprocess, unnormalised_in_words
-from sentinode.models.folded import folded
-from sentinode.models.group_conv import inverse
+from sentinode.inputs.preprocess import preprocess, unnormalised_in_words
 from sentinode.progress import Progress, of_step, silent
 
-Probabilities = Float[np.ndarray, " n"]
 Pixels = UInt8[np.ndarray, "n 96 96 3"]
 if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
     Batch = Pixels | Shaped[Tensor, "n 96 96 3"] | Shaped[Tensor, "n 3 96 96"] | Sequence[Image]
     Patches = Batch | Iterable[Batch]
 else:
@@ -61,130 +56,13 @@ LABELS: Final = ("no tumour", "tumour")
 _SHAPE: Final = (PATCH_SIZE_PX, PATCH_SIZE_PX, 3)
 _CHANNELS_FIRST: Final = (3, PATCH_SIZE_PX, PATCH_SIZE_PX)
 _AT_ONCE: Final = 128  # patches that are prepared together, at least: more overflow a processor's cache
-_BATCH_SIZES_TRIED: Final = (16, 32, 64, 128)
-_BLOCK: Final = 8
-"""Batches are filled up to whole blocks: PyTorch computes what is left over of a batch by other instructions, which
-round otherwise, so that a patch's last digits would depend on its place."""
-
-
-@runtime_checkable
-class Sliceable(Protocol):
-    """Preprocessed pixels, (n, s, s, 3) uint8: an array, or what makes them when they are looked at."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, at: slice, /) -> UInt8[np.ndarray, "k s s 3"]: ...
-
-
-class TrainedNetwork:
-    """One network, ready to predict under the settings of its run. Several threads may ask it at once.
-
-    `network` maps (n, 3, s, s) in [0, 1] to (n, 1) logits; it is put into evaluation mode, and lies on the device.
-    """
-
-    def __init__(self, network: nn.Module, config: RunConfig, device: torch.device) -> None:
-        self.preprocess, self.views, self.device = config.preprocess, config.predict.views, device
-        self.batch_size = BatchSize(config.running.prediction_batch_size, search=device.type == "cpu")
-        self._precision = config.predict.precision
-        self._network = folded(network.eval())
-        self._given = network
-
-    @cached_property
-    def dense(self) -> DenseNetwork | None:
-        """The same network over a whole image, where neighbouring patches can share its maps."""
-        return dense_network(self._given, self.preprocess)
-
-    @torch.inference_mode()
-    def over_image(
-        self, rgb: UInt8[np.ndarray, "height width 3"], cells: Bool[np.ndarray, "rows columns"]
-    ) -> Probabilities:
-        """About what `probabilities` says of the patches around the marked cells of an image, row by row."""
-        assert self.dense is not None
-        found, side = np.full(cells.shape, np.nan), self.dense.cells_at_once
-        for top in range(0, cells.shape[0], side):
-            for left in range(0, cells.shape[1], side):
-                part = slice(top, top + side), slice(left, left + side)
-                if cells[part].any():
-                    height, width = (CENTRE_SIZE_PX * (count + 2) for count in cells[part].shape)
-                    y, x = CENTRE_SIZE_PX * top, CENTRE_SIZE_PX * left
-                    found[part] = self._of_cells(rgb[y : y + height, x : x + width])
-        return np.asarray(found[cells])
-
-    def _of_cells(self, rgb: UInt8[np.ndarray, "height width 3"]) -> Float[np.ndarray, "rows columns"]:
-        assert self.dense is not None
-        seen = np.ascontiguousarray(self.dense.geometry.seen(rgb))
-        image = torch.from_numpy(seen).permute(2, 0, 1)[None].to(self.device)
-        said = []
-        for symmetry in range(self.views):
-            with in_precision(self._precision, self.device):
-                logits = self.dense(as_input(apply_symmetry(image, symmetry)))
-            said.append(apply_symmetry(logits[None, None], inverse(symmetry))[0, 0].cpu().double())
-        return np.asarray(torch.sigmoid(torch.stack(said)).numpy().mean(axis=0))
-
-    @torch.inference_mode()
-    def probabilities(
-        self, prepared: Sliceable, *, on_progress: Callable[[int, int], None] | None = None
-    ) -> Probabilities:
-        """The mean probability over the views of each patch, in the order given."""
-        found = np.empty(len(prepared))
-        start = 0
-        while start < len(prepared):
-            size = self.batch_size.patches
-            stop, began = min(start + size, len(prepared)), time.perf_counter()
-            found[start:stop] = self._of_batch(_filled(prepared[start:stop], min(_BLOCK, size)))[: stop - start]
-            self.batch_size.took(stop - start, time.perf_counter() - began)
-            start = stop
-            if on_progress:
-                on_progress(stop, len(prepared))
-        return found
-
-    def _of_batch(self, pixels: UInt8[np.ndarray, "n s s 3"]) -> Probabilities:
-        images = torch.from_numpy(pixels).permute(0, 3, 1, 2).to(self.device)
-        said = []
-        for symmetry in range(self.views):
-            view = as_input(apply_symmetry(images, symmetry).contiguous(memory_format=torch.channels_last))
-            with in_precision(self._precision, self.device):
-                said.append(self._network(view).squeeze(1))
-        # In double precision: in single, every logit above 17 would become the same probability, 1.
-        # NumPy adds the views one after the other; PyTorch's mean adds those of few patches in another order.
-        return np.asarray(torch.sigmoid(torch.stack(said).cpu().double()).numpy().mean(axis=0))
-
-
-def _filled(pixels: UInt8[np.ndarray, "n s s 3"], block: int) -> UInt8[np.ndarray, "m s s 3"]:
-    """The patches and, up to whole blocks, the last of them again."""
-    missing = -len(pixels) % block
-    return np.concatenate([pixels, np.repeat(pixels[-1:], missing, axis=0)]) if missing else pixels
-
-
-class BatchSize:
-    """How many patches a batch holds: what overflows a processor's cache, or is too little for it, costs up to double.
-
-    With `search`, each size up to the largest is tried twice on the patches at hand, the first time to warm up;
-    from then on the fastest is kept. A patch's probability does not depend on the patches beside it.
-    """
-
-    def __init__(self, largest: int, *, search: bool) -> None:
-        sizes = [size for size in _BATCH_SIZES_TRIED if size < largest] if search else []
-        self.largest = sizes[-1] if sizes else max(largest - largest % _BLOCK, min(largest, _BLOCK))
-        self._to_try = [size for size in sizes for _ in range(2)]
-        self._seconds: dict[int, float] = {}
-        self._lock = threading.Lock()
-        self.patches = self._to_try[0] if self._to_try else self.largest
-
-    def took(self, patches: int, seconds: float) -> None:
-        """Note what a batch took; one that was not full tells nothing of the size."""
-        with self._lock:
-            if not self._to_try or patches != self._to_try[0]:
-                return
-            self._seconds[self._to_try.pop(0)] = seconds / patches
-            self.patches = self._to_try[0] if self._to_try else min(self._seconds, key=self._seconds.__getitem__)
 
 
 @dataclass(frozen=True, eq=False)
 class TrainedRun:
     """The network of a run, or those of an ensemble with the weights of their logits."""
 
-    networks: tuple[TrainedNetwork, ...]
+    networks: tuple[Network, ...]
     weights: Float[np.ndarray, " networks"] | None = None
     """None for a network that is no ensemble's."""
 
@@ -192,7 +70,7 @@ class TrainedRun:
         """The run's, and those of each of its networks."""
         said = [
             network.over_image(*prepared.image)
-            if prepared.image is not None and network.dense is not None
+            if prepared.image is not None and network.is_dense
             else network.probabilities(prepared.patches[network.preprocess])
             for network in self.networks
         ]
@@ -293,15 +171,18 @@ class Classifier:
         self.name, self.calibrations, self.operating_points = name, calibrations, operating_points
         self.spacing_um_per_px: Final = spacing_um_per_px
         """Of the patches that it was trained on."""
-        self._runs, self._undecided, self._decided_in = tuple(runs), undecided, decided_in
+        self.runs: Final = tuple(runs)
+        """Those whose mean it is: what a study chose has several."""
+        self.undecided: Final = undecided
+        self._decided_in = decided_in
         self._validation, self._card = validation, card
-        self._networks = [network for run in self._runs for network in run.networks]
+        self._networks = [network for run in self.runs for network in run.networks]
 
     def __repr__(self) -> str:
         return f"<Classifier {self.name}: {_networks(len(self._networks))}, {self.views} views, on {self.device}>"
 
     @property
-    def device(self) -> torch.device:
+    def device(self) -> torch.device | str:
         """Where its networks lie."""
         return self._networks[0].device
 
@@ -339,7 +220,7 @@ class Classifier:
         self, patches: Patches, on_progress: Callable[[int, int], None] | None
     ) -> tuple[Probabilities, Probabilities]:
         found, spread, unnormalised, done = [np.empty(0)], [np.empty(0)], 0, 0
-        total = len(patches) if isinstance(patches, np.ndarray | Tensor) or _are_images(patches) else 0
+        total = len(patches) if isinstance(patches, np.ndarray) or _is_tensor(patches) or _are_images(patches) else 0
         at_once = max(_AT_ONCE, *(network.batch_size.largest for network in self._networks))
         chunks = (pixels for batch, where in _batches_of(patches) for pixels in _pixels_of(batch, where, at_once))
         for pixels in chunks:
@@ -357,7 +238,7 @@ class Classifier:
     @property
     def can_be_dense(self) -> bool:
         """Whether any of its networks can share maps between the patches of neighbouring cells of an image."""
-        return any(network.dense is not None for network in self._networks)
+        return any(network.is_dense for network in self._networks)
 
     def prepared(
         self,
@@ -373,7 +254,9 @@ class Classifier:
         another thread can do this while one is. `dense`: networks that can go over the image at once do so, which is
         faster, and not quite the same.
         """
-        tiled = [network for network in self._networks if not dense or network.dense is None]
+        from sentinode.inference.dense import inputs_of_cells, is_shared  # here: with it comes PyTorch
+
+        tiled = [network for network in self._networks if not dense or not network.is_dense]
         ways = dict.fromkeys(network.preprocess for network in tiled)
         image = (rgb, cells) if dense else None
         if all(map(is_shared, ways)):
@@ -393,11 +276,11 @@ class Classifier:
         """The mean of the runs, and the deviation of all networks."""
         summed = np.zeros(prepared.count)  # run by run: NumPy's mean would add those of a patch alone in another order
         each: list[Probabilities] = []
-        for run in self._runs:
+        for run in self.runs:
             blended, said = run.probabilities(prepared)
             summed += blended
             each += said
-        return summed / len(self._runs), np.std(each, axis=0) if len(each) > 1 else np.full(prepared.count, np.nan)
+        return summed / len(self.runs), np.std(each, axis=0) if len(each) > 1 else np.full(prepared.count, np.nan)
 
     def predictions(self, patches: PatchSet, progress: Progress = silent) -> Predictions:
         """The probabilities of patches that have ids, beside these and their labels."""
@@ -458,7 +341,7 @@ class Classifier:
             raise ConfigError(f"unknown operating point {name!r}", remedy=f"Give {known}, or a number between 0 and 1.")
         if name not in self.operating_points:
             raise ConfigError(
-                f"holds no operating point {name!r}: {self._undecided}",
+                f"holds no operating point {name!r}: {self.undecided}",
                 where=self._decided_in,
                 remedy="Give a number between 0 and 1.",
             )
@@ -470,7 +353,7 @@ class Classifier:
             raise ConfigError(f"unknown calibration {method!r}", remedy=f"Give {' or '.join(METHODS)}.")
         if method not in self.calibrations:
             raise ConfigError(
-                f"holds no calibration {method!r}: {self._undecided}",
+                f"holds no calibration {method!r}: {self.undecided}",
                 where=self._decided_in,
                 remedy="Predict without a calibration.",
             )
@@ -479,7 +362,7 @@ class Classifier:
 
 def _batches_of(patches: object) -> Iterator[tuple[object, str]]:
     """The batches, one after the other, and what an error calls each."""
-    if isinstance(patches, np.ndarray | Tensor) or _are_images(patches):
+    if isinstance(patches, np.ndarray) or _is_tensor(patches) or _are_images(patches):
         yield patches, "patches"
     elif isinstance(patches, Iterable) and not isinstance(patches, str | bytes | Mapping):
         for number, batch in enumerate(patches):
@@ -496,9 +379,9 @@ def _pixels_of(batch: object, where: str, at_once: int) -> Iterator[Pixels]:
         _require_shape(batch.shape, where, [_SHAPE])
         for start in range(0, len(batch), at_once):
             yield batch[start : start + at_once]
-    elif isinstance(batch, Tensor):
+    elif _is_tensor(batch):
         _require_shape(tuple(batch.shape), where, [_SHAPE, _CHANNELS_FIRST])
-        if batch.dtype != torch.uint8 and not batch.is_floating_point():
+        if not (batch.is_floating_point() or str(batch.dtype) == "torch.uint8"):
             raise DataError(f"are {batch.dtype}", where=where, remedy="Give torch.uint8, or floats in [0, 1].")
         for start in range(0, len(batch), at_once):
             yield _bytes_of_tensor(batch[start : start + at_once], where)
@@ -526,7 +409,7 @@ def _bytes_of_tensor(patches: Tensor, where: str) -> Pixels:
                 where=where,
                 remedy="Give floats in [0, 1], not normalised by a mean and deviation, or bytes (torch.uint8).",
             )
-        patches = (patches.float() * 255).round().to(torch.uint8)
+        patches = (patches.float() * 255).round().byte()
     last = patches if tuple(patches.shape[1:]) == _SHAPE else patches.permute(0, 2, 3, 1)
     return np.asarray(last.detach().cpu().contiguous().numpy())
 
@@ -541,6 +424,12 @@ def _bytes_of_image(image: object, where: str) -> UInt8[np.ndarray, "96 96 3"]:
             remedy=f"Give RGB images of {PATCH_SIZE_PX} x {PATCH_SIZE_PX} (image.convert('RGB')).",
         )
     return np.asarray(image)
+
+
+def _is_tensor(batch: object) -> TypeGuard[Tensor]:
+    """Nobody has a tensor where PyTorch was not imported, which an exported model does without."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(batch, torch.Tensor)
 
 
 def _are_images(batch: object) -> TypeGuard[Sequence[Image]]:

@@ -17,7 +17,6 @@ from torch.nn import functional as F
 
 from sentinode.config.run import AugmentConfig
 from sentinode.data.patches import SYMMETRIES, apply_symmetry
-from sentinode.inputs.preprocess import as_input
 from sentinode.kernels import at_hand
 
 # Optical density of haematoxylin, eosin and the rest in red, green and blue (Ruifrok and Johnston 2001).
@@ -131,3 +130,8 @@ def stain(images: Float[Tensor, "n 3 s s"], strength: Float[Tensor, "n 3"]) -> F
     count, channels, height, width = images.shape
     scaled = torch.bmm(mix.transpose(1, 2), density.reshape(count, channels, height * width))
     return torch.exp(-scaled).clamp(0, 1).reshape(images.shape).contiguous(memory_format=torch.channels_last)
+
+
+def as_input(images: UInt8[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
+    """Scale bytes to [0, 1], as networks take them."""
+    return images.float().div_(255.0)

@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, Int8, UInt8
-from torch import Tensor
+from jaxtyping import Bool, Int, Int8, UInt8
 
 from sentinode.config.run import PreprocessConfig
 from sentinode.data.images import PATCH_SIZE_PX
@@ -136,8 +135,3 @@ def unnormalised_in_words(left: int, count: int) -> str:
         f"stain normalisation left {left:,} of {count:,} patches as they are: they show too little tissue, or no two "
         "stains that can be told apart"
     )
-
-
-def as_input(images: UInt8[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
-    """Scale bytes to [0, 1], as networks take them."""
-    return images.float().div_(255.0)

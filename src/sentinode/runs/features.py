@@ -17,8 +17,8 @@ from sentinode.config.run import CopiesConfig, RunConfig, TimmModel
 from sentinode.data.patches import PatchSet
 from sentinode.device import Precision, has_bfloat16, in_precision
 from sentinode.fitting.linear_probe import Features
-from sentinode.inputs.augment import Draws, augmented, draw
-from sentinode.inputs.preprocess import Prepared, as_input
+from sentinode.inputs.augment import Draws, as_input, augmented, draw
+from sentinode.inputs.preprocess import Prepared
 from sentinode.models.backbones.backbone import Backbone
 from sentinode.progress import of_step
 from sentinode.randomness import Purpose

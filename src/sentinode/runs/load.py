@@ -9,25 +9,22 @@ import numpy as np
 import torch
 
 from sentinode.config.run import ModelConfig, OwnModel, TimmModel
-from sentinode.device import choose_device
+from sentinode.device import Precision, choose_device
 from sentinode.fitting.memory import keep_freed_memory
-from sentinode.inference.classifier import Card, Classifier, TrainedNetwork, TrainedRun
+from sentinode.inference.classifier import Card, Classifier, TrainedRun
+from sentinode.inference.trained import TrainedNetwork
 from sentinode.models.own import NONE, Given, Recipes
 from sentinode.runs.decision import DECISION, open_decision
 from sentinode.runs.run import Run
 from sentinode.runs.study_record import STUDY_CONFIG, open_chosen
 from sentinode.runs.variant import Variant
+from sentinode.settings import override
 
 
-def load(model: Path, *, device: str | torch.device = "auto", network: Given | None = None) -> Classifier:
-    """The finished run, ensemble or study's choice in a folder as one object, which maps patches to probabilities.
-
-    A run of your own network needs the same `network` as `fit`, because a folder contains no code. Every sealed file is
-    checked once against its digest. Raises RunError, in one line, if the folder is unfinished or a file is missing,
-    changed or foreign, and ConfigError if the device, such as "cpu", "cuda" or "mps", is not available.
-    """
+def load_folder(model: Path, *, device: str | torch.device = "auto", network: Given | None = None) -> Classifier:
+    """The finished run, ensemble or study's choice in a folder as one object; `sentinode.load` says what it raises."""
     place = device if isinstance(device, torch.device) else choose_device(device)
-    return classifier_of(open_runs(Path(model), Recipes.of(network)), place, folder=Path(model))
+    return classifier_of(open_runs(model, Recipes.of(network)), place, folder=model)
 
 
 def open_runs(folder: Path, own: Recipes = NONE) -> tuple[Run, ...]:
@@ -35,14 +32,19 @@ def open_runs(folder: Path, own: Recipes = NONE) -> tuple[Run, ...]:
     return open_chosen(folder, own).runs if (folder / STUDY_CONFIG).is_file() else (Run.open(folder, own),)
 
 
-def classifier_of(runs: Sequence[Run], device: torch.device, *, folder: Path | None = None) -> Classifier:
-    """The mean probability of runs that are open; `folder` is that of the study that chose them, if one did."""
+def classifier_of(
+    runs: Sequence[Run], device: torch.device, *, folder: Path | None = None, precision: Precision | None = None
+) -> Classifier:
+    """The mean probability of runs that are open; `folder` is that of the study that chose them, if one did.
+
+    `precision`: that of all networks, in place of what their settings say.
+    """
     keep_freed_memory()
     home = runs[0].folder if folder is None else folder
     decision = open_decision(home)
     return Classifier(
         home.resolve().name,
-        [_trained(run, device) for run in runs],
+        [_trained(run, device, precision) for run in runs],
         calibrations=decision.calibrations,
         operating_points=decision.points,
         undecided=decision.not_fitted,
@@ -53,13 +55,18 @@ def classifier_of(runs: Sequence[Run], device: torch.device, *, folder: Path | N
     )
 
 
-def _trained(run: Run, device: torch.device) -> TrainedRun:
+def _trained(run: Run, device: torch.device, precision: Precision | None) -> TrainedRun:
     """The networks that have a say, an ensemble's with their weights."""
+
+    def network(of: Run) -> TrainedNetwork:
+        config = of.config if precision is None else override(of.config, {"predict.precision": precision})
+        return TrainedNetwork(of.network(device), config, device)
+
     if not run.members:
-        return TrainedRun((TrainedNetwork(run.network(device), run.config, device),))
+        return TrainedRun((network(run),))
     heard = [(member, weight) for member, weight in zip(run.members, run.weights, strict=True) if weight > 0]
     return TrainedRun(
-        tuple(TrainedNetwork(member.network(device), member.config, device) for member, _ in heard),
+        tuple(network(member) for member, _ in heard),
         np.array([weight for _, weight in heard]),
     )
 

@@ -22,8 +22,8 @@ from sentinode.fitting.checkpoint import load_checkpoint, load_weights, save_che
 from sentinode.fitting.epochs import EpochRecord, FitState, fit_epochs, steps_in_epoch
 from sentinode.fitting.linear_probe import fit_head
 from sentinode.fitting.memory import keep_freed_memory
-from sentinode.inference.classifier import TrainedNetwork
 from sentinode.inference.predictions import Predictions
+from sentinode.inference.trained import TrainedNetwork
 from sentinode.inputs.batches import BatchStream
 from sentinode.inputs.preprocess import notices as preprocessing_notices
 from sentinode.models.backbones.backbone import Backbone

@@ -10,7 +10,7 @@ import pytest
 from sentinode.data.tables import read_table
 from sentinode.errors import SubmissionError
 from sentinode.evaluation.metrics import auc
-from sentinode.export.submission import make_submission, write_submission
+from sentinode.exports.submission import make_submission, write_submission
 from sentinode.inference.predictions import Predictions, unlabelled
 
 

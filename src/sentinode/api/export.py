@@ -1,0 +1,168 @@
+"""A finished model as one file or folder that other programs run, with a certificate of what it computes there."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+import numpy as np
+import torch
+
+import sentinode
+from sentinode.artefacts import claim
+from sentinode.config.run import DataConfig
+from sentinode.data.folder import pack_all, read_images
+from sentinode.data.images import PATCH_SIZE_PX
+from sentinode.data.patches import UNLABELLED
+from sentinode.errors import ConfigError
+from sentinode.evaluation.calibration import logits
+from sentinode.exports.certificate import PARITY, Certificate, Reference, made_up_patches
+from sentinode.exports.onnx_file import onnx_file, onnx_runtimes
+from sentinode.exports.whole import Whole, whole
+from sentinode.inference.classifier import LABELS, Classifier
+from sentinode.inference.exported import Exported, Validation
+from sentinode.models.own import Given, Recipes
+from sentinode.progress import of_step
+from sentinode.records import write_record
+from sentinode.runs.load import classifier_of, open_runs
+from sentinode.runs.run import Run, digest_of
+from sentinode.runs.variant import Variant
+from sentinode.session import Session
+
+FORMATS: Final = ("onnx",)
+MOST_PATCHES: Final = 2000
+MANIFEST: Final = "manifest.json"
+_STAGING: Final = ".export.part"  # what a killed process leaves of it, the next that claims the folder removes
+
+
+@dataclass(frozen=True)
+class ExportManifest:
+    """manifest.json of an export, written last: the SHA-256 of its files."""
+
+    format: str
+    sha256: dict[str, str]
+    sentinode_export: Literal[True] = True
+
+
+def export(
+    model: Path,
+    to: str,
+    out: Path,
+    session: Session | None = None,
+    *,
+    data: Path | None = None,
+    patches: int = MOST_PATCHES,
+    spacing: float | None = None,
+    network: Given | None = None,
+) -> Certificate:
+    """Write a run, an ensemble or a study's choice for other programs into the folder `out`, complete or not at all.
+
+    `to` is "onnx": model.onnx, one file with everything in its graph. It takes patches as they are, (n, 96, 96, 3)
+    bytes, and gives `probability` and `logit`, and `calibrated` where a temperature was fitted.
+
+    The certificate, parity.json, compares it with the run on PyTorch, in every runtime that is installed, on at most
+    `patches` of the run's validation set in `data`, whose `spacing` is as for `predict`; without `data` on made-up
+    patches. Raises ExportError where a logit differs by more than 1e-4, or the format cannot hold the network.
+    A run of your own network needs the same `network` as `fit`.
+    """
+    session = session or Session()
+    if to not in FORMATS:
+        raise ConfigError(f"unknown format {to!r}", where="to", remedy=f"Give {', '.join(FORMATS)}.")
+    if patches < 1:
+        raise ConfigError(f"cannot compare {patches} patches", where="patches", remedy="Give 1 or more.")
+    with claim(out):
+        runs = open_runs(model, Recipes.of(network))
+        classifier = classifier_of(runs, torch.device("cpu"), folder=model, precision="float32")
+        source = _Source(whole(classifier), _described(classifier, runs))
+        reference = _reference(classifier, runs, data, patches, spacing, session)
+        with _complete_or_absent(out, to) as folder:
+            return _write_onnx(source, folder, reference, session)
+
+
+@dataclass(frozen=True, eq=False)
+class _Source:
+    module: Whole
+    record: Exported
+
+
+def _write_onnx(source: _Source, folder: Path, reference: Reference, session: Session) -> Certificate:
+    told = of_step(session.progress, "export to onnx")
+    told(0, 1)
+    path = folder / "model.onnx"
+    path.write_bytes(onnx_file(source.module, source.record))
+    told(1, 1)
+    runtimes, missing = onnx_runtimes(path)
+    record = source.record
+    certificate = reference.certificate(
+        runtimes,
+        missing,
+        sentinode=record.sentinode,
+        name=record.name,
+        digest=record.digest,
+        progress=session.progress,
+    )
+    write_record(folder / PARITY, certificate)
+    return certificate
+
+
+@contextmanager
+def _complete_or_absent(out: Path, to: str) -> Iterator[Path]:
+    """A folder to fill, whose files appear in `out` when the block has ended well, the manifest last."""
+    staging = out / _STAGING
+    try:
+        staging.mkdir()
+        yield staging
+        files = sorted(path for path in staging.rglob("*") if path.is_file())
+        digests = {path.relative_to(staging).as_posix(): digest_of(path) for path in files}
+        for path in sorted(staging.iterdir()):
+            path.rename(out / path.name)
+        write_record(out / MANIFEST, ExportManifest(to, digests))
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _described(classifier: Classifier, runs: Sequence[Run]) -> Exported:
+    return Exported(
+        sentinode=sentinode.__version__,
+        name=classifier.name,
+        digest=digest_of_weights(runs),
+        patch_size_px=PATCH_SIZE_PX,
+        spacing_um_per_px=classifier.spacing_um_per_px,
+        labels=LABELS,
+        views=classifier.views,
+        calibrations=dict(classifier.calibrations),
+        operating_points=dict(classifier.operating_points),
+        undecided=classifier.undecided,
+        card=classifier.card(),
+        validation=Validation.of(Variant("", {}, tuple(runs)).predictions),
+    )
+
+
+def digest_of_weights(runs: Sequence[Run]) -> str:
+    """The run's own, or that of a study's runs together."""
+    if len(runs) == 1:
+        return runs[0].weights_digest
+    return hashlib.sha256("\n".join(run.weights_digest for run in runs).encode()).hexdigest()
+
+
+def _reference(
+    classifier: Classifier, runs: Sequence[Run], data: Path | None, most: int, spacing: float | None, session: Session
+) -> Reference:
+    told = of_step(session.progress, f"predict {classifier.name}")
+    if data is None:
+        pixels = made_up_patches()
+        labels = np.full(len(pixels), UNLABELLED, np.int8)
+        return Reference("made-up patches", pixels, labels, classifier.logits(pixels))
+    seen = Variant("", {}, tuple(runs)).predictions
+    chosen = np.unique(np.linspace(0, len(seen) - 1, min(most, len(seen))).round().astype(np.int64))
+    listing = read_images(data, part="all", config=DataConfig(spacing_um_per_px=spacing)).listing
+    rows = listing.rows_of(seen.ids[chosen])
+    order = np.argsort(rows)  # as they lie in the files
+    pixels = np.asarray(pack_all(listing, session, rows=rows[order]).pixels)
+    probabilities = classifier(pixels, on_progress=told)
+    return Reference("validation set", pixels, seen.labels[chosen][order], logits(probabilities))

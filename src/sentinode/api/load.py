@@ -1,0 +1,34 @@
+"""A finished model from wherever it lies: a run's folder, or one file that was exported from it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sentinode.files import EXPORTED
+
+if TYPE_CHECKING:
+    import torch
+
+    from sentinode.inference.classifier import Classifier
+    from sentinode.models.own import Given
+
+
+def load(model: str | Path, *, device: str | torch.device = "auto", network: Given | None = None) -> Classifier:
+    """The finished run, ensemble or study's choice in a folder as one object, which maps patches to probabilities.
+
+    A run of your own network needs the same `network` as `fit`, because a folder contains no code. Every sealed file is
+    checked once against its digest. Raises RunError, in one line, if the folder is unfinished or a file is missing,
+    changed or foreign, and ConfigError if the device, such as "cpu", "cuda" or "mps", is not available.
+
+    `model` may also be an ONNX file that `export` wrote: then neither PyTorch nor `network` is needed, and it is
+    computed on the CPU, whatever `device` says. Probabilities are the run's within the file's certificate.
+    """
+    path = Path(model)
+    if path.suffix.lower() == EXPORTED and not path.is_dir():
+        from sentinode.inference.exported import open_exported
+
+        return open_exported(path)
+    from sentinode.runs.load import load_folder  # here: with it comes PyTorch
+
+    return load_folder(path, device=device, network=network)

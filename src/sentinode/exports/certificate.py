@@ -1,0 +1,117 @@
+"""parity.json: how far an exported model is from the run that it was made of, measured in every runtime at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import numpy as np
+from jaxtyping import Float, Int8, UInt8
+
+from sentinode.data.images import PATCH_SIZE_PX
+from sentinode.errors import ExportError
+from sentinode.evaluation.metrics import auc
+from sentinode.progress import Progress, of_step
+from sentinode.randomness import Purpose
+from sentinode.records import Number
+
+PARITY: Final = "parity.json"
+TOLERANCE: Final = 1e-4
+_MADE_UP: Final = 64
+_AT_ONCE: Final = 64
+
+Pixels = UInt8[np.ndarray, "n 96 96 3"]
+Logits = Callable[[Pixels], Float[np.ndarray, " n"]]
+"""A model in some runtime, as a function."""
+
+
+@dataclass(frozen=True)
+class RuntimeParity:
+    """One runtime's logits beside the run's."""
+
+    largest_logit_difference: float
+    mean_logit_difference: float
+    auc_difference: Number
+    """The run's minus the export's; NaN where the patches lack a class."""
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """The record of parity.json. The reference is the run on PyTorch, on a CPU and in float32."""
+
+    sentinode: str
+    name: str
+    digest: str
+    """Of the run's weights, as in the model's own metadata."""
+    measured_on: Literal["validation set", "made-up patches"]
+    patches: int
+    """So many of them."""
+    auc: Number
+    """The run's, on these."""
+    tolerance: float
+    """Above it an export is refused."""
+    runtimes: dict[str, RuntimeParity]
+    """By their names and versions."""
+    not_measured: dict[str, str]
+    """Runtimes that were not tried, and why."""
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """Patches, and what the run itself says of them."""
+
+    measured_on: Literal["validation set", "made-up patches"]
+    pixels: Pixels
+    labels: Int8[np.ndarray, " n"]
+    logits: Float[np.ndarray, " n"]
+
+    def certificate(
+        self,
+        runtimes: Mapping[str, Logits],
+        not_measured: Mapping[str, str],
+        *,
+        sentinode: str,
+        name: str,
+        digest: str,
+        progress: Progress,
+    ) -> Certificate:
+        """Raises ExportError where a runtime's logits are farther from the run's than `TOLERANCE`."""
+        return Certificate(
+            sentinode=sentinode,
+            name=name,
+            digest=digest,
+            measured_on=self.measured_on,
+            patches=len(self.pixels),
+            auc=auc(self.labels, self.logits),
+            tolerance=TOLERANCE,
+            runtimes={runtime: self._parity(runtime, of, progress) for runtime, of in runtimes.items()},
+            not_measured=dict(not_measured),
+        )
+
+    def _parity(self, runtime: str, logits_of: Logits, progress: Progress) -> RuntimeParity:
+        told, said = of_step(progress, f"parity: {runtime}"), []
+        for start in range(0, len(self.pixels), _AT_ONCE):
+            said.append(np.asarray(logits_of(self.pixels[start : start + _AT_ONCE]), np.float64))
+            told(min(start + _AT_ONCE, len(self.pixels)), len(self.pixels))
+        logits = np.concatenate(said)
+        apart = np.abs(logits - self.logits)
+        largest = float(apart.max())
+        if not largest <= TOLERANCE:  # nor NaN
+            raise ExportError(
+                f"in {runtime} its logits are up to {largest:.3g} away from the run's, more than {TOLERANCE:g}",
+                remedy="Nothing was written; export to another format, or report this.",
+            )
+        return RuntimeParity(largest, float(apart.mean()), auc(self.labels, self.logits) - auc(self.labels, logits))
+
+
+def made_up_patches() -> Pixels:
+    """Noise in large and small spots, from pale to dark; two patches of one colour each are the ends of the range."""
+    rng = Purpose.MADE_UP_PATCHES.rng(0)
+    pixels = np.zeros((_MADE_UP, PATCH_SIZE_PX, PATCH_SIZE_PX, 3))
+    for spot_px in (1, 4, 12, 48):
+        spots = rng.random((_MADE_UP, PATCH_SIZE_PX // spot_px, PATCH_SIZE_PX // spot_px, 3))
+        pixels += spots.repeat(spot_px, axis=1).repeat(spot_px, axis=2)
+    made = np.clip(pixels / 4 * rng.uniform(100, 400, (_MADE_UP, 1, 1, 3)), 0, 255).astype(np.uint8)
+    made[0], made[-1] = 0, 255
+    return made

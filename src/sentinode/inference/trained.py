@@ -1,0 +1,100 @@
+"""A trained network on PyTorch, ready to predict."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, UInt8
+from torch import nn
+
+from sentinode.config.run import RunConfig
+from sentinode.data.images import CENTRE_SIZE_PX
+from sentinode.data.patches import apply_symmetry
+from sentinode.device import in_precision
+from sentinode.inference.dense import DenseNetwork, dense_network
+from sentinode.inference.network import BLOCK, BatchSize, Network, Probabilities, Sliceable, in_batches
+from sentinode.inputs.augment import as_input
+from sentinode.models.folded import folded
+from sentinode.models.group_conv import inverse
+
+
+class TrainedNetwork(Network):
+    """One network, ready to predict under the settings of its run. Several threads may ask it at once.
+
+    `network` maps (n, 3, s, s) in [0, 1] to (n, 1) logits; it is put into evaluation mode, and lies on the device.
+    """
+
+    device: torch.device
+
+    def __init__(self, network: nn.Module, config: RunConfig, device: torch.device) -> None:
+        self.preprocess, self.views, self.device = config.preprocess, config.predict.views, device
+        self.batch_size = BatchSize(config.running.prediction_batch_size, search=device.type == "cpu")
+        self._precision = config.predict.precision
+        self.network = folded(network.eval())
+        """An equal one, in fewer operations."""
+        self._given = network
+
+    @cached_property
+    def dense(self) -> DenseNetwork | None:
+        """The same network over a whole image, where neighbouring patches can share its maps."""
+        return dense_network(self._given, self.preprocess)
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether `over_image` can be asked."""
+        return self.dense is not None
+
+    @torch.inference_mode()
+    def over_image(
+        self, rgb: UInt8[np.ndarray, "height width 3"], cells: Bool[np.ndarray, "rows columns"]
+    ) -> Probabilities:
+        """About what `probabilities` says of the patches around the marked cells of an image, row by row."""
+        assert self.dense is not None
+        found, side = np.full(cells.shape, np.nan), self.dense.cells_at_once
+        for top in range(0, cells.shape[0], side):
+            for left in range(0, cells.shape[1], side):
+                part = slice(top, top + side), slice(left, left + side)
+                if cells[part].any():
+                    height, width = (CENTRE_SIZE_PX * (count + 2) for count in cells[part].shape)
+                    y, x = CENTRE_SIZE_PX * top, CENTRE_SIZE_PX * left
+                    found[part] = self._of_cells(rgb[y : y + height, x : x + width])
+        return np.asarray(found[cells])
+
+    def _of_cells(self, rgb: UInt8[np.ndarray, "height width 3"]) -> Float[np.ndarray, "rows columns"]:
+        assert self.dense is not None
+        seen = np.ascontiguousarray(self.dense.geometry.seen(rgb))
+        image = torch.from_numpy(seen).permute(2, 0, 1)[None].to(self.device)
+        said = []
+        for symmetry in range(self.views):
+            with in_precision(self._precision, self.device):
+                logits = self.dense(as_input(apply_symmetry(image, symmetry)))
+            said.append(apply_symmetry(logits[None, None], inverse(symmetry))[0, 0].cpu().double())
+        return np.asarray(torch.sigmoid(torch.stack(said)).numpy().mean(axis=0))
+
+    @torch.inference_mode()
+    def probabilities(
+        self, prepared: Sliceable, *, on_progress: Callable[[int, int], None] | None = None
+    ) -> Probabilities:
+        """The mean probability over the views of each patch, in the order given."""
+        return in_batches(prepared, self.batch_size, self._of_batch, on_progress)
+
+    def _of_batch(self, pixels: UInt8[np.ndarray, "n s s 3"]) -> Probabilities:
+        filled = _filled(pixels, min(BLOCK, self.batch_size.largest))
+        images = torch.from_numpy(filled).permute(0, 3, 1, 2).to(self.device)
+        said = []
+        for symmetry in range(self.views):
+            view = as_input(apply_symmetry(images, symmetry).contiguous(memory_format=torch.channels_last))
+            with in_precision(self._precision, self.device):
+                said.append(self.network(view).squeeze(1))
+        # In double precision: in single, every logit above 17 would become the same probability, 1.
+        # NumPy adds the views one after the other; PyTorch's mean adds those of few patches in another order.
+        return np.asarray(torch.sigmoid(torch.stack(said).cpu().double()).numpy().mean(axis=0)[: len(pixels)])
+
+
+def _filled(pixels: UInt8[np.ndarray, "n s s 3"], block: int) -> UInt8[np.ndarray, "m s s 3"]:
+    """The patches and, up to whole blocks, the last of them again."""
+    missing = -len(pixels) % block
+    return np.concatenate([pixels, np.repeat(pixels[-1:], missing, axis=0)]) if missing else pixels

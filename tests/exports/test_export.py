@@ -1,0 +1,309 @@
+"""A run as one file for other programs: it computes what the run computes, says so, and needs no PyTorch."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import sentinode
+from conftest import make_patches
+from sentinode import Classifier, Session
+from sentinode.config.presets import load_preset
+from sentinode.config.run import PreprocessConfig, RunConfig
+from sentinode.errors import ExportError, RunError
+from sentinode.exports import certificate
+from sentinode.exports.certificate import Certificate, made_up_patches
+from sentinode.exports.onnx_file import onnx_file
+from sentinode.exports.whole import mean_of_probabilities, network_input, whole
+from sentinode.inference.classifier import TrainedRun
+from sentinode.inference.exported import Exported, Validation
+from sentinode.inference.trained import TrainedNetwork
+from sentinode.inputs.preprocess import downsample
+from sentinode.models.build import build
+from sentinode.records import read_record
+from sentinode.runs.material import Material
+from sentinode.runs.run import Run
+from sentinode.runs.train import train_run
+from sentinode.settings import override
+
+CPU = torch.device("cpu")
+BASE = override(load_preset("fair").run_config(), {"fit.epochs": 1, "fit.batch_size": 16})
+PATCHES = make_patches(11, seed=5).pixels
+EXACT = certificate.TOLERANCE / 10
+
+
+@pytest.fixture(scope="module")
+def run(material: Material, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return train_run(material, BASE, tmp_path_factory.mktemp("runs") / "run")
+
+
+@pytest.fixture(scope="module")
+def exported(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("exported") / "model"
+    sentinode.export(run.folder, "onnx", out, Session(out.parent / "cache", CPU))
+    return out
+
+
+@pytest.fixture(scope="module")
+def model(exported: Path) -> Classifier:
+    return sentinode.load(exported / "model.onnx")
+
+
+def network_of(settings: dict[str, Any], seed: int = 0) -> TrainedNetwork:
+    """Never trained, but with norms that do something."""
+    config = override(RunConfig(), {"predict.precision": "float32", **settings})
+    generator = torch.Generator().manual_seed(seed)
+    network = build(config.model, input_size_px=config.preprocess.size_px, generator=generator, pretrained=False)
+    for name, values in network.state_dict().items():
+        if name.endswith("running_var"):
+            values.uniform_(0.5, 2, generator=generator)
+        elif name in ("head.weight", "head.bias"):
+            values.normal_(std=0.1, generator=generator)
+    return TrainedNetwork(network, config, CPU)
+
+
+def classifier_of(*runs: TrainedRun) -> Classifier:
+    absent: Callable[[], Any] = lambda: pytest.fail("an export does not ask for it")  # noqa: E731
+    return Classifier(
+        "drawn",
+        runs,
+        calibrations={},
+        operating_points={},
+        undecided="it was drawn",
+        decided_in=Path("decision.json"),
+        spacing_um_per_px=0.972,
+        validation=absent,
+        card=absent,
+    )
+
+
+# --- what is exported computes what the run computes
+
+
+@pytest.mark.numeric
+@pytest.mark.parametrize(
+    "way",
+    [
+        PreprocessConfig(),
+        PreprocessConfig(crop_px=96, size_px=96),
+        PreprocessConfig(crop_px=64, size_px=32),
+        PreprocessConfig(crop_px=48, size_px=48),
+        PreprocessConfig(crop_px=96, size_px=40, resize="nearest"),
+    ],
+    ids=str,
+)
+def test_a_network_is_given_the_same_bytes(way: PreprocessConfig) -> None:
+    patches = np.concatenate([PATCHES, made_up_patches()])
+    seen = network_input(torch.from_numpy(patches).float(), way) * 255
+    assert np.array_equal(seen.permute(0, 2, 3, 1).round().byte().numpy(), downsample(patches, way))
+    assert float((seen - seen.round()).abs().max()) < 1e-4
+
+
+@pytest.mark.numeric
+def test_the_mean_of_probabilities_is_right_to_the_ends_of_the_scale() -> None:
+    logits = torch.tensor([[0.0, 24, -24, 24, 3], [0.0, 20, -20, -24, -5]])
+    p, q = (torch.sigmoid(sign * logits.double()).mean(0) for sign in (1, -1))
+    assert mean_of_probabilities(logits).numpy() == pytest.approx((p.log() - q.log()).numpy(), abs=5e-6)
+
+
+NETWORKS: dict[str, dict[str, Any]] = {
+    "notebook, before": {},
+    "notebook, after, one view": {"model.norm": "after", "predict.views": 1, "preprocess.size_px": 48},
+    "nearest": {"preprocess.resize": "nearest"},
+    "p4m": {"model.architecture": "p4m"},
+    "a backbone's stages, enlarged": {
+        "model.architecture": "timm",
+        "model.backbone": "tf_efficientnet_lite0",
+        "model.features.kind": "stages",
+        "model.resize_px": 64,
+        "preprocess.crop_px": 48,
+        "preprocess.size_px": 48,
+        "fit.schedule.kind": "constant",
+    },
+}
+
+
+@pytest.mark.numeric
+@pytest.mark.parametrize("name", NETWORKS)
+def test_one_module_is_a_whole_network(name: str) -> None:
+    classifier = classifier_of(TrainedRun((network_of(NETWORKS[name]),)))
+    probability, logit = whole(classifier)(torch.from_numpy(PATCHES))
+    assert logit.numpy() == pytest.approx(classifier.logits(PATCHES), abs=EXACT)
+    assert probability.numpy() == pytest.approx(classifier(PATCHES), rel=1e-5)
+
+
+@pytest.mark.numeric
+def test_one_module_is_ensembles_and_their_mean() -> None:
+    small, large = (network_of(settings, 3) for settings in ({}, {"preprocess.size_px": 48, "predict.views": 1}))
+    blended = TrainedRun((small, large), np.array([0.3, 0.7]))
+    classifier = classifier_of(blended, TrainedRun((network_of({}, 4),)))
+    _, logit = whole(classifier)(torch.from_numpy(PATCHES))
+    assert logit.numpy() == pytest.approx(classifier.logits(PATCHES), abs=EXACT)
+
+
+def test_what_no_format_has_is_refused() -> None:
+    with pytest.raises(RunError, match="normalises stains"):
+        whole(classifier_of(TrainedRun((network_of({"preprocess.stain": "macenko"}),))))
+
+
+# --- one ONNX file
+
+
+@pytest.mark.numeric
+def test_the_file_says_what_the_run_says(run: Run, model: Classifier) -> None:
+    original = sentinode.load(run.folder, device="cpu")
+    for patches in (PATCHES, PATCHES[:1], [PATCHES[:4], PATCHES[4:]]):
+        assert model.logits(patches) == pytest.approx(original.logits(patches), abs=EXACT)
+    assert model(PATCHES[:0]).shape == (0,)
+    assert model.calibrated(PATCHES, "isotonic") == pytest.approx(original.calibrated(PATCHES, "isotonic"), abs=1e-4)
+    assert model.operating_points == original.operating_points
+    assert model.decide(PATCHES, "youden").tolist() == original.decide(PATCHES, "youden").tolist()
+    assert model.operating_point(0.3) == original.operating_point(0.3)
+    assert str(model.card()) == str(original.card())
+    assert (model.views, model.spacing_um_per_px, model.device) == (8, 0.972, "cpu")
+
+
+def test_other_programs_find_names_and_meaning_in_it(run: Run, exported: Path) -> None:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(exported / "model.onnx")
+    (patches,) = session.get_inputs()
+    assert (patches.name, patches.type, patches.shape) == ("patches", "tensor(uint8)", ["n", 96, 96, 3])
+    assert [output.name for output in session.get_outputs()] == ["probability", "logit", "calibrated"]
+    properties = session.get_modelmeta().custom_metadata_map
+    assert json.loads(properties["digest"]) == run.weights_digest
+    assert json.loads(properties["labels"]) == ["no tumour", "tumour"]
+    assert json.loads(properties["spacing_um_per_px"]) == 0.972
+    assert json.loads(properties["operating_points"])["youden"]["threshold"] == run.decision.points["youden"].threshold
+    probability, calibrated = session.run(["probability", "calibrated"], {"patches": PATCHES})
+    original = sentinode.load(run.folder, device="cpu")
+    assert probability == pytest.approx(original(PATCHES), rel=1e-4)
+    assert calibrated == pytest.approx(original.calibrated(PATCHES), rel=1e-4)
+
+
+def test_it_is_opened_without_pytorch_and_with_the_packages_of_the_extra_alone(
+    model: Classifier, exported: Path
+) -> None:
+    code = (
+        "import sys, numpy, sentinode; model = sentinode.load(sys.argv[1]);"
+        "print(repr(float(model(numpy.full((1, 96, 96, 3), 200, numpy.uint8))[0])), model.threshold('youden'));"
+        "print(*{name.partition('.')[0] for name in sys.modules} - set(sys.stdlib_module_names))"
+    )
+    arguments = [sys.executable, "-c", code, str(exported / "model.onnx")]
+    said, imported = subprocess.run(arguments, capture_output=True, text=True, check=True).stdout.splitlines()
+    probability, threshold = map(float, said.split())
+    assert probability == pytest.approx(float(model(np.full((1, 96, 96, 3), 200, np.uint8))[0]), rel=1e-4)
+    assert threshold == model.threshold("youden")
+    extras = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
+    known = {re.split("[<>=]", package)[0].replace("-", "_") for package in extras["runtime"]}
+    own = {"sentinode", "__main__", "_distutils_hack", "PIL"} | {name for name in imported.split() if name[0] == "_"}
+    of_these = {"pydantic_core", "annotated_types", "typing_extensions", "typing_inspection", "wadler_lindig", "google"}
+    assert set(imported.split()) - own - of_these <= known, imported
+
+
+@pytest.mark.parametrize("where", [0.3, 0.9])
+def test_a_damaged_or_foreign_file_is_refused_in_one_line(exported: Path, tmp_path: Path, where: float) -> None:
+    content = bytearray((exported / "model.onnx").read_bytes())
+    content[int(len(content) * where)] ^= 1
+    (tmp_path / "damaged.onnx").write_bytes(content)
+    with pytest.raises(RunError, match="has changed since it was exported"):
+        sentinode.load(tmp_path / "damaged.onnx")
+    (tmp_path / "foreign.onnx").write_bytes(b"\x08\x0a\x12\x07pytorch")
+    with pytest.raises(RunError, match="is not an ONNX file that sentinode exported"):
+        sentinode.load(tmp_path / "foreign.onnx")
+    with pytest.raises(RunError, match="is missing"):
+        sentinode.load(tmp_path / "absent.onnx")
+
+
+# --- the certificate, and nothing without it
+
+
+def test_the_certificate_names_runtime_and_distance(run: Run, exported: Path) -> None:
+    found = read_record(exported / "parity.json", Certificate)
+    assert (found.digest, found.measured_on, found.patches) == (run.weights_digest, "made-up patches", 64)
+    (onnxruntime,) = [of for name, of in found.runtimes.items() if name.startswith("onnxruntime")]
+    assert 0 <= onnxruntime.mean_logit_difference <= onnxruntime.largest_logit_difference < EXACT
+    assert sorted(path.name for path in exported.iterdir()) == ["manifest.json", "model.onnx", "parity.json"]
+
+
+def test_an_export_that_is_off_is_no_export(
+    run: Run, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(certificate, "TOLERANCE", 1e-9)
+    monkeypatch.setattr("sentinode.api.export.onnx_file", lambda *_: (exported / "model.onnx").read_bytes())
+    with pytest.raises(ExportError, match=r"logits are up to .* away from the run's"):
+        sentinode.export(run.folder, "onnx", tmp_path / "out", Session(tmp_path / "cache", CPU))
+    assert not (tmp_path / "out").exists()
+
+
+def test_parity_is_measured_on_the_runs_validation_set(
+    run: Run, material: Material, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, patches = tmp_path / "data", material.patches
+    data.mkdir()
+    for name, values in {"x": patches.pixels, "y": patches.labels, "ids": patches.ids}.items():
+        np.save(data / f"{name}.npy", values)
+    original, asked = sentinode.load(run.folder, device="cpu"), list[np.ndarray]()
+
+    def as_the_run(pixels: np.ndarray) -> np.ndarray:
+        asked.append(pixels)
+        return original.logits(pixels)
+
+    monkeypatch.setattr("sentinode.api.export.onnx_file", lambda *_: b"model")
+    monkeypatch.setattr("sentinode.api.export.onnx_runtimes", lambda _: ({"itself": as_the_run}, {"other": "absent"}))
+    session = Session(tmp_path / "cache", CPU, workers=1)
+    found = sentinode.export(run.folder, "onnx", tmp_path / "out", session, data=data)
+    rows = np.sort(patches.rows_of(run.predictions.ids))
+    assert np.array_equal(np.concatenate(asked), patches.pixels[rows])
+    assert (found.measured_on, found.patches, found.not_measured) == ("validation set", len(rows), {"other": "absent"})
+    assert found.auc == pytest.approx(run.scores["auc"])
+    assert found.runtimes["itself"].largest_logit_difference == 0
+    some = sentinode.export(run.folder, "onnx", tmp_path / "some", session, data=data, patches=7)
+    assert some.patches == 7
+
+
+class Branching(nn.Module):
+    """Which way it goes depends on the pixels: no exporter follows it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean = x.mean((2, 3))
+        return self.layer(mean if float(mean.sum()) > 1 else -mean)
+
+
+def test_a_network_that_cannot_be_exported_says_why(model: Classifier) -> None:
+    network = network_of({"predict.views": 1})
+    network.network = Branching()
+    record = Exported(
+        sentinode="0",
+        name="branching",
+        digest="",
+        patch_size_px=96,
+        spacing_um_per_px=0.972,
+        labels=("no tumour", "tumour"),
+        views=1,
+        calibrations={},
+        operating_points={},
+        undecided="",
+        card=model.card(),
+        validation=Validation(np.empty(0), np.empty(0)),
+    )
+    with pytest.raises(ExportError, match=r"branching cannot be written as ONNX \(.+\)\. Export it to") as told:
+        onnx_file(whole(classifier_of(TrainedRun((network,)))), record)
+    assert len(str(told.value).splitlines()) == 1
