@@ -21,10 +21,12 @@ from conftest import make_patches
 from sentinode import Classifier, Session
 from sentinode.config.presets import load_preset
 from sentinode.config.run import PreprocessConfig, RunConfig
-from sentinode.errors import ExportError, RunError
+from sentinode.errors import ConfigError, ExportError, RunError
 from sentinode.exports import certificate
 from sentinode.exports.certificate import Certificate, made_up_patches
+from sentinode.exports.hugging_face import opened_by_timm, write_backbone
 from sentinode.exports.onnx_file import onnx_file
+from sentinode.exports.torchscript import torchscript_runtimes, write_torchscript, write_wsinfer, wsinfer_runtimes
 from sentinode.exports.whole import mean_of_probabilities, network_input, whole
 from sentinode.inference.classifier import TrainedRun
 from sentinode.inference.exported import Exported, Validation
@@ -265,14 +267,32 @@ def test_parity_is_measured_on_the_runs_validation_set(
     monkeypatch.setattr("sentinode.api.export.onnx_file", lambda *_: b"model")
     monkeypatch.setattr("sentinode.api.export.onnx_runtimes", lambda _: ({"itself": as_the_run}, {"other": "absent"}))
     session = Session(tmp_path / "cache", CPU, workers=1)
-    found = sentinode.export(run.folder, "onnx", tmp_path / "out", session, data=data)
+    found = sentinode.export(run.folder, "onnx", tmp_path / "out", session, data=data)["onnx"]
     rows = np.sort(patches.rows_of(run.predictions.ids))
     assert np.array_equal(np.concatenate(asked), patches.pixels[rows])
     assert (found.measured_on, found.patches, found.not_measured) == ("validation set", len(rows), {"other": "absent"})
     assert found.auc == pytest.approx(run.scores["auc"])
     assert found.runtimes["itself"].largest_logit_difference == 0
-    some = sentinode.export(run.folder, "onnx", tmp_path / "some", session, data=data, patches=7)
+    some = sentinode.export(run.folder, "onnx", tmp_path / "some", session, data=data, patches=7)["onnx"]
     assert some.patches == 7
+
+
+def described(model: Classifier) -> Exported:
+    """What a file is told of a network that was drawn."""
+    return Exported(
+        sentinode="0",
+        name="drawn",
+        digest="",
+        patch_size_px=96,
+        spacing_um_per_px=0.972,
+        labels=("no tumour", "tumour"),
+        views=1,
+        calibrations={},
+        operating_points={},
+        undecided="",
+        card=model.card(),
+        validation=Validation(np.empty(0), np.empty(0)),
+    )
 
 
 class Branching(nn.Module):
@@ -290,20 +310,62 @@ class Branching(nn.Module):
 def test_a_network_that_cannot_be_exported_says_why(model: Classifier) -> None:
     network = network_of({"predict.views": 1})
     network.network = Branching()
-    record = Exported(
-        sentinode="0",
-        name="branching",
-        digest="",
-        patch_size_px=96,
-        spacing_um_per_px=0.972,
-        labels=("no tumour", "tumour"),
-        views=1,
-        calibrations={},
-        operating_points={},
-        undecided="",
-        card=model.card(),
-        validation=Validation(np.empty(0), np.empty(0)),
-    )
-    with pytest.raises(ExportError, match=r"branching cannot be written as ONNX \(.+\)\. Export it to") as told:
-        onnx_file(whole(classifier_of(TrainedRun((network,)))), record)
+    with pytest.raises(ExportError, match=r"drawn cannot be written as ONNX \(.+\)\. Export it to") as told:
+        onnx_file(whole(classifier_of(TrainedRun((network,)))), described(model))
     assert len(str(told.value).splitlines()) == 1
+
+
+# --- other formats
+
+
+@pytest.mark.numeric
+@pytest.mark.parametrize("name", ["p4m", "notebook, before"])
+def test_torchscript_is_the_same_for_any_number_of_patches(model: Classifier, tmp_path: Path, name: str) -> None:
+    classifier = classifier_of(TrainedRun((network_of(NETWORKS[name]),)))
+    write_torchscript(whole(classifier), described(model), tmp_path)
+    (logits,) = torchscript_runtimes(tmp_path).values()
+    for count in (11, 1, 3):
+        assert logits(PATCHES[:count]) == pytest.approx(classifier.logits(PATCHES[:count]), abs=EXACT)
+
+
+@pytest.mark.numeric
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # that TorchScript is deprecated
+def test_wsinfer_and_qupath_need_no_resizer(model: Classifier, tmp_path: Path) -> None:
+    classifier = classifier_of(TrainedRun((network_of({}),)))
+    write_wsinfer(whole(classifier), described(model), tmp_path)
+    for logits in wsinfer_runtimes(tmp_path).values():  # patches as they are, and cut from pixels 4 times as fine
+        assert logits(PATCHES) == pytest.approx(classifier.logits(PATCHES), abs=EXACT)
+    script = torch.jit.load(str(tmp_path / "torchscript_model.pt"))
+    two = script(torch.rand(3, 3, 93, 95))  # of a slide that is coarser, cut a pixel askew
+    assert two.shape == (3, 2)
+    assert two[:, 0].tolist() == [0, 0, 0]
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config == {
+        "spec_version": "1.0",
+        "architecture": "notebook",
+        "num_classes": 2,
+        "class_names": ["no tumour", "tumour"],
+        "patch_size_pixels": 96,
+        "spacing_um_px": 0.972,
+        "transform": [{"name": "ToTensor"}],
+    }
+
+
+@pytest.mark.numeric
+@pytest.mark.parametrize("kind", ["last", "stages"])
+def test_timm_opens_its_backbone_from_the_folder(tmp_path: Path, kind: str) -> None:
+    settings = NETWORKS["a backbone's stages, enlarged"] | {"model.features.kind": kind, "predict.views": 1}
+    trained, written = network_of(settings), network_of(settings)
+    for network in (trained.network, written.network):
+        network.centre.fill_(0.3)
+        network.scale.fill_(1.7)
+    write_backbone(written.network, 48, {"sentinode": {}}, tmp_path)
+    opened = opened_by_timm(trained.with_network(trained.network), tmp_path)
+    patches = downsample(PATCHES, trained.preprocess)
+    assert opened.probabilities(patches) == pytest.approx(trained.probabilities(patches), abs=1e-6)
+    assert opened.network is not trained.network
+
+
+def test_a_format_that_is_not_known_is_refused(run: Run, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="Give onnx, openvino, torchscript, wsinfer, huggingface or all"):
+        sentinode.export(run.folder, "coreml", tmp_path / "out")

@@ -101,7 +101,7 @@ def test_without_borders_every_cell_has_the_logit_of_its_patch(monkeypatch: pyte
     # The package has a function of the same name.
     monkeypatch.setattr(import_module("timm.layers.conv2d_same"), "pad_same", goes_on)
     network = network_of(**LITE, **{"preprocess.size_px": 96})
-    for module in network._network.modules():
+    for module in network.network.modules():
         if type(module) is nn.Conv2d:
             module.padding_mode = "circular"
     image = np.tile(np.random.default_rng(0).integers(0, 256, (96, 96, 3), dtype=np.uint8), (3, 2, 1))

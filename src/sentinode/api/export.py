@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 import numpy as np
 import torch
@@ -19,10 +20,13 @@ from sentinode.config.run import DataConfig
 from sentinode.data.folder import pack_all, read_images
 from sentinode.data.images import PATCH_SIZE_PX
 from sentinode.data.patches import UNLABELLED
-from sentinode.errors import ConfigError
+from sentinode.errors import ConfigError, MissingExtraError, storage_errors
 from sentinode.evaluation.calibration import logits
 from sentinode.exports.certificate import PARITY, Certificate, Reference, made_up_patches
-from sentinode.exports.onnx_file import onnx_file, onnx_runtimes
+from sentinode.exports.hugging_face import timm_runtime, write_hugging_face
+from sentinode.exports.onnx_file import ONNX, onnx_file, onnx_runtimes
+from sentinode.exports.openvino_ir import IR, openvino_runtime, write_ir
+from sentinode.exports.torchscript import torchscript_runtimes, write_torchscript, write_wsinfer, wsinfer_runtimes
 from sentinode.exports.whole import Whole, whole
 from sentinode.inference.classifier import LABELS, Classifier
 from sentinode.inference.exported import Exported, Validation
@@ -34,7 +38,8 @@ from sentinode.runs.run import Run, digest_of
 from sentinode.runs.variant import Variant
 from sentinode.session import Session
 
-FORMATS: Final = ("onnx",)
+Format = Literal["onnx", "openvino", "torchscript", "wsinfer", "huggingface"]
+FORMATS: Final[tuple[Format, ...]] = get_args(Format)
 MOST_PATCHES: Final = 2000
 MANIFEST: Final = "manifest.json"
 _STAGING: Final = ".export.part"  # what a killed process leaves of it, the next that claims the folder removes
@@ -44,7 +49,7 @@ _STAGING: Final = ".export.part"  # what a killed process leaves of it, the next
 class ExportManifest:
     """manifest.json of an export, written last: the SHA-256 of its files."""
 
-    format: str
+    formats: tuple[str, ...]
     sha256: dict[str, str]
     sentinode_export: Literal[True] = True
 
@@ -59,45 +64,86 @@ def export(
     patches: int = MOST_PATCHES,
     spacing: float | None = None,
     network: Given | None = None,
-) -> Certificate:
+) -> dict[Format, Certificate]:
     """Write a run, an ensemble or a study's choice for other programs into the folder `out`, complete or not at all.
 
-    `to` is "onnx": model.onnx, one file with everything in its graph. It takes patches as they are, (n, 96, 96, 3)
-    bytes, and gives `probability` and `logit`, and `calibrated` where a temperature was fitted.
+    `to` is one of
 
-    The certificate, parity.json, compares it with the run on PyTorch, in every runtime that is installed, on at most
+    - "onnx": model.onnx, one file with everything in its graph. It takes patches as they are, (n, 96, 96, 3) bytes, and
+      gives `probability` and `logit`, and `calibrated` where a temperature was fitted. `load` opens it;
+    - "openvino": the same as model.xml and model.bin;
+    - "torchscript": the same as model.pt;
+    - "wsinfer": a folder of WSInfer's model zoo, for WSInfer and QuPath: torchscript_model.pt and config.json;
+    - "huggingface": safetensors, config.json, a card as README.md, and model.onnx; timm opens its own backbones;
+    - "all": each of these that the installed extras can write, in a folder of its name.
+
+    The certificate, parity.json, compares each with the run on PyTorch, in every runtime that is installed, on at most
     `patches` of the run's validation set in `data`, whose `spacing` is as for `predict`; without `data` on made-up
-    patches. Raises ExportError where a logit differs by more than 1e-4, or the format cannot hold the network.
-    A run of your own network needs the same `network` as `fit`.
+    patches. Certificates are returned by format. Raises ExportError where a logit differs by more than 1e-4, or a
+    format cannot hold the network. A run of your own network needs the same `network` as `fit`.
     """
     session = session or Session()
-    if to not in FORMATS:
-        raise ConfigError(f"unknown format {to!r}", where="to", remedy=f"Give {', '.join(FORMATS)}.")
+    formats = FORMATS if to == "all" else tuple(known for known in FORMATS if known == to)
+    if not formats:
+        raise ConfigError(f"unknown format {to!r}", where="to", remedy=f"Give {', '.join(FORMATS)} or all.")
     if patches < 1:
         raise ConfigError(f"cannot compare {patches} patches", where="patches", remedy="Give 1 or more.")
     with claim(out):
         runs = open_runs(model, Recipes.of(network))
         classifier = classifier_of(runs, torch.device("cpu"), folder=model, precision="float32")
-        source = _Source(whole(classifier), _described(classifier, runs))
+        source = _Source(runs, classifier, whole(classifier), _described(classifier, runs))
         reference = _reference(classifier, runs, data, patches, spacing, session)
-        with _complete_or_absent(out, to) as folder:
-            return _write_onnx(source, folder, reference, session)
+        certificates: dict[Format, Certificate] = {}
+        with _complete_or_absent(out, certificates) as folder:
+            for one in formats:
+                try:
+                    certificates[one] = _write(source, one, folder / one if to == "all" else folder, reference, session)
+                except MissingExtraError as error:
+                    if to != "all":
+                        raise
+                    session.notify(f"not exported to {one}: {error}")
+            if not certificates:
+                raise MissingExtraError("no format can be written", remedy="Run: pip install 'sentinode[export]'")
+    return certificates
 
 
 @dataclass(frozen=True, eq=False)
 class _Source:
+    """A model, and what every format is made of."""
+
+    runs: tuple[Run, ...]
+    classifier: Classifier
     module: Whole
     record: Exported
 
+    @cached_property
+    def onnx(self) -> bytes:
+        return onnx_file(self.module, self.record)
 
-def _write_onnx(source: _Source, folder: Path, reference: Reference, session: Session) -> Certificate:
-    told = of_step(session.progress, "export to onnx")
+
+def _write(source: _Source, to: Format, folder: Path, reference: Reference, session: Session) -> Certificate:
+    told, record = of_step(session.progress, f"export to {to}"), source.record
     told(0, 1)
-    path = folder / "model.onnx"
-    path.write_bytes(onnx_file(source.module, source.record))
+    folder.mkdir(exist_ok=True)
+    missing: dict[str, str] = {}
+    match to:
+        case "onnx":
+            (folder / ONNX).write_bytes(source.onnx)
+            runtimes, missing = onnx_runtimes(folder / ONNX)
+        case "openvino":
+            write_ir(source.onnx, record, folder)
+            runtimes = openvino_runtime(folder / IR)
+        case "torchscript":
+            write_torchscript(source.module, record, folder)
+            runtimes = torchscript_runtimes(folder)
+        case "wsinfer":
+            write_wsinfer(source.module, record, folder)
+            runtimes = wsinfer_runtimes(folder)
+        case "huggingface":
+            write_hugging_face(source.runs, record, source.onnx, folder)
+            runtimes, missing = onnx_runtimes(folder / ONNX)
+            runtimes |= timm_runtime(source.runs, source.classifier, folder)
     told(1, 1)
-    runtimes, missing = onnx_runtimes(path)
-    record = source.record
     certificate = reference.certificate(
         runtimes,
         missing,
@@ -111,17 +157,21 @@ def _write_onnx(source: _Source, folder: Path, reference: Reference, session: Se
 
 
 @contextmanager
-def _complete_or_absent(out: Path, to: str) -> Iterator[Path]:
-    """A folder to fill, whose files appear in `out` when the block has ended well, the manifest last."""
+def _complete_or_absent(out: Path, written: Collection[str]) -> Iterator[Path]:
+    """A folder to fill, whose files appear in `out` when the block has ended well, the manifest last.
+
+    `written` are the formats, as they are known by then.
+    """
     staging = out / _STAGING
     try:
-        staging.mkdir()
-        yield staging
-        files = sorted(path for path in staging.rglob("*") if path.is_file())
-        digests = {path.relative_to(staging).as_posix(): digest_of(path) for path in files}
-        for path in sorted(staging.iterdir()):
-            path.rename(out / path.name)
-        write_record(out / MANIFEST, ExportManifest(to, digests))
+        with storage_errors(out):
+            staging.mkdir()
+            yield staging
+            files = sorted(path for path in staging.rglob("*") if path.is_file())
+            digests = {path.relative_to(staging).as_posix(): digest_of(path) for path in files}
+            for path in sorted(staging.iterdir()):
+                path.rename(out / path.name)
+        write_record(out / MANIFEST, ExportManifest(tuple(written), digests))
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 

@@ -147,7 +147,10 @@ def evaluate(
 def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run or study.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="New folder for the model and parity.json.")],
-    to: Annotated[str, typer.Option(metavar="FORMAT", help="onnx.")] = "onnx",
+    to: Annotated[
+        str,
+        typer.Option(metavar="FORMAT", help="onnx, openvino, torchscript, wsinfer (and QuPath), huggingface or all."),
+    ] = "onnx",
     data: Annotated[
         Path | None,
         typer.Option(
@@ -161,7 +164,7 @@ def export(
     workers: Workers = 2,
     threads: Threads = None,
 ) -> None:
-    """Write a run as one file that other programs compute, with a certificate of how far it is from the run."""
+    """Write a run as a file that other programs compute, with a certificate of how far it is from the run."""
     require_results(run)
     if data is not None:
         require_data(data)
@@ -173,7 +176,8 @@ def export(
     with console.steps() as progress:
         session = session_of(cache, "cpu", workers, progress, threads=threads)
         found = export_run(run, to, out, session, data=data, patches=patches, spacing=spacing, network=own)
-    results.show_certificate(found)
+    for certificate in found.values():
+        results.show_certificate(certificate)
     console.say(str(out))
 
 

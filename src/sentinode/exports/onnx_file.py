@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import torch
 
 from sentinode.errors import ExportError, MissingExtraError
 from sentinode.exports.certificate import Logits
+from sentinode.exports.openvino_ir import openvino_runtime
 from sentinode.exports.whole import Whole
-from sentinode.inference.exported import LOGIT, PATCHES, SEAL, UNSEALED, Exported, open_exported, sealed
+from sentinode.inference.exported import PATCHES, SEAL, UNSEALED, Exported, open_exported, sealed
 
+ONNX: Final = "model.onnx"
 OPSET: Final = 20
 """Of 2023: ONNX Runtime 1.17 and OpenVINO 2024 read it."""
-_OPENVINO_AT_ONCE: Final = 16
 
 
 def onnx_file(module: Whole, record: Exported) -> bytes:
@@ -62,36 +63,15 @@ def onnx_runtimes(path: Path) -> tuple[dict[str, Logits], dict[str, str]]:
     missing: dict[str, str] = {}
     try:
         import onnxruntime
+
+        runtimes[f"onnxruntime {onnxruntime.__version__}"] = open_exported(path).logits
     except ModuleNotFoundError:
         missing["onnxruntime"] = "not installed"
-    else:
-        runtimes[f"onnxruntime {onnxruntime.__version__}"] = open_exported(path).logits
-    return with_openvino(path, runtimes, missing)
-
-
-def with_openvino(
-    path: Path, runtimes: dict[str, Logits], missing: dict[str, str]
-) -> tuple[dict[str, Logits], dict[str, str]]:
     try:
-        import openvino
-    except ModuleNotFoundError:
-        return runtimes, missing | {"openvino": "not installed"}
-    return runtimes | {f"openvino {openvino.__version__.split('-')[0]}": openvino_logits(path)}, missing
-
-
-def openvino_logits(path: Path) -> Logits:
-    """A model in OpenVINO on the CPU, in float32 also where the processor has bfloat16."""
-    import numpy as np
-    import openvino
-
-    core: Any = openvino.Core()
-    compiled = core.compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-
-    def logits(pixels: np.ndarray) -> np.ndarray:
-        parts = [pixels[k : k + _OPENVINO_AT_ONCE] for k in range(0, len(pixels), _OPENVINO_AT_ONCE)]
-        return np.concatenate([compiled(np.ascontiguousarray(part))[LOGIT] for part in parts])
-
-    return logits
+        runtimes |= openvino_runtime(path)
+    except MissingExtraError:
+        missing["openvino"] = "not installed"
+    return runtimes, missing
 
 
 def _reason(error: BaseException) -> str:

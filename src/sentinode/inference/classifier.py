@@ -14,6 +14,7 @@ it is the same to rounding.
 
 from __future__ import annotations
 
+import copy
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -171,12 +172,21 @@ class Classifier:
         self.name, self.calibrations, self.operating_points = name, calibrations, operating_points
         self.spacing_um_per_px: Final = spacing_um_per_px
         """Of the patches that it was trained on."""
-        self.runs: Final = tuple(runs)
+        self.runs = tuple(runs)
         """Those whose mean it is: what a study chose has several."""
         self.undecided: Final = undecided
         self._decided_in = decided_in
         self._validation, self._card = validation, card
-        self._networks = [network for run in self.runs for network in run.networks]
+
+    def with_runs(self, runs: Sequence[TrainedRun]) -> Classifier:
+        """The same of other runs: whose networks are computed elsewhere, for example."""
+        other = copy.copy(self)
+        other.runs = tuple(runs)
+        return other
+
+    @property
+    def _networks(self) -> list[Network]:
+        return [network for run in self.runs for network in run.networks]
 
     def __repr__(self) -> str:
         return f"<Classifier {self.name}: {_networks(len(self._networks))}, {self.views} views, on {self.device}>"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from functools import cached_property
 
@@ -36,6 +37,13 @@ class TrainedNetwork(Network):
         self.network = folded(network.eval())
         """An equal one, in fewer operations."""
         self._given = network
+
+    def with_network(self, network: nn.Module) -> TrainedNetwork:
+        """Another network under the same settings."""
+        other = copy.copy(self)
+        other.network, other._given = network.eval(), network
+        other.__dict__.pop("dense", None)
+        return other
 
     @cached_property
     def dense(self) -> DenseNetwork | None:

@@ -46,7 +46,7 @@ def act(maps: Float[Tensor, "n c8 h h"], symmetry: int) -> Float[Tensor, "n c8 h
 
 def by_feature(maps: Float[Tensor, "n c8 h w"]) -> Float[Tensor, "n c 8 h w"]:
     """The same maps, a feature's 8 along an axis of their own."""
-    return maps.view(len(maps), -1, ORDER, *maps.shape[2:])
+    return maps.view(maps.shape[0], -1, ORDER, *maps.shape[2:])  # not len(maps): a tracer would write it down
 
 
 def output_size_px(input_size_px: int, *, kernel_px: int, stride: int = 1, padding_px: int = 0) -> int:
