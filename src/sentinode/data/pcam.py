@@ -1,10 +1,13 @@
-"""PatchCamelyon's HDF5 files -> the same listing as a competition folder's."""
+"""PatchCamelyon's files -> the same listing as a competition folder's.
+
+HDF5 as its authors, torchvision and mirrors lay it out, or the TFRecords of TensorFlow Datasets.
+"""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -14,20 +17,27 @@ from sentinode.data.hdf5 import dataset, open_h5, require_whole
 from sentinode.data.listing import DataFolder, Listing, PatchArrays
 from sentinode.data.patches import UNLABELLED
 from sentinode.data.tables import columns_of, is_unknown, read_table
+from sentinode.data.tfrecord import IMAGE, read_examples
 from sentinode.errors import DataError
 
-_PARTS: Final = ("train", "valid", "test")
+_PARTS: Final[tuple[str, ...]] = ("train", "valid", "test")
+_PREPARE: Final = "Prepare the dataset again with tfds.load('patch_camelyon')."
 _DEEPEST: Final = 2  # folders below DATA that mirrors leave the files in
 _MOST_FOLDERS: Final = 200  # that are looked into; those of a mirror are a few
 _NAME: Final = re.compile(
     r"camelyonpatch_level_2_split_(?P<part>train|valid|test)_(?P<kind>x\.h5|y\.h5|meta\.csv)(?P<zipped>\.gz)?"
     r"|(?P<mirror>training|validation|test)_split\.h5(?P<mirror_zipped>\.gz)?"
+    r"|patch_camelyon-(?P<shard_of>train|validation|test)\.tfrecord-(?P<shard>\d{5})-of-(?P<shards>\d{5})"
 )
-_OF_MIRRORS: Final = {"training": "train", "validation": "valid", "test": "test"}
+_OF_MIRRORS: Final = {"training": "train", "train": "train", "validation": "valid", "test": "test"}
 
 
 def is_pcam_folder(root: Path) -> bool:
-    return any(kind == "x" for _, kind in _files(root))
+    return any(_is_pixels(kind) for _, kind in _files(root))
+
+
+def _is_pixels(kind: str) -> bool:
+    return kind == "x" or " of " in kind
 
 
 def present_parts(root: Path) -> list[str]:
@@ -35,8 +45,9 @@ def present_parts(root: Path) -> list[str]:
 
     Raises DataError where they are there, and none is unzipped.
     """
-    found = {part: _files(root)[part, "x"] for part in _PARTS if (part, "x") in _files(root)}
-    unzipped = [part for part, file in found.items() if file.suffix != ".gz"]
+    files = _files(root)
+    found = {part: files[part, kind] for part, kind in files if _is_pixels(kind)}
+    unzipped = [part for part in _PARTS if part in found and found[part].suffix != ".gz"]
     if found and not unzipped:
         _refuse_zipped(next(iter(found.values())))
     return unzipped
@@ -48,10 +59,11 @@ def _refuse_zipped(file: Path) -> None:
 
 
 def _files(root: Path) -> dict[tuple[str, str], Path]:
-    """PatchCamelyon's files by part and kind ("x", "y", "meta"), as its authors, torchvision or a mirror lay them out.
+    """PatchCamelyon's files by part and kind, however its authors, torchvision, TensorFlow or a mirror lay them out.
 
-    They lie in the folder itself, or one or two folders deeper, as in `pcam/` or `Labels/Labels/`. The nearest of a
-    kind counts, and of a file and its zipped form the file.
+    Kinds are "x", "y" and "meta", and "00000 of 00008" of TensorFlow's. They lie in the folder itself, or one or two
+    folders deeper, as in `pcam/`, `Labels/Labels/` or `patch_camelyon/2.0.0/`. The nearest of a kind counts, and of a
+    file and its zipped form the file.
     """
     found: dict[tuple[str, str], Path] = {}
     folders = [root]
@@ -65,8 +77,9 @@ def _files(root: Path) -> dict[tuple[str, str], Path]:
                 continue
             for name in listed:
                 if match := _NAME.fullmatch(name):
-                    part = match["part"] or _OF_MIRRORS[match["mirror"]]
-                    key = (part, (match["kind"] or "x").partition(".")[0])
+                    part = match["part"] or _OF_MIRRORS[match["mirror"] or match["shard_of"]]
+                    shard = match["shard"] and f"{match['shard']} of {match['shards']}"
+                    key = (part, shard or (match["kind"] or "x").partition(".")[0])
                     if key not in found or found[key].suffix == ".gz":
                         found[key] = folder / name
                 else:
@@ -100,32 +113,63 @@ def read_pcam(root: Path) -> DataFolder:
 
 def read_parts(root: Path, parts: Sequence[str], *, labels_needed: bool = True) -> Listing:
     """List some of the parts that are there; without their file of labels they are unlabelled, if that will do."""
-    files, ids, labels, slides, file_of, row_of = [], [], [], [], [], []
     at = _files(root)
-    for number, part in enumerate(parts):
-        file = at[part, "x"]
-        count = _count_patches(file)
-        files.append(file)
-        ids.append(np.array([f"{part}-{row:06d}" for row in range(count)], dtype=str))
-        known = at.get((part, "y"))
-        if known is None and labels_needed:
-            raise DataError(
-                f"has no labels of the part {part}",
-                where=file.parent,
-                remedy=f"Put camelyonpatch_level_2_split_{part}_y.h5 there.",
-            )
-        labels.append(np.full(count, UNLABELLED, np.int8) if known is None else _read_labels(known, count))
-        slides.append(_read_slides(at.get((part, "meta")), count))
-        file_of.append(np.full(count, number))
-        row_of.append(np.arange(count))
-    every_id = np.concatenate(ids)
-    return Listing(
-        ids=every_id,
-        labels=np.concatenate(labels),
-        slides=np.concatenate(slides),
-        groups=np.full(len(every_id), "", dtype=str),
-        pixels=PatchArrays(tuple(files), np.concatenate(file_of), np.concatenate(row_of), ("x",) * len(files)),
+    first, *others = (
+        _read_hdf5(at, part, labels_needed=labels_needed) if (part, "x") in at else _read_records(at, part)
+        for part in parts
     )
+    for other in others:
+        first = first.followed_by(other)
+    return first
+
+
+def _read_hdf5(at: Mapping[tuple[str, str], Path], part: str, *, labels_needed: bool) -> Listing:
+    file = at[part, "x"]
+    count = _count_patches(file)
+    known = at.get((part, "y"))
+    if known is None and labels_needed:
+        raise DataError(
+            f"has no labels of the part {part}",
+            where=file.parent,
+            remedy=f"Put camelyonpatch_level_2_split_{part}_y.h5 there.",
+        )
+    return Listing(
+        ids=_ids(part, count),
+        labels=np.full(count, UNLABELLED, np.int8) if known is None else _read_labels(known, count),
+        slides=_read_slides(at.get((part, "meta")), count),
+        groups=np.full(count, "", dtype=str),
+        pixels=PatchArrays((file,), np.zeros(count, int), np.arange(count), ("x",)),
+    )
+
+
+def _read_records(at: Mapping[tuple[str, str], Path], part: str) -> Listing:
+    """TensorFlow's shards, in their order: a row's place in its file is the byte at which its record begins."""
+    kinds = sorted(kind for of, kind in at if of == part and _is_pixels(kind))
+    files, shards = [at[part, kind] for kind in kinds], int(kinds[0].split()[-1])
+    if kinds != [f"{number:05d} of {shards:05d}" for number in range(shards)]:
+        raise DataError(f"has not all of the {shards} files of {part}", where=files[0].parent, remedy=_PREPARE)
+    examples = [(number, example) for number, file in enumerate(files) for example in read_examples(file)]
+    wrong = sum(example.label not in (0, 1, None) for _, example in examples)
+    if wrong:
+        raise DataError(f"{wrong:,} labels of {part} are not 0 or 1", where=files[0].parent, remedy=_PREPARE)
+    count = len(examples)
+    labels = [UNLABELLED if example.label is None else example.label for _, example in examples]
+    return Listing(
+        ids=_ids(part, count),
+        labels=np.array(labels, np.int8),
+        slides=np.full(count, "", dtype=str),
+        groups=np.full(count, "", dtype=str),
+        pixels=PatchArrays(
+            tuple(files),
+            np.array([number for number, _ in examples]),
+            np.array([example.offset for _, example in examples]),
+            (IMAGE,) * shards,
+        ),
+    )
+
+
+def _ids(part: str, count: int) -> np.ndarray:
+    return np.array([f"{part}-{row:06d}" for row in range(count)], dtype=str)
 
 
 def _count_patches(file: Path) -> int:
