@@ -2,9 +2,10 @@
 
     python benchmarks/slides.py RUN [--side 5120] [--threads 2]
 
-The slide is painted here: a phantom's section, repeated to a square of `--side` pixels at 0.972 um, at 0.243 um/px with
-levels of half the size. WSInfer's way, as its documentation describes it: patches side by side, each read from level 0
-through OpenSlide at the magnification's size, resized by Pillow, in batches of 32. Both use the same run and threads.
+The slide is painted here: a phantom's section, repeated to a square of `--side` pixels at 0.972 um (10288: a node
+slide), at 0.243 um/px with levels of half the size. WSInfer's way, as its documentation describes it: patches side by
+side, each read from level 0 through OpenSlide at the magnification's size, resized by Pillow, in batches of 32. Both use
+the same run and threads.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ import numpy as np
 
 import sentinode
 
+PERIOD_PX = 1280  # of the section, at 0.972 um
+LEVELS, TILE_PX = 4, 256
 PATCH_PX = 384  # of level 0: 96 pixels at four times the spacing
 COMPARED = 320  # patches that are judged in WSInfer's way
 
@@ -31,15 +34,11 @@ def main() -> None:
     asked = parser.parse_args()
     from sentinode import Session  # here and below: what waits how is decided before PyTorch is loaded
     from sentinode.phantom.tissue import paint_section
-    from sentinode.phantom.whole_slides import write_pyramid
 
     session = Session(threads=asked.threads)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "slide.tif"
-        section = paint_section(np.random.default_rng(0), side_px=1280, tumour_share=0.2).rgb
-        repeats = -(-asked.side // 1280)
-        rgb = np.tile(section, (repeats, repeats, 1))[: asked.side, : asked.side]
-        write_pyramid(path, rgb.repeat(4, axis=0).repeat(4, axis=1), spacing=0.243)
+        write_slide(path, paint_section(np.random.default_rng(0), side_px=PERIOD_PX, tumour_share=0.2).rgb, asked.side)
         began = time.perf_counter()
         record = sentinode.judge_slides(asked.run, [path], Path(folder) / "out", session)
         seconds = time.perf_counter() - began
@@ -48,6 +47,34 @@ def main() -> None:
         print(f"sentinode: {cells:,} cells in {seconds:.1f} s, {cells / seconds:,.0f} per second, all files written")
         rate = in_wsinfers_way(asked.run, path)
         print(f"WSInfer's way: {rate:,.0f} patches per second; ratio {cells / seconds / rate:.1f}")
+
+
+def write_slide(path: Path, section: np.ndarray, side: int) -> None:
+    """The section, side by side, as a pyramid of four levels from 0.243 um/px on; no level is ever held whole."""
+    import tifffile
+    from PIL import Image
+
+    with tifffile.TiffWriter(path, bigtiff=True) as writer:
+        for level in range(LEVELS):
+            # Of the finest levels each pixel is repeated, for there is nothing finer to show.
+            at = Image.fromarray(section).resize((PERIOD_PX * 4 >> level,) * 2, Image.Resampling.NEAREST)
+            image, length = np.asarray(at), side * 4 >> level
+            starts = range(0, length, TILE_PX)
+            lines = [(start + np.arange(TILE_PX)) % len(image) for start in starts]
+            per_cm = 1e4 / (0.243 * 2**level)
+            writer.write(
+                (np.ascontiguousarray(image[rows][:, columns]) for rows in lines for columns in lines),
+                shape=(length, length, 3),
+                dtype=np.uint8,
+                tile=(TILE_PX, TILE_PX),
+                photometric="rgb",
+                compression="zlib",
+                predictor=True,
+                subfiletype=1 if level else 0,
+                metadata=None,
+                resolution=(per_cm, per_cm),
+                resolutionunit="CENTIMETER",
+            )
 
 
 def in_wsinfers_way(run: Path, path: Path) -> float:

@@ -84,10 +84,10 @@ def truth_of(annotations: Sequence[Annotation], grid: Grid) -> Truth:
     fine_um = grid.step_um[0] / _FINE, grid.step_um[1] / _FINE
     longest = np.zeros(count)
     for number, place in enumerate(ndimage.find_objects(labels), 1):
-        pixels = np.argwhere(labels[place] == number) + [part.start for part in place]
-        longest[number - 1] = longest_axis_um(_rim(pixels), fine_um)
+        of_lesion = labels[place] == number
+        longest[number - 1] = longest_axis_um(_rim(of_lesion), fine_um)
         # Counted in the cells around the lesion: sorting its pixels takes seconds.
-        cells = pixels // _FINE
+        cells = (np.argwhere(of_lesion) + [part.start for part in place]) // _FINE
         corner, shape = cells.min(axis=0), np.ptp(cells, axis=0) + 1
         counted = np.bincount((cells - corner) @ (shape[1], 1), minlength=shape.prod()).reshape(shape)
         rows, columns = np.argwhere(counted).T + corner[:, None]
@@ -282,11 +282,11 @@ def _inside(rings: Sequence[Float[np.ndarray, "corners 2"]], shape: tuple[int, i
     return np.bitwise_xor.accumulate(crossed.reshape(height, width + 1), axis=1)[:, :-1].astype(bool)
 
 
-def _rim(pixels: Int[np.ndarray, "n 2"]) -> Int[np.ndarray, "m 2"]:
-    """The first and last pixel of each row: all that a convex hull needs."""
-    first = np.flatnonzero(np.diff(pixels[:, 0], prepend=-1))  # they come row by row
-    last = np.append(first[1:], len(pixels)) - 1
-    return np.unique(pixels[np.concatenate([first, last])], axis=0)
+def _rim(mask: Bool[np.ndarray, "h w"]) -> Int[np.ndarray, "n 2"]:
+    """The first and last pixel of each row, none of which is empty: all that a convex hull needs."""
+    rows, last = np.arange(len(mask)), mask.shape[1] - 1
+    first = np.argmax(mask, axis=1), last - np.argmax(mask[:, ::-1], axis=1)
+    return np.concatenate([np.stack([rows, columns], axis=1) for columns in first])
 
 
 def _major_axis(mask: Bool[np.ndarray, "h w"]) -> float:

@@ -26,6 +26,7 @@ MICRO_UM: Final = 200.0
 """Longest axes above which a metastasis is a macro- or a micrometastasis (AJCC, 8th edition)."""
 LARGEST_GEOJSON: Final = 1_000_000
 """Bytes; the smallest lesions of a slide that would go beyond are left out, and counted."""
+_FEW_CORNERS: Final = 64  # of which all distances take less than their hull
 _CORNERS: Final = np.ones((3, 3))
 _RED: Final = (200, 0, 0)
 
@@ -67,8 +68,9 @@ def lesions_in(heat_map: HeatMap, above: Bool[np.ndarray, "rows columns"]) -> li
 def longest_axis_um(cells: Int[np.ndarray, "n 2"], step_um: tuple[float, float]) -> float:
     """The longest distance between two corners of these cells, given as rows and columns."""
     corners = np.concatenate([cells + shift for shift in ((0, 0), (0, 1), (1, 0), (1, 1))]) * step_um[::-1]
-    hull = corners[spatial.ConvexHull(corners).vertices]
-    return float(spatial.distance.pdist(hull).max())
+    if len(corners) > _FEW_CORNERS:
+        corners = corners[spatial.ConvexHull(corners).vertices]
+    return float(spatial.distance.pdist(corners).max())
 
 
 def size_of(longest_um: float) -> Size:
