@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from sentinode.api.experiments import ensemble, fit
     from sentinode.api.export import export
     from sentinode.api.load import load
+    from sentinode.api.results import Study
     from sentinode.api.runs import evaluate, predict
     from sentinode.api.slides import judge_slides, score_slides
     from sentinode.api.study import compare, study, tune
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from sentinode.slides.heatmap import heat_map
     from sentinode.slides.lesions import find_lesions
     from sentinode.slides.reader import read_slide
-    from sentinode.studies.study import Study
 
 __version__ = "0.1.0"
 
@@ -83,6 +83,7 @@ _HOME_OF = {
     **dict.fromkeys(["evaluate", "predict"], "api.runs"),
     **dict.fromkeys(["judge_slides", "score_slides"], "api.slides"),
     **dict.fromkeys(["load_config", "load_preset"], "config.presets"),
+    "Study": "api.results",
     "RunConfig": "config.run",
     "StudyConfig": "config.study",
     "override": "settings",
@@ -95,7 +96,6 @@ _HOME_OF = {
     "read_slide": "slides.reader",
     "heat_map": "slides.heatmap",
     "find_lesions": "slides.lesions",
-    "Study": "studies.study",
     "write_phantom": "phantom.phantom",
     "write_report": "report.pages.page",
 }

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 from sentinode.runs.run import Run
 from sentinode.studies.comparison import Comparison
-from sentinode.studies.study import Study
+from sentinode.studies.study import FinishedStudy
 
 
-def with_runs(study: Study, change: Callable[[Run], Run]) -> Study:
+def with_runs(study: FinishedStudy, change: Callable[[Run], Run]) -> FinishedStudy:
     """The study, each of its runs changed."""
     changed = {id(run): change(run) for variant in study.variants for run in variant.runs}
     return replace(

@@ -49,7 +49,7 @@ from sentinode.settings import override, to_toml
 from sentinode.splits.split import Basis
 from sentinode.studies.comparison import Comparison
 from sentinode.studies.evidence import weigh
-from sentinode.studies.study import EvidenceRecord, Study
+from sentinode.studies.study import EvidenceRecord, FinishedStudy
 
 IDS = np.array([f"{k:040x}" for k in range(20)])
 LABELS = np.array([0, 1] * 10, dtype=np.int8)
@@ -242,9 +242,9 @@ def write_fake(folder: Path, fake: FakeStudy) -> Path:
 
 
 @pytest.fixture(scope="session")
-def fixed_study(tmp_path_factory: pytest.TempPathFactory) -> Study:
+def fixed_study(tmp_path_factory: pytest.TempPathFactory) -> FinishedStudy:
     """The plain fake study, opened: for tests that take copies with other records and write nothing."""
-    return Study.open(write_fake(tmp_path_factory.mktemp("fixed") / "study", FakeStudy()))
+    return FinishedStudy.open(write_fake(tmp_path_factory.mktemp("fixed") / "study", FakeStudy()))
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ from sentinode.runs.run import Blend, Run
 from sentinode.runs.run_record import Augmentation, RunRecord, SlidesKnown, augmentation_of, seeded_by
 from sentinode.settings import override
 from sentinode.splits.split import Basis
-from sentinode.studies.study import Study
+from sentinode.studies.study import FinishedStudy
 
 PSEUDO = {
     "teacher": "teacher", "teacher_sha256": "", "calibration": "none", "confidence": 0.95, "positive": 400,
@@ -234,7 +234,7 @@ def changed(run: Run, case: Case) -> Run:
     )
 
 
-def study_of(case: Case, study: Study) -> Study:
+def study_of(case: Case, study: FinishedStudy) -> FinishedStudy:
     study = with_runs(study, lambda run: changed(run, case))
     decision = study.decision if case.calibrated else replace(study.decision, calibrations={})
     errors = study.errors
@@ -250,7 +250,7 @@ def study_of(case: Case, study: Study) -> Study:
     return replace(study, record=record, decision=decision, errors=errors)
 
 
-def all_that_is_said(study: Study) -> str:
+def all_that_is_said(study: FinishedStudy) -> str:
     runs = [run for variant in study.variants for run in variant.runs]
     split = split_caution(runs[0].record)
     remarks = [*cautions(runs), *([split] if split else [])]
@@ -272,7 +272,7 @@ def all_that_is_said(study: Study) -> str:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_what_is_said_is_true_and_what_is_true_is_said(case: Case, fixed_study: Study) -> None:
+def test_what_is_said_is_true_and_what_is_true_is_said(case: Case, fixed_study: FinishedStudy) -> None:
     said = all_that_is_said(study_of(case, fixed_study))
     wrong = {
         claim: "said, but untrue" if claim in said else "true, but not said"

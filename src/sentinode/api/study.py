@@ -11,6 +11,7 @@ from typing import Final
 import numpy as np
 import pandas as pd
 
+from sentinode.api.results import Study
 from sentinode.api.settings import with_own_network, with_own_variants
 from sentinode.artefacts import claim, tidy_finished, write_text
 from sentinode.audit.check import CHECK
@@ -52,7 +53,7 @@ from sentinode.settings import override, read_toml, to_toml
 from sentinode.splits.split import Split, drop_negatives
 from sentinode.studies.comparison import Comparison
 from sentinode.studies.evidence import weigh
-from sentinode.studies.study import EvidenceRecord, Study
+from sentinode.studies.study import EvidenceRecord
 from sentinode.studies.training import (
     RunStore,
     audit_leak,

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from sentinode.slides.scores import SlideScores
     from sentinode.studies.comparison import Comparison
     from sentinode.studies.evidence import Evidence
-    from sentinode.studies.study import Study
+    from sentinode.studies.study import FinishedStudy
 
 
-def show_study(study: Study) -> None:
+def show_study(study: FinishedStudy) -> None:
     """Every question's means and what they amount to."""
     for question, found in study.comparisons.items():
         show = show_leak if question == "leak" else show_comparison

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from sentinode.audit.check import CHECK, CheckRecord
 from sentinode.audit.explore import EXPLORED, Explored
@@ -60,7 +61,7 @@ class EvidenceRecord:
 
 
 @dataclass(frozen=True, eq=False)
-class Study:
+class FinishedStudy:
     """A finished study, read from its folder."""
 
     folder: Path
@@ -97,7 +98,7 @@ class Study:
         return next(variant for variant in self.variants if variant.name == self.record.chosen)
 
     @classmethod
-    def open(cls, folder: Path, opened: Mapping[str, Run] | None = None) -> Study:
+    def open(cls, folder: Path, opened: Mapping[str, Run] | None = None) -> Self:
         """Read a study; raises RunError where it is unfinished or one of its runs is not sound.
 
         `opened` are those of its runs, by name, that are open already and need not be checked again.

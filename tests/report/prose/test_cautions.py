@@ -11,18 +11,18 @@ import pytest
 from sentinode.report.prose.cautions import cautions, split_caution
 from sentinode.runs.run import Run
 from sentinode.splits.split import Basis
-from sentinode.studies.study import Study
+from sentinode.studies.study import FinishedStudy
 
 Write = Callable[..., Path]
 
 
-def runs_of(study: Study) -> list[Run]:
+def runs_of(study: FinishedStudy) -> list[Run]:
     assert study.comparison is not None
     return [run for variant in study.comparison.variants for run in variant.runs]
 
 
 def titles(folder: Path) -> list[str]:
-    return [remark.title for remark in cautions(runs_of(Study.open(folder)))]
+    return [remark.title for remark in cautions(runs_of(FinishedStudy.open(folder)))]
 
 
 def test_cautions_are_said_only_where_they_are_true(write_study: Write) -> None:
@@ -52,7 +52,7 @@ def test_a_crop_below_the_centre_square_is_named(write_study: Write) -> None:
     assert "The labelled centre is cropped" in titles(write_study(settings=small))
 
 
-def test_epochs_without_a_score_are_told(fixed_study: Study) -> None:
+def test_epochs_without_a_score_are_told(fixed_study: FinishedStudy) -> None:
     run = runs_of(fixed_study)[0]
     rows = run.history.assign(validation_auc=[0.5, float("nan"), 0.7])
     assert "Some epochs have no score" not in [remark.title for remark in cautions([run])]
@@ -63,7 +63,7 @@ def test_epochs_without_a_score_are_told(fixed_study: Study) -> None:
     assert told.text.startswith("In 1 of 1 runs")
 
 
-def test_half_epochs_are_told_in_numbers(fixed_study: Study) -> None:
+def test_half_epochs_are_told_in_numbers(fixed_study: FinishedStudy) -> None:
     run = runs_of(fixed_study)[0]
     (told, *_) = cautions([replace(run, record=replace(run.record, training=80, validation=45))])
     assert told.text.startswith(
@@ -72,12 +72,12 @@ def test_half_epochs_are_told_in_numbers(fixed_study: Study) -> None:
 
 
 @pytest.mark.parametrize(("basis", "warned"), [("slide", False), ("group", True), ("random", True), ("file", True)])
-def test_a_split_that_may_leak_is_named(fixed_study: Study, basis: Basis, warned: bool) -> None:
+def test_a_split_that_may_leak_is_named(fixed_study: FinishedStudy, basis: Basis, warned: bool) -> None:
     run = runs_of(fixed_study)[0]
     assert (split_caution(replace(run.record, split_basis=basis)) is not None) == warned
 
 
-def test_slides_that_are_known_are_not_called_unknown(fixed_study: Study) -> None:
+def test_slides_that_are_known_are_not_called_unknown(fixed_study: FinishedStudy) -> None:
     record = replace(runs_of(fixed_study)[0].record, split_basis="group")
     known, unknown = split_caution(record), split_caution(replace(record, slides_known="none"))
     assert known is not None

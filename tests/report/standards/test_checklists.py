@@ -16,7 +16,7 @@ from sentinode.report.standards.checklists import Checklist, Item, Status, check
 from sentinode.report.standards.model_card import model_card
 from sentinode.runs.study_record import ClassCounts
 from sentinode.settings import override
-from sentinode.studies.study import Study
+from sentinode.studies.study import FinishedStudy
 
 Write = Callable[..., Path]
 NOTE = "phantom: synthetic tissue"
@@ -51,37 +51,37 @@ VOID = {"br", "img", "meta", "link"}
 
 
 @pytest.fixture
-def study(fixed_study: Study) -> Study:
+def study(fixed_study: FinishedStudy) -> FinishedStudy:
     return fixed_study
 
 
-def recorded(study: Study, **facts: Any) -> Study:
+def recorded(study: FinishedStudy, **facts: Any) -> FinishedStudy:
     """The study with other facts in its record."""
     return replace(study, record=replace(study.record, **facts))
 
 
-def item(study: Study, checklist: str, number: str) -> Item:
+def item(study: FinishedStudy, checklist: str, number: str) -> Item:
     """One item by its list's first letter, T or C, and its number."""
     found = next(each for each in checklists(study) if each.name.startswith(checklist))
     return next(each for each in found.items if each.number == number)
 
 
-def card_text(study: Study) -> str:
+def card_text(study: FinishedStudy) -> str:
     return " ".join(sentence for _, sentences in model_card(study) for sentence in sentences)
 
 
-def test_every_number_of_tripod_ai_stands_once_and_in_order(study: Study) -> None:
+def test_every_number_of_tripod_ai_stands_once_and_in_order(study: FinishedStudy) -> None:
     expected = [f"{k}{letter}" for k in range(1, 28) for letter in SUB_ITEMS.get(k, [""])]
     assert [each.number for each in checklists(study)[0].items] == expected
     assert len(expected) == 52
 
 
-def test_every_number_of_claim_stands_once_and_in_order(study: Study) -> None:
+def test_every_number_of_claim_stands_once_and_in_order(study: FinishedStudy) -> None:
     assert [each.number for each in checklists(study)[1].items] == [str(k) for k in range(1, 45)]
 
 
 @pytest.mark.parametrize("note", ["", NOTE])
-def test_every_item_has_an_answer_and_every_sentence_ends(study: Study, note: str) -> None:
+def test_every_item_has_an_answer_and_every_sentence_ends(study: FinishedStudy, note: str) -> None:
     for each in checklists(recorded(study, note=note)):
         for entry in each.items:
             assert isinstance(entry.status, Status)
@@ -92,7 +92,7 @@ def test_every_item_has_an_answer_and_every_sentence_ends(study: Study, note: st
             assert "nan" not in entry.answer.split()
 
 
-def test_the_summary_counts_every_item(study: Study) -> None:
+def test_the_summary_counts_every_item(study: FinishedStudy) -> None:
     for each in checklists(study):
         assert sum(each.counts.values()) == len(each.items)
         assert each.summary.startswith(f"{each.counts[Status.REPORTED]} of {len(each.items)} items reported, ")
@@ -113,7 +113,9 @@ def test_the_summary_counts_every_item(study: Study) -> None:
         ("C", "33", {"submission_rows": 0}, "There was no external test set."),
     ],
 )
-def test_answers_follow_the_record(study: Study, checklist: str, number: str, facts: dict[str, Any], told: str) -> None:
+def test_answers_follow_the_record(
+    study: FinishedStudy, checklist: str, number: str, facts: dict[str, Any], told: str
+) -> None:
     if "classes" in facts:
         facts = {"classes": study.record.classes | facts["classes"]}
     assert told in item(recorded(study, **facts), checklist, number).answer
@@ -141,10 +143,10 @@ def test_answers_follow_the_record(study: Study, checklist: str, number: str, fa
 def test_answers_follow_the_settings(
     write_study: Write, settings: dict[str, Any], checklist: str, number: str, told: str
 ) -> None:
-    assert told in item(Study.open(write_study(settings=settings)), checklist, number).answer
+    assert told in item(FinishedStudy.open(write_study(settings=settings)), checklist, number).answer
 
 
-def test_scores_stand_with_their_intervals(study: Study) -> None:
+def test_scores_stand_with_their_intervals(study: FinishedStudy) -> None:
     found = study.evidence["compare"].intervals["before"]["auc"]
     told = f"validation: AUC {found.estimate:.3f} ({found.low:.3f} to {found.high:.3f}), "
     assert told in item(study, "T", "23a").answer
@@ -153,14 +155,14 @@ def test_scores_stand_with_their_intervals(study: Study) -> None:
     assert told in card_text(study)
 
 
-def test_scores_without_evidence_are_no_intervals(study: Study) -> None:
+def test_scores_without_evidence_are_no_intervals(study: FinishedStudy) -> None:
     bare = replace(study, evidence={})
     assert item(bare, "T", "23a").status == Status.NOT_KNOWN
     assert item(bare, "C", "29").answer == "No intervals are recorded."
     assert "95 % interval" not in card_text(bare)
 
 
-def test_only_questions_that_were_asked_are_aims(study: Study) -> None:
+def test_only_questions_that_were_asked_are_aims(study: FinishedStudy) -> None:
     assert "search over model.bn_momentum" in item(study, "T", "4").answer
     compared = replace(study, comparisons={"compare": study.comparisons["compare"]})
     told = item(compared, "T", "4").answer
@@ -168,7 +170,7 @@ def test_only_questions_that_were_asked_are_aims(study: Study) -> None:
     assert "search" not in told
 
 
-def test_folds_are_told_and_no_single_side_is(study: Study) -> None:
+def test_folds_are_told_and_no_single_side_is(study: FinishedStudy) -> None:
     folded = replace(study, config=override(study.config, {"split.folds": 5}))
     told = item(folded, "C", "19").answer
     assert "Cross-validation over 5 folds." in told
@@ -177,16 +179,16 @@ def test_folds_are_told_and_no_single_side_is(study: Study) -> None:
 
 
 def test_every_seed_is_named(write_study: Write) -> None:
-    assert "3 runs with the seeds 25, 26, 27." in item(Study.open(write_study()), "C", "24").answer
+    assert "3 runs with the seeds 25, 26, 27." in item(FinishedStudy.open(write_study()), "C", "24").answer
 
 
 def test_one_seed_says_nothing_about_seeds(write_study: Write) -> None:
-    found = item(Study.open(write_study(seeds=(25,))), "C", "30")
+    found = item(FinishedStudy.open(write_study(seeds=(25,))), "C", "30")
     assert found.status == Status.NOT_DONE
     assert found.answer.startswith("One seed only")
 
 
-def test_a_phantom_is_called_synthetic_and_has_no_patients(study: Study) -> None:
+def test_a_phantom_is_called_synthetic_and_has_no_patients(study: FinishedStudy) -> None:
     phantom = recorded(study, note=NOTE)
     for checklist, number in (("T", "5b"), ("T", "17"), ("C", "11"), ("C", "36")):
         assert item(study, checklist, number).status != Status.NOT_APPLICABLE
@@ -200,7 +202,7 @@ def test_a_phantom_is_called_synthetic_and_has_no_patients(study: Study) -> None
     assert silent == []
 
 
-def test_unknown_slides_are_said_to_be_unknown(study: Study) -> None:
+def test_unknown_slides_are_said_to_be_unknown(study: FinishedStudy) -> None:
     assert "1 slide known by name" in item(study, "C", "7").answer
     unknown = with_runs(
         study, lambda run: replace(run, record=replace(run.record, slides_known="none", split_basis="group"))
@@ -221,13 +223,15 @@ def test_unknown_slides_are_said_to_be_unknown(study: Study) -> None:
         ("file", Status.NOT_KNOWN, "is not recorded"),
     ],
 )
-def test_what_the_split_keeps_apart_is_not_overstated(study: Study, basis: str, status: Status, told: str) -> None:
+def test_what_the_split_keeps_apart_is_not_overstated(
+    study: FinishedStudy, basis: str, status: Status, told: str
+) -> None:
     found = item(recorded(study, split_basis=basis), "C", "20")
     assert found.status == status
     assert told in found.answer
 
 
-def test_the_card_has_mitchells_headings_each_with_something_to_say(study: Study) -> None:
+def test_the_card_has_mitchells_headings_each_with_something_to_say(study: FinishedStudy) -> None:
     assert [heading for heading, _ in model_card(study)] == HEADINGS
     assert all(sentences and all(sentences) for _, sentences in model_card(study))
     assert "sample.per_class 2,000 clipped to 20" in card_text(study)
@@ -256,7 +260,7 @@ class Balanced(HTMLParser):
         self.text += data
 
 
-def test_the_macros_write_whole_and_escaped_html(study: Study) -> None:
+def test_the_macros_write_whole_and_escaped_html(study: FinishedStudy) -> None:
     evil = "<script>alert(1)</script> {data} {0}"
     study = recorded(study, note=evil, notices=[evil])
     environment = Environment(loader=PackageLoader("sentinode.report"), autoescape=True, undefined=StrictUndefined)
@@ -269,8 +273,8 @@ def test_the_macros_write_whole_and_escaped_html(study: Study) -> None:
     assert "BMJ 2024;385:e078378" in page.text
 
 
-def test_the_model_card_tells_of_pseudo_labels(study: Study) -> None:
-    def training_data(study: Study) -> str:
+def test_the_model_card_tells_of_pseudo_labels(study: FinishedStudy) -> None:
+    def training_data(study: FinishedStudy) -> str:
         return " ".join(dict(model_card(study))["Training data"])
 
     assert "pseudo-labels" not in training_data(study)

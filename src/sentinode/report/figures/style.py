@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from markupsafe import Markup, escape
 
-from sentinode.report.files import keep_figure
+from sentinode.report.shown import keep_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

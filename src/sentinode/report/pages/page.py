@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -13,11 +12,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 import sentinode
-from sentinode.artefacts import claim_file, write_text
+from sentinode.artefacts import claim_file, refuse_full, write_text
 from sentinode.errors import RunError
 from sentinode.records import read_record
 from sentinode.report.figures.style import NEGATIVE, POSITIVE
-from sentinode.report.files import keep_tables, kept_in
+from sentinode.report.shown import gathered, keep_tables
 from sentinode.runs.run import Run, is_run
 from sentinode.runs.study_record import STUDY_CONFIG, STUDY_EVIDENCE, STUDY_RECORD
 
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from sentinode.inference.predictions import Predictions
     from sentinode.runs.evaluate import Evaluation
     from sentinode.studies.comparison import Comparison
-    from sentinode.studies.study import EvidenceRecord, Study
+    from sentinode.studies.study import EvidenceRecord, FinishedStudy
     from sentinode.studies.tables import PredictedRun
 
 REPORT: Final = "report.html"
@@ -38,18 +37,23 @@ def write_report(folder: Path, *, files: Path | None = None) -> list[Path]:
 
     A new folder `files` gets each of their figures as SVG, PDF and PNG, each of their tables as CSV and LaTeX.
     """
-    with kept_in(files) if files else nullcontext():
+    if files is None:
         return _write_report(folder)
+    refuse_full(files)
+    with gathered() as shown:
+        pages = _write_report(folder)
+    shown.write(files)
+    return pages
 
 
 def _write_report(folder: Path) -> list[Path]:
     from sentinode.audit.check import CHECK
     from sentinode.runs.evaluate import SCORES, open_evaluation
     from sentinode.slides.cohort import COHORT_RECORD
-    from sentinode.studies.study import Study
+    from sentinode.studies.study import FinishedStudy
 
     if (folder / STUDY_RECORD).is_file() or (folder / STUDY_CONFIG).is_file():
-        return [write_study_page(Study.open(folder)), write_check_page(folder)]
+        return [write_study_page(FinishedStudy.open(folder)), write_check_page(folder)]
     if is_run(folder):
         return [write_run_page(Run.open(folder))]
     if (folder / CHECK).is_file():
@@ -67,7 +71,7 @@ def _write_report(folder: Path) -> list[Path]:
     )
 
 
-def write_study_page(study: Study) -> Path:
+def write_study_page(study: FinishedStudy) -> Path:
     """Write report.html into the folder of a finished study."""
     from sentinode.report.pages.study import study_context
 

@@ -25,7 +25,7 @@ from sentinode.report.standards.checklists import checklists
 from sentinode.report.standards.model_card import model_card
 from sentinode.runs.run import Run
 from sentinode.settings import to_toml
-from sentinode.studies.study import Study
+from sentinode.studies.study import FinishedStudy
 
 _STAGES: Final = {
     "all": "labelled patches in use",
@@ -36,7 +36,7 @@ _STAGES: Final = {
 }
 
 
-def study_context(study: Study) -> dict[str, Any]:
+def study_context(study: FinishedStudy) -> dict[str, Any]:
     runs = distinct_runs(study)
     record, first = study.record, study.chosen.repeats[0]
     compare, tune, leak = study.comparison, study.tuning, study.leak
@@ -100,7 +100,7 @@ def study_context(study: Study) -> dict[str, Any]:
     }
 
 
-def _sections(study: Study) -> dict[str, str]:
+def _sections(study: FinishedStudy) -> dict[str, str]:
     """Titles by anchor: the answers, what they rest on, then the data, then what a reviewer asks for."""
     asked = {"compare": "Comparison", "tune": "Tuning", "leak": "Leak audit"}
     return {
@@ -117,12 +117,12 @@ def _sections(study: Study) -> dict[str, str]:
     }
 
 
-def distinct_runs(study: Study) -> list[Run]:
+def distinct_runs(study: FinishedStudy) -> list[Run]:
     """Every run once; comparison and tuning may share some."""
     return list({run.name: run for variant in study.variants for run in variant.runs}.values())
 
 
-def facts(study: Study, run_count: int) -> list[str]:
+def facts(study: FinishedStudy, run_count: int) -> list[str]:
     record = study.record
     parts_told = ", ".join(f"{count:,} {part}" for part, count in record.patches.items())
     seeds, folds = len(study.config.seeds), study.config.split.folds
@@ -133,7 +133,7 @@ def facts(study: Study, run_count: int) -> list[str]:
     ]
 
 
-def answers(study: Study) -> list[Answer]:
+def answers(study: FinishedStudy) -> list[Answer]:
     """What was asked, each question with its answer and how sure it is, and which model is used."""
     found = []
     for question, asked in study.comparisons.items():
@@ -145,7 +145,7 @@ def answers(study: Study) -> list[Answer]:
     return comparison_part.said_once([*found, _choice(study)])
 
 
-def _choice(study: Study) -> Answer:
+def _choice(study: FinishedStudy) -> Answer:
     """Which variant was chosen: a choice that had to be made, not a verdict."""
     variant, metric = study.chosen, study.config.fit.metric
     by = words.chosen_by(study.comparisons, metric)
@@ -166,13 +166,13 @@ def _choice(study: Study) -> Answer:
     )
 
 
-def marks(study: Study, runs: list[Run]) -> list[Remark]:
+def marks(study: FinishedStudy, runs: list[Run]) -> list[Remark]:
     """What a reader of the answers must know: of the data, then of the runs."""
     marked = f"These data are marked “{study.record.note}”: no number here says anything about patients."
     return [*([Remark("Synthetic data", marked)] if study.record.note else []), *cautions(runs), NO_CLINIC]
 
 
-def _tuned(study: Study) -> dict[str, Any]:
+def _tuned(study: FinishedStudy) -> dict[str, Any]:
     assert study.tuning is not None
     # Two plots for each compared variant come first: 5 and 6 in the notebook's study.
     first_plot = 1 + 2 * (len(study.comparison.variants) if study.comparison else 2)
@@ -185,7 +185,7 @@ def _tuned(study: Study) -> dict[str, Any]:
     )
 
 
-def class_counts(study: Study) -> tuple[Table, list[Chart]]:
+def class_counts(study: FinishedStudy) -> tuple[Table, list[Chart]]:
     """Patches of each class from stage to stage, as a table, and the notebook's charts 1 and 2."""
     rows = []
     for stage, meaning in _STAGES.items():

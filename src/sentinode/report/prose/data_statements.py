@@ -13,7 +13,7 @@ from sentinode.report.prose.model_statements import augmentation_statement, inpu
 from sentinode.report.prose.numbers import many
 from sentinode.runs.pseudo_labels import record_of
 from sentinode.runs.run import Run
-from sentinode.studies.study import Study
+from sentinode.studies.study import FinishedStudy
 
 _SOURCES: Final[dict[Origin, str]] = {
     "competition": "of the competition Histopathologic Cancer Detection, as their ids say",
@@ -37,7 +37,7 @@ _PLACES: Final = ("hospital", "centre", "center", "site", "institution", "labora
 class DataStatements:
     """Sentences about patches, labels and the split; what a model card and the checklists quote."""
 
-    study: Study
+    study: FinishedStudy
 
     @cached_property
     def config(self) -> RunConfig:

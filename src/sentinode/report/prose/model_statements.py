@@ -30,7 +30,7 @@ from sentinode.runs.run import Run
 from sentinode.runs.run_record import Augmentation, Preprocessing, Seeded
 from sentinode.settings import short_name, to_flat
 from sentinode.studies.evidence import Evidence
-from sentinode.studies.study import Study
+from sentinode.studies.study import FinishedStudy
 
 _DISCRIMINATION: Final = ("auc", "average_precision", "accuracy", "balanced_accuracy")
 _CALIBRATION: Final = ("ece", "brier_score", "log_loss")
@@ -40,7 +40,7 @@ _CALIBRATION: Final = ("ece", "brier_score", "log_loss")
 class ModelStatements:
     """Sentences about the chosen variant, its training and its scores; what a model card and the checklists quote."""
 
-    study: Study
+    study: FinishedStudy
 
     @cached_property
     def config(self) -> RunConfig:

@@ -17,7 +17,7 @@ from sentinode.report.prose.model_statements import augmentation_statement, inpu
 from sentinode.report.prose.numbers import many, mean_and_spread
 from sentinode.studies.comparison import Comparison
 from sentinode.studies.evidence import Evidence
-from sentinode.studies.study import Study
+from sentinode.studies.study import FinishedStudy
 
 PRESET: Final = "seed"
 """The preset that does the notebook's study as it was done."""
@@ -33,7 +33,7 @@ class Step:
     notebook: str
 
 
-def steps(study: Study) -> list[Step]:
+def steps(study: FinishedStudy) -> list[Step]:
     """All 17, in their order."""
     record, data = study.record, DataStatements(study)
     counts = record.classes
@@ -131,7 +131,7 @@ def steps(study: Study) -> list[Step]:
     ]
 
 
-def _network(study: Study, order: str) -> tuple[str, str]:
+def _network(study: FinishedStudy, order: str) -> tuple[str, str]:
     """Which of the tables of networks is this variant's, and its parameters."""
     found = [variant for variant in study.variants if variant.name == order and not variant.blends]
     if not found:
@@ -143,7 +143,7 @@ def _network(study: Study, order: str) -> tuple[str, str]:
     return f"network-{layers.index(summary.layers) + 1}", told
 
 
-def _share_of_epochs(study: Study) -> str:
+def _share_of_epochs(study: FinishedStudy) -> str:
     run = study.chosen.runs[0].networks[0]
     trained = int(run.history["training_patches"].max())
     return f"An epoch sees {trained:,} of {run.record.training:,} patches. "

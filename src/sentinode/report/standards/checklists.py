@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from sentinode.report.prose.data_statements import DataStatements
 from sentinode.report.prose.model_statements import ModelStatements
-from sentinode.studies.study import Study
+from sentinode.studies.study import FinishedStudy
 
 _CHECKLISTS: Final = ("tripod-ai", "claim")
 
@@ -59,7 +59,7 @@ class Checklist:
         return ", ".join([f"{reported[1]} of {len(self.items)} items {reported[0]}", *told])
 
 
-def checklists(study: Study) -> list[Checklist]:
+def checklists(study: FinishedStudy) -> list[Checklist]:
     """TRIPOD+AI, then CLAIM, each with all its items in their order."""
     return [_answered(name, DataStatements(study), ModelStatements(study)) for name in _CHECKLISTS]
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from sentinode.report.prose.data_statements import DataStatements
 from sentinode.report.prose.model_statements import ModelStatements
-from sentinode.studies.study import Study
+from sentinode.studies.study import FinishedStudy
 
 
-def model_card(study: Study) -> list[tuple[str, list[str]]]:
+def model_card(study: FinishedStudy) -> list[tuple[str, list[str]]]:
     """Headings in Mitchell's order, each with what the records say, and what they do not record."""
     data, model = DataStatements(study), ModelStatements(study)
     return [

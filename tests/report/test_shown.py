@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from sentinode.errors import RunError
-from sentinode.report.files import as_csv, as_latex
 from sentinode.report.pages.page import write_report
 from sentinode.report.sections.tables import Table
+from sentinode.report.shown import as_csv, as_latex
 
 TABLE = Table("A & B, of 100 %.", ["name", "AUC_1", "note"], [["x\\y", "0.9 ± 0.1", "a~b"]], frozenset({"note"}))
 
