@@ -4,8 +4,8 @@
 
 The slide is painted here: a phantom's section, repeated to a square of `--side` pixels at 0.972 um (10288: a node
 slide), at 0.243 um/px with levels of half the size. WSInfer's way, as its documentation describes it: patches side by
-side, each read from level 0 through OpenSlide at the size of its magnification, resized by Pillow, in batches of 32. Both
-use the same run and threads.
+side, each read from level 0 through OpenSlide at the size of its magnification, resized by Pillow, in batches of 32.
+Both use the same run and threads.
 """
 
 from __future__ import annotations
