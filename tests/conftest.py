@@ -1,18 +1,14 @@
-"""Shared fixtures: a small phantom, a tiny in-memory set of patches, and the real sample where it is at hand."""
+"""Shared fixtures: a small phantom, and a tiny in-memory set of patches."""
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from jaxtyping import install_import_hook
@@ -47,12 +43,12 @@ from sentinode.settings import override
 
 torch.set_num_threads(1)  # tiny networks: more threads only wait for each other
 
-_SAMPLE = Path(os.environ.get("SENTINODE_REAL_SAMPLE", Path(__file__).parents[2] / "shared" / "hcd"))
 _LONGEST_FIRST = (
     "apps/test_cli.py",
     "evaluation/test_bootstrap.py",
     "report/pages/test_page.py",
     "fitting/test_chain.py",
+    "test_real_sample.py",
     "api/test_study.py",
     "runs/test_evaluate.py",
     "test_processes.py",
@@ -137,19 +133,3 @@ def run_config() -> RunConfig:
     """Three quick epochs of the notebook's network."""
     settings = {"fit.epochs": 3, "fit.batch_size": 16, "predict.views": 1, "fit.augment.stain_jitter": 0.1}
     return override(load_preset("fair").run_config(), settings)
-
-
-@pytest.fixture(scope="session")
-def real_sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The real sample laid out as the competition's folder; skips the test where it is not at hand."""
-    if not (_SAMPLE / "unpack.py").is_file():
-        pytest.skip("the real sample of the competition's patches is not at hand")
-    folder = tmp_path_factory.mktemp("real") / "hcd"
-    subprocess.run([sys.executable, _SAMPLE / "unpack.py", folder, "--solution"], check=True, capture_output=True)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def real_sample_table(real_sample: Path) -> pd.DataFrame:
-    """The real sample's labels.csv: id, label, split, overlap_group, validation."""
-    return pd.read_csv(_SAMPLE / "labels.csv", dtype={"overlap_group": str})

@@ -12,6 +12,7 @@ import stat
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from conftest import blank_figures
 from sentinode.data.cache import pack
 from sentinode.data.competition import listing_of_files
 from sentinode.data.images import encode_tiff
@@ -87,6 +89,13 @@ def refused(result: Result, said: str, code: int = 2) -> None:
     assert result.stderr.rstrip().endswith(lines[0])
     assert "Traceback" not in result.stderr
     assert result.returncode == code
+
+
+@pytest.fixture(autouse=True)
+def undrawn() -> Iterator[None]:
+    """Blank figures in the pages that a test writes itself; those of `finished` are drawn."""
+    with blank_figures():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -305,7 +314,8 @@ def two_runs(phantom_folder: Path, cache: Path, tmp_path_factory: pytest.TempPat
     for name, size in (("25", 32), ("26", 48)):
         asked = ["--preset", "quick", "--set", "fit.epochs=2", "--set", f"fit.seed={name}", "--set", "predict.views=1"]
         size_px = f"preprocess.size_px={size}"
-        result = sentinode("train", phantom_folder, "--out", root / name, *asked, "--set", size_px, cache=cache)
+        with blank_figures():
+            result = sentinode("train", phantom_folder, "--out", root / name, *asked, "--set", size_px, cache=cache)
         assert result.returncode == 0, result.stderr
     return [root / "25", root / "26"]
 
@@ -556,13 +566,14 @@ def test_a_read_only_folder_is_exit_code_1(folder: Path, tmp_path: Path) -> None
     refused(sentinode("train", folder, "--out", locked / "run", cache=tmp_path / "cache"), "cannot write", code=1)
 
 
-TWELVE_EPOCHS = ["--set", "fit.epochs=12", "--set", "fit.batch_size=4", "--set", "predict.views=1"]
+SIX_EPOCHS = ["--set", "fit.epochs=6", "--set", "fit.batch_size=4", "--set", "predict.views=1"]
 
 
 @pytest.fixture(scope="module")
 def uninterrupted(phantom_folder: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("uninterrupted") / "run"
-    result = sentinode("train", phantom_folder, "--out", out, *TWELVE_EPOCHS, cache=cache)
+    with blank_figures():
+        result = sentinode("train", phantom_folder, "--out", out, *SIX_EPOCHS, cache=cache)
     assert result.returncode == 0, result.stderr
     return out
 
@@ -571,7 +582,7 @@ def uninterrupted(phantom_folder: Path, cache: Path, tmp_path_factory: pytest.Te
 def test_interrupted_in_training_and_resumed(
     uninterrupted: Path, phantom_folder: Path, cache: Path, tmp_path: Path, how: signal.Signals
 ) -> None:
-    arguments = ["train", phantom_folder, "--out", tmp_path / "run", *TWELVE_EPOCHS]
+    arguments = ["train", phantom_folder, "--out", tmp_path / "run", *SIX_EPOCHS]
     process = start(*arguments, cache=cache)
     while not (tmp_path / "run" / "history.csv").is_file():
         assert process.poll() is None, process.communicate()

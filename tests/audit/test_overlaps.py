@@ -1,11 +1,9 @@
 from __future__ import annotations
 
 from itertools import combinations
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,7 +18,6 @@ from sentinode.audit.overlaps import (
     match_anchors,
     overlap_groups,
 )
-from sentinode.data.images import read_patch
 
 PATCH = 96
 
@@ -155,25 +152,3 @@ def test_groups_join_chains_and_are_numbered_by_their_first_rows() -> None:
     expected = [-1, 0, -1, 0, 1, 0, 1]
     assert overlap_groups(7, pairs).tolist() == expected
     assert overlap_groups(7, reversed(pairs)).tolist() == expected
-
-
-@pytest.mark.real_sample
-def test_the_known_overlaps_of_the_real_sample_are_found(real_sample: Path, real_sample_table: pd.DataFrame) -> None:
-    table = real_sample_table
-    pixels = np.empty((len(table), 96, 96, 3), np.uint8)
-    for row, (name, part) in enumerate(zip(table["id"], table["split"], strict=True)):
-        pixels[row] = read_patch(real_sample / part / f"{name}.tif")
-
-    overlaps = find_overlaps(pixels)
-    groups = overlap_groups(len(pixels), overlaps)
-
-    known = table["overlap_group"].notna().to_numpy()
-    assert (groups[known] >= 0).mean() >= 0.95
-    for pair in overlaps:
-        dx, dy = pair.dx_px, pair.dy_px
-        of_a = pixels[pair.a, max(dy, 0) : PATCH + min(dy, 0), max(dx, 0) : PATCH + min(dx, 0)]
-        of_b = pixels[pair.b, max(-dy, 0) : PATCH + min(-dy, 0), max(-dx, 0) : PATCH + min(-dx, 0)]
-        assert np.array_equal(of_a, of_b)
-    # The sample was cut from a grid of 16 pixels, which the search knows nothing of: coincidences
-    # would fall beside it.
-    assert all(pair.dx_px % 16 == 0 and pair.dy_px % 16 == 0 for pair in overlaps)

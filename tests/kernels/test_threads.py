@@ -10,10 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from sentinode.kernels import jit, norm_relu_pool, zoom
+from sentinode.kernels import convolution, jit, zoom
 from sentinode.kernels.norm import Norm, Pooled
-
-pytestmark = pytest.mark.numeric
 
 IMAGES = np.random.default_rng(0).random((7, 32, 32, 3), np.float32)
 
@@ -24,26 +22,33 @@ def zoomed() -> np.ndarray:
     return result
 
 
-def normalised() -> list[np.ndarray]:
-    """What the fused step fills, forwards and backwards."""
-    x, shape = IMAGES[:, :30, :30], (7, 10, 10, 3)
-    top, y, at = np.empty(shape, np.float32), np.empty(shape, np.float32), np.empty(shape, np.int32)
-    channels, of_x = np.empty((3, 3), np.float32), np.empty(x.shape, np.float32)
-    of_weight, of_bias = np.empty(3, np.float32), np.empty(3, np.float32)
-    weight, bias = np.array([1, -2, 0.5], np.float32), np.zeros(3, np.float32)
-    x = np.ascontiguousarray(x)
-    moving = np.zeros(3, np.float32), np.ones(3, np.float32)
-    pooled = Pooled(top, at, y, channels)
-    norm_relu_pool.forward(x, Norm(weight, bias, *moving, 0.9, 1e-3, False), 3, pooled)
-    norm_relu_pool.backward(y, x, pooled, False, of_x, of_weight, of_bias)
-    return [top, y, at, channels, of_x, of_weight, of_bias, *moving]
+def convolved() -> list[np.ndarray]:
+    """What a block of the notebook's network fills, forwards and backwards."""
+    rng, filters = np.random.default_rng(1), 32
+
+    def drawn(*shape: int) -> np.ndarray:
+        return rng.normal(size=shape).astype(np.float32)
+
+    def empty(*shape: int) -> np.ndarray:
+        return np.empty(shape, np.float32)
+
+    taps, bias, z = drawn(filters, 3, 3, 3), drawn(filters), empty(7, 30, 30, filters)
+    moving = np.zeros(filters, np.float32), np.ones(filters, np.float32)
+    norm = Norm(drawn(filters), drawn(filters), *moving, 0.9, 1e-3, relu_first=True)
+    shape = (7, 10, 10, filters)
+    pooled = Pooled(empty(*shape), np.empty(shape, np.int32), empty(*shape), empty(3, filters))
+    of_x, gradients = empty(0, 1, 1, 1), (empty(*taps.shape), *(empty(filters) for _ in range(3)))
+    convolution.forward(IMAGES, taps, bias, norm, 3, z, pooled)
+    convolution.backward(drawn(*shape), IMAGES, taps, z, pooled, True, of_x, gradients)
+    return [z, *pooled, *gradients, *moving]
 
 
+@pytest.mark.numeric
 def test_the_number_of_threads_changes_no_bit() -> None:
     told = []
     for threads in (1, min(2, numba.config.NUMBA_NUM_THREADS)):
         numba.set_num_threads(threads)
-        told.append([zoomed(), *normalised()])
+        told.append([zoomed(), *convolved()])
     assert all(np.array_equal(one, two) for one, two in zip(*told, strict=True))
 
 

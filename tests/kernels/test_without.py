@@ -18,7 +18,6 @@ from sentinode.fitting.epochs import FitState
 from sentinode.inputs.augment import zoom, zoom_by_grid
 from sentinode.models.notebook import notebook_network
 
-pytestmark = pytest.mark.numeric
 WITHOUT = (
     "import sys; sys.modules['numba'] = sys.modules['llvmlite'] = None; from sentinode.apps.cli import main; main()"
 )
@@ -45,6 +44,7 @@ def test_training_goes_through_autograd_and_the_zoom_through_the_grid() -> None:
     assert torch.equal(zoom(images, factors), zoom_by_grid(images, factors))
 
 
+@pytest.mark.numeric
 def test_a_step_without_loops_is_that_with_them_to_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of Adam on equal gradients; the loops' own results beside double precision."""
     rounding = Rounding()

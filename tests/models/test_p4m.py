@@ -16,8 +16,6 @@ from sentinode.models.group_conv import ORDER, GroupNormRelu, act
 from sentinode.models.notebook import notebook_network
 from sentinode.models.p4m import INPUT_SIZES_PX, P4MNetwork, Residual, RingReadout, p4m_network
 
-pytestmark = pytest.mark.numeric
-
 # The convolutions' weights, a scale and a shift of each normalised feature, the readout's weights and bias.
 PLAIN_CONVS = {5: 3 * 25 * 8, 6: 3 * 36 * 8}  # the lifting layer's, by kernel size
 PLAIN_REST = 8 * 9 * (8 * 12 + 12 * 16 + 16 * 16 + 16 * 24 + 24 * 24) + 2 * (8 + 12 + 16 + 16 + 24 + 24)
@@ -61,6 +59,7 @@ def variation(network: nn.Module, x: Tensor) -> float:
     return (logits - logits[:, :1]).abs().max().item()
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("size_px", INPUT_SIZES_PX)
 def test_logits_are_invariant(size_px: int) -> None:
     x = patches(4, size_px)
@@ -74,6 +73,7 @@ def test_logits_are_invariant(size_px: int) -> None:
     rounding.check()
 
 
+@pytest.mark.numeric
 def test_in_double_precision_logits_are_invariant_to_rounding() -> None:
     x = patches(3, 32, torch.float64)
     network = network_of(32).double()
@@ -81,12 +81,14 @@ def test_in_double_precision_logits_are_invariant_to_rounding() -> None:
     assert variation(with_a_past(network, x), x) < 1e-12
 
 
+@pytest.mark.numeric
 def test_an_ordinary_network_is_not_invariant() -> None:
     x = patches(8, 32)
     network = notebook_network(norm="before", bn_momentum=0.5, generator=generator())
     assert variation(with_a_past(network, x), x) > 1e-2
 
 
+@pytest.mark.numeric
 def test_one_wrong_filter_copy_would_be_seen() -> None:
     """One layer whose index is wrong for one of 8 copies makes the network's logits vary."""
     x = patches(4, 32)
@@ -96,6 +98,7 @@ def test_one_wrong_filter_copy_would_be_seen() -> None:
     assert variation(network, x) > 1e-3
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("size_px", [32, 64])
 def test_every_layer_of_a_network_is_equivariant(size_px: int) -> None:
     """Layer by layer on the way to the logit, in double precision, and as near to it in single as when not turned."""
@@ -168,6 +171,7 @@ def test_a_state_comes_back() -> None:
     assert torch.equal(other(x), network(x))
 
 
+@pytest.mark.numeric
 def test_the_readout_weighs_rings_about_the_centre() -> None:
     """On 5 x 5 places there are 6: what the symmetries make of (0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2)."""
     readout = RingReadout(1, 5, generator=generator()).double()

@@ -33,36 +33,37 @@ def store(material: Material, folder: Path) -> RunStore:
     return RunStore(material, folder / "runs")
 
 
-def test_variants_are_run_on_the_same_seeds_and_patches(
-    material: Material, config: StudyConfig, tmp_path: Path
-) -> None:
-    comparison = compare_variants(config, store(material, tmp_path))
+@pytest.fixture(scope="module")
+def runs(material: Material, tmp_path_factory: pytest.TempPathFactory) -> RunStore:
+    """Runs that several tests ask for, each trained when it is first asked for."""
+    return store(material, tmp_path_factory.mktemp("shared"))
+
+
+def test_variants_are_run_on_the_same_seeds_and_patches(config: StudyConfig, runs: RunStore) -> None:
+    comparison = compare_variants(config, runs)
     assert [variant.name for variant in comparison.variants] == ["before", "after"]
     assert comparison.seeds == (25, 26)
     ids = [run.predictions.ids.tolist() for variant in comparison.variants for run in variant.runs]
     assert all(other == ids[0] for other in ids)
 
 
-def test_equal_settings_are_trained_once(material: Material, config: StudyConfig, tmp_path: Path) -> None:
-    runs = store(material, tmp_path)
+def test_equal_settings_are_trained_once(config: StudyConfig, runs: RunStore, tmp_path: Path) -> None:
     comparison = compare_variants(config, runs)
     tuning = search(config, runs, tmp_path / "tune").comparison
     assert [variant.name for variant in tuning.variants] == [f"bn_momentum {m}" for m in (0.99, 0.75, 0.5, 0.25)]
     assert tuning.variants[0].runs[0].folder == comparison.variants[0].runs[0].folder
-    assert len(list((tmp_path / "runs").iterdir())) == 2 * 2 + 3 * 2
+    assert len(list(runs.folder.iterdir())) == 2 * 2 + 3 * 2
 
 
-def test_standard_deviation_is_the_samples_and_unknown_for_one(
-    material: Material, config: StudyConfig, tmp_path: Path
-) -> None:
-    (before, _) = compare_variants(config, store(material, tmp_path)).variants
+def test_standard_deviation_is_the_samples_and_unknown_for_one(config: StudyConfig, runs: RunStore) -> None:
+    (before, _) = compare_variants(config, runs).variants
     values = before.scores("auc")
     assert before.standard_deviation("auc") == pytest.approx(abs(values[0] - values[1]) / np.sqrt(2))
     assert Variant("one", {}, before.runs[:1]).standard_deviation("auc") is None
 
 
-def test_unpaired_runs_are_refused(material: Material, config: StudyConfig, tmp_path: Path) -> None:
-    (before, after) = compare_variants(config, store(material, tmp_path)).variants
+def test_unpaired_runs_are_refused(material: Material, config: StudyConfig, runs: RunStore, tmp_path: Path) -> None:
+    (before, after) = compare_variants(config, runs).variants
     with pytest.raises(RunError, match="other seeds"):
         paired([before, Variant("after", {}, after.runs[::-1])])
     other = override(config, {"split.validation_fraction": 0.5})
@@ -74,6 +75,7 @@ def test_unpaired_runs_are_refused(material: Material, config: StudyConfig, tmp_
 def test_an_interrupted_search_goes_on_where_it_stopped(
     material: Material, config: StudyConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    config = override(config, {"seeds": [25]})
     whole = search(config, store(material, tmp_path / "whole"), tmp_path / "whole" / "tune").comparison
 
     class KilledError(Exception):

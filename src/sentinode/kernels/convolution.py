@@ -17,14 +17,7 @@ from numba import prange
 
 from sentinode.kernels.jit import compiled, parallel
 from sentinode.kernels.norm import Norm, Pooled, settle, settle_gradients
-from sentinode.kernels.norm_relu_pool import (
-    give_back,
-    normalise,
-    pass_relu,
-    pool,
-    sum_up,
-    tiled,
-)
+from sentinode.kernels.norm_relu_pool import give_back, normalise, pass_relu, pool, sum_up, tiled
 from sentinode.kernels.tile import COLUMNS, ROWS, multiply_add
 
 Array = np.ndarray[Any, Any]
@@ -35,7 +28,7 @@ TOGETHER: Final = 4
 
 @parallel
 def forward(x: Array, filters: Array, bias: Array, norm: Norm, kernel: int, z: Array, pooled: Pooled) -> None:
-    """Fill z, the convolution of x by the filters (C', h, w, C), and of it what `norm_relu_pool.forward` fills."""
+    """Fill z, the convolution of x by the filters (C', h, w, C), and `pooled` of it, in squares of `kernel` places."""
     weight, relu_first = norm.weight, norm.relu_first
     top, at, y, channels = pooled
     count, height, width, size = z.shape

@@ -1,4 +1,4 @@
-"""Batch norm, ReLU and max-pooling in one, on (N, H, W, C) arrays: a pass over a layer's output each way.
+"""Batch norm, ReLU and max-pooling, a patch at a time: the passes that `convolution.py` and `dense_end.py` are made of.
 
 A small network spends more time on moving its activations than on arithmetic. Two facts spare most of that.
 Max-pooling commutes with every rising function, so ReLU and the affine map of batch norm are applied to the pooled
@@ -17,59 +17,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import prange
 
-from sentinode.kernels.jit import compiled, parallel
-from sentinode.kernels.norm import Norm, Pooled, settle, settle_gradients
+from sentinode.kernels.jit import compiled
 
 Array = np.ndarray[Any, Any]
-
-
-@parallel
-def forward(x: Array, norm: Norm, kernel: int, pooled: Pooled) -> None:
-    """Fill `pooled` from x, (N, H, W, C), in squares of `kernel` places."""
-    weight, relu_first = norm.weight, norm.relu_first
-    top, at, y, channels = pooled
-    count, height, width, size = x.shape
-    totals, squares = np.zeros((count, size)), np.zeros((count, size))
-    # Squares of differences from a value of the data, not from zero, so that little cancels.
-    pivot, sign = np.empty(size, x.dtype), np.empty(size, x.dtype)
-    for c in range(size):
-        pivot[c] = 0 if relu_first and x[0, 0, 0, c] < 0 else x[0, 0, 0, c]
-        sign[c] = -1 if weight[c] < 0 else 1
-    pivots, signs = tiled(pivot, width), tiled(sign, width)
-    for n in prange(count):
-        patch = x[n].reshape(-1)
-        sum_up(patch, pivots, relu_first, totals[n], squares[n])
-        pool(patch, signs, width, kernel, top[n].reshape(-1), at[n].reshape(-1))
-    settle(totals, squares, height * width, pivot, norm, channels)
-    mean, scale = channels[0], channels[2]
-    means, scales, biases = tiled(mean, y.shape[2]), tiled(scale, y.shape[2]), tiled(norm.shift, y.shape[2])
-    for n in prange(count):
-        normalise(top[n].reshape(-1), y[n].reshape(-1), means, scales, biases, signs, relu_first)
-
-
-@parallel
-def backward(
-    gradient: Array, x: Array, pooled: Pooled, relu_first: bool, of_x: Array, of_weight: Array, of_shift: Array
-) -> None:
-    """Fill the gradients of x, (N, H, W, C), of weight and of shift, (C,), from that of y, (N, h, w, C)."""
-    top, at, y, channels = pooled
-    count, height, width, size = x.shape
-    mean, scale = channels[0], channels[2]
-    totals, products = np.zeros((count, size)), np.zeros((count, size))
-    passed = np.empty(y.shape, y.dtype)
-    means = tiled(mean, y.shape[2])
-    for n in prange(count):
-        arrays = (gradient[n].reshape(-1), top[n].reshape(-1), y[n].reshape(-1), passed[n].reshape(-1))
-        pass_relu(*arrays, means, relu_first, totals[n], products[n])
-    slope, level = settle_gradients(totals, products, height * width, channels, of_weight, of_shift)
-    slopes, levels, scales = tiled(slope, width), tiled(level, width), tiled(scale, y.shape[2])
-    for n in prange(count):
-        gradients = passed[n].reshape(-1)
-        give_back(
-            gradients, x[n].reshape(-1), at[n].reshape(-1), slopes, levels, scales, relu_first, of_x[n].reshape(-1)
-        )
 
 
 @compiled
