@@ -7,15 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sentinode.data.patches import UNLABELLED
 from sentinode.data.tables import read_table
 from sentinode.errors import SubmissionError
 from sentinode.evaluation.metrics import auc
 from sentinode.exports.submission import make_submission, write_submission
-from sentinode.inference.predictions import Predictions, unlabelled
+from sentinode.inference.predictions import Predictions
 
 
 def predictions(ids: list[str], values: list[float]) -> Predictions:
-    return Predictions(np.array(ids, dtype=str), unlabelled(len(ids)), np.array(values))
+    return Predictions(np.array(ids, dtype=str), np.full(len(ids), UNLABELLED, np.int8), np.array(values))
 
 
 def test_order_comes_from_the_sample_and_values_follow_ids(tmp_path: Path) -> None:

@@ -6,18 +6,19 @@ import numpy as np
 import pytest
 import torch
 
+from sentinode.data.patches import UNLABELLED
 from sentinode.device import choose_device
 from sentinode.errors import ConfigError, RunError
-from sentinode.inference.predictions import Predictions, average, unlabelled
+from sentinode.inference.predictions import Predictions, average
 
 
 def test_averaging_needs_the_same_patches() -> None:
-    ids = np.array(["a", "b"])
-    first = Predictions(ids, unlabelled(2), np.array([0.0, 0.4]))
-    second = Predictions(ids, unlabelled(2), np.array([1.0, 0.6]))
+    ids, labels = np.array(["a", "b"]), np.full(2, UNLABELLED, np.int8)
+    first = Predictions(ids, labels, np.array([0.0, 0.4]))
+    second = Predictions(ids, labels, np.array([1.0, 0.6]))
     assert average([first, second]).probabilities.tolist() == [0.5, 0.5]
     with pytest.raises(RunError, match="different patches"):
-        average([first, Predictions(ids[::-1], unlabelled(2), np.array([0.0, 0.4]))])
+        average([first, Predictions(ids[::-1], labels, np.array([0.0, 0.4]))])
 
 
 def test_the_device_is_chosen_or_refused() -> None:

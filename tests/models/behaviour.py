@@ -8,6 +8,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sentinode.data.patches import SYMMETRIES, apply_symmetry
+from sentinode.models.group_conv import by_feature, inverse, product
+
+
+def act(maps: Tensor, symmetry: int) -> Tensor:
+    """What a symmetry u of the input does to feature maps, (N, 8 C, h, h): map g becomes map u^-1 g, turned by u."""
+    places = [product(inverse(symmetry), g) for g in SYMMETRIES]
+    return apply_symmetry(by_feature(maps)[:, :, places].flatten(1, 2), symmetry)
+
 
 def require_overfitting(network: nn.Module, x: Tensor, *, steps: int) -> None:
     """Random labels of the patches are learnt by heart in so many steps."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.behaviour import act
 from rounding import Rounding
 from sentinode.data.patches import SYMMETRIES, apply_symmetry
 from sentinode.models.batch_norm import KerasBatchNorm
@@ -19,7 +20,6 @@ from sentinode.models.group_conv import (
     GroupConv,
     GroupNormRelu,
     LiftingConv,
-    act,
     inverse,
     output_size_px,
     product,

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.behaviour import require_overfitting, require_weights_of_the_generator
+from models.behaviour import act, require_overfitting, require_weights_of_the_generator
 from rounding import Rounding
 from sentinode.data.patches import SYMMETRIES, apply_symmetry
-from sentinode.models.group_conv import ORDER, GroupNormRelu, act
+from sentinode.models.group_conv import ORDER, GroupNormRelu
 from sentinode.models.notebook import notebook_network
 from sentinode.models.p4m import INPUT_SIZES_PX, P4MNetwork, Residual, RingReadout, p4m_network
 

@@ -346,7 +346,7 @@ class _Asked:
 def _classes(material: Material, split: Split, config: StudyConfig) -> dict[str, ClassCounts]:
     """Patches of each class, by stage: as they are, balanced, sampled, and in both sets."""
     labels, candidates = material.labels_by_id, material.candidates
-    training, validation = ([labels[i] for i in side.tolist()] for side in (split.training, split.validation))
+    training, validation = ([labels[i] for i in ids.tolist()] for ids in (split.training, split.validation))
     stages = {
         "all": candidates.labels.tolist(),
         "balanced": candidates.labels[drop_negatives(candidates.labels, config.balance)].tolist(),

@@ -30,7 +30,6 @@ _MANY: Final = 10**9  # more patches than any data set holds
 # Which patches take part, and in which set.
 
 Omission = Literal["missing", "unlabelled", "unreadable", "blank", "duplicate"]
-SplitBy = Literal["auto", "slide", "group", "random", "file"]
 
 
 class DataConfig(Section):

@@ -44,7 +44,6 @@ _LABEL_COLUMNS: Final = ("label", "class", "target", "y")
 _PART_COLUMNS: Final = ("part", "split", "set")
 _ARRAYS: Final = (("x", "y"), ("x_train", "y_train"), ("images", "labels"), ("patches", "labels"))
 _TEST_ARRAYS: Final = ("x_test", "y_test")
-_OF_PATCHES: Final = ("ids", "slides", "patients")  # further arrays, of as many strings
 _MEANING: Final = ((1, "tumour"), (0, "normal"))
 _DEEPEST: Final = 6  # folders below DATA
 _LOOKED_AT: Final = 50  # entries of a folder, to tell what it is

@@ -1,4 +1,4 @@
-"""CSV tables keyed by patch id: labels, slides, groups, sides of a split, further attributes."""
+"""CSV tables keyed by patch id: labels, slides, groups, training and validation set, further attributes."""
 
 from __future__ import annotations
 

@@ -106,12 +106,6 @@ class Replicates:
     """The metrics of a user's own among them."""
 
     @property
-    def observed(self) -> Float[np.ndarray, "variants metrics"]:
-        """The mean over seeds."""
-        mean: NDArray[np.float64] = self.by_seed.mean(axis=1)
-        return mean
-
-    @property
     def weakest(self) -> Design:
         """Of the variant of which the clusters tell least: all the same where all are split alike."""
         return min(self.designs, key=lambda design: design.fewest)

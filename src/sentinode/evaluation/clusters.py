@@ -107,13 +107,12 @@ class Design:
 
 @dataclass(frozen=True, eq=False)
 class Clusters:
-    """The patches in order of their clusters, and of their labels within: cluster `k` has sizes[k] rows from starts[k].
+    """The patches in order of their clusters, and of their labels within: cluster `k` has the next sizes[k] rows.
 
     strata: of each cluster, which classes it holds.
     """
 
     rows: NDArray[np.int64]
-    starts: NDArray[np.int64]
     sizes: NDArray[np.int64]
     strata: NDArray[np.int64]
     labels: NDArray[np.int64]  # of the rows
@@ -125,7 +124,7 @@ class Clusters:
         sizes = np.bincount(of_patch).astype(np.int64)
         rows = np.lexsort((labels, of_patch))
         holds = [np.bincount(of_patch[labels == label], minlength=len(sizes)) > 0 for label in (0, 1)]
-        return cls(rows, np.cumsum(sizes) - sizes, sizes, holds[0] + 2 * holds[1], labels[rows].astype(np.int64))
+        return cls(rows, sizes, holds[0] + 2 * holds[1], labels[rows].astype(np.int64))
 
     def draw(self, count: int, rng: np.random.Generator) -> Int[np.ndarray, "count clusters"]:
         """How often each cluster is in each replicate, drawn with replacement among those that hold the same classes.

@@ -30,7 +30,7 @@ OnBatch = Callable[[int, int, int], None]
 
 @dataclass(frozen=True, eq=False)
 class Outputs:
-    """What the network said of the patches of one side during one epoch, in the order they came.
+    """What the network said of the patches of one set during one epoch, in the order they came.
 
     On the training set these are the augmented patches under the weights of the moment, as in
     Keras; `loss` is the mean binary cross-entropy over the patches.
@@ -250,7 +250,7 @@ def _validate(
 
 
 class _Collector:
-    """Gathers a side's labels, logits and losses batch by batch."""
+    """Gathers a set's labels, logits and losses batch by batch."""
 
     def __init__(self) -> None:
         self.labels: list[np.ndarray] = []

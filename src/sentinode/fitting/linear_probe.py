@@ -19,7 +19,7 @@ _ITERATIONS = 1000
 
 @dataclass(frozen=True, eq=False)
 class Features:
-    """One side's patches: features (n, d) and labels (n,), 0 or 1."""
+    """The patches of one set: features (n, d) and labels (n,), 0 or 1."""
 
     values: Float[np.ndarray, "n d"]
     labels: Int[np.ndarray, " n"]
@@ -31,13 +31,13 @@ def fit_head(
     """Fit the head once for each of `config.penalties`, from number `done` on; a record of each, as of an epoch.
 
     The head minimises mean cross-entropy + penalty / 2 |w|^2 over features that are centred and scaled by the training
-    side's mean and deviation; both become part of the network. The bias goes free.
+    set's mean and deviation; both become part of the network. The bias goes free.
     """
     from sklearn.linear_model import LogisticRegression
 
     centre, scale = training.values.mean(axis=0), training.values.std(axis=0)
     scale = np.where(scale > 1e-6 * np.abs(centre) + 1e-12, scale, 1.0)  # a feature that never varies says nothing
-    inputs = [(side.values - centre) / scale for side in (training, validation)]
+    inputs = [(features.values - centre) / scale for features in (training, validation)]
     for number in range(done, len(config.penalties)):
         started = time.perf_counter()
         strength = 1 / (config.penalties[number] * len(training.labels))

@@ -61,7 +61,3 @@ def average(members: Iterable[Predictions]) -> Predictions:
             raise RunError("predictions of different patches cannot be averaged", remedy="Predict the same folder.")
     mean = np.mean([member.probabilities for member in [first, *others]], axis=0)
     return Predictions(first.ids, first.labels, mean)
-
-
-def unlabelled(count: int) -> Int8[np.ndarray, " n"]:
-    return np.full(count, UNLABELLED, dtype=np.int8)

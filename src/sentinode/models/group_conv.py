@@ -3,7 +3,7 @@
 A feature has 8 maps, one for each symmetry of the square, numbered as in `data/patches.py`. Feature maps are
 (N, 8 C, H, W), the 8 maps of a feature side by side: channel 8 c + g is feature c under symmetry g. When the input
 is turned by the symmetry u, every layer's output is turned by u, and its maps change places: map g is then what map
-u^-1 g was, turned. `act` does both, and the tests hold every layer to it.
+u^-1 g was, turned. The tests hold every layer to it.
 
 Filters are never turned while a network runs: a filter bank's 8 copies are one lookup in it, by a fixed index. The
 rest is an ordinary convolution with 8 times the channels.
@@ -36,12 +36,6 @@ def product(first: int, second: int) -> int:
 def inverse(symmetry: int) -> int:
     """The symmetry that undoes another: a rotation is undone by rotating back, a flip by itself."""
     return symmetry if symmetry >= 4 else -symmetry % 4
-
-
-def act(maps: Float[Tensor, "n c8 h h"], symmetry: int) -> Float[Tensor, "n c8 h h"]:
-    """What a symmetry u of the input does to feature maps: map g becomes the former map u^-1 g, turned by u."""
-    places = [product(inverse(symmetry), g) for g in SYMMETRIES]
-    return apply_symmetry(by_feature(maps)[:, :, places].flatten(1, 2), symmetry)
 
 
 def by_feature(maps: Float[Tensor, "n c8 h w"]) -> Float[Tensor, "n c 8 h w"]:

@@ -36,6 +36,7 @@ from sentinode.runs.run import (
     MANIFEST,
     MEMBERS,
     SCORES,
+    SPLIT_COLUMNS,
     Blend,
     Run,
     Scores,
@@ -47,7 +48,6 @@ from sentinode.runs.variant import best_known_clusters
 from sentinode.session import Session
 from sentinode.settings import is_folder_name, override, read_toml, to_flat, to_toml
 
-_SIDES: Final = "id,label,side,cluster"
 _ABSENT: Final = object()  # of a setting that a kind of section does not have
 
 
@@ -79,8 +79,8 @@ def _join(folder: Path, config: RunConfig, members: Mapping[Path, Run], session:
             _copy(run.folder, place)
         session.progress("copy", done, len(runs))
     clusters, kind = best_known_clusters(runs)
-    sides = _united_sides(runs, clusters)
-    write_atomically(folder / "split.csv", lambda file: sides.to_csv(file, index=False))
+    split = _united_split(runs, clusters)
+    write_atomically(folder / "split.csv", lambda file: split.to_csv(file, index=False))
     facts = [run.environment for run in runs]
     digests = {fact.get("data_sha256") for fact in facts}
     environment = {
@@ -263,9 +263,9 @@ def _copy(source: Path, target: Path) -> None:
         staging.rename(target)
 
 
-def _united_sides(runs: Sequence[Run], clusters: Mapping[str, str]) -> pd.DataFrame:
+def _united_split(runs: Sequence[Run], clusters: Mapping[str, str]) -> pd.DataFrame:
     """What any of the runs was trained on, and what they were all validated on."""
-    tables = [read_table(run.folder / "split.csv", purpose=_SIDES) for run in runs]
+    tables = [read_table(run.folder / "split.csv", purpose=SPLIT_COLUMNS) for run in runs]
     trained = pd.concat([table[table["side"] == "training"] for table in tables]).drop_duplicates("id")
     united = pd.concat([trained, tables[0][tables[0]["side"] == "validation"]], ignore_index=True)
     return united.assign(cluster=[clusters.get(patch, "") for patch in united["id"].tolist()])

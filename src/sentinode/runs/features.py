@@ -30,7 +30,7 @@ _CHUNK: Final = 512  # patches hashed at a time
 _PLAIN: Final = 0  # the copy that is the patch itself
 
 
-def head_sides(
+def head_features(
     material: Material,
     config: RunConfig,
     copies: CopiesConfig | None,

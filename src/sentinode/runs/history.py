@@ -26,7 +26,7 @@ def history_row(record: EpochRecord, metric: Metric) -> dict[str, Any]:
     None for those that patches of one class do not have.
     """
 
-    def side(name: str, outputs: Outputs) -> dict[str, float | None]:
+    def of_set(name: str, outputs: Outputs) -> dict[str, float | None]:
         return {
             f"{name}_loss": outputs.loss,
             f"{name}_accuracy": metrics.accuracy(outputs.labels, _probabilities(outputs)),
@@ -40,8 +40,8 @@ def history_row(record: EpochRecord, metric: Metric) -> dict[str, Any]:
         chosen = {f"validation_{metric}": _known(found[metric])}
     return {
         "epoch": record.epoch,
-        **side("training", record.training),
-        **side("validation", record.validation),
+        **of_set("training", record.training),
+        **of_set("validation", record.validation),
         **chosen,
         "duration_s": round(record.duration_s, 3),
         "patches_per_s": round(record.patches_per_s, 1),

@@ -252,8 +252,8 @@ class Material:
         budget_mb: int,
         joined: tuple[str, ...],
     ) -> tuple[Prepared, Prepared]:
-        sides, source = self._split(balance, sample, split), self.patches
-        rows = [self.patches.rows_of(ids) for ids in (sides.training, sides.validation)]
+        drawn, source = self._split(balance, sample, split), self.patches
+        rows = [self.patches.rows_of(ids) for ids in (drawn.training, drawn.validation)]
         if joined:
             assert self.unlabelled is not None
             source = self.unlabelled.everything
@@ -262,14 +262,14 @@ class Material:
         training, validation = (
             prepare(
                 source,
-                side,
+                own,
                 preprocess,
                 budget_mb=budget_mb // 2,
                 scratch=self.session.cache_root,
                 # Cropping and downsampling are over at once; normalising stains takes about a millisecond a patch.
                 on_progress=None if preprocess.stain == "none" else of_step(tell, f"normalise stains, {name}"),
             )
-            for name, side in zip(("training", "validation"), rows, strict=True)
+            for name, own in zip(("training", "validation"), rows, strict=True)
         )
         return training, validation
 

@@ -220,7 +220,7 @@ class Teacher:
     def require_blind_to(self, split: Split, labelled: PatchTable) -> None:
         """Raise RunError where the teacher learned from labels that are to score its pupil, or from their neighbours'.
 
-        Neighbours are what the split keeps on one side. A teacher that was taught itself passes on what its own
+        Neighbours are what the split keeps in one set. A teacher that was taught itself passes on what its own
         teachers knew; they were blind to its validation set.
         """
         ids = set(split.validation.tolist())

@@ -71,6 +71,7 @@ MANIFEST: Final = RUN_SEAL
 MEMBERS: Final = "members"
 BLEND: Final = "blend.json"
 PSEUDO: Final = "pseudo.csv"
+SPLIT_COLUMNS: Final = "id,label,side,cluster"
 _WEIGHTS: Final = "model.safetensors"
 _PROBE: Final = 1e-3  # of logits: other processors sum in another order
 _OF_A_NETWORK: Final = ("history.csv", _WEIGHTS)
@@ -203,7 +204,7 @@ class Run:
         from sentinode.data.tables import columns_of, read_table
 
         path = self.folder / "split.csv"
-        table = read_table(path, purpose="id,label,side,cluster")
+        table = read_table(path, purpose=SPLIT_COLUMNS)
         if not {"id", "side", "cluster"} <= set(table.columns):
             raise RunError(
                 f"has the columns {columns_of(table)}", where=path, remedy="Restore it, or train the run again."

@@ -35,7 +35,7 @@ from sentinode.records import write_record
 from sentinode.runs.decision import DECISION, decide, own_scores
 from sentinode.runs.ensemble import require_trainable, seal_blend
 from sentinode.runs.environment import describe_environment, read_environment, write_environment
-from sentinode.runs.features import head_sides
+from sentinode.runs.features import head_features
 from sentinode.runs.history import (
     History,
     best_epoch,
@@ -260,8 +260,8 @@ class _Training:
         """Before the first epoch: the head that fits the backbone's features as they are, of the best penalty."""
         assert isinstance(state.network, Backbone)
         fit, history = self.config.fit, History()
-        sides = head_sides(self.material, self.config, head.copies, state.network, streams.pseudo)
-        for record in fit_head(state.network, *sides, head):
+        features = head_features(self.material, self.config, head.copies, state.network, streams.pseudo)
+        for record in fit_head(state.network, *features, head):
             history.append(history_row(record, fit.metric))
             self.session.progress(f"head of {self.folder.name}", record.epoch, len(head.penalties))
             if best_epoch(history, fit) == record.epoch:
@@ -275,8 +275,8 @@ class _Training:
         fit = self.config.fit
         if isinstance(fit, FitHead):
             assert isinstance(state.network, Backbone)
-            sides = head_sides(self.material, self.config, fit.copies, state.network, streams.pseudo)
-            for record in fit_head(state.network, *sides, fit, done=state.epochs_done):
+            features = head_features(self.material, self.config, fit.copies, state.network, streams.pseudo)
+            for record in fit_head(state.network, *features, fit, done=state.epochs_done):
                 state.epochs_done = record.epoch
                 yield record
             return
@@ -348,29 +348,29 @@ def open_streams(material: Material, config: RunConfig, pseudo: PseudoLabels | N
     split = material.split(config)
     prepared = material.prepared(config, pseudo.ids if pseudo else ())
     labels = material.labels_by_id
-    sides = [np.array([labels[i] for i in ids.tolist()]) for ids in (split.training, split.validation)]
+    of_sets = [np.array([labels[i] for i in ids.tolist()]) for ids in (split.training, split.validation)]
     if pseudo:
-        sides[0] = np.append(sides[0], pseudo.joined.labels)
+        of_sets[0] = np.append(of_sets[0], pseudo.joined.labels)
     fit = config.fit
     # A head is fitted to all patches at once.
     batch_size, steps, validation_steps, fraction = (
-        (len(sides[0]), None, None, None)
+        (len(of_sets[0]), None, None, None)
         if isinstance(fit, FitHead)
         else (fit.batch_size, fit.steps_per_epoch, fit.validation_steps, fit.epoch_fraction)
     )
-    training = BatchStream(prepared[0], sides[0], batch_size=batch_size, seed=fit.seed, shuffle=True)
+    training = BatchStream(prepared[0], of_sets[0], batch_size=batch_size, seed=fit.seed, shuffle=True)
     # Some of the validation set, another part each epoch, as the notebook has it; or all of it, quickly.
     partial = validation_steps is not None or fraction is not None
     validation = BatchStream(
         prepared[1],
-        sides[1],
+        of_sets[1],
         batch_size=batch_size if partial else _VALIDATION_BATCH,
         seed=Purpose.VALIDATION_ORDER.seed(fit.seed),
         shuffle=partial,
     )
     notices = [
-        f"{name} {asked} clipped to {possible}: one pass over the {len(stream):,} patches of the {side} set"
-        for name, side, stream, asked in (
+        f"{name} {asked} clipped to {possible}: one pass over the {len(stream):,} patches of the {which} set"
+        for name, which, stream, asked in (
             ("fit.steps_per_epoch", "training", training, steps),
             ("fit.validation_steps", "validation", validation, validation_steps),
         )

@@ -16,7 +16,7 @@ from sentinode.errors import SplitError
 from sentinode.splits.allocation import NOTED_MISS, assign_units, is_searched, units_by_class
 
 Basis = Literal["slide", "patient", "slide+group", "group", "random", "file"]
-"""What is kept on one side: "slide+group" is slides where they are known, and for the rest groups that share tissue."""
+"""What is kept in one set: "slide+group" is slides where they are known, and for the rest groups that share tissue."""
 TRAINING, VALIDATION = "training", "validation"
 _IN_WORDS: Final[dict[Basis, str]] = {
     "slide": "by slide: no slide is in both sets",
@@ -47,9 +47,9 @@ _UNIT_NAMES: Final[dict[Basis, str]] = {
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Ids of both sets, in a fixed order, and what the sides do not share.
+    """Ids of both sets, in a fixed order, and what they do not share.
 
-    `basis` says what was kept on one side: slides, patients, slides where they are known and groups for the rest,
+    `basis` says what was kept in one set: slides, patients, slides where they are known and groups for the rest,
     groups (given ones and overlaps), nothing ("random": patches of one slide stand in both sets,
     and scores are too good), or what a file said.
     """
@@ -64,7 +64,7 @@ class Split:
         return _IN_WORDS[self.basis]
 
     def to_csv(self, *, labels: Mapping[str, int], clusters: Mapping[str, str]) -> str:
-        """The sides as a table id,label,side,cluster, first training, then validation.
+        """Both sets as a table id,label,side,cluster, first training, then validation.
 
         A cluster is the slide, or what stands in for it, within which patches are not independent; "" for a
         patch on its own.
@@ -107,7 +107,7 @@ def make_split(
     if len(sampled.ids) < len(kept.ids):
         left_out["sample: not selected"] = len(kept.ids) - len(sampled.ids)
     if isinstance(split, FileSplit):
-        on_validation, named = _sides_of_file(split.file, sampled.ids)
+        on_validation, named = _sets_of_file(split.file, sampled.ids)
         if not named.all():
             left_out["split: not in the file"] = int((~named).sum())
             sampled, on_validation = sampled.rows(named), on_validation[named]
@@ -124,14 +124,14 @@ def make_split(
                 f"never divided{', and no other choice comes nearer' if proven else ''}"
             )
     notices += _cut_slides(sampled.slides, on_validation)
-    for side, members in ((TRAINING, ~on_validation), (VALIDATION, on_validation)):
+    for name, members in ((TRAINING, ~on_validation), (VALIDATION, on_validation)):
         classes = np.unique(sampled.labels[members])
         if len(classes) < 2:
             have = "no patch" if not members.any() else f"only the class {classes[0]}"
             if isinstance(split, FileSplit):
-                raise SplitError(f"the {side} set has {have}", where=split.file, remedy="Fix the table.")
+                raise SplitError(f"the {name} set has {have}", where=split.file, remedy="Fix the table.")
             raise SplitError(
-                f"the {side} set has {have} (split by {basis}): {_why_none(sampled.labels, units, basis, split)}",
+                f"the {name} set has {have} (split by {basis}): {_why_none(sampled.labels, units, basis, split)}",
                 remedy="Give more patches or slides, fewer folds, or another sample.",
             )
     training = sampled.rows(~on_validation)
@@ -229,7 +229,7 @@ def sample_classes(
 
 
 def choose_basis(candidates: PatchTable, config: SplitConfig, *, patients_known: bool = False) -> Basis:
-    """What a split keeps on one side; raises SplitError for slides that are asked for but not known."""
+    """What a split keeps in one set; raises SplitError for slides that are asked for but not known."""
     unknown = int((candidates.slides == "").sum())
     match config.by:
         case "auto" if patients_known:
@@ -301,7 +301,7 @@ def unite_groups(*groupings: Shaped[np.ndarray, " n"]) -> Shaped[np.ndarray, " n
     return np.array([f"g{lowest.setdefault(root(row), row)}" if named[row] else "" for row in range(count)], dtype=str)
 
 
-def _sides_of_file(path: Path, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _sets_of_file(path: Path, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     from sentinode.data.tables import columns_of, read_table
 
     table = read_table(path, purpose="id,side with side training or validation")

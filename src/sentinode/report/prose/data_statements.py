@@ -197,7 +197,7 @@ class DataStatements:
         return f"The split is {self.study.record.split_in_words}.{crossed}"
 
     @property
-    def sides(self) -> str:
+    def sets(self) -> str:
         if folds := self.study.config.split.folds:
             counts = self.study.record.classes["sampled"]
             total = counts.negative + counts.positive
@@ -222,7 +222,7 @@ class DataStatements:
 
     @property
     def internal(self) -> str:
-        return f"Every score is on held-out patches of the same data. {self.sides}"
+        return f"Every score is on held-out patches of the same data. {self.sets}"
 
     @property
     def external(self) -> str:

@@ -68,7 +68,7 @@ def steps(study: FinishedStudy) -> list[Step]:
             "31 % of the negatives dropped: 89,017 negative, 89,117 positive.",
         ),
         Step("Sample", "stages", f"{sampled}.", "25,000 of each class."),
-        Step("Split", "stages", f"{data.sides} {data.split}", "35,000 training, 15,000 validation patches, at random."),
+        Step("Split", "stages", f"{data.sets} {data.split}", "35,000 training, 15,000 validation patches, at random."),
         Step(
             "Preprocess",
             "inputs",

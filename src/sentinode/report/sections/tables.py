@@ -101,11 +101,6 @@ def one_prediction(whose: str, found: Intervals) -> Table:
     return Table(caption, ["score", "value", "95 % interval"], rows)
 
 
-def card(name: str, found: Interval) -> tuple[str, str, str]:
-    """A score as it heads a page: its name, its value, and its interval."""
-    return name, number(found.estimate, 3), f"95 % interval {between(found)}"
-
-
 def between(found: Interval) -> str:
     """Such as "0.880 to 0.940", on one line; "unknown"."""
     return found.ends_in_words().replace(" ", _UNBROKEN)
