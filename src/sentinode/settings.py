@@ -38,7 +38,7 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
     @classmethod
-    def misplaced(cls, table: Mapping[str, Any]) -> dict[str, str]:  # noqa: ARG003
+    def misplaced(cls, table: Mapping[str, Any]) -> dict[str, str]:  # noqa: ARG003  for sections to override
         """The settings of a table that do nothing beside its others, by name below the section: what they belong to."""
         return {}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -53,11 +54,11 @@ def test_killed_in_the_middle_and_resumed_equals_uninterrupted(
     with monkeypatch.context() as patch:
         finish, finished = train._Training._finish, []
 
-        def die_in_the_third(*args: object) -> object:
+        def die_in_the_third(*args: Any) -> object:
             finished.append(1)
             if len(finished) == 3:
                 raise KilledError
-            return finish(*args)  # type: ignore[arg-type]
+            return finish(*args)
 
         patch.setattr(train._Training, "_finish", die_in_the_third)
         with pytest.raises(KilledError):

@@ -12,7 +12,7 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -523,8 +523,10 @@ def put_all_on_one_slide(folder: Path) -> None:
         ),
     ],
 )
-def test_bad_data_is_one_line_and_exit_code_2(folder: Path, tmp_path: Path, break_it: object, said: str) -> None:
-    break_it(folder)  # type: ignore[operator]
+def test_bad_data_is_one_line_and_exit_code_2(
+    folder: Path, tmp_path: Path, break_it: Callable[[Path], object], said: str
+) -> None:
+    break_it(folder)
     refused(sentinode("train", folder, "--out", tmp_path / "run", cache=tmp_path / "cache"), said)
     assert not (tmp_path / "run" / "manifest.json").exists()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -52,11 +53,11 @@ def test_the_record_reads_back_and_counts_both_parts(check: Check, tmp_path: Pat
     assert {row.what for row in record.table} >= {"patches", "overlapping patches", "unusable images"}
 
 
-def origin(check: Check, **changed: object) -> str:
+def origin(check: Check, **changed: Any) -> str:
     """Of the phantom's patches, under another mark or layout, or with so many strange ids."""
     strange = changed.pop("strange", len(check.audit.id_mismatches))
-    audit = replace(check.audit, id_mismatches=["x"] * strange)  # type: ignore[operator]
-    return Check(replace(check.folder, **changed), check.packed, audit).origin  # type: ignore[arg-type]
+    audit = replace(check.audit, id_mismatches=["x"] * strange)
+    return Check(replace(check.folder, **changed), check.packed, audit).origin
 
 
 def test_whose_patches_they_are_is_known_by_mark_layout_and_ids(check: Check) -> None:

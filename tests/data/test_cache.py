@@ -9,6 +9,7 @@ import signal
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -288,9 +289,9 @@ def test_a_place_that_cannot_be_written_is_an_error(listing: Listing, tmp_path: 
         pack(listing, tmp_path / "file")
 
 
-def _pack_slowly(listing: Listing, root: Path, started: object) -> None:
+def _pack_slowly(listing: Listing, root: Path, started: Any) -> None:
     def tell(done: int, total: int) -> None:
-        started.set()  # type: ignore[attr-defined]
+        started.set()
         if done:
             signal.pause()  # until killed
 
@@ -312,9 +313,9 @@ def test_killed_while_building_it_leaves_nothing_that_looks_complete(
     assert np.array_equal(packed.pixels, patches)
 
 
-def _pack_and_report(listing: Listing, root: Path, waited: object) -> None:
+def _pack_and_report(listing: Listing, root: Path, waited: Any) -> None:
     cache._CHUNK = 8  # type: ignore[misc]
-    pack(listing, root, workers=1, on_wait=waited.set)  # type: ignore[attr-defined]
+    pack(listing, root, workers=1, on_wait=waited.set)
 
 
 def test_a_second_process_waits_for_the_first(listing: Listing, tmp_path: Path, patches: np.ndarray) -> None:

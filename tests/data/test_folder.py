@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import h5py
@@ -101,8 +102,8 @@ def test_two_slides_for_one_patch_are_refused(folder: Path) -> None:
         (lambda f: rewrite(f / "train_labels.csv", ",1", ",0"), "all 12 training patches have the label 0"),
     ],
 )
-def test_a_broken_folder_is_refused_in_one_line(folder: Path, break_it: object, said: str) -> None:
-    break_it(folder)  # type: ignore[operator]
+def test_a_broken_folder_is_refused_in_one_line(folder: Path, break_it: Callable[[Path], object], said: str) -> None:
+    break_it(folder)
     with pytest.raises(DataError, match=said) as caught:
         open_folder(folder, DataConfig())
     assert str(folder) in str(caught.value)

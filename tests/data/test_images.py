@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -70,9 +71,9 @@ def test_a_file_of_the_same_size_whose_header_says_otherwise_goes_through_pillow
         (lambda p: p.write_bytes(b""), "not an image"),
     ],
 )
-def test_what_is_no_patch_is_refused(tmp_path: Path, make: object, said: str) -> None:
+def test_what_is_no_patch_is_refused(tmp_path: Path, make: Callable[[Path], object], said: str) -> None:
     path = tmp_path / "a.png"
-    make(path)  # type: ignore[operator]
+    make(path)
     with pytest.raises(DataError, match=said) as caught:
         read_patch(path)
     assert str(path) in str(caught.value)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import pytest
 import sklearn.metrics as reference
@@ -452,7 +455,7 @@ def test_coverage_of_a_paired_difference(seeds: int, seed_spread: float) -> None
         interval = found.difference(0, 1, "auc")
         return bool(interval.low <= truth <= interval.high)
 
-    samples = [two_models(rng, seeds, seed_spread) for _ in range(150)]
+    samples = [two_models(rng, seeds, seed_spread) for _ in range(100)]
     held = sum(covers(*sample) for sample in samples)
     assert least_held(len(samples)) <= held <= stats.binom.ppf(0.999, len(samples), 0.95)
     if seeds == 1:  # the spread of several seeds would hide that slides are ignored
@@ -600,7 +603,7 @@ def test_a_rare_class_is_told_rightly_or_not_at_all(positives: int, folds: int) 
         assert apart <= 40 - least_held(40)
 
 
-def own_example() -> dict[str, object]:
+def own_example() -> dict[str, Any]:
     rng = np.random.default_rng(3)
     labels = rng.integers(0, 2, 160).astype(np.int8)
     probabilities = np.clip(rng.normal(0.4 + 0.2 * labels, 0.25, (2, 3, 160)), 0, 1)
@@ -617,8 +620,8 @@ def test_a_built_in_score_given_as_ones_own_has_the_same_replicates_intervals_an
         }
     )
     asked = own_example()
-    found = bootstrap(**asked, rng=np.random.default_rng(1), replicates=150, own=own)  # type: ignore[arg-type]
-    alone = bootstrap(**asked, rng=np.random.default_rng(1), replicates=150)  # type: ignore[arg-type]
+    found = bootstrap(**asked, rng=np.random.default_rng(1), replicates=150, own=own)
+    alone = bootstrap(**asked, rng=np.random.default_rng(1), replicates=150)
     assert np.array_equal(found.values[:, :, : len(METRICS)], alone.values, equal_nan=True)
     for name, built_in in (("my AUC", "auc"), ("my Brier", "brier_score")):
         mine, theirs = (found.values[:, :, found.metrics.index(of)] for of in (name, built_in))
@@ -634,7 +637,7 @@ def test_a_built_in_score_given_as_ones_own_has_the_same_replicates_intervals_an
 
 def test_a_score_of_ones_own_without_bounds_may_be_any_number() -> None:
     own = metrics.own_metrics({"cost": lambda labels, said: 100.0 * float(np.mean((said > 0.5) != labels))})
-    found = bootstrap(**own_example(), rng=np.random.default_rng(1), replicates=120, metrics=(), own=own)  # type: ignore[arg-type]
+    found = bootstrap(**own_example(), rng=np.random.default_rng(1), replicates=120, metrics=(), own=own)
     interval = found.interval(0, "cost")
     assert 1 < interval.low < interval.estimate < interval.high < 100
 
@@ -654,9 +657,9 @@ def fails(_labels: np.ndarray, _probabilities: np.ndarray) -> float:
         ({"mine": lambda labels, _said: labels}, "'mine' failed on 4 patches .TypeError"),
     ],
 )
-def test_what_is_no_metric_is_told_in_one_line_before_anything_is_done(given: dict[str, object], said: str) -> None:
+def test_what_is_no_metric_is_told_in_one_line_before_anything_is_done(given: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said) as told:
-        metrics.own_metrics(given)  # type: ignore[arg-type]
+        metrics.own_metrics(given)
     assert "\n" not in str(told.value)
 
 
@@ -667,4 +670,4 @@ def test_a_metric_that_fails_on_a_resample_is_told_by_its_name() -> None:
     asked = own_example()
     own = metrics.own_metrics({"mine": few})
     with pytest.raises(ConfigError, match=r"'mine' failed on .* patches .ZeroDivisionError: no such share"):
-        bootstrap(**asked, rng=np.random.default_rng(1), replicates=100, metrics=(), own=own)  # type: ignore[arg-type]
+        bootstrap(**asked, rng=np.random.default_rng(1), replicates=100, metrics=(), own=own)

@@ -10,6 +10,7 @@ import torch
 from conftest import blank_figures
 from sentinode.api.study import study
 from sentinode.config.presets import load_preset
+from sentinode.config.run import Weighting
 from sentinode.report.pages.page import write_report
 from sentinode.report.prose.numbers import number
 from sentinode.runs.ensemble import join_runs
@@ -31,8 +32,8 @@ def runs(material: Material, tmp_path_factory: pytest.TempPathFactory) -> list[R
 
 
 @pytest.mark.parametrize("weights", ["fitted", "equal"])
-def test_a_page_shows_members_in_place_of_curves(runs: list[Run], tmp_path: Path, weights: str) -> None:
-    run = join_runs(runs, tmp_path / "run", weights, Session(device=CPU))  # type: ignore[arg-type]
+def test_a_page_shows_members_in_place_of_curves(runs: list[Run], tmp_path: Path, weights: Weighting) -> None:
+    run = join_runs(runs, tmp_path / "run", weights, Session(device=CPU))
     (page,) = write_report(run.folder)
     text = page.read_text(encoding="utf-8")
     assert 'id="members"' in text

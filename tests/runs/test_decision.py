@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -39,8 +40,8 @@ def clusters(count: int = 400) -> np.ndarray:
     return np.array([f"s{i % GROUPS}" for i in range(count)])
 
 
-def made(seed: int = 25, **settings: float) -> Decision:
-    return decide(predictions(), clusters(), DecisionConfig(**settings), seed=seed)  # type: ignore[arg-type]
+def made(seed: int = 25, **settings: Any) -> Decision:
+    return decide(predictions(), clusters(), DecisionConfig(**settings), seed=seed)
 
 
 def test_the_operating_points_agree_with_scikit_learn() -> None:

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -135,8 +136,8 @@ def test_an_interrupted_slide_ends_in_the_same_bytes(
     entries, model = [Entry(slide, "section")], model_of(classifier)
     judge_cohort(entries, model, SETTINGS, tmp_path / "whole", session)
 
-    def interrupted(*arguments: object, **options: object) -> Iterator[heatmap.Block]:
-        for number, block in enumerate(heatmap.judge_blocks(*arguments, **options)):  # type: ignore[arg-type]
+    def interrupted(*arguments: Any, **options: Any) -> Iterator[heatmap.Block]:
+        for number, block in enumerate(heatmap.judge_blocks(*arguments, **options)):
             if number == kept:
                 raise KeyboardInterrupt
             yield block
@@ -149,8 +150,8 @@ def test_an_interrupted_slide_ends_in_the_same_bytes(
         journal.write_bytes(journal.read_bytes()[:-11])  # killed in the middle of a write
     judged_again: list[int] = []
 
-    def counted(*arguments: object, **options: object) -> Iterator[heatmap.Block]:
-        for block in heatmap.judge_blocks(*arguments, **options):  # type: ignore[arg-type]
+    def counted(*arguments: Any, **options: Any) -> Iterator[heatmap.Block]:
+        for block in heatmap.judge_blocks(*arguments, **options):
             judged_again.append(block.number)
             yield block
 

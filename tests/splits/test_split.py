@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -33,8 +34,8 @@ def candidates(count: int = 600, *, slides: int = 20, seed: int = 0, slides_know
     return PatchTable(ids, labels, slide.astype(str) if slides_known else none, none)
 
 
-def split_of(data: PatchTable, **settings: object) -> tuple[np.ndarray, np.ndarray]:
-    split = make_split(data, None, None, DrawnSplit(**settings))  # type: ignore[arg-type]
+def split_of(data: PatchTable, **settings: Any) -> tuple[np.ndarray, np.ndarray]:
+    split = make_split(data, None, None, DrawnSplit(**settings))
     side = dict.fromkeys(split.training, 0) | dict.fromkeys(split.validation, 1)
     return np.array([side[i] for i in data.ids]), data.labels
 
@@ -139,18 +140,18 @@ def test_slides_asked_for_but_known_for_a_part_only_is_an_error() -> None:
 
 
 @pytest.mark.parametrize("by", ["random", "group"])
-def test_known_slides_that_a_split_cuts_are_counted(by: str) -> None:
+def test_known_slides_that_a_split_cuts_are_counted(by: Literal["random", "group"]) -> None:
     data = partly_known()
-    split = make_split(data, None, None, DrawnSplit(by=by))  # type: ignore[arg-type]
+    split = make_split(data, None, None, DrawnSplit(by=by))
     assert "10 of 10 known slides are in both sets: scores may be too good" in split.notices
 
 
 @pytest.mark.parametrize("by", ["auto", "group"])
-def test_groups_that_are_patients_are_called_patients(by: str) -> None:
+def test_groups_that_are_patients_are_called_patients(by: Literal["auto", "group"]) -> None:
     data = candidates(300, slides=12)
     patients = np.array([f"patient{int(slide) // 2}" for slide in data.slides])
     data = PatchTable(data.ids, data.labels, data.slides, patients)
-    config = DrawnSplit(by=by)  # type: ignore[arg-type]
+    config = DrawnSplit(by=by)
     split = make_split(data, None, None, config, patients_known=True)
     assert split.describe() == "by patient: no patient is in both sets"
     on_validation = np.isin(data.ids, split.validation)

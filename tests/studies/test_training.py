@@ -84,11 +84,11 @@ def test_an_interrupted_search_goes_on_where_it_stopped(
     trained: list[str] = []
     train = training.train_run
 
-    def stop_at_the_fourth(*args: object, **options: object) -> object:
+    def stop_at_the_fourth(*args: Any, **options: Any) -> object:
         if len(trained) == 3:
             raise KilledError
         trained.append(str(args[2]))
-        return train(*args, **options)  # type: ignore[arg-type]
+        return train(*args, **options)
 
     monkeypatch.setattr(training, "train_run", stop_at_the_fourth)
     with pytest.raises(KilledError):

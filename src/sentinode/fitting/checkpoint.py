@@ -50,7 +50,7 @@ def load_weights(path: Path, network: nn.Module) -> None:
 def count_weights(path: Path) -> int:
     """How many numbers a file of weights says that it holds, parameters and buffers; its head alone is read."""
     with _opened(path) as file:
-        return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+        return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118  safetensors files have no __iter__
 
 
 def save_checkpoint(path: Path, state: FitState, history: list[dict[str, Any]]) -> None:
