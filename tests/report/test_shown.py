@@ -11,7 +11,6 @@ from PIL import Image
 
 from sentinode.errors import RunError
 from sentinode.report.pages.page import write_report
-from sentinode.report.paper import as_csv, as_latex
 from sentinode.report.sections.tables import Table
 from sentinode.report.shown import as_csv, as_latex
 
