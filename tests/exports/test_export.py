@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 import sentinode
@@ -40,6 +41,7 @@ from sentinode.runs.train import train_run
 from sentinode.settings import override
 
 CPU = torch.device("cpu")
+ROOT = Path(__file__).parents[2]
 BASE = override(load_preset("fair").run_config(), {"fit.epochs": 1, "fit.batch_size": 16})
 PATCHES = make_patches(11, seed=5).pixels
 EXACT = certificate.TOLERANCE / 10
@@ -369,3 +371,42 @@ def test_timm_opens_its_backbone_from_the_folder(tmp_path: Path, kind: str) -> N
 def test_a_format_that_is_not_known_is_refused(run: Run, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="Give onnx, openvino, torchscript, wsinfer, huggingface or all"):
         sentinode.export(run.folder, "coreml", tmp_path / "out")
+
+
+@pytest.mark.filterwarnings("ignore:wait_passively")
+def test_the_page_on_your_own_program_says_what_works(
+    run: Run, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every block of Python on the page, in order, where its files are."""
+    (tmp_path / "run").symlink_to(run.folder)
+    (tmp_path / "model").symlink_to(exported)
+    np.save(tmp_path / "patches.npy", PATCHES)
+    (tmp_path / "patches").mkdir()
+    for number, patch in enumerate(PATCHES):
+        Image.fromarray(patch).save(tmp_path / "patches" / f"p{number:02}.png")
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / "docs" / "in-your-program.md").read_text(encoding="utf-8")
+    names: dict[str, Any] = {}
+    for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(block, names)
+    np.testing.assert_array_equal(names["probabilities"], names["model"](PATCHES))
+    np.testing.assert_allclose(names["light"](PATCHES), names["model"](PATCHES), atol=EXACT)
+
+
+def test_the_containers_program_prints_the_runs_probabilities_and_loads_no_torch(
+    run: Run, exported: Path, tmp_path: Path
+) -> None:
+    classifier = sentinode.load(run.folder, device="cpu")
+    for number, patch in enumerate(PATCHES):
+        Image.fromarray(patch).save(tmp_path / f"p{number:02}.png")
+    place = str(ROOT / "docs" / "docker" / "predict.py")
+    program = f"import runpy, sys; sys.modules['torch'] = None; runpy.run_path({place!r}, run_name='__main__')"
+    told = subprocess.run(
+        [sys.executable, "-c", program, str(exported / "model.onnx"), str(tmp_path)], capture_output=True, text=True
+    )
+    assert told.returncode == 0, told.stderr
+    head, *lines = told.stdout.splitlines()
+    assert head == "id,probability,positive"
+    assert [line.split(",")[0] for line in lines] == [f"p{number:02}" for number in range(len(PATCHES))]
+    np.testing.assert_allclose([float(line.split(",")[1]) for line in lines], classifier(PATCHES), atol=1e-5)
+    assert [line.endswith(",1") for line in lines] == classifier.decide(PATCHES, "youden").tolist()
