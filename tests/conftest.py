@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 import pytest
-import torch
 from jaxtyping import install_import_hook
+
+if TYPE_CHECKING:  # what imports the package first checks its shapes
+    from sentinode.config.run import RunConfig
+    from sentinode.data.patches import PatchSet
+    from sentinode.runs.material import Material
+    from sentinode.session import Session
 
 # Shapes in signatures are checked while the tests run; users pay nothing for them.
 _CHECKED = [
@@ -29,20 +36,16 @@ _CHECKED = [
         "slides",
     )
 ]
-with install_import_hook(_CHECKED, "beartype.beartype"):
-    import sentinode.api.study  # noqa: F401
+# The process that shares the tests among others runs none, and needs nothing of the package.
+_SHARES = "PYTEST_XDIST_WORKER" not in os.environ and any(w.startswith(("-n", "--numproc")) for w in sys.argv)
+if not _SHARES:
+    import torch
 
-from sentinode.config.presets import load_preset
-from sentinode.config.run import RunConfig
-from sentinode.data.patches import PatchSet
-from sentinode.kernels.jit import processor
-from sentinode.phantom.phantom import write_phantom
-from sentinode.runs.material import Material
-from sentinode.session import Session
-from sentinode.settings import override
+    with install_import_hook(_CHECKED, "beartype.beartype"):
+        import sentinode.api.study  # noqa: F401
+    torch.set_num_threads(1)  # tiny networks: more threads only wait for each other
 
-torch.set_num_threads(1)  # tiny networks: more threads only wait for each other
-
+_SHOWN: dict[str, str] = {}
 _LONGEST_FIRST = (
     "apps/test_cli.py",
     "evaluation/test_bootstrap.py",
@@ -71,17 +74,34 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: rank.get(item.path, len(rank)))
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say with which instructions of the processor the numbers were computed."""
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Say with which instructions of the processor the numbers were computed, to the process that shows it."""
+    if _SHARES:
+        return
+    from sentinode.kernels.jit import processor
+
     name, features = processor()
     loops = "AVX-512" if "+avx512f" in features else "AVX2" if "+avx2" in features else "no AVX2"
-    torchs = torch.backends.cpu.get_cpu_capability()
-    terminalreporter.write_line(f"instructions: loops for {name} ({loops}), PyTorch {torchs}")
+    said = f"instructions: loops for {name} ({loops}), PyTorch {torch.backends.cpu.get_cpu_capability()}"
+    getattr(session.config, "workeroutput", _SHOWN)["instructions"] = said
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """A process of several has ended."""
+    _SHOWN.update({"instructions": said} if (said := node.workeroutput.get("instructions")) else {})
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for line in _SHOWN.values():
+        terminalreporter.write_line(line)
 
 
 @pytest.fixture(scope="session")
 def phantom_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A competition folder of 240 synthetic patches from 8 slides; never written to."""
+    from sentinode.phantom.phantom import write_phantom
+
     folder = tmp_path_factory.mktemp("phantom") / "data"
     write_phantom(folder, patches=240, slides=8, seed=7, workers=1)
     return folder
@@ -89,6 +109,8 @@ def phantom_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def session(tmp_path: Path) -> Session:
+    from sentinode.session import Session
+
     return Session(tmp_path / "cache", torch.device("cpu"), workers=1)
 
 
@@ -113,6 +135,8 @@ def undrawn() -> Iterator[None]:
 
 def make_patches(count: int = 96, *, slides: int = 6, seed: int = 0) -> PatchSet:
     """Noise whose centre is darker in positives: easy to learn, quick to make."""
+    from sentinode.data.patches import PatchSet
+
     rng = np.random.default_rng(seed)
     labels = (np.arange(count) % 2).astype(np.int8)
     pixels = rng.integers(120, 255, (count, 96, 96, 3), dtype=np.uint8)
@@ -124,6 +148,8 @@ def make_patches(count: int = 96, *, slides: int = 6, seed: int = 0) -> PatchSet
 
 @pytest.fixture(scope="session")
 def material() -> Material:
+    from sentinode.runs.material import Material
+
     patches = make_patches()
     return Material(patches, patches.groups)
 
@@ -131,5 +157,8 @@ def material() -> Material:
 @pytest.fixture
 def run_config() -> RunConfig:
     """Three quick epochs of the notebook's network."""
+    from sentinode.config.presets import load_preset
+    from sentinode.settings import override
+
     settings = {"fit.epochs": 3, "fit.batch_size": 16, "predict.views": 1, "fit.augment.stain_jitter": 0.1}
     return override(load_preset("fair").run_config(), settings)

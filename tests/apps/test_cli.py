@@ -568,36 +568,38 @@ def test_a_read_only_folder_is_exit_code_1(folder: Path, tmp_path: Path) -> None
     refused(sentinode("train", folder, "--out", locked / "run", cache=tmp_path / "cache"), "cannot write", code=1)
 
 
-SIX_EPOCHS = ["--set", "fit.epochs=6", "--set", "fit.batch_size=4", "--set", "predict.views=1"]
+EIGHT_EPOCHS = ["--set", "fit.epochs=8", "--set", "fit.batch_size=4", "--set", "predict.views=1"]
 
 
 @pytest.fixture(scope="module")
 def uninterrupted(phantom_folder: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("uninterrupted") / "run"
     with blank_figures():
-        result = sentinode("train", phantom_folder, "--out", out, *SIX_EPOCHS, cache=cache)
+        result = sentinode("train", phantom_folder, "--out", out, *EIGHT_EPOCHS, cache=cache)
     assert result.returncode == 0, result.stderr
     return out
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_interrupted_in_training_and_resumed(
-    uninterrupted: Path, phantom_folder: Path, cache: Path, tmp_path: Path, how: signal.Signals
+    uninterrupted: Path, phantom_folder: Path, cache: Path, tmp_path: Path
 ) -> None:
-    arguments = ["train", phantom_folder, "--out", tmp_path / "run", *SIX_EPOCHS]
-    process = start(*arguments, cache=cache)
-    while not (tmp_path / "run" / "history.csv").is_file():
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.01)
-    process.send_signal(how)
-    _, said = process.communicate(timeout=60)
-    if how == signal.SIGINT:
-        assert process.returncode == 1
-        assert said.splitlines()[-1].startswith("error: interrupted. Finished work is kept")
-    assert not (tmp_path / "run" / "manifest.json").exists()
+    """By Ctrl-C in the first epochs, killed in the next ones, and resumed: the weights are the uninterrupted run's."""
+    run = tmp_path / "run"
+    arguments, history = ["train", phantom_folder, "--out", run, *EIGHT_EPOCHS], run / "history.csv"
+    for how, resume, epochs in ((signal.SIGINT, [], 1), (signal.SIGKILL, ["--resume"], 3)):
+        process = start(*arguments, *resume, cache=cache)
+        while not history.is_file() or len(history.read_text().splitlines()) <= epochs:
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.01)
+        process.send_signal(how)
+        _, said = process.communicate(timeout=60)
+        if how == signal.SIGINT:
+            assert process.returncode == 1
+            assert said.splitlines()[-1].startswith("error: interrupted. Finished work is kept")
+        assert not (run / "manifest.json").exists()
     resumed = sentinode(*arguments, "--resume", cache=cache)
     assert resumed.returncode == 0, resumed.stderr
-    whole, again = ((run / "model.safetensors").read_bytes() for run in (uninterrupted, tmp_path / "run"))
+    whole, again = ((folder / "model.safetensors").read_bytes() for folder in (uninterrupted, run))
     assert whole == again
 
 
