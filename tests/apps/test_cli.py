@@ -35,8 +35,8 @@ TINY = [
 FOR_FITTING = ("scipy", "sklearn", "optuna")
 FOR_PAGES = ("matplotlib", "jinja2")
 COMMANDS = [
-    "phantom", "check", "split", "study", "train", "compare", "tune", "ensemble", "predict", "evaluate", "slides",
-    "score-slides", "report", "cache", "doctor",
+    "phantom", "check", "split", "study", "train", "compare", "tune", "ensemble", "predict", "evaluate", "export",
+    "slides", "score-slides", "report", "cache", "doctor",
 ]  # fmt: skip
 
 

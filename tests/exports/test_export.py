@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -410,3 +411,32 @@ def test_the_containers_program_prints_the_runs_probabilities_and_loads_no_torch
     assert [line.split(",")[0] for line in lines] == [f"p{number:02}" for number in range(len(PATCHES))]
     np.testing.assert_allclose([float(line.split(",")[1]) for line in lines], classifier(PATCHES), atol=1e-5)
     assert [line.endswith(",1") for line in lines] == classifier.decide(PATCHES, "youden").tolist()
+
+
+# --- the command
+
+
+def test_the_command_writes_and_the_file_predicts(
+    run: Run, exported: Path, phantom_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from sentinode.apps.cli import run as command
+
+    cache = ["--cache", str(tmp_path / "cache")]
+    assert command(["export", str(run.folder), "--to", "torchscript", "--out", str(tmp_path / "out"), *cache]) == 0
+    said = capsys.readouterr().out
+    assert "torchscript" in said
+    assert str(tmp_path / "out") in said
+    assert command(["export", str(run.folder), "--to", "torchscript", "--out", str(tmp_path / "out"), *cache]) == 2
+    assert "is not empty" in capsys.readouterr().err
+    tables = []
+    for model in (run.folder, exported / "model.onnx"):
+        out = tmp_path / "calls.csv"
+        told = ["--out", str(out), "--threshold", "youden", *cache]
+        assert command(["predict", str(model), str(phantom_folder), *told]) == 0
+        tables.append(pd.read_csv(out))
+    assert tables[0]["id"].tolist() == tables[1]["id"].tolist()
+    assert tables[0]["probability"].to_numpy() == pytest.approx(tables[1]["probability"].to_numpy(), rel=1e-4)
+    assert tables[0]["positive"].tolist() == tables[1]["positive"].tolist()
+    capsys.readouterr()
+    assert command(["predict", str(exported / "parity.json"), str(phantom_folder), "--out", str(out), *cache]) == 2
+    assert "is not an exported model" in capsys.readouterr().err

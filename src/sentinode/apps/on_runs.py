@@ -176,8 +176,7 @@ def export(
     with console.steps() as progress:
         session = session_of(cache, "cpu", workers, progress, threads=threads)
         found = export_run(run, to, out, session, data=data, patches=patches, spacing=spacing, network=own)
-    for certificate in found.values():
-        results.show_certificate(certificate)
+    results.show_certificates(found)
     console.say(str(out))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from sentinode.apps import console
@@ -159,12 +160,20 @@ def _end(value: float) -> str:
     return f"{value:.4f}" if math.isfinite(value) else "unknown"
 
 
-def show_certificate(found: Certificate) -> None:
-    """How far an export is from its run, runtime by runtime."""
+def show_certificates(found: Mapping[str, Certificate]) -> None:
+    """How far exports are from their run, by format and runtime."""
     rows = [
-        [runtime, f"{of.largest_logit_difference:.2g}", f"{of.mean_logit_difference:.2g}", _number(of.auc_difference)]
-        for runtime, of in found.runtimes.items()
+        [
+            to,
+            runtime,
+            f"{of.largest_logit_difference:.1e}",
+            f"{of.mean_logit_difference:.1e}",
+            _number(of.auc_difference),
+        ]
+        for to, certificate in found.items()
+        for runtime, of in certificate.runtimes.items()
     ]
-    rows += [[runtime, why, "", ""] for runtime, why in found.not_measured.items()]
-    title = f"{found.name} beside its export: {found.patches:,} patches ({found.measured_on})"
-    console.show_table(title, ["runtime", "largest difference of logits", "mean", "AUC difference"], rows)
+    rows += [[to, runtime, why, "", ""] for to, of in found.items() for runtime, why in of.not_measured.items()]
+    first = next(iter(found.values()))
+    title = f"{first.name} beside its exports, on {first.patches:,} patches ({first.measured_on})"
+    console.show_table(title, ["format", "runtime", "largest difference of logits", "mean", "AUC difference"], rows)
