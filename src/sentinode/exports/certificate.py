@@ -91,6 +91,7 @@ class Reference:
 
     def _parity(self, runtime: str, logits_of: Logits, progress: Progress) -> RuntimeParity:
         told, said = of_step(progress, f"parity: {runtime}"), []
+        told(0, len(self.pixels))
         for start in range(0, len(self.pixels), _AT_ONCE):
             said.append(np.asarray(logits_of(self.pixels[start : start + _AT_ONCE]), np.float64))
             told(min(start + _AT_ONCE, len(self.pixels)), len(self.pixels))
