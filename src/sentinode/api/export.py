@@ -64,7 +64,7 @@ def export(
     patches: int = MOST_PATCHES,
     spacing: float | None = None,
     network: Given | None = None,
-) -> dict[Format, Certificate]:
+) -> dict[str, Certificate]:
     """Write a run, an ensemble or a study's choice for other programs into the folder `out`, complete or not at all.
 
     `to` is one of
@@ -93,7 +93,7 @@ def export(
         classifier = classifier_of(runs, torch.device("cpu"), folder=model, precision="float32")
         source = _Source(runs, classifier, whole(classifier), _described(classifier, runs))
         reference = _reference(classifier, runs, data, patches, spacing, session)
-        certificates: dict[Format, Certificate] = {}
+        certificates: dict[str, Certificate] = {}
         with _complete_or_absent(out, certificates) as folder:
             for one in formats:
                 try:
