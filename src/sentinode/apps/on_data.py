@@ -11,6 +11,7 @@ from sentinode.apps.options import (
     Cache,
     Config,
     Data,
+    Destination,
     GroupBy,
     Groups,
     Preset,
@@ -26,7 +27,7 @@ from sentinode.apps.paths import require_data
 
 
 def phantom(
-    dest: Annotated[Path, typer.Argument(metavar="DEST", help="New folder to write.")],
+    dest: Destination,
     patches: Annotated[int, typer.Option(help="Patches, training and test together.")] = 4000,
     slides: Annotated[int, typer.Option(help="Number of slides that they are cut from.")] = 24,
     seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 25,
@@ -114,7 +115,7 @@ def check(
 
 def convert(
     data: Data,
-    dest: Annotated[Path, typer.Argument(metavar="DEST", help="New folder to write.")],
+    dest: Destination,
     to: Annotated[
         str,
         typer.Option(

@@ -10,6 +10,7 @@ import typer
 from sentinode.apps.options import (
     Cache,
     Device,
+    Finished,
     Networks,
     Slides,
     Spacing,
@@ -111,7 +112,7 @@ def predict(
 
 
 def evaluate(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run or study.")],
+    run: Finished,
     data: Annotated[Path, typer.Argument(metavar="DATA", help="Folder with the patches that the labels name.")],
     labels: Annotated[
         Path | None, typer.Option(help="Table id,label (default: the labels of PatchCamelyon's test part in DATA).")
@@ -145,7 +146,7 @@ def evaluate(
 
 
 def export(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run or study.")],
+    run: Finished,
     out: Annotated[Path, typer.Option(metavar="DIR", help="New folder for the model and parity.json.")],
     to: Annotated[
         str,

@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
-from sentinode.apps.options import Cache, Device, Networks, Resume, Threads, own_network, session_of
+from sentinode.apps.options import Cache, Device, Finished, Networks, Resume, Threads, own_network, session_of
 from sentinode.apps.paths import require_results, require_slides, require_something_to_draw, require_table
 
 
 def slides(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run or study.")],
+    run: Finished,
     sources: Annotated[
         list[Path],
         typer.Argument(

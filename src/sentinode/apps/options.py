@@ -27,6 +27,8 @@ Data = Annotated[
         help="Competition folder or its zip file, PatchCamelyon's files, class folders, a table path,label or arrays.",
     ),
 ]
+Destination = Annotated[Path, typer.Argument(metavar="DEST", help="New folder to write.")]
+Finished = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run or study.")]
 Preset = Annotated[
     str | None,
     typer.Option(
