@@ -22,6 +22,7 @@ import pytest
 from PIL import Image
 
 from conftest import blank_figures
+from sentinode.apps.cli import app
 from sentinode.data.cache import pack
 from sentinode.data.competition import listing_of_files
 from sentinode.data.images import encode_tiff
@@ -133,6 +134,12 @@ def test_every_help_shows_an_example(command: str) -> None:
     result = sentinode(command, "--help")
     assert result.returncode == 0
     assert f"Example: sentinode {command}" in result.stdout
+
+
+def test_no_paragraph_of_a_help_is_broken_where_its_source_is() -> None:
+    for command in app.registered_commands:
+        assert command.help
+        assert all("\n" not in paragraph for paragraph in command.help.split("\n\n")), command.help
 
 
 def test_a_study_leaves_a_checked_submission_and_pages(finished: Path, phantom_folder: Path) -> None:

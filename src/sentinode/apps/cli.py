@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -68,8 +70,16 @@ _COMMANDS = (
     (on_data.cache, "cache --limit 20"),
     (doctor, "doctor"),
 )
+
+
+def _flowing(command: Callable[..., None]) -> str:
+    """A command's docstring without the breaks within its paragraphs, which typer keeps in all but the first."""
+    paragraphs = inspect.cleandoc(command.__doc__ or "").split("\n\n")
+    return "\n\n".join(paragraph.replace("\n", " ") for paragraph in paragraphs)
+
+
 for _command, _example in _COMMANDS:
-    app.command(epilog=f"Example: sentinode {_example}")(_command)
+    app.command(help=_flowing(_command), epilog=f"Example: sentinode {_example}")(_command)
 
 
 def run(arguments: list[str]) -> int:

@@ -90,11 +90,6 @@ class Slide:
     def name(self) -> str:
         return self.path.stem
 
-    @property
-    def spacing_in_file(self) -> Spacing | None:
-        """What the file itself says, whatever was given."""
-        return self._pixels.spacing
-
     def require_spacing(self) -> Spacing:
         """The spacing; raises DataError, which names the three ways to give one, where there is none."""
         if self.spacing is None:
