@@ -67,8 +67,9 @@ def commands(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
         lines[f"{name} preset: nonsense"] = [name, data, "--out", out, "--preset", "nonsense"]
         lines[f"{name} no config: none"] = [name, data, "--out", out, "--config", none]
         lines[f"{name} bad config: bad.toml"] = [name, data, "--out", out, "--config", bad]
-    for place, said in ((none, "is not a directory"), (file, "is not an exported model"), (empty, "is not a run")):
-        lines[f"predict {Path(place).name}: {said}"] = ["predict", place, data, "--out", out]
+    for place, said in ((none, "is not a directory"), (file, "is not a directory"), (empty, "is not a run")):
+        model = "is not an exported model" if place == file else said  # which a file may be
+        lines[f"predict {Path(place).name}: {model}"] = ["predict", place, data, "--out", out]
         lines[f"evaluate {Path(place).name}: {said}"] = ["evaluate", place, data, "--labels", file]
         lines[f"ensemble {Path(place).name}: {said}"] = ["ensemble", run, place, "--out", out]
     lines["report none: is not a directory"] = ["report", none]
