@@ -125,24 +125,28 @@ def test_a_table_that_would_mislead_is_refused_in_one_line(
     assert "\n" not in str(caught.value)
 
 
-def test_equal_predictions_are_not_called_one_network_and_equal_seeds_count_once(
+def test_equal_predictions_are_not_called_one_network(
     given: Callable[..., Path], config: StudyConfig, tmp_path: Path
 ) -> None:
-    first = given("first.csv", 1.0)
-    table = pd.read_csv(first)
-    same = table[table["seed"] == SEEDS[0]]
-    repeated = pd.concat([same.assign(seed=seed) for seed in SEEDS])
-    for name in ("a.csv", "b.csv"):
-        repeated.to_csv(tmp_path / name, index=False)
-    found = compare_tables(
-        [tmp_path / "a.csv", tmp_path / "b.csv"],
-        tmp_path / "labels.csv",
-        tmp_path / "out",
-        config,
-        slides=tmp_path / "slides.csv",
+    tables = [given("a.csv", 1.0), tmp_path / "b.csv"]
+    tables[1].write_bytes(tables[0].read_bytes())
+    _, evidence = compare_tables(
+        tables, tmp_path / "labels.csv", tmp_path / "out", config, slides=tmp_path / "slides.csv"
     )
-    assert found[1].verdicts[0].outcome == "same predictions"
-    assert (found[1].seeds, found[1].seeds_run) == (1, 3)
+    assert evidence.verdicts[0].outcome == "same predictions"
+    assert "weights" not in evidence.verdicts[0].in_words()
+
+
+def test_a_seed_that_every_table_repeats_is_no_seed(
+    given: Callable[..., Path], config: StudyConfig, tmp_path: Path
+) -> None:
+    tables = [given("a.csv", 1.0), given("b.csv", 2.0)]
+    for path in tables:
+        table = pd.read_csv(path)
+        one = table[table["seed"] == SEEDS[0]]
+        pd.concat([table, one.assign(seed=9)]).to_csv(path, index=False)
+    with pytest.raises(RunError, match="says under seed 9 what it says under another"):
+        compare_tables(tables, tmp_path / "labels.csv", tmp_path / "out", config)
 
 
 def test_two_files_of_one_name_are_told_apart_by_their_folders(

@@ -111,8 +111,8 @@ class Verdict:
                 )
             case "same predictions":
                 return (
-                    f"{self.a} and {self.b} predict the same for every patch under every seed, with different weights: "
-                    "these patches cannot tell them apart."
+                    f"{self.a} and {self.b} predict the same for every patch under every seed: these patches cannot "
+                    "tell them apart."
                 )
             case "too few slides":
                 return (

@@ -89,11 +89,15 @@ def read_tables(paths: Sequence[Path], labels: Mapping[str, int], metric: Metric
 
 
 def pair_tables(runs: Sequence[PredictedRun]) -> Comparison[PredictedRun]:
-    """The tables as variants, seed by seed; raises RunError where they have other seeds."""
+    """The tables as variants, seed by seed; raises RunError where they have other seeds, or a seed is one again."""
     by_name: dict[str, list[PredictedRun]] = {}
     for run in runs:
         by_name.setdefault(run.name, []).append(run)
-    return paired([Variant(name, {}, tuple(own)) for name, own in by_name.items()])
+    comparison = paired([Variant(name, {}, tuple(own)) for name, own in by_name.items()])
+    if comparison.repeated_seeds:
+        again = ", ".join(map(str, comparison.repeated_seeds))
+        raise RunError(f"every table says under seed {again} what it says under another", remedy="Keep one of them.")
+    return comparison
 
 
 def slides_of(path: Path | None, comparison: Comparison[PredictedRun]) -> tuple[dict[str, str], ClusterKind]:

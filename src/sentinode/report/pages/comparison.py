@@ -69,7 +69,9 @@ def scored_comparison_context(comparison: Comparison, runs: Sequence[Run], recor
         "rule": [verdict_words.varied(evidence) if one_split else _OWN_SPLITS, *verdict_words.rule([evidence])],
         "warnings": seen.in_words(patches, by="any of the runs"),
         "cautions": [NO_CLINIC],
-        "unseen": not seen.any,
+        "lead": "The runs were trained elsewhere and given as folders. All predicted the same labelled patches"
+        f"{'' if seen.any else ', which were used neither for training nor for any choice'}; runs of one seed are "
+        "compared in pairs, and the networks of one seed's folds predict together.",
         "compare": comparison_part.weighed(
             "scored", "Labelled patches", comparison, evidence, patches="labelled patches'"
         ),
@@ -95,6 +97,9 @@ def tables_context(comparison: Comparison[PredictedRun], record: EvidenceRecord)
         "rule": [verdict_words.varied(evidence), *verdict_words.rule([evidence])],
         "warnings": [NO_SLIDES] if record.slides_unknown else [],
         "cautions": [NO_CLINIC],
+        "lead": "Each table gives a probability for every labelled patch. Where the probabilities came from, and which "
+        "patches a model was trained on, is not known here: a patch that was trained on, or whose slide was, flatters "
+        "its table.",
         "compare": comparison_part.weighed(
             "scored", "Labelled patches", comparison, evidence, patches="labelled patches'"
         ),

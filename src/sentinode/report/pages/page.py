@@ -99,14 +99,14 @@ def write_scored_comparison_page(
     """Write report.html of finished runs that were compared on labelled patches."""
     from sentinode.report.pages.comparison import scored_comparison_context
 
-    return _write(folder / REPORT, "scored_runs.html", scored_comparison_context(comparison, runs, record))
+    return _write(folder / REPORT, "scored.html", scored_comparison_context(comparison, runs, record))
 
 
 def write_tables_page(folder: Path, comparison: Comparison[PredictedRun], record: EvidenceRecord) -> Path:
     """Write report.html of tables of predictions that were compared."""
     from sentinode.report.pages.comparison import tables_context
 
-    return _write(folder / REPORT, "predictions.html", tables_context(comparison, record))
+    return _write(folder / REPORT, "scored.html", tables_context(comparison, record))
 
 
 def _write_page_of_given(folder: Path) -> Path:
