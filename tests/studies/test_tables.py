@@ -52,7 +52,9 @@ def test_tables_get_the_verdict_that_runs_with_these_predictions_would(
 ) -> None:
     tables = [given("noisy.csv", 2.5), given("sharp.csv", 0.5)]
     labels, out = tmp_path / "labels.csv", tmp_path / "out"
-    comparison, evidence = compare_tables(tables, labels, out, config, slides=tmp_path / "slides.csv")
+    comparison, record = compare_tables(tables, labels, out, config, slides=tmp_path / "slides.csv")
+    evidence = record.compare
+    assert evidence is not None
     assert [variant.name for variant in comparison.variants] == ["noisy", "sharp"]
     assert comparison.seeds == SEEDS
     (verdict,) = evidence.verdicts
@@ -78,11 +80,32 @@ def test_without_slides_no_interval_is_claimed_and_the_page_says_what_is_missing
     given: Callable[..., Path], config: StudyConfig, tmp_path: Path
 ) -> None:
     tables = [given("noisy.csv", 2.5), given("sharp.csv", 0.5)]
-    _, evidence = compare_tables(tables, tmp_path / "labels.csv", tmp_path / "out", config)
+    _, record = compare_tables(tables, tmp_path / "labels.csv", tmp_path / "out", config)
+    evidence = record.compare
+    assert evidence is not None
+    assert record.slides_unknown == N
     assert evidence.verdicts[0].outcome == "too few slides"
     assert np.isnan(evidence.verdicts[0].low)
     assert all(np.isnan(found.low) for of in evidence.intervals.values() for found in of.values())
     assert "Slides are not known" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+
+
+def test_patches_of_unknown_slide_count_as_one_and_never_as_many(
+    given: Callable[..., Path], config: StudyConfig, tmp_path: Path
+) -> None:
+    tables = [given("noisy.csv", 2.5), given("sharp.csv", 0.5)]
+    slides = pd.read_csv(tmp_path / "slides.csv")
+    slides.loc[slides["slide"] == "s51", "slide"] = "NA"
+    slides.to_csv(tmp_path / "some.csv", index=False)
+    labels = tmp_path / "labels.csv"
+    _, whole = compare_tables(tables, labels, tmp_path / "whole", config, slides=tmp_path / "slides.csv")
+    _, part = compare_tables(tables, labels, tmp_path / "part", config, slides=tmp_path / "some.csv")
+    assert part.slides_unknown == N // SLIDES
+    assert whole.compare is not None
+    assert part.compare is not None
+    assert part.compare.clusters == whole.compare.clusters == SLIDES
+    assert part.compare.verdicts == whole.compare.verdicts
+    assert "20 of 240 patches are not known" in (tmp_path / "part" / "report.html").read_text(encoding="utf-8")
 
 
 def test_the_tables_of_one_seed_and_of_the_competition_are_scored_without_a_verdict(
@@ -130,9 +153,11 @@ def test_equal_predictions_are_not_called_one_network(
 ) -> None:
     tables = [given("a.csv", 1.0), tmp_path / "b.csv"]
     tables[1].write_bytes(tables[0].read_bytes())
-    _, evidence = compare_tables(
+    _, record = compare_tables(
         tables, tmp_path / "labels.csv", tmp_path / "out", config, slides=tmp_path / "slides.csv"
     )
+    evidence = record.compare
+    assert evidence is not None
     assert evidence.verdicts[0].outcome == "same predictions"
     assert "weights" not in evidence.verdicts[0].in_words()
 

@@ -15,6 +15,7 @@ from sentinode.artefacts import claim, write_bytes
 from sentinode.config.run import DataConfig, RunConfig, Weighting
 from sentinode.config.study import StudyConfig
 from sentinode.data.folder import labels_in
+from sentinode.evaluation.clusters import ClusterKind
 from sentinode.evaluation.metrics import OwnMetric, Score, own_metrics
 from sentinode.explain.galleries import mistakes_to_show, write_pictures
 from sentinode.models.build import require_sound
@@ -155,21 +156,22 @@ def compare_tables(
     slides: Path | None = None,
     data: Path | None = None,
     metrics: Mapping[str, Score | OwnMetric] | None = None,
-) -> tuple[Comparison[PredictedRun], Evidence]:
+) -> tuple[Comparison[PredictedRun], EvidenceRecord]:
     """Compare tables of predictions, of any program, by the same rule as runs, and write evidence.json and report.html.
 
     A table has the columns id and probability, and may have `seed`: a row for each patch and seed. All must predict
     every patch that `labels`, a table id,label, names. `slides` is a table id,slide. `data`, a folder of these patches,
-    stands in for it, or adds to it: clusters of stain and shared tissue are then made from their pixels. Without either
-    no interval is known. Of the config the section `compare` and `fit.metric`, the score that decides, are used;
-    `metrics` are your own scores as for `compare`.
+    stands in for it, or adds to it: clusters of stain and shared tissue are then made from their pixels. Without it,
+    all patches of unknown slide count as one slide; where all are, no interval is known. Of the config the section
+    `compare` and `fit.metric`, the score that decides, are used; `metrics` are your own scores as for `compare`.
     """
     session, own, asked = session or Session(), own_metrics(metrics), config or StudyConfig()
     with claim(out, replaces=[STUDY_EVIDENCE, GIVEN_PREDICTIONS]):
         runs = read_tables(tables, labels_in(labels), asked.fit.metric)
-        comparison, note = pair_tables(runs), ""
+        comparison, note, unknown = pair_tables(runs), "", 0
+        kind: ClusterKind = "slide"
         if data is None:
-            clusters, kind = slides_of(slides, comparison)
+            clusters, unknown = slides_of(slides, comparison)
         else:
             scored = open_labelled(data, labels, DataConfig(slides=slides), [], session)
             found, kind = cluster(scored, asked.run_config(), session)
@@ -180,13 +182,12 @@ def compare_tables(
             tables=write_tables(runs, out),
             labels=labels.name,
             note=note,
-            slides_unknown=slides is None and data is None,
+            slides_unknown=unknown,
         )
         write_record(out / STUDY_EVIDENCE, record)
         read = read_record(out / STUDY_EVIDENCE, EvidenceRecord)
-        assert read.compare is not None
         write_tables_page(out, comparison, read)
-    return comparison, read.compare
+    return comparison, read
 
 
 def ensemble(runs: Iterable[Path], out: Path, session: Session | None = None, *, weights: Weighting = "fitted") -> Run:

@@ -201,17 +201,20 @@ def compare(
             remedy="Leave it out, or give DATA in place of the tables.",
         )
         labels = require_tables(tables, labels, slides)
+        if on is not None:
+            require_patches(on)
         require_place(out, "evidence.json")
         from sentinode.api.experiments import compare_tables
         from sentinode.apps import console, results
-        from sentinode.studies.tables import NO_SLIDES
+        from sentinode.studies.tables import unknown_slides
 
         with console.steps() as progress:
             session = session_of(cache, device, workers, progress, threads=threads)
-            found = compare_tables(tables, labels, out, asked, session, slides=slides, data=on)
-        if slides is None and on is None:
-            console.notice(NO_SLIDES)
-        results.show_comparison(*found, side="")
+            found, record = compare_tables(tables, labels, out, asked, session, slides=slides, data=on)
+        if told := unknown_slides(len(found.ids), record.slides_unknown):
+            console.notice(told)
+        assert record.compare is not None
+        results.show_comparison(found, record.compare, side="")
         console.say(f"{out / 'report.html'}")
         return
     if require_data_or_runs(data):

@@ -47,8 +47,8 @@ class EvidenceRecord:
     note: str = ""
     seen: Seen | None = None
     tables: tuple[GivenTable, ...] = ()
-    slides_unknown: bool = False
-    """Of tables: whether nothing told which patches belong together."""
+    slides_unknown: int = 0
+    """Of tables: how many patches count as one slide, for nothing tells theirs."""
 
     def __post_init__(self) -> None:
         if not self.questions:

@@ -27,7 +27,6 @@ from sentinode.data.tables import (
     require_ids,
 )
 from sentinode.errors import DataError, RunError
-from sentinode.evaluation.clusters import ClusterKind
 from sentinode.evaluation.metrics import scores
 from sentinode.inference.predictions import Predictions
 from sentinode.runs.run import digest_of
@@ -38,13 +37,8 @@ from sentinode.studies.given import GIVEN_PREDICTIONS
 
 PROBABILITY_COLUMNS: Final = ("probability", "tumour_probability", "tumor_probability", "prediction", "score", "label")
 """The last is how the competition's submissions call it."""
-NO_SLIDES: Final = (
-    "Slides are not known, so all patches count as one slide, and no interval is known. Give a table of slides with "
-    "--slides, or the patches themselves with --data, from whose pixels clusters of stain are made."
-)
-"""Said where tables are compared with nothing that tells which patches belong together."""
 _LARGEST_SEED: Final = 2**53
-_ALL_AS_ONE: Final = "all patches"
+_UNKNOWN: Final = "unknown"
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,20 +94,35 @@ def pair_tables(runs: Sequence[PredictedRun]) -> Comparison[PredictedRun]:
     return comparison
 
 
-def slides_of(path: Path | None, comparison: Comparison[PredictedRun]) -> tuple[dict[str, str], ClusterKind]:
-    """The slide of each patch from a table; without one all patches are one cluster, and no interval is known."""
+def slides_of(path: Path | None, comparison: Comparison[PredictedRun]) -> tuple[dict[str, str], int]:
+    """The slide of each patch, from a table id,slide, and of how many it is not known.
+
+    These are taken as one slide: without their pixels nothing tells them apart, and as single patches they would make
+    every interval too narrow.
+    """
     ids = comparison.ids.tolist()
-    if path is None:
-        return dict.fromkeys(ids, _ALL_AS_ONE), "slide"
-    table = read_column_by_id(path, SLIDE_COLUMNS)
-    named = {i: table[i] for i in ids if table.get(i)}
-    if not named:
+    table = {} if path is None else read_column_by_id(path, SLIDE_COLUMNS)
+    known = [i for i in ids if table.get(i)]
+    if path is not None and not known:
         raise DataError(
             f"has {len(table):,} rows, none with the slide of a labelled patch",
             where=path,
             remedy="Fix its ids, or give the table of these patches.",
         )
-    return named, "slide" if len(named) == len(ids) else "slide+group"
+    return {i: table.get(i) or _UNKNOWN for i in ids}, len(ids) - len(known)
+
+
+def unknown_slides(patches: int, unknown: int) -> str | None:
+    """What it means that the slides of so many of the patches are not known; None where all are."""
+    if not unknown:
+        return None
+    advice = "Give a table of slides with --slides" if unknown == patches else "Complete the table of slides"
+    whose = "Slides are" if unknown == patches else f"The slides of {unknown:,} of {patches:,} patches are"
+    means = ", and no interval is known" if unknown == patches else ""
+    return (
+        f"{whose} not known, so these patches count as one slide{means}. {advice}, or give the patches themselves with "
+        "--data, from whose pixels clusters of stain are made."
+    )
 
 
 def write_tables(runs: Sequence[PredictedRun], out: Path) -> tuple[GivenTable, ...]:

@@ -15,7 +15,7 @@ from sentinode.settings import to_toml
 from sentinode.studies.comparison import Comparison
 from sentinode.studies.evidence import Evidence
 from sentinode.studies.study import EvidenceRecord
-from sentinode.studies.tables import NO_SLIDES, PredictedRun
+from sentinode.studies.tables import PredictedRun, unknown_slides
 
 _OWN_SPLITS: Final = (
     "The runs were not all trained on the same patches, so their training sets differ as well as initial weights, "
@@ -95,7 +95,7 @@ def tables_context(comparison: Comparison[PredictedRun], record: EvidenceRecord)
         ],
         "answers": comparison_part.answered("scored", comparison, evidence),
         "rule": [verdict_words.varied(evidence), *verdict_words.rule([evidence])],
-        "warnings": [NO_SLIDES] if record.slides_unknown else [],
+        "warnings": [told] if (told := unknown_slides(len(labels), record.slides_unknown)) else [],
         "cautions": [NO_CLINIC],
         "lead": "Each table gives a probability for every labelled patch. Where the probabilities came from, and which "
         "patches a model was trained on, is not known here: a patch that was trained on, or whose slide was, flatters "
