@@ -14,10 +14,13 @@ NOTEBOOK = Path(__file__).parent.parent / "docs" / "notebooks" / "first-study.ip
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Its cells by their ids, after all ran in a kernel of their own."""
+    """Its cells by their ids, after all ran in a kernel of their own, with a home, which Jupyter cannot do without."""
     place = tmp_path_factory.mktemp("notebook")
     notebook = nbformat.read(NOTEBOOK, as_version=4)
-    NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(place)}}).execute()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
+        at_place = {"metadata": {"path": str(place)}}
+        NotebookClient(notebook, timeout=300, kernel_name="python3", resources=at_place).execute()
     return {cell["id"]: cell for cell in notebook.cells}
 
 
