@@ -26,8 +26,8 @@ import torch
 from ingest_whole import COMPETITION_PATCHES, lay_out
 from memory import PeakMemory
 from sentinode.artefacts import write_json
+from sentinode.config.fit import FitAll
 from sentinode.config.presets import load_preset
-from sentinode.config.run import FitAll
 from sentinode.data.cache import pack
 from sentinode.data.competition import read_competition
 from sentinode.fitting.epochs import FitState, fit_epochs

@@ -12,21 +12,9 @@ from typing import Any
 import pytest
 import tomli_w
 
+from sentinode.config.fit import AugmentConfig, EmaAverage, FitAll, FitHead, FitStages
 from sentinode.config.presets import PRESETS, load_config, load_preset
-from sentinode.config.run import (
-    AugmentConfig,
-    BalanceConfig,
-    DrawnSplit,
-    EmaAverage,
-    FitAll,
-    FitHead,
-    FitStages,
-    P4mModel,
-    RunConfig,
-    SampleConfig,
-    SeveralMaps,
-    TimmModel,
-)
+from sentinode.config.run import BalanceConfig, DrawnSplit, P4mModel, RunConfig, SampleConfig, SeveralMaps, TimmModel
 from sentinode.config.study import StudyConfig
 from sentinode.errors import ConfigError
 from sentinode.settings import override, parse_settings, parse_toml, to_toml

@@ -17,8 +17,9 @@ from torch import nn
 
 from rounding import FACTOR
 from sentinode.apps.cli import run
+from sentinode.config.fit import AugmentConfig
 from sentinode.config.presets import load_preset
-from sentinode.config.run import AugmentConfig, RunConfig
+from sentinode.config.run import RunConfig
 from sentinode.inputs.augment import draw
 from sentinode.models import build as models
 from sentinode.processes import ALONE, Processes

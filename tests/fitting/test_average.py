@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from fitting.test_epochs import AUGMENT, CPU, new_state, run, stream
-from sentinode.config.run import CosineSchedule, EmaAverage, FitAll, SwaAverage
+from sentinode.config.fit import CosineSchedule, EmaAverage, FitAll, SwaAverage
 from sentinode.fitting.average import WeightAverage
 from sentinode.fitting.checkpoint import load_checkpoint, save_checkpoint
 from sentinode.fitting.epochs import fit_epochs

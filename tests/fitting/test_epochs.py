@@ -13,7 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from conftest import make_patches
 from rounding import UNIT
-from sentinode.config.run import AugmentConfig, FitAll, NotebookModel, PreprocessConfig
+from sentinode.config.fit import AugmentConfig, FitAll
+from sentinode.config.run import NotebookModel, PreprocessConfig
 from sentinode.errors import DivergedError, RunError
 from sentinode.fitting.checkpoint import load_checkpoint, load_weights, save_checkpoint, save_weights
 from sentinode.fitting.epochs import EpochRecord, FitState, _Collector, fit_epochs, steps_in_epoch, train_step

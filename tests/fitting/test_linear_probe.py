@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from sentinode.config.run import FitHead
+from sentinode.config.fit import FitHead
 from sentinode.fitting.linear_probe import Features, fit_head
 from sentinode.models.backbones.backbone import Backbone, backbone
 

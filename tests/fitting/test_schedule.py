@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sentinode.config.run import CosineSchedule, FitAll
+from sentinode.config.fit import CosineSchedule, FitAll
 from sentinode.fitting.optimizer import rate_factor
 
 

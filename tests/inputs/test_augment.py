@@ -10,7 +10,8 @@ import torch
 from torch.nn import functional as F
 
 from rounding import Rounding
-from sentinode.config.run import AugmentConfig, PreprocessConfig
+from sentinode.config.fit import AugmentConfig
+from sentinode.config.run import PreprocessConfig
 from sentinode.data.patches import SYMMETRIES, apply_symmetry
 from sentinode.inputs.augment import _STAINS, apply, draw, stain, turn, zoom, zoom_by_grid
 from sentinode.inputs.preprocess import downsample

@@ -12,7 +12,7 @@ import torch
 
 from rounding import Rounding
 from sentinode import kernels
-from sentinode.config.run import FitAll
+from sentinode.config.fit import FitAll
 from sentinode.errors import SentinodeWarning
 from sentinode.fitting.epochs import FitState
 from sentinode.inputs.augment import zoom, zoom_by_grid

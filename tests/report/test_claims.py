@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from report.altered import with_runs
+from sentinode.config.fit import FitStages
 from sentinode.config.presets import PRESETS, load_preset
-from sentinode.config.run import FitStages, RunConfig
+from sentinode.config.run import RunConfig
 from sentinode.data.listing import Origin
 from sentinode.models.summary import InitialWeights
 from sentinode.report.pages.study import answers

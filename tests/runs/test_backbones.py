@@ -15,7 +15,8 @@ import sentinode.runs.features as features
 import sentinode.runs.train as train
 from conftest import make_patches
 from rounding import Rounding
-from sentinode.config.run import DrawnSplit, FitHead, RunConfig
+from sentinode.config.fit import FitHead
+from sentinode.config.run import DrawnSplit, RunConfig
 from sentinode.config.study import StudyConfig
 from sentinode.errors import ConfigError, RunError
 from sentinode.fitting.epochs import FitState

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from sentinode.artefacts import write_json
-from sentinode.config.run import FitAll, Metric, RunConfig
+from sentinode.config.fit import FitAll, Metric
+from sentinode.config.run import RunConfig
 from sentinode.errors import SentinodeWarning
 from sentinode.runs.history import best_epoch, undefined_epochs
 from sentinode.runs.material import Material

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from conftest import make_patches
-from sentinode.config.run import FitAll, RunConfig
+from sentinode.config.fit import FitAll
+from sentinode.config.run import RunConfig
 from sentinode.data.patches import PatchSet
 from sentinode.errors import DivergedError, RunError, SentinodeError, SentinodeWarning
 from sentinode.evaluation.metrics import scores

@@ -1,9 +1,10 @@
 """Settings of a run: of one network, or of an ensemble.
 
 Read from top to bottom as a run goes: which patches take part and in which set, what a network sees of them, the
-network, its training, what it predicts and decides. A setting that would do nothing beside the others does not exist
-there: what is trained, the architecture and the way of splitting are kinds of section, each with settings of its own,
-and what is off altogether is a section left out. What is then still equal in other words, `canonical` makes equal.
+network, its training (`fit.py`), what it predicts and decides. A setting that would do nothing beside the others does
+not exist there: what is trained, the architecture and the way of splitting are kinds of section, each with settings of
+its own, and what is off altogether is a section left out. What is then still equal in other words, `canonical` makes
+equal.
 """
 
 from __future__ import annotations
@@ -16,15 +17,13 @@ from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from sentinode.config.fit import MANY, Descent, FitAll, FitConfig, FitHead, FitStages, Seed
 from sentinode.settings import Section, is_folder_name, override
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Scalar = bool | int | float | str
 Value = Scalar | list[Any] | dict[str, Any]
 """What a setting can be set to by its full name: a plain value as TOML has them."""
-
-_MANY: Final = 10**9  # more patches than any data set holds
 
 
 # Which patches take part, and in which set.
@@ -72,9 +71,9 @@ class BalanceConfig(Section):
 class SampleConfig(Section):
     """Fewer patches per class."""
 
-    per_class: int | None = Field(None, ge=1, le=_MANY, description="patches selected per class, before the split")
+    per_class: int | None = Field(None, ge=1, le=MANY, description="patches selected per class, before the split")
     training_per_class: int | None = Field(
-        None, ge=2, le=_MANY, description="training labels per class, selected after the split"
+        None, ge=2, le=MANY, description="training labels per class, selected after the split"
     )
     seed: Seed = Field(25, description="of the random selection")
 
@@ -167,24 +166,6 @@ class PreprocessConfig(Section):
         return self
 
 
-class AugmentConfig(Section):
-    """Random changes of patches in training; only the zoom moves tissue across the border of the labelled centre."""
-
-    symmetries: Literal["all", "flips", "none"] = Field(
-        "all", description="all: a random one of the square's 8 rotations and flips; flips: no rotation by 90 degrees"
-    )
-    stain_jitter: float = Field(
-        0.0, ge=0.0, lt=1.0, description="relative spread of stain strength, in optical density"
-    )
-    zoom_across_centre: float = Field(
-        0.0,
-        ge=0.0,
-        lt=1.0,
-        description="each axis is scaled by 1 - zoom to 1 + zoom, which moves tissue across the labelled centre's "
-        "border while the label stays",
-    )
-
-
 # The network.
 
 
@@ -249,182 +230,6 @@ class OwnModel(Section):
 ModelConfig = NotebookModel | P4mModel | TimmModel | OwnModel
 
 
-# Its training.
-
-Metric = Literal["auc", "average_precision", "accuracy", "balanced_accuracy", "log_loss", "brier_score"]
-_METRIC: Final = (
-    "validation score that selects the best checkpoint, the best trial and the chosen variant: the highest, of "
-    "log_loss and brier_score the lowest"
-)
-_SEED: Final = "of initial weights, order of batches and augmentation; a study puts each of `seeds` here"
-
-
-class ConstantSchedule(Section):
-    """The learning rate stays as it is."""
-
-    kind: Literal["constant"] = "constant"
-
-
-class CosineSchedule(Section):
-    """The learning rate falls to 0 at the last step, as half a cosine."""
-
-    kind: Literal["cosine"] = "cosine"
-    warmup_epochs: float = Field(0.0, ge=0.0, description="epochs of linear warm-up")
-
-
-class NoAverage(Section):
-    """The weights themselves are validated and saved."""
-
-    kind: Literal["none"] = "none"
-
-
-class EmaAverage(Section):
-    """An exponential average of the weights is validated and saved."""
-
-    kind: Literal["ema"] = "ema"
-    decay: float = Field(0.999, gt=0.0, lt=1.0, description="share of the old average that is kept at each step")
-
-
-class SwaAverage(Section):
-    """The mean of the weights at the end of each epoch is validated and saved."""
-
-    kind: Literal["swa"] = "swa"
-    start: float = Field(0.5, ge=0.0, lt=1.0, description="averaging begins after this share of the epochs")
-
-
-AverageConfig = NoAverage | EmaAverage | SwaAverage
-ScheduleConfig = ConstantSchedule | CosineSchedule
-
-
-class CopiesConfig(AugmentConfig):
-    """Augmented copies of each patch, which a head learns from instead of the patch itself."""
-
-    count: int = Field(ge=1, le=100, description="copies of each patch")
-
-    @model_validator(mode="after")
-    def _differ_from_the_patch(self) -> Self:
-        if self.symmetries == "none" and self.stain_jitter == self.zoom_across_centre == 0:
-            raise ValueError("copies that nothing varies are the patch itself: leave the section out")
-        return self
-
-
-class HeadFitConfig(Section):
-    """A logistic head on the features of a frozen backbone."""
-
-    penalties: tuple[Annotated[float, Field(gt=0.0)], ...] = Field(
-        (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001),
-        min_length=1,
-        max_length=100,
-        description="strengths of the penalty on its weights, a fit for each; the best on the validation set is kept",
-    )
-    copies: CopiesConfig | None = Field(None, description="default: it learns from the patches themselves")
-
-    @field_validator("penalties")
-    @classmethod
-    def _differ(cls, penalties: tuple[float, ...]) -> tuple[float, ...]:
-        if len(set(penalties)) != len(penalties):
-            raise ValueError("the penalties are not all different")
-        return penalties
-
-
-class _Descent(Section):
-    """Training by gradient descent (Adam)."""
-
-    epochs: int = Field(
-        20,
-        ge=1,
-        le=10_000,
-        description="passes over the training set, or over a part of it where that is asked for",
-    )
-    batch_size: int = Field(32, ge=2, le=2**16, description="patches a step")
-    learning_rate: float = Field(1e-3, gt=0.0, description="the highest, where a schedule changes it")
-    schedule: ScheduleConfig = Field(ConstantSchedule(), discriminator="kind")
-    weight_decay: float = Field(0.0, ge=0.0, description="decoupled (AdamW), of weights, not of biases and norms")
-    adam_epsilon: float = Field(1e-7, gt=0.0, description="added to the root of the second moment, as Keras does")
-    label_smoothing: float = Field(0.0, ge=0.0, lt=1.0, description="0.1: the labels are taken to be 0.05 and 0.95")
-    augment: AugmentConfig = AugmentConfig()
-    average: AverageConfig = Field(NoAverage(), discriminator="kind")
-    precision: Literal["float32", "mixed"] = Field("float32", description="mixed: bfloat16 where the device has it")
-    compile: bool = Field(False, description="torch.compile: for GPUs; on a CPU it does not pay")
-    steps_per_epoch: int | None = Field(None, ge=1, le=_MANY, description="batches an epoch (default: a whole pass)")
-    validation_steps: int | None = Field(None, ge=1, le=_MANY, description="validation batches an epoch (default: all)")
-    epoch_fraction: float | None = Field(
-        None,
-        gt=0.0,
-        lt=1.0,
-        description="share of the training and validation set that an epoch sees, in whole batches (default: all)",
-    )
-    keep: Literal["last", "best"] = Field(
-        "best", description="which checkpoint is the run's model: of the last epoch or of the best"
-    )
-    patience: int | None = Field(
-        None, ge=1, le=10_000, description="stop after this many epochs without a better score"
-    )
-    metric: Metric = Field("auc", description=_METRIC)
-    seed: Seed = Field(25, description=_SEED)
-
-    @classmethod
-    def misplaced(cls, table: Mapping[str, Any]) -> dict[str, str]:
-        """An epoch has one length: a fraction, or numbers of batches."""
-        if table.get("epoch_fraction") is None:
-            return {}
-        counted = [name for name in ("steps_per_epoch", "validation_steps") if table.get(name) is not None]
-        return dict.fromkeys(counted, "an epoch without fit.epoch_fraction")
-
-    @property
-    def epochs_planned(self) -> int:
-        """Rows that the history has at most."""
-        return self.epochs
-
-    @property
-    def augmentation(self) -> AugmentConfig | None:
-        """How the patches that it learns from are varied."""
-        return self.augment
-
-
-class FitAll(_Descent):
-    """All weights are trained."""
-
-    train: Literal["all"] = "all"
-
-
-class FitStages(_Descent):
-    """A backbone is fine-tuned by stages: its stem is the first, its head the last."""
-
-    train: Literal["stages"] = "stages"
-    frozen_stages: int = Field(0, ge=0, le=1000, description="number of first stages that stay frozen")
-    layer_decay: float = Field(
-        1.0, gt=0.0, le=1.0, description="the learning rate of a stage is this times that of the next one"
-    )
-    head_first: HeadFitConfig | None = Field(
-        None, description="fit the head before the first epoch (Kumar et al. 2022; default: it starts at zero)"
-    )
-
-
-class FitHead(HeadFitConfig):
-    """A linear probe: the backbone is frozen, and a head is fitted to features that are computed once."""
-
-    train: Literal["head"] = "head"
-    metric: Metric = Field("auc", description=_METRIC)
-    seed: Seed = Field(25, description=_SEED)
-    keep: ClassVar[Literal["best"]] = "best"
-    patience: ClassVar[None] = None
-
-    @property
-    def epochs_planned(self) -> int:
-        """Rows that the history has at most: fits of the head."""
-        return len(self.penalties)
-
-    @property
-    def augmentation(self) -> AugmentConfig | None:
-        """How the patches that it learns from are varied; None where they are not."""
-        return self.copies
-
-
-DescentConfig = FitAll | FitStages
-FitConfig = FitAll | FitStages | FitHead
-
-
 # What it predicts and decides.
 
 
@@ -487,7 +292,7 @@ class PseudoConfig(Section):
         0.95, gt=0.5, lt=1.0, description="lowest probability of the label, by the teacher's calibration"
     )
     most: int | None = Field(
-        None, ge=1, le=_MANY, description="most patches of each class, the most confident first (default: all)"
+        None, ge=1, le=MANY, description="most patches of each class, the most confident first (default: all)"
     )
 
     @field_validator("run")
@@ -557,7 +362,7 @@ class RunConfig(Section):
         """The settings in one form: configs that give the same run, whatever the data, are equal in it."""
         fit, model, preprocess, predict = self.fit, self.model, self.preprocess, self.predict
         if isinstance(fit, FitStages) and (fit.frozen_stages, fit.layer_decay, fit.head_first) == (0, 1.0, None):
-            fit = FitAll(**{name: getattr(fit, name) for name in _Descent.model_fields})
+            fit = FitAll(**{name: getattr(fit, name) for name in Descent.model_fields})
         if not isinstance(fit, FitHead):
             if fit.patience is not None and fit.patience >= fit.epochs - 1:
                 fit = fit.model_copy(update={"patience": None})

@@ -10,7 +10,8 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from sentinode.config.run import RunConfig, Scalar, Seed, Value, require_names, require_own
+from sentinode.config.fit import Seed
+from sentinode.config.run import RunConfig, Scalar, Value, require_names, require_own
 from sentinode.errors import ConfigError
 from sentinode.settings import Section, override
 

@@ -7,7 +7,7 @@ import copy
 import torch
 from torch import nn
 
-from sentinode.config.run import DescentConfig, EmaAverage, SwaAverage
+from sentinode.config.fit import DescentConfig, EmaAverage, SwaAverage
 
 
 class WeightAverage:

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sentinode.config.run import AugmentConfig, DescentConfig, FitConfig, FitHead, FitStages, NoAverage
+from sentinode.config.fit import AugmentConfig, DescentConfig, FitConfig, FitHead, FitStages, NoAverage
 from sentinode.device import Precision, in_precision
 from sentinode.errors import DivergedError
 from sentinode.fitting.average import WeightAverage

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
-from sentinode.config.run import HeadFitConfig
+from sentinode.config.fit import HeadFitConfig
 from sentinode.fitting.epochs import EpochRecord, Outputs
 from sentinode.models.backbones.backbone import Backbone
 

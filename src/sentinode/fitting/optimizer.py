@@ -10,7 +10,7 @@ from itertools import groupby
 import torch
 from torch import Tensor, nn
 
-from sentinode.config.run import CosineSchedule, DescentConfig
+from sentinode.config.fit import CosineSchedule, DescentConfig
 from sentinode.kernels import at_hand
 from sentinode.processes import Processes
 

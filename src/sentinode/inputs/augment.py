@@ -15,7 +15,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
-from sentinode.config.run import AugmentConfig
+from sentinode.config.fit import AugmentConfig
 from sentinode.data.patches import SYMMETRIES, apply_symmetry
 from sentinode.kernels import at_hand
 

@@ -7,17 +7,8 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from sentinode.config.run import (
-    FitAll,
-    FitConfig,
-    FitHead,
-    FitStages,
-    ModelConfig,
-    OwnModel,
-    RunConfig,
-    SeveralMaps,
-    TimmModel,
-)
+from sentinode.config.fit import FitAll, FitConfig, FitHead, FitStages
+from sentinode.config.run import ModelConfig, OwnModel, RunConfig, SeveralMaps, TimmModel
 from sentinode.errors import ConfigError
 from sentinode.models.backbones.backbone import Backbone, Weights, backbone
 from sentinode.models.notebook import notebook_network

@@ -13,7 +13,8 @@ import torch
 from jaxtyping import Float, Int, Shaped
 
 from sentinode.artefacts import write_atomically
-from sentinode.config.run import CopiesConfig, RunConfig, TimmModel
+from sentinode.config.fit import CopiesConfig
+from sentinode.config.run import RunConfig, TimmModel
 from sentinode.data.patches import PatchSet
 from sentinode.device import Precision, has_bfloat16, in_precision
 from sentinode.fitting.linear_probe import Features

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sentinode.artefacts import write_atomically
-from sentinode.config.run import FitConfig, Metric
+from sentinode.config.fit import FitConfig, Metric
 from sentinode.errors import RunError
 from sentinode.evaluation import metrics
 from sentinode.fitting.epochs import EpochRecord, Outputs

@@ -35,7 +35,8 @@ from pydantic import BaseModel
 from torch import nn
 
 from sentinode.artefacts import RUN_SEAL, claim, tidy_finished
-from sentinode.config.run import Metric, OwnModel, RunConfig, TimmModel, Weighting
+from sentinode.config.fit import Metric
+from sentinode.config.run import OwnModel, RunConfig, TimmModel, Weighting
 from sentinode.errors import RunError, SentinodeWarning
 from sentinode.evaluation.clusters import ClusterKind
 from sentinode.fitting.checkpoint import count_weights, load_weights

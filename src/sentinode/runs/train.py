@@ -15,7 +15,8 @@ import numpy as np
 import torch
 
 from sentinode.artefacts import write_text
-from sentinode.config.run import FitHead, FitStages, HeadFitConfig, NotebookModel, OwnModel, RunConfig
+from sentinode.config.fit import FitHead, FitStages, HeadFitConfig
+from sentinode.config.run import NotebookModel, OwnModel, RunConfig
 from sentinode.errors import RunError, SentinodeWarning
 from sentinode.evaluation.metrics import OwnMetric, scores
 from sentinode.fitting.checkpoint import load_checkpoint, load_weights, save_checkpoint, save_weights

@@ -12,7 +12,8 @@ import numpy as np
 from jaxtyping import Int
 from typing_extensions import TypeVar  # typing's knows no default before Python 3.13
 
-from sentinode.config.run import Metric, Value
+from sentinode.config.fit import Metric
+from sentinode.config.run import Value
 from sentinode.evaluation.clusters import ClusterKind
 from sentinode.inference.predictions import Predictions, average
 from sentinode.runs.decision import Decision, decide

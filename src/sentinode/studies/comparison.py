@@ -10,7 +10,7 @@ from typing import Generic, Literal
 import numpy as np
 from jaxtyping import Shaped
 
-from sentinode.config.run import Metric
+from sentinode.config.fit import Metric
 from sentinode.errors import RunError
 from sentinode.evaluation.metrics import gain
 from sentinode.runs.run_record import Seeded

@@ -16,7 +16,7 @@ from typing import Final
 import numpy as np
 import pandas as pd
 
-from sentinode.config.run import Metric
+from sentinode.config.fit import Metric
 from sentinode.data.tables import (
     ID_COLUMNS,
     SLIDE_COLUMNS,

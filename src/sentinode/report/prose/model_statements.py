@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
 
-from sentinode.config.run import (
+from sentinode.config.fit import (
     AverageConfig,
     CosineSchedule,
     EmaAverage,
@@ -15,9 +15,9 @@ from sentinode.config.run import (
     FitHead,
     FitStages,
     NoAverage,
-    RunConfig,
     SwaAverage,
 )
+from sentinode.config.run import RunConfig
 from sentinode.evaluation.bootstrap import Interval
 from sentinode.evaluation.clusters import CLUSTER_NAMES, CLUSTERS_IN_WORDS
 from sentinode.evaluation.metrics import METRIC_NAMES
