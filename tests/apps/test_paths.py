@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from sentinode.apps.paths import what_to_compare
+
 SCRIPT = """
 import contextlib, io, json, sys
 from sentinode.apps.cli import run
@@ -93,3 +95,16 @@ def test_nothing_is_loaded_for_a_wrong_path_or_setting(commands: dict[str, list[
         assert name.partition(": ")[2] in said, (words, said)
         assert loaded in ([], ["pandas"]), words  # which reads what lies in a folder
     assert answers[0][2] == []
+
+
+def test_what_compare_is_given_is_told_by_what_lies_there(tmp_path: Path) -> None:
+    data, runs, table = tmp_path / "data", tmp_path / "runs", tmp_path / "a.csv"
+    (data / "train").mkdir(parents=True)
+    (data / "train_labels.csv").touch()
+    for folder in (runs / "a", runs / "b", data / "run"):  # a run may lie in the data that it was trained on
+        folder.mkdir(parents=True)
+        (folder / "manifest.json").touch()
+    assert what_to_compare(data, [data, Path("before"), Path("after")]) == "data"
+    assert what_to_compare(runs, [runs]) == "runs"
+    assert what_to_compare(runs / "a", [runs / "a", runs / "b"]) == "runs"
+    assert what_to_compare(table, [table, tmp_path / "b.tsv"]) == "tables"

@@ -25,7 +25,7 @@ from sentinode.runs.run import Run
 from sentinode.settings import override
 from sentinode.studies.comparison import Comparison
 from sentinode.studies.evidence import weigh
-from sentinode.studies.given import clusters_of, holds_runs, open_given, pair_given
+from sentinode.studies.given import clusters_of, open_given, pair_given
 from sentinode.studies.training import RunStore, compare_variants
 
 CPU = torch.device("cpu")
@@ -56,9 +56,8 @@ def test_runs_that_differ_in_their_seed_only_are_one_variant(folders: list[Path]
 
 def test_a_folder_of_runs_stands_for_all_of_them(folders: list[Path], tmp_path: Path) -> None:
     assert len(open_given([folders[0].parent])) == 6
-    assert holds_runs(folders[0].parent)
-    assert holds_runs(folders[0])
-    assert not holds_runs(tmp_path)
+    with pytest.raises(RunError, match="is not a run"):
+        open_given([tmp_path])
 
 
 def test_they_are_weighed_as_if_trained_for_it(

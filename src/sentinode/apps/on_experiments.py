@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -33,19 +35,22 @@ from sentinode.apps.options import (
 )
 from sentinode.apps.paths import (
     require_data,
-    require_data_or_runs,
     require_given_runs,
     require_patches,
     require_place,
     require_settings_files,
     require_table,
     require_tables,
+    what_to_compare,
 )
 from sentinode.errors import ConfigError
 
+if TYPE_CHECKING:
+    from sentinode.config.study import StudyConfig
+    from sentinode.progress import Progress
+    from sentinode.session import Session
+
 _LEAK_FOLDS = 3
-_TABLES = (".csv", ".tsv", ".gz")
-"""The endings of tables of predictions."""
 
 
 def study(
@@ -136,7 +141,7 @@ def train(
 
 
 def compare(
-    data: Annotated[
+    first: Annotated[
         Path,
         typer.Argument(
             metavar="DATA|RUN|CSV",
@@ -166,7 +171,7 @@ def compare(
     groups: Groups = None,
     group_by: GroupBy = None,
     spacing: Spacing = None,
-    on: Annotated[
+    patches: Annotated[
         Path | None,
         typer.Option(
             "--data",
@@ -191,95 +196,45 @@ def compare(
     several.
     """
     asked = asked_study(preset, config, settings, slides, groups, group_by, folds, spacing=spacing, default="fair")
-    named = [*(variants or []), *(more or [])]
-    tables = [data, *map(Path, more or [])]
-    if len(tables) > 1 and all(path.suffix.lower() in _TABLES for path in tables):
-        of_training = {"--variants": variants, "--seeds": seeds, "--folds": folds, "--leak": leak, "--preset": preset}
-        _refuse(
-            of_training | {"--groups": groups, "--group-by": group_by, "--resume": resume, "--network": networks},
-            "is for runs that are still to be trained, but tables of predictions were given",
-            remedy="Leave it out, or give DATA in place of the tables.",
-        )
-        labels = require_tables(tables, labels, slides)
-        if on is not None:
-            require_patches(on)
-        require_place(out, "evidence.json")
-        from sentinode.api.experiments import compare_tables
-        from sentinode.apps import console, results
-        from sentinode.studies.tables import unknown_slides
+    begin = partial(session_of, cache, device, workers, threads=threads)
+    given = [first, *map(Path, more or [])]
+    of_training: dict[str, object] = {"--variants": variants, "--seeds": seeds, "--folds": folds, "--leak": leak}
+    of_training |= {"--preset": preset, "--groups": groups, "--group-by": group_by, "--resume": resume}
+    match what_to_compare(first, given):
+        case "tables":
+            why = "is for runs that are still to be trained, but tables of predictions were given"
+            remedy = "Leave it out, or give DATA in place of the tables."
+            _refuse(of_training | {"--network": networks}, why, remedy=remedy)
+            _compare_tables(given, labels, slides, patches, asked, out, begin)
+        case "runs":
+            why = "is for runs that are still to be trained, but finished ones were given"
+            _refuse(of_training, why, remedy="Leave it out, or give DATA in place of the runs.")
+            if patches is None:
+                remedy = "Name the folder with the patches that the labels name."
+                _refuse({"--labels": labels}, "needs --data", remedy=remedy)
+                _compare_runs(given, slides, asked, out)
+            else:
+                _compare_runs_on(given, patches, labels, slides, own_network(networks), asked, out, begin)
+        case "data":
+            why, remedy = "is for finished runs, but none was given", "Give folders of runs in place of DATA."
+            _refuse({"--data": patches, "--labels": labels}, why, remedy=remedy)
+            require_settings_files(named := [*(variants or []), *(more or [])])
+            require_place(out, "study.toml", resume=resume)
+            own = own_network(networks)
+            compares = bool(named or own) or not leak
+            asked = _to_train(asked, named, len(own or ()), seeds, compares=compares, leak=leak)
 
-        with console.steps() as progress:
-            session = session_of(cache, device, workers, progress, threads=threads)
-            found, record = compare_tables(tables, labels, out, asked, session, slides=slides, data=on)
-        if told := unknown_slides(len(found.ids), record.slides_unknown):
-            console.notice(told)
-        assert record.compare is not None
-        results.show_comparison(found, record.compare, side="")
-        console.say(f"{out / 'report.html'}")
-        return
-    if require_data_or_runs(data):
-        require_given_runs([Path(name) for name in named])
-        require_place(out, "evidence.json")
-        if on is not None:
-            require_patches(on)
-            require_table(labels)
-    else:
-        require_settings_files(named)
-        require_place(out, "study.toml", resume=resume)
+            from sentinode.api.study import compare
+            from sentinode.apps import console, results
 
-    from sentinode.api.settings import with_seeds, with_variants
-
-    own = own_network(networks)
-    if variants:
-        asked = with_variants(asked, named, beside=len(own or ()))
-
-    from sentinode.api import experiments as api
-    from sentinode.api.study import compare as compare_variants
-    from sentinode.apps import console, results
-    from sentinode.settings import override
-    from sentinode.studies.given import holds_runs
-
-    if holds_runs(data):
-        of_training = {"--variants": variants, "--seeds": seeds, "--folds": folds, "--leak": leak, "--preset": preset}
-        _refuse(
-            of_training | {"--groups": groups, "--group-by": group_by, "--resume": resume},
-            "is for runs that are still to be trained, but finished ones were given",
-            remedy="Leave it out, or give DATA in place of the runs.",
-        )
-        folders = [data, *map(Path, named)]
-        if on is None:
-            _refuse(
-                {"--labels": labels}, "needs --data", remedy="Name the folder with the patches that the labels name."
-            )
-            results.show_comparison(*api.compare_runs(folders, out, asked, slides=slides))
-        else:
             with console.steps() as progress:
-                session = session_of(cache, device, workers, progress, threads=threads)
-                comparison, evidence, seen = api.compare_runs_on(
-                    folders, on, labels, out, asked, session, slides=slides, network=own
-                )
-            for text in seen.in_words(len(comparison.ids), by="any of the runs"):
-                console.notice(text)
-            results.show_comparison(comparison, evidence, side="")
-        console.say(f"{out / 'report.html'}")
-        return
-    told, remedy = "is for finished runs, but none was given", "Give folders of runs in place of DATA."
-    _refuse({"--data": on, "--labels": labels}, told, remedy=remedy)
-    compares = bool(named or own) or not leak
-    if compares and not variants:
-        asked = with_variants(asked, named or asked.compare.variants, beside=len(own or ()))
-    if seeds is not None:
-        asked = with_seeds(asked, seeds)
-    if leak and asked.split.folds is None:
-        asked = override(asked, {"split.folds": _LEAK_FOLDS})
-    with console.steps() as progress:
-        session = session_of(cache, device, workers, progress, threads=threads)
-        origin = origin_of(preset, config, "fair")
-        result = compare_variants(
-            data, asked, out, session, preset=origin, resume=resume, variants=compares, leak=leak, network=own
-        )
-    results.show_study(result)
-    console.say(f"{out / 'report.html'}")
+                origin = origin_of(preset, config, "fair")
+                result = compare(
+                    first, asked, out, begin(progress), preset=origin, resume=resume, variants=compares, leak=leak,
+                    network=own,
+                )  # fmt: skip
+            results.show_study(result)
+            console.say(f"{out / 'report.html'}")
 
 
 def _refuse(options: dict[str, object], why: str, *, remedy: str) -> None:
@@ -287,6 +242,89 @@ def _refuse(options: dict[str, object], why: str, *, remedy: str) -> None:
     for name, value in options.items():
         if value:
             raise ConfigError(f"{name} {why}", remedy=remedy)
+
+
+def _compare_tables(
+    tables: list[Path],
+    labels: Path | None,
+    slides: Path | None,
+    patches: Path | None,
+    asked: StudyConfig,
+    out: Path,
+    begin: Callable[[Progress], Session],
+) -> None:
+    labels = require_tables(tables, labels, slides)
+    if patches is not None:
+        require_patches(patches)
+    require_place(out, "evidence.json")
+
+    from sentinode.api.experiments import compare_tables
+    from sentinode.apps import console, results
+    from sentinode.studies.tables import unknown_slides
+
+    with console.steps() as progress:
+        found, record = compare_tables(tables, labels, out, asked, begin(progress), slides=slides, data=patches)
+    if told := unknown_slides(len(found.ids), record.slides_unknown):
+        console.notice(told)
+    assert record.compare is not None
+    results.show_comparison(found, record.compare, side="")
+    console.say(f"{out / 'report.html'}")
+
+
+def _compare_runs(folders: list[Path], slides: Path | None, asked: StudyConfig, out: Path) -> None:
+    """By the validation sets that they share."""
+    require_given_runs(folders)
+    require_place(out, "evidence.json")
+
+    from sentinode.api.experiments import compare_runs
+    from sentinode.apps import console, results
+
+    results.show_comparison(*compare_runs(folders, out, asked, slides=slides))
+    console.say(f"{out / 'report.html'}")
+
+
+def _compare_runs_on(
+    folders: list[Path],
+    patches: Path,
+    labels: Path | None,
+    slides: Path | None,
+    own: dict[str, Callable[[], Any]] | None,
+    asked: StudyConfig,
+    out: Path,
+    begin: Callable[[Progress], Session],
+) -> None:
+    require_given_runs(folders)
+    require_place(out, "evidence.json")
+    require_patches(patches)
+    require_table(labels)
+
+    from sentinode.api.experiments import compare_runs_on
+    from sentinode.apps import console, results
+
+    with console.steps() as progress:
+        comparison, evidence, seen = compare_runs_on(
+            folders, patches, labels, out, asked, begin(progress), slides=slides, network=own
+        )
+    for text in seen.in_words(len(comparison.ids), by="any of the runs"):
+        console.notice(text)
+    results.show_comparison(comparison, evidence, side="")
+    console.say(f"{out / 'report.html'}")
+
+
+def _to_train(
+    asked: StudyConfig, named: list[str], own: int, seeds: int | None, *, compares: bool, leak: bool
+) -> StudyConfig:
+    """The settings with the variants, seeds and folds that the command line names."""
+    from sentinode.api.settings import with_seeds, with_variants
+    from sentinode.settings import override
+
+    if compares:
+        asked = with_variants(asked, named or asked.compare.variants, beside=own)
+    if seeds is not None:
+        asked = with_seeds(asked, seeds)
+    if leak and asked.split.folds is None:
+        asked = override(asked, {"split.folds": _LEAK_FOLDS})
+    return asked
 
 
 def tune(

@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryFile
+from typing import Final, Literal
 
 from sentinode.errors import ConfigError, DataError, RunError
 from sentinode.files import DATA_FILES, EXPORTED
+
+_TABLES: Final = (".csv", ".tsv", ".gz")
+"""The endings of tables of predictions."""
 
 
 def require_data(root: Path) -> None:
@@ -30,12 +34,19 @@ def require_patches(images: Path) -> None:
         raise DataError("is not a directory", where=images, remedy="Give a folder of patches, or a file of data.")
 
 
-def require_data_or_runs(root: Path) -> bool:
-    """Whether the folder is or holds run folders; raises DataError unless it does, or holds data."""
-    if root.is_dir() and any(map(_holds_results, (root, *root.iterdir()))):
-        return True
-    require_data(root)
-    return False
+def what_to_compare(first: Path, given: Sequence[Path]) -> Literal["tables", "runs", "data"]:
+    """What `compare` is given: tables of predictions, finished runs or a folder of them, or else data to train on.
+
+    Raises DataError where the first is none of these. A folder of data may hold run folders beside its own: it is
+    taken for a folder of runs only where it holds nothing else.
+    """
+    if len(given) > 1 and all(path.suffix.lower() in _TABLES for path in given):
+        return "tables"
+    inside = [path for path in first.iterdir() if path.is_dir()] if first.is_dir() else []
+    if _holds_results(first) or (inside and all(map(_holds_results, inside))):
+        return "runs"
+    require_data(first)
+    return "data"
 
 
 def require_given_runs(folders: Sequence[Path]) -> None:

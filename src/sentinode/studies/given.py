@@ -105,11 +105,6 @@ def _table(out: Path, number: int) -> Path:
     return out / GIVEN_PREDICTIONS / f"{number + 1}.csv"
 
 
-def holds_runs(folder: Path) -> bool:
-    """Whether the folder is a run's, or holds folders of runs and no others, as a study's `runs` does."""
-    return bool(_run_folders(folder))
-
-
 def open_given(folders: Sequence[Path], own: Recipes = NONE) -> list[Run]:
     """The runs in the folders; a folder of run folders stands for all of them."""
     return [Run.open(each, own) for folder in folders for each in _run_folders(folder) or [folder]]
