@@ -30,8 +30,9 @@ from sentinode.slides.camelyon import (
     stage_of,
     truth_of,
 )
-from sentinode.slides.cohort import Entry, Model, SlideSettings, judge_cohort
+from sentinode.slides.cohort import judge_cohort
 from sentinode.slides.heatmap import Grid, HeatMap
+from sentinode.slides.judging import Entry, Model, SlideSettings
 from sentinode.slides.scores import SlideScores, verdict
 from slides.conftest import classifier_of, write_pyramid
 

@@ -21,8 +21,9 @@ from sentinode import Classifier, Session
 from sentinode.errors import ConfigError, DataError, RunError
 from sentinode.records import read_record
 from sentinode.report.pages.page import write_report
-from sentinode.slides import cohort, heatmap
-from sentinode.slides.cohort import COHORT_RECORD, CohortRecord, Entry, Model, SlideSettings, cohort_of, judge_cohort
+from sentinode.slides import heatmap, judging
+from sentinode.slides.cohort import COHORT_RECORD, CohortRecord, cohort_of, judge_cohort
+from sentinode.slides.judging import Entry, Model, SlideSettings
 from sentinode.slides.outputs import Journal, open_slide_record
 from sentinode.slides.tissue import Reason
 from slides.conftest import GLASS, classifier_of, destroy_tile, write_pyramid
@@ -123,7 +124,7 @@ def test_a_bug_on_one_slide_does_not_stop_the_others(
     def broken(*_: object) -> None:
         raise ZeroDivisionError("oh")
 
-    monkeypatch.setattr(cohort, "find_tissue", broken)
+    monkeypatch.setattr(judging, "find_tissue", broken)
     record = judge_cohort([Entry(slide, "a")], model_of(classifier), SETTINGS, tmp_path / "out", session)
     assert "ZeroDivisionError: oh. This is a bug" in record.rows[0].reason
 
@@ -142,7 +143,7 @@ def test_an_interrupted_slide_ends_in_the_same_bytes(
                 raise KeyboardInterrupt
             yield block
 
-    monkeypatch.setattr(cohort, "judge_blocks", interrupted)
+    monkeypatch.setattr(judging, "judge_blocks", interrupted)
     with pytest.raises(KeyboardInterrupt):
         judge_cohort(entries, model, SETTINGS, tmp_path / "torn", session)
     journal = tmp_path / "torn" / "section" / "journal.bin"
@@ -155,7 +156,7 @@ def test_an_interrupted_slide_ends_in_the_same_bytes(
             judged_again.append(block.number)
             yield block
 
-    monkeypatch.setattr(cohort, "judge_blocks", counted)
+    monkeypatch.setattr(judging, "judge_blocks", counted)
     judge_cohort(entries, model, SETTINGS, tmp_path / "torn", session)
     assert files_in(tmp_path / "torn") == files_in(tmp_path / "whole")
     whole = 15  # blocks with tissue
@@ -166,7 +167,7 @@ def test_what_is_finished_is_not_judged_again(
     judged: Path, slide: Path, session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = files_in(judged)
-    monkeypatch.setattr(cohort, "judge_blocks", None)
+    monkeypatch.setattr(judging, "judge_blocks", None)
     judge_cohort([Entry(slide, "section")], model_of(classifier_of(1, 2)), SETTINGS, judged, session)
     assert files_in(judged) == before
 

@@ -14,7 +14,8 @@ from sentinode.runs.load import classifier_of, open_runs
 from sentinode.runs.run import MANIFEST, digest_of
 from sentinode.runs.study_record import STUDY_RECORD
 from sentinode.session import Session
-from sentinode.slides.cohort import COHORT_BEGUN, CohortRecord, Model, SlideSettings, cohort_of, judge_cohort
+from sentinode.slides.cohort import COHORT_BEGUN, CohortRecord, cohort_of, judge_cohort
+from sentinode.slides.judging import Model, SlideSettings
 from sentinode.slides.scores import SlideScores, score_cohort
 
 _DEFAULT_POINT = "youden"
