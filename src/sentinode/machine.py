@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import platform
 import stat
 import sys
 import tempfile
@@ -96,6 +97,17 @@ def _quota_of(group: Path) -> float:
         return float(quota) / float(period) if float(quota) > 0 else math.inf
     except (OSError, ValueError):  # none, or "max"
         return math.inf
+
+
+def processor_name() -> str:
+    """What the system calls the processor."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
 
 
 def optional_module(name: str, *, what: str, extra: str) -> Any:

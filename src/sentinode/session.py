@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sentinode.errors import ConfigError
 from sentinode.machine import default_cache
 from sentinode.processes import ALONE, Processes
 from sentinode.progress import Progress, silent
@@ -28,6 +29,9 @@ class Session:
     `workers` read and check images. `threads` compute: those of PyTorch, of the compiled loops and of NumPy's and
     scikit-learn's linear algebra. They belong to the whole process, so a session that names a number sets it when it
     is made; with None they stay as they are. `machine.free_processors()` is what the command line takes.
+
+    `runtime` says what computes the networks of a finished model that predicts or is evaluated: what `cache_root` keeps
+    as the fastest for it on this processor, or PyTorch. Training, and what it rests on, is PyTorch's alone.
     """
 
     cache_root: Path = field(default_factory=default_cache)
@@ -37,8 +41,11 @@ class Session:
     notify: Callable[[str], None] = lambda _: None
     processes: Processes = ALONE
     threads: int | None = None
+    runtime: str = "fastest"
 
     def __post_init__(self) -> None:
+        if self.runtime not in ("fastest", "pytorch"):
+            raise ConfigError(f"unknown runtime {self.runtime!r}", where="runtime", remedy="Give fastest or pytorch.")
         if self.threads is not None:
             from sentinode.device import use_threads
 

@@ -12,14 +12,25 @@ if TYPE_CHECKING:
 
     from sentinode.inference.classifier import Classifier
     from sentinode.models.own import Given
+    from sentinode.session import Session
 
 
-def load(model: str | Path, *, device: str | torch.device = "auto", network: Given | None = None) -> Classifier:
+def load(
+    model: str | Path,
+    *,
+    device: str | torch.device = "auto",
+    network: Given | None = None,
+    session: Session | None = None,
+) -> Classifier:
     """The finished run, ensemble or study's choice in a folder as one object, which maps patches to probabilities.
 
     A run of your own network needs the same `network` as `fit`, because a folder contains no code. Every sealed file is
     checked once against its digest. Raises RunError, in one line, if the folder is unfinished or a file is missing,
     changed or foreign, and ConfigError if the device, such as "cpu", "cuda" or "mps", is not available.
+
+    Where a CPU would need more than a minute for the patches, it tries what is installed (PyTorch, ONNX Runtime,
+    OpenVINO), takes the fastest whose logits are within 1e-4 of PyTorch's, and keeps the choice in the user's cache. A
+    `session`, in place of `device`, names another cache, hears of the choice, or asks for PyTorch.
 
     `model` may also be an ONNX file that `export` wrote: then neither PyTorch nor `network` is needed, and it is
     computed on the CPU, whatever `device` says. Probabilities are the run's within the file's certificate.
@@ -31,4 +42,4 @@ def load(model: str | Path, *, device: str | torch.device = "auto", network: Giv
         return open_exported(path)
     from sentinode.runs.load import load_folder  # here: with it comes PyTorch
 
-    return load_folder(path, device=device, network=network)
+    return load_folder(path, device=device, network=network, session=session)

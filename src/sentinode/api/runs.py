@@ -27,7 +27,7 @@ from sentinode.inference.classifier import Classifier
 from sentinode.inference.predictions import Predictions
 from sentinode.models.own import Given, Recipes
 from sentinode.records import write_record
-from sentinode.runs.load import classifier_of, open_runs
+from sentinode.runs.load import classifier_of, open_runs, runtime_cache_of
 from sentinode.runs.run import digest_of
 from sentinode.session import Session
 
@@ -61,7 +61,7 @@ def predict(
     if out.is_dir():
         raise RunError("is a directory; the table must be a file", where=out, remedy="Name a file in it.")
     with claim_file(out):
-        classifier = model if isinstance(model, Classifier) else load(model, device=session.device, network=network)
+        classifier = model if isinstance(model, Classifier) else load(model, network=network, session=session)
         above = None if threshold is None else classifier.threshold(threshold)
         calibration = classifier.calibration(calibrate) if calibrate else None
         found = read_images(images, part="test", config=DataConfig(spacing_um_per_px=spacing))
@@ -102,7 +102,7 @@ def evaluate(
     session, own = session or Session(), own_metrics(metrics)
     with claim(out, replaces=evaluation.BEFORE_SCORES) if out else nullcontext():
         runs = open_runs(model, Recipes.of(network))
-        classifier = classifier_of(runs, session.device, folder=model)
+        classifier = classifier_of(runs, session.device, folder=model, fastest=runtime_cache_of(session))
         asked = DataConfig(slides=slides, spacing_um_per_px=spacing)
         scored = evaluation.open_labelled(data, labels, asked, runs, session)
         predictions = classifier.predictions(scored.patches, session.progress)

@@ -12,6 +12,7 @@ from sentinode.apps.options import (
     Device,
     Finished,
     Networks,
+    Runtime,
     Slides,
     Spacing,
     Threads,
@@ -88,6 +89,7 @@ def predict(
     device: Device = "auto",
     workers: Workers = 2,
     threads: Threads = None,
+    runtime: Runtime = "fastest",
 ) -> None:
     """Predict patches and write a submission whose ids and values have been checked."""
     require_model(run)
@@ -99,12 +101,12 @@ def predict(
     from sentinode.apps import console
 
     with console.steps() as progress:
-        session = session_of(cache, device, workers, progress, threads=threads)
-        classifier = api.load(run, device=session.device, network=own)
+        session = session_of(cache, device, workers, progress, threads=threads, runtime=runtime)
+        classifier = api.load(run, network=own, session=session)
         table = api.predict(
             classifier, images, out, session, like=like, calibrate=calibrate, threshold=threshold, spacing=spacing
         )
-    console.say(f"{len(table):,} probabilities in {out}")
+    console.say(f"{len(table):,} probabilities in {out}, computed by {' and '.join(classifier.runtimes)}")
     if threshold is not None:
         point = classifier.operating_point(threshold)
         console.say(f"{table['positive'].sum():,} positive, above {point.threshold:.6g} ({point.rule})")
@@ -127,6 +129,7 @@ def evaluate(
     device: Device = "auto",
     workers: Workers = 2,
     threads: Threads = None,
+    runtime: Runtime = "fastest",
 ) -> None:
     """Score a run on labelled patches: each score with its interval, and a table by slide."""
     require_results(run)
@@ -138,7 +141,7 @@ def evaluate(
     from sentinode.apps import console, results
 
     with console.steps() as progress:
-        session = session_of(cache, device, workers, progress, threads=threads)
+        session = session_of(cache, device, workers, progress, threads=threads, runtime=runtime)
         found = api.evaluate(run, data, labels, session, slides=slides, spacing=spacing, out=out, network=own)
     results.show_evaluation(found)
     if out is not None:

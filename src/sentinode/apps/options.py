@@ -100,6 +100,14 @@ Threads = Annotated[
     typer.Option(min=1, metavar="N", help="Threads for computation (default: one for each free processor)."),
 ]
 
+Runtime = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="fastest (of what is installed, where PyTorch would take more than a minute) or pytorch.",
+    ),
+]
+
 
 def asked_study(
     preset: str | None,
@@ -221,6 +229,7 @@ def session_of(
     *,
     threads: int | None = None,
     several_processes: bool = False,
+    runtime: str = "fastest",
 ) -> Session:
     """A session of the options; raises ConfigError where a launcher began several processes of a command for one."""
     from sentinode.apps import console
@@ -244,7 +253,7 @@ def session_of(
         processes = Processes.launched(on_cpu=place.type == "cpu")
         place = processes.device(place)
     told = progress if processes.writes else silent
-    return Session(root, place, workers, told, console.notice, processes, _threads(threads, processes.count))
+    return Session(root, place, workers, told, console.notice, processes, _threads(threads, processes.count), runtime)
 
 
 def cache_root(given: Path | None) -> Path:

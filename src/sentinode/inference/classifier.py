@@ -197,6 +197,11 @@ class Classifier:
         return self._networks[0].device
 
     @property
+    def runtimes(self) -> tuple[str, ...]:
+        """What computes its networks, with versions, each once; many patches may make it another."""
+        return tuple(dict.fromkeys(network.runtime for network in self._networks))
+
+    @property
     def views(self) -> int:
         """Under how many symmetries a patch is seen, 1 or 8: of networks that differ in it, the most."""
         return max(network.views for network in self._networks)
@@ -235,6 +240,9 @@ class Classifier:
         chunks = (pixels for batch, where in _batches_of(patches) for pixels in _pixels_of(batch, where, at_once))
         for pixels in chunks:
             prepared = self._prepared(pixels)
+            if not done:
+                for network in self._networks:
+                    network.expect(prepared.patches[network.preprocess], max(total, len(pixels)))
             probability, disagreement = self._said(prepared)
             found.append(probability)
             spread.append(disagreement)

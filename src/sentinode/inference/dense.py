@@ -15,7 +15,6 @@ padded convolution carries a little further in; in the image there is tissue ins
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -29,6 +28,7 @@ from sentinode.config.run import PreprocessConfig
 from sentinode.data.images import CENTRE_SIZE_PX, PATCH_SIZE_PX
 from sentinode.inputs.preprocess import sampled_px
 from sentinode.models.backbones.backbone import Backbone
+from sentinode.models.folded import folded_body
 from sentinode.models.group_conv import by_feature
 from sentinode.models.p4m import P4MNetwork
 
@@ -133,7 +133,7 @@ def dense_network(network: nn.Module, config: PreprocessConfig) -> DenseNetwork 
             stride = _stride_of(network)
             return None if geometry.step % stride else _DenseP4M(geometry, network, geometry.step // stride)
         case Backbone():
-            body = _folded_body(network.body)
+            body = folded_body(network.body)
             return None if body is None else _DenseBackbone(geometry, network, body)
         case _:
             return None
@@ -211,42 +211,3 @@ def shares_of_windows(count: int, step: float, covered: float, places: int) -> F
     at = torch.arange(places, dtype=torch.float64)
     shares = (torch.minimum(at + 1, first + covered) - torch.maximum(at, first)).clamp(min=0)
     return (shares / shares.sum(dim=1, keepdim=True)).float()
-
-
-def _folded_body(body: nn.Module) -> nn.Module | None:
-    """A copy whose batch norm is part of its convolutions; None for a body that is not known here."""
-    from timm.models._efficientnet_blocks import DepthwiseSeparableConv, InvertedResidual
-    from timm.models.efficientnet import EfficientNet
-
-    if not isinstance(body, EfficientNet) or body.global_pool.pool_type != "avg":
-        return None
-    folded: Any = copy.deepcopy(body)
-    pairs: list[tuple[Any, str, str]] = [(folded, "conv_stem", "bn1"), (folded, "conv_head", "bn2")]
-    for block in (block for row in folded.blocks for block in row):
-        if not isinstance(block.se, nn.Identity) or not isinstance(block.aa, nn.Identity):
-            return None
-        match block:
-            case InvertedResidual():
-                pairs += [(block, "conv_pw", "bn1"), (block, "conv_dw", "bn2"), (block, "conv_pwl", "bn3")]
-            case DepthwiseSeparableConv():
-                pairs += [(block, "conv_dw", "bn1"), (block, "conv_pw", "bn2")]
-            case _:
-                return None
-    for parent, convolution, norm in pairs:
-        _fold(getattr(parent, convolution), getattr(parent, norm))
-        setattr(parent, norm, getattr(parent, norm).act)
-    module: nn.Module = folded
-    return module.eval().requires_grad_(False)
-
-
-@torch.no_grad()
-def _fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    factor = norm.weight.double() * torch.rsqrt(norm.running_var.double() + norm.eps)
-    offset = norm.bias.double() - norm.running_mean.double() * factor
-    if convolution.bias is not None:
-        offset += convolution.bias.double() * factor
-    weight = convolution.weight.double() * factor[:, None, None, None]
-    convolution.weight = nn.Parameter(weight.to(convolution.weight), requires_grad=False)
-    convolution.bias = nn.Parameter(offset.to(convolution.weight), requires_grad=False)

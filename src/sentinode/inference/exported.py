@@ -13,6 +13,7 @@ import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -126,6 +127,11 @@ class OnnxNetwork(Network):
         self.preprocess = PreprocessConfig(crop_px=PATCH_SIZE_PX, size_px=PATCH_SIZE_PX)
         self.views, self.device, self._session = views, "cpu", session
         self.batch_size = BatchSize(_IMAGES_AT_ONCE // views, search=True)
+
+    @property
+    def runtime(self) -> str:
+        """ONNX Runtime, with its version."""
+        return f"onnxruntime {version('onnxruntime')}"
 
     def probabilities(
         self, prepared: Sliceable, *, on_progress: Callable[[int, int], None] | None = None

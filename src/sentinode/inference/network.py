@@ -44,6 +44,15 @@ class Network(ABC):
     batch_size: BatchSize
 
     @property
+    @abstractmethod
+    def runtime(self) -> str:
+        """What computes it, such as "pytorch 2.14.1"."""
+
+    def expect(self, _first: Sliceable, _total: int) -> None:
+        """Hear that so many patches are to come, of which these are the first: to get ready, if that pays."""
+        return
+
+    @property
     def is_dense(self) -> bool:
         """Whether `over_image` can be asked: the patches of neighbouring cells can share its maps."""
         return False

@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import copy
+import threading
+import time
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, partial
+from importlib.metadata import version
+from typing import Final
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, UInt8
-from torch import nn
+from torch import Tensor, nn
 
 from sentinode.config.run import RunConfig
 from sentinode.data.images import CENTRE_SIZE_PX
 from sentinode.data.patches import apply_symmetry
-from sentinode.device import in_precision
+from sentinode.device import has_bfloat16, in_precision
 from sentinode.inference.dense import DenseNetwork, dense_network
 from sentinode.inference.network import BLOCK, BatchSize, Network, Probabilities, Sliceable, in_batches
+from sentinode.inference.runtimes import PATCHES_TRIED, Choice, Fastest, Forward
 from sentinode.inputs.augment import as_input
 from sentinode.models.folded import folded
 from sentinode.models.group_conv import inverse
+
+_PACKAGES: Final = {"pytorch": "torch"}
+_MANY: Final = 1024  # patches and views
+_LONG_S: Final = 60.0  # a trial takes a quarter of that, and halves the rest
 
 
 class TrainedNetwork(Network):
@@ -30,18 +39,56 @@ class TrainedNetwork(Network):
 
     device: torch.device
 
-    def __init__(self, network: nn.Module, config: RunConfig, device: torch.device) -> None:
+    def __init__(
+        self, network: nn.Module, config: RunConfig, device: torch.device, fastest: Fastest | None = None
+    ) -> None:
+        """`fastest` finds what computes it faster than PyTorch, where many patches are to come."""
         self.preprocess, self.views, self.device = config.preprocess, config.predict.views, device
         self.batch_size = BatchSize(config.running.prediction_batch_size, search=device.type == "cpu")
         self._precision = config.predict.precision
         self.network = folded(network.eval())
         """An equal one, in fewer operations."""
         self._given = network
+        in_float32 = device.type == "cpu" and (self._precision == "float32" or not has_bfloat16(device))
+        self._fastest = fastest if in_float32 else None
+        self._found: tuple[Choice, Forward] | None = None
+        self._finding = threading.Lock()
+
+    @property
+    def runtime(self) -> str:
+        """What computes it, with its version."""
+        if self._found is None:
+            return f"pytorch {version('torch')}"
+        name, *how = self._found[0].runtime.split(", ")
+        return ", ".join([f"{name} {version(_PACKAGES.get(name, name))}", *how])
+
+    def expect(self, first: Sliceable, total: int) -> None:
+        """Take the fastest runtime that an earlier trial found, or make the trial where the patches will take long."""
+        if self._fastest is None or self._found is not None or not len(first):
+            return
+        with self._finding, torch.inference_mode():
+            if self._found is not None:
+                return
+            shown = _filled(first[:PATCHES_TRIED], BLOCK)
+            seen = as_input(torch.from_numpy(shown).permute(0, 3, 1, 2))
+            seen = seen.contiguous(memory_format=torch.channels_last)
+            self._found = self._fastest.kept(self.network, seen)
+            if self._found is None and self._seconds(seen[:BLOCK], total * self.views) > _LONG_S:
+                self._found = self._fastest.tried(self.network, seen)
+
+    def _seconds(self, block: Float[Tensor, "n 3 s s"], views: int) -> float:
+        """About how long PyTorch takes for so many patches and views; 0 for a few, which are done before."""
+        if views < _MANY:
+            return 0.0
+        self.network(block)
+        began = time.perf_counter()
+        self.network(block)
+        return (time.perf_counter() - began) / len(block) * views
 
     def with_network(self, network: nn.Module) -> TrainedNetwork:
         """Another network under the same settings."""
         other = copy.copy(self)
-        other.network, other._given = network.eval(), network
+        other.network, other._given, other._fastest, other._found = network.eval(), network, None, None
         other.__dict__.pop("dense", None)
         return other
 
@@ -87,16 +134,20 @@ class TrainedNetwork(Network):
         self, prepared: Sliceable, *, on_progress: Callable[[int, int], None] | None = None
     ) -> Probabilities:
         """The mean probability over the views of each patch, in the order given."""
-        return in_batches(prepared, self.batch_size, self._of_batch, on_progress)
+        forward: Forward = self.network
+        size = self.batch_size
+        if self._found is not None and self._found[0].runtime != "pytorch":
+            forward, size = self._found[1], BatchSize(BLOCK, search=False)
+        return in_batches(prepared, size, partial(self._of_batch, forward), on_progress)
 
-    def _of_batch(self, pixels: UInt8[np.ndarray, "n s s 3"]) -> Probabilities:
-        filled = _filled(pixels, min(BLOCK, self.batch_size.largest))
+    def _of_batch(self, forward: Forward, pixels: UInt8[np.ndarray, "n s s 3"]) -> Probabilities:
+        filled = _filled(pixels, BLOCK if forward is not self.network else min(BLOCK, self.batch_size.largest))
         images = torch.from_numpy(filled).permute(0, 3, 1, 2).to(self.device)
         said = []
         for symmetry in range(self.views):
             view = as_input(apply_symmetry(images, symmetry).contiguous(memory_format=torch.channels_last))
             with in_precision(self._precision, self.device):
-                said.append(self.network(view).squeeze(1))
+                said.append(forward(view).squeeze(1))
         # In double precision: in single, every logit above 17 would become the same probability, 1.
         # NumPy adds the views one after the other; PyTorch's mean adds those of few patches in another order.
         return np.asarray(torch.sigmoid(torch.stack(said).cpu().double()).numpy().mean(axis=0)[: len(pixels)])

@@ -8,10 +8,12 @@ first, so that they see fewer values. Probabilities are those of the layers in t
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from sentinode.models.backbones.backbone import Backbone
 from sentinode.models.batch_norm import KerasBatchNorm
 
 
@@ -123,3 +125,57 @@ class _Times(nn.Module):
 def _format(weight: Tensor) -> torch.memory_format:
     last = weight.ndim == 4 and weight.is_contiguous(memory_format=torch.channels_last)
     return torch.channels_last if last else torch.contiguous_format
+
+
+def folded_backbone(network: nn.Module) -> Backbone | None:
+    """A copy of a backbone whose body's batch norm is folded; None for other networks, and bodies not known here."""
+    if not isinstance(network, Backbone):
+        return None
+    body = folded_body(network.body)
+    if body is None:
+        return None
+    copied = copy.copy(network)
+    copied._modules = {**network._modules, "body": body}
+    return copied
+
+
+def folded_body(body: nn.Module) -> nn.Module | None:
+    """A copy of a backbone's body whose batch norm is part of its convolutions, for evaluation.
+
+    Known are timm's EfficientNets without squeeze-and-excitation, EfficientNet-Lite; None for others.
+    """
+    from timm.models._efficientnet_blocks import DepthwiseSeparableConv, InvertedResidual
+    from timm.models.efficientnet import EfficientNet
+
+    if not isinstance(body, EfficientNet) or body.global_pool.pool_type != "avg":
+        return None
+    copied: Any = copy.deepcopy(body)
+    pairs: list[tuple[Any, str, str]] = [(copied, "conv_stem", "bn1"), (copied, "conv_head", "bn2")]
+    for block in (block for row in copied.blocks for block in row):
+        if not isinstance(block.se, nn.Identity) or not isinstance(block.aa, nn.Identity):
+            return None
+        match block:
+            case InvertedResidual():
+                pairs += [(block, "conv_pw", "bn1"), (block, "conv_dw", "bn2"), (block, "conv_pwl", "bn3")]
+            case DepthwiseSeparableConv():
+                pairs += [(block, "conv_dw", "bn1"), (block, "conv_pw", "bn2")]
+            case _:
+                return None
+    for parent, convolution, norm in pairs:
+        _fold(getattr(parent, convolution), getattr(parent, norm))
+        setattr(parent, norm, getattr(parent, norm).act)
+    module: nn.Module = copied
+    return module.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def _fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    factor = norm.weight.double() * torch.rsqrt(norm.running_var.double() + norm.eps)
+    offset = norm.bias.double() - norm.running_mean.double() * factor
+    if convolution.bias is not None:
+        offset += convolution.bias.double() * factor
+    weight = convolution.weight.double() * factor[:, None, None, None]
+    convolution.weight = nn.Parameter(weight.to(convolution.weight), requires_grad=False)
+    convolution.bias = nn.Parameter(offset.to(convolution.weight), requires_grad=False)

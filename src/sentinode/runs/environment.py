@@ -16,6 +16,7 @@ from pydantic import BaseModel
 
 import sentinode
 from sentinode.evaluation.clusters import ClusterKind
+from sentinode.machine import processor_name
 from sentinode.records import read_record, write_record
 
 _LIBRARIES = ("torch", "numpy", "numba", "pandas", "scikit-learn", "scipy", "pillow", "h5py", "optuna", "safetensors")
@@ -64,7 +65,7 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
         "python": platform.python_version(),
         "libraries": {name: _version(name) for name in _LIBRARIES},
         "platform": platform.platform(),
-        "processor": _processor(),
+        "processor": processor_name(),
         "cpu_count": os.cpu_count(),
         "torch_threads": torch.get_num_threads(),
         "device": _device_name(device),
@@ -94,16 +95,6 @@ def _git_state(package: Path) -> dict[str, Any] | None:
         return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--", "."))}
     except (OSError, subprocess.SubprocessError):
         return None
-
-
-def _processor() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
 
 
 def _device_name(device: torch.device) -> str:

@@ -184,6 +184,8 @@ class Evaluation:
     """Of the raw probabilities, and of those that the validation set's maps calibrate."""
     curves: Bands | None
     """None where the patches have one class."""
+    runtimes: tuple[str, ...]
+    """What computed the networks, with versions, each once."""
     predictions_sha256: str = ""
     """Of predictions.csv, where it is written beside the record."""
 
@@ -325,6 +327,7 @@ def evaluate(
             for scale, values in _scales(classifier, probabilities).items()
         },
         curves=curves,
+        runtimes=classifier.runtimes,
     )
 
 

@@ -12,19 +12,34 @@ from sentinode.config.run import ModelConfig, OwnModel, TimmModel
 from sentinode.device import Precision, choose_device
 from sentinode.fitting.memory import keep_freed_memory
 from sentinode.inference.classifier import Card, Classifier, TrainedRun
+from sentinode.inference.runtimes import Fastest, RuntimeCache
 from sentinode.inference.trained import TrainedNetwork
 from sentinode.models.own import NONE, Given, Recipes
 from sentinode.runs.decision import DECISION, open_decision
 from sentinode.runs.run import Run
 from sentinode.runs.study_record import STUDY_CONFIG, open_chosen
 from sentinode.runs.variant import Variant
+from sentinode.session import Session
 from sentinode.settings import override
 
 
-def load_folder(model: Path, *, device: str | torch.device = "auto", network: Given | None = None) -> Classifier:
+def load_folder(
+    model: Path,
+    *,
+    device: str | torch.device = "auto",
+    network: Given | None = None,
+    session: Session | None = None,
+) -> Classifier:
     """The finished run, ensemble or study's choice in a folder as one object; `sentinode.load` says what it raises."""
-    place = device if isinstance(device, torch.device) else choose_device(device)
-    return classifier_of(open_runs(model, Recipes.of(network)), place, folder=model)
+    asked = session.device if session else device
+    place = asked if isinstance(asked, torch.device) else choose_device(asked)
+    cache = runtime_cache_of(session) if session else RuntimeCache()
+    return classifier_of(open_runs(model, Recipes.of(network)), place, folder=model, fastest=cache)
+
+
+def runtime_cache_of(session: Session) -> RuntimeCache | None:
+    """Where a session keeps which runtime is the fastest; None where it asks for PyTorch."""
+    return RuntimeCache(lambda: session.cache_root, session.notify) if session.runtime == "fastest" else None
 
 
 def open_runs(folder: Path, own: Recipes = NONE) -> tuple[Run, ...]:
@@ -33,18 +48,24 @@ def open_runs(folder: Path, own: Recipes = NONE) -> tuple[Run, ...]:
 
 
 def classifier_of(
-    runs: Sequence[Run], device: torch.device, *, folder: Path | None = None, precision: Precision | None = None
+    runs: Sequence[Run],
+    device: torch.device,
+    *,
+    folder: Path | None = None,
+    precision: Precision | None = None,
+    fastest: RuntimeCache | None = None,
 ) -> Classifier:
     """The mean probability of runs that are open; `folder` is that of the study that chose them, if one did.
 
-    `precision`: that of all networks, in place of what their settings say.
+    `precision`: that of all networks, in place of what their settings say. `fastest`: where it is kept what computes
+    them fastest; without it PyTorch does, as for all that a resumed command must compute again to the last bit.
     """
     keep_freed_memory()
     home = runs[0].folder if folder is None else folder
     decision = open_decision(home)
     return Classifier(
         home.resolve().name,
-        [_trained(run, device, precision) for run in runs],
+        [_trained(run, device, precision, fastest) for run in runs],
         calibrations=decision.calibrations,
         operating_points=decision.points,
         undecided=decision.not_fitted,
@@ -55,12 +76,14 @@ def classifier_of(
     )
 
 
-def _trained(run: Run, device: torch.device, precision: Precision | None) -> TrainedRun:
+def _trained(run: Run, device: torch.device, precision: Precision | None, cache: RuntimeCache | None) -> TrainedRun:
     """The networks that have a say, an ensemble's with their weights."""
 
     def network(of: Run) -> TrainedNetwork:
         config = of.config if precision is None else override(of.config, {"predict.precision": precision})
-        return TrainedNetwork(of.network(device), config, device)
+        module = of.network(device)
+        fastest = None if cache is None else Fastest(of.folder.resolve().name, module, of.weights_digest, cache)
+        return TrainedNetwork(module, config, device, fastest)
 
     if not run.members:
         return TrainedRun((network(run),))

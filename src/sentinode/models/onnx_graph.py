@@ -1,0 +1,69 @@
+"""A network, or a module around several, as an ONNX graph by torch's exporter; the extra `export`."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+from sentinode.errors import ExportError, MissingExtraError
+
+OPSET: Final = 20
+"""Of 2023: ONNX Runtime 1.17 and OpenVINO 2024 read it."""
+
+
+def onnx_graph(
+    module: nn.Module,
+    example: Tensor,
+    *,
+    name: str,
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    dynamic: dict[int, str] | None = None,
+) -> Any:
+    """The `onnx.ModelProto` of a module of one tensor, whose axes named in `dynamic` may be of any length.
+
+    Raises MissingExtraError without onnx and onnxscript, ExportError where torch's exporter cannot follow the network;
+    `name` is what the error calls it.
+    """
+    try:
+        import onnx  # noqa: F401  # torch's exporter needs both
+        import onnxscript  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(
+            f"ONNX files are written with onnx and onnxscript, and {error.name!r} is not installed",
+            remedy="Run: pip install 'sentinode[export]'",
+        ) from error
+    axes = {axis: torch.export.Dim(dim, min=1) for axis, dim in (dynamic or {}).items()}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the exporter's own code
+            program = torch.onnx.export(
+                module,
+                (example,),
+                dynamo=True,
+                dynamic_shapes=(axes,) if axes else None,
+                input_names=list(inputs),
+                output_names=list(outputs),
+                opset_version=OPSET,
+                external_data=False,
+                verbose=False,
+            )
+    except Exception as error:  # whatever a user's own network brings up
+        raise ExportError(
+            f"{name} cannot be written as ONNX ({_reason(error)})",
+            remedy="Export it to torchscript, or write the network in operations that torch.export follows.",
+        ) from error
+    assert program is not None
+    return program.model_proto
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of what is at the bottom of an exporter's error."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
