@@ -40,10 +40,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--views", type=int, default=1)
     parser.add_argument("--packed", action="store_true", help="the patches were packed before")
+    parser.add_argument("--plain", action="store_true", help="on PyTorch, without another runtime")
     return parser.parse_args(namespace=argparse.Namespace(wire=Wire()))
 
 
-def serve(wire: Wire, work: Callable[[], int], *, before: Callable[[], None] = lambda: None) -> None:
+def serve(wire: Wire, work: Callable[[], float], *, before: Callable[[], None] = lambda: None) -> None:
     """Do blocks as long as they are wanted: the work, which returns how many patches it did, until a second is full.
 
     Once, unasked, it warms up. `before` is called before each piece of work and is not timed.
@@ -52,7 +53,7 @@ def serve(wire: Wire, work: Callable[[], int], *, before: Callable[[], None] = l
     work()
     wire.say(READY)
     while wire.wait():
-        patches, seconds = 0, 0.0
+        patches, seconds = 0.0, 0.0
         while seconds < SHORTEST_BLOCK_S:
             before()
             started = time.perf_counter()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -24,9 +25,12 @@ from sentinode import Classifier, Session
 from sentinode.config.presets import load_preset
 from sentinode.config.run import PreprocessConfig, RunConfig
 from sentinode.errors import ConfigError, ExportError, RunError
-from sentinode.exports import certificate
-from sentinode.exports.certificate import Certificate, made_up_patches
+from sentinode.evaluation.bootstrap import PairedInterval
+from sentinode.exports import certificate, int8
+from sentinode.exports.certificate import Certificate, EightBits, Reference, made_up_patches
 from sentinode.exports.hugging_face import opened_by_timm, write_backbone
+from sentinode.exports.image_map import MAP, OverImage, map_runtimes, write_map
+from sentinode.exports.int8 import INT8, Judges, write_int8
 from sentinode.exports.onnx_file import onnx_file
 from sentinode.exports.torchscript import torchscript_runtimes, write_torchscript, write_wsinfer, wsinfer_runtimes
 from sentinode.exports.whole import mean_of_probabilities, network_input, whole
@@ -35,6 +39,7 @@ from sentinode.inference.exported import Exported, Validation
 from sentinode.inference.trained import TrainedNetwork
 from sentinode.inputs.preprocess import downsample
 from sentinode.models.build import build
+from sentinode.progress import silent
 from sentinode.records import read_record
 from sentinode.runs.material import Material
 from sentinode.runs.run import Run
@@ -233,6 +238,85 @@ def test_a_damaged_or_foreign_file_is_refused_in_one_line(exported: Path, tmp_pa
         sentinode.load(tmp_path / "absent.onnx")
 
 
+# --- over an image
+
+
+@pytest.mark.parametrize("name", ["notebook, before", "p4m", "a backbone's stages, enlarged"])
+def test_a_cell_of_a_larger_image_has_its_patchs_value(name: str) -> None:
+    classifier = classifier_of(TrainedRun((network_of(NETWORKS[name]),)))
+    image = np.random.default_rng(1).integers(0, 256, (5 * 32, 6 * 32, 3), np.uint8)
+    patches = [image[32 * r : 32 * r + 96, 32 * c : 32 * c + 96] for r in range(3) for c in range(4)]
+    with torch.no_grad():
+        _, logit = OverImage(whole(classifier))(torch.from_numpy(image))
+    assert logit.shape == (3, 4)
+    assert logit.numpy().ravel() == pytest.approx(classifier.logits(np.stack(patches)), abs=EXACT)
+
+
+def test_a_map_is_computed_elsewhere_and_is_no_model_of_patches(model: Classifier, tmp_path: Path) -> None:
+    import onnxruntime
+
+    classifier = classifier_of(TrainedRun((network_of(NETWORKS["notebook, after, one view"]),)))
+    write_map(whole(classifier), described(model), tmp_path)
+    runtimes, _ = map_runtimes(tmp_path / MAP)
+    for logits in runtimes.values():
+        assert logits(PATCHES) == pytest.approx(classifier.logits(PATCHES), abs=EXACT)
+    session = onnxruntime.InferenceSession(tmp_path / MAP)
+    assert [values.shape for values in session.run(None, {"image": np.zeros((96, 7 * 32, 3), np.uint8)})] == [
+        (1, 5)
+    ] * 2
+    with pytest.raises(RunError, match=r"takes images and not patches.*--to onnx"):
+        sentinode.load(tmp_path / MAP)
+
+
+# --- in eight bits
+
+
+@pytest.mark.parametrize(
+    ("times", "interval", "written", "told"),
+    [
+        (1.19, None, False, "1.19 times as fast as float32 here, and 1.2 times was asked"),
+        (1.2, (-0.001, -0.0029, 0.001), True, r"its AUC differs by -0.0010 \(-0.0029 to \+0.0010\)"),
+        (3.0, (-0.001, -0.003, 0.001), False, "not surely above -0.003; 3.00 times as fast"),
+        (3.0, (0.001, np.nan, np.nan), False, r"differs by \+0.0010 \(unknown\), not surely"),
+    ],
+)
+def test_eight_bits_are_kept_where_they_are_faster_and_surely_no_worse(
+    times: float, interval: tuple[float, float, float] | None, written: bool, told: str
+) -> None:
+    def auc_difference() -> PairedInterval:
+        assert interval is not None, "speed had decided"
+        return PairedInterval(*interval, level=0.95, share_a_better=0.5, p_value=0.5)
+
+    found = int8._verdict(times, auc_difference)
+    assert found.written is written
+    assert re.search(told, found.told)
+    assert (found.auc_difference is None) == (interval is None)
+
+
+@pytest.mark.parametrize("worth", [True, False])
+def test_a_model_in_eight_bits_is_a_model_like_any_other(
+    worth: bool, run: Run, model: Classifier, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import onnx
+
+    monkeypatch.setattr(int8, "TIMES_AS_FAST", 0.0 if worth else np.inf)
+    monkeypatch.setattr(int8, "WORST_AUC", -1.0)
+    shutil.copyfile(exported / "model.onnx", tmp_path / "model.onnx")
+    pixels, labels = made_up_patches(), np.arange(64, dtype=np.int8) % 2
+    clusters = np.array([f"slide {at // 4}" for at in range(64)])
+    reference = Reference("validation set", pixels, labels, model.logits(pixels))
+    found = write_int8(tmp_path / "model.onnx", reference, Judges(PATCHES, clusters, "slide", 1), silent)
+    assert found.written is worth
+    assert (tmp_path / INT8).exists() is worth
+    if worth:
+        again = sentinode.load(tmp_path / INT8)
+        assert again.operating_points == model.operating_points
+        apart = np.abs(again.logits(PATCHES) - model.logits(PATCHES))
+        assert 0 < apart.max() < 0.5
+        nodes = [node.op_type for node in onnx.load(tmp_path / INT8).graph.node]
+        assert nodes.count("QuantizeLinear") >= nodes.count("Conv") > 0
+
+
 # --- the certificate, and nothing without it
 
 
@@ -268,6 +352,10 @@ def test_parity_is_measured_on_the_runs_validation_set(
         return original.logits(pixels)
 
     monkeypatch.setattr("sentinode.api.export.onnx_file", lambda *_: b"model")
+    judged = list[Judges]()
+    monkeypatch.setattr(
+        "sentinode.api.export.write_int8", lambda _, __, judges, ___: judged.append(judges) or EightBits(False, "so")
+    )
     monkeypatch.setattr("sentinode.api.export.onnx_runtimes", lambda _: ({"itself": as_the_run}, {"other": "absent"}))
     session = Session(tmp_path / "cache", CPU, workers=1)
     found = sentinode.export(run.folder, "onnx", tmp_path / "out", session, data=data)["onnx"]
@@ -276,6 +364,11 @@ def test_parity_is_measured_on_the_runs_validation_set(
     assert (found.measured_on, found.patches, found.not_measured) == ("validation set", len(rows), {"other": "absent"})
     assert found.auc == pytest.approx(run.scores["auc"])
     assert found.runtimes["itself"].largest_logit_difference == 0
+    assert found.int8 == EightBits(False, "so")
+    (judges,) = judged
+    learned = patches.pixels[np.sort(patches.rows_of(np.array(sorted(run.training_ids))))]
+    assert all((learned == patch).all(axis=(1, 2, 3)).any() for patch in judges.training)
+    assert judges.clusters.tolist() == [run.clusters_by_id[name] for name in patches.ids[rows].tolist()]
     some = sentinode.export(run.folder, "onnx", tmp_path / "some", session, data=data, patches=7)["onnx"]
     assert some.patches == 7
 
@@ -370,7 +463,7 @@ def test_timm_opens_its_backbone_from_the_folder(tmp_path: Path, kind: str) -> N
 
 
 def test_a_format_that_is_not_known_is_refused(run: Run, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="Give onnx, openvino, torchscript, wsinfer, huggingface or all"):
+    with pytest.raises(ConfigError, match="Give onnx, map, openvino, torchscript, wsinfer, huggingface or all"):
         sentinode.export(run.folder, "coreml", tmp_path / "out")
 
 

@@ -153,7 +153,9 @@ def export(
     out: Annotated[Path, typer.Option(metavar="DIR", help="New folder for the model and parity.json.")],
     to: Annotated[
         str,
-        typer.Option(metavar="FORMAT", help="onnx, openvino, torchscript, wsinfer (and QuPath), huggingface or all."),
+        typer.Option(
+            metavar="FORMAT", help="onnx, map, openvino, torchscript, wsinfer (and QuPath), huggingface or all."
+        ),
     ] = "onnx",
     data: Annotated[
         Path | None,

@@ -177,3 +177,6 @@ def show_certificates(found: Mapping[str, Certificate]) -> None:
     first = next(iter(found.values()))
     title = f"{first.name} beside its exports, on {first.patches:,} patches ({first.measured_on})"
     console.show_table(title, ["format", "runtime", "largest difference of logits", "mean", "AUC difference"], rows)
+    for certificate in found.values():
+        if certificate.int8 is not None:
+            console.say(f"int8: {certificate.int8.told}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 import numpy as np
@@ -11,6 +11,7 @@ from jaxtyping import Float, Int8, UInt8
 
 from sentinode.data.images import PATCH_SIZE_PX
 from sentinode.errors import ExportError
+from sentinode.evaluation.bootstrap import PairedInterval
 from sentinode.evaluation.metrics import auc
 from sentinode.progress import Progress, of_step
 from sentinode.randomness import Purpose
@@ -37,6 +38,19 @@ class RuntimeParity:
 
 
 @dataclass(frozen=True)
+class EightBits:
+    """What became of a model in eight bits."""
+
+    written: bool
+    told: str
+    """In words, with the numbers."""
+    times_as_fast: Number = float("nan")
+    """As the model in float32, in ONNX Runtime on this machine; NaN where it was not tried."""
+    auc_difference: PairedInterval | None = None
+    """Eight bits minus the run, on its validation patches; None where speed had decided."""
+
+
+@dataclass(frozen=True)
 class Certificate:
     """The record of parity.json. The reference is the run on PyTorch, on a CPU and in float32."""
 
@@ -55,6 +69,8 @@ class Certificate:
     """By their names and versions."""
     not_measured: dict[str, str]
     """Runtimes that were not tried, and why."""
+    int8: EightBits | None = None
+    """What became of the model in eight bits; None for formats that have none."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +81,10 @@ class Reference:
     pixels: Pixels
     labels: Int8[np.ndarray, " n"]
     logits: Float[np.ndarray, " n"]
+
+    def first(self, count: int) -> Reference:
+        """So many of them."""
+        return replace(self, pixels=self.pixels[:count], labels=self.labels[:count], logits=self.logits[:count])
 
     def certificate(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
 
@@ -20,7 +20,13 @@ ONNX: Final = "model.onnx"
 def onnx_file(module: Whole, record: Exported) -> bytes:
     """The content of the file. Raises ExportError where torch's exporter cannot follow a network."""
     example = torch.zeros(2, record.patch_size_px, record.patch_size_px, 3, dtype=torch.uint8)
-    model = onnx_graph(module, example, name=record.name, inputs=[PATCHES], outputs=module.outputs, dynamic={0: "n"})
+    any_number = {0: torch.export.Dim("n", min=1)}
+    graph = onnx_graph(module, example, name=record.name, inputs=[PATCHES], outputs=module.outputs, dynamic=any_number)
+    return finished(graph, record)
+
+
+def finished(model: Any, record: Exported) -> bytes:
+    """The file of a graph: with what is known of the model beside it, and sealed."""
     model.producer_name, model.producer_version = "sentinode", record.sentinode
     model.doc_string = f"{record.name}: tumour in the centre of 96 x 96 patches. For research; not a medical device."
     for name, value in {**record.as_properties(), SEAL: UNSEALED}.items():

@@ -27,14 +27,20 @@ def write_ir(onnx: bytes, record: Exported, folder: Path) -> None:
 
 def openvino_runtime(model: Path) -> dict[str, Logits]:
     """A model, ONNX or IR, in OpenVINO on the CPU, in float32 also where the processor has bfloat16."""
-    openvino = _openvino()
-    compiled = openvino.Core().compile_model(str(model), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    name, compiled = compiled_by_openvino(model)
 
     def logits(pixels: UInt8[np.ndarray, "n 96 96 3"]) -> Float[np.ndarray, " n"]:
         parts = [pixels[start : start + _AT_ONCE] for start in range(0, len(pixels), _AT_ONCE)]
         return np.concatenate([compiled(np.ascontiguousarray(part))[LOGIT] for part in parts])
 
-    return {f"openvino {openvino.__version__.split('-')[0]}": logits}
+    return {name: logits}
+
+
+def compiled_by_openvino(model: Path) -> tuple[str, Any]:
+    """OpenVINO with its version, and the model as its function of the input."""
+    openvino = _openvino()
+    compiled = openvino.Core().compile_model(str(model), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return f"openvino {openvino.__version__.split('-')[0]}", compiled
 
 
 def _openvino() -> Any:

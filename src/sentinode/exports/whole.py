@@ -23,6 +23,7 @@ from sentinode.inference.classifier import Classifier, TrainedRun
 from sentinode.inference.network import Network
 from sentinode.inference.trained import TrainedNetwork
 from sentinode.inputs.preprocess import sampled_px
+from sentinode.models.folded import folded_backbone
 
 
 class Whole(nn.Module):
@@ -82,7 +83,8 @@ class _WholeNetwork(nn.Module):
     def __init__(self, network: Network) -> None:
         super().__init__()
         assert isinstance(network, TrainedNetwork)
-        self.network, self.views, self.way = network.network, network.views, network.preprocess
+        self.network = folded_backbone(network.network) or network.network
+        self.views, self.way = network.views, network.preprocess
 
     def forward(self, x: Float[Tensor, "n 3 s s"]) -> Float[Tensor, " n"]:
         views = x if self.views == 1 else torch.cat([apply_symmetry(x, symmetry) for symmetry in SYMMETRIES])

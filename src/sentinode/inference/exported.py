@@ -104,7 +104,13 @@ def open_exported(path: Path) -> Classifier:
     """
     content = read_bytes(path, limit_mb=_LARGEST_MB, remedy=_REMEDY, kind=RunError)
     _require_sealed(content, path)
-    session = _session(content, path)
+    session = onnx_session(content, path)
+    if [seen.name for seen in session.get_inputs()] != [PATCHES]:
+        raise RunError(
+            "takes images and not patches",
+            where=path,
+            remedy="Run it in ONNX Runtime or OpenVINO, or give the model that `sentinode export --to onnx` writes.",
+        )
     record = _record(session.get_modelmeta().custom_metadata_map, path)
     return Classifier(
         record.name,
@@ -154,7 +160,8 @@ def _require_sealed(content: bytes, path: Path) -> None:
         raise RunError("has changed since it was exported", where=path, remedy=_REMEDY)
 
 
-def _session(content: bytes, path: Path) -> Any:
+def onnx_session(content: bytes, path: Path) -> Any:
+    """ONNX Runtime's session of a model on the CPU, in as many threads as PyTorch has, where it is loaded."""
     try:
         import onnxruntime
     except ModuleNotFoundError as error:

@@ -22,9 +22,9 @@ def onnx_graph(
     name: str,
     inputs: Sequence[str],
     outputs: Sequence[str],
-    dynamic: dict[int, str] | None = None,
+    dynamic: dict[int, Any] | None = None,
 ) -> Any:
-    """The `onnx.ModelProto` of a module of one tensor, whose axes named in `dynamic` may be of any length.
+    """The `onnx.ModelProto` of a module of one tensor, whose axes in `dynamic` are as long as their `Dim` allows.
 
     Raises MissingExtraError without onnx and onnxscript, ExportError where torch's exporter cannot follow the network;
     `name` is what the error calls it.
@@ -37,7 +37,6 @@ def onnx_graph(
             f"ONNX files are written with onnx and onnxscript, and {error.name!r} is not installed",
             remedy="Run: pip install 'sentinode[export]'",
         ) from error
-    axes = {axis: torch.export.Dim(dim, min=1) for axis, dim in (dynamic or {}).items()}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the exporter's own code
@@ -45,7 +44,7 @@ def onnx_graph(
                 module,
                 (example,),
                 dynamo=True,
-                dynamic_shapes=(axes,) if axes else None,
+                dynamic_shapes=(dynamic,) if dynamic else None,
                 input_names=list(inputs),
                 output_names=list(outputs),
                 opset_version=OPSET,
