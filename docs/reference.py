@@ -58,10 +58,11 @@ def _section(name: str, field: FieldInfo) -> Iterator[str]:
     tag = str(field.discriminator)
     names = {section: " or ".join(f'`"{kind}"`' for kind in kind_names(section, field)) for section in sections}
     for section, told in names.items():
-        default = f" (default: `{json.dumps(getattr(field.default, tag))}`)" if section is type(field.default) else ""
+        usual = sections[0] if field.default is None else type(field.default)
+        default = f" (default: `{json.dumps(section.model_fields[tag].default)}`)" if section is usual else ""
         note = section.model_fields[tag].description
         yield f"- `{tag}` = {told}{default}: {_said(section)}{f' {note}.' if note else ''}"
-    yield ""
+    yield f"\n{left_out.strip()}\n" if left_out else ""
     every: dict[str, FieldInfo] = {}
     for section in sections:
         every |= {inner: of for inner, of in section.model_fields.items() if inner not in every}

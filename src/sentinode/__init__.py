@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sentinode.api.data import check, convert, split
-    from sentinode.api.experiments import ensemble, fit
+    from sentinode.api.experiments import distill, ensemble, fit
     from sentinode.api.export import export
     from sentinode.api.load import load
     from sentinode.api.results import Study
@@ -52,6 +52,7 @@ __all__ = [
     "check",
     "compare",
     "convert",
+    "distill",
     "ensemble",
     "evaluate",
     "export",
@@ -76,7 +77,7 @@ __all__ = [
 
 _HOME_OF = {
     **dict.fromkeys(["check", "convert", "split"], "api.data"),
-    **dict.fromkeys(["ensemble", "fit"], "api.experiments"),
+    **dict.fromkeys(["distill", "ensemble", "fit"], "api.experiments"),
     **dict.fromkeys(["compare", "study", "tune"], "api.study"),
     "export": "api.export",
     "load": "api.load",

@@ -304,7 +304,8 @@ def _section(
     if len(sections) == 1:
         return _settled(sections[0], table, asked, f"{full}.")
     tag = str(field.discriminator)
-    named = table.setdefault(tag, getattr(field.default, tag))
+    usual = sections[0] if field.default is None else type(field.default)
+    named = table.setdefault(tag, usual.model_fields[tag].default)
     names = {name: section for section in sections for name in kind_names(section, field)}
     if not isinstance(named, str) or named not in names:
         *others, last = map(repr, names)

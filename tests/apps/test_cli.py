@@ -36,8 +36,8 @@ TINY = [
 FOR_FITTING = ("scipy", "sklearn", "optuna")
 FOR_PAGES = ("matplotlib", "jinja2")
 COMMANDS = [
-    "phantom", "check", "split", "study", "train", "compare", "tune", "ensemble", "predict", "evaluate", "export",
-    "slides", "score-slides", "report", "cache", "doctor",
+    "phantom", "check", "split", "study", "train", "distill", "compare", "tune", "ensemble", "predict", "evaluate",
+    "export", "slides", "score-slides", "report", "cache", "doctor",
 ]  # fmt: skip
 
 
@@ -300,18 +300,41 @@ def test_train_with_pseudo_labels(finished: Path, phantom_folder: Path, cache: P
     ask = ["train", phantom_folder, "--preset", "quick", "--set", "model.bn_momentum=0.5", "--set", "fit.epochs=4"]
     ask += ["--set", "predict.views=1"]
     unsure = sentinode(*ask, "--pseudo-labels", finished, "--out", tmp_path / "none", cache=cache)
-    refused(unsure, "pseudo.confidence: the teacher is confident (0.95) of no patch of")
+    refused(unsure, "teacher.confidence: the teacher is confident (0.95) of no patch of")
     assert not (tmp_path / "none").exists()
     assert sentinode(*ask, "--out", tmp_path / "teacher", cache=cache).returncode == 0
-    ask += ["--pseudo-labels", tmp_path / "teacher", "--set", "pseudo.confidence=0.6", "--set", "fit.epochs=1"]
+    ask += ["--pseudo-labels", tmp_path / "teacher", "--set", "teacher.confidence=0.6", "--set", "fit.epochs=1"]
     result = sentinode(*ask, "--out", tmp_path / "run", cache=cache)
     assert result.returncode == 0, result.stderr
-    joined = pd.read_csv(tmp_path / "run" / "pseudo.csv")
+    joined = pd.read_csv(tmp_path / "run" / "teacher.csv")
     assert set(joined["id"]) <= set(pd.read_csv(phantom_folder / "sample_submission.csv")["id"])
     assert f"training saw the pixels of {len(joined)} unlabelled test patches" in result.stderr
     again = sentinode(*ask, "--out", tmp_path / "run", "--resume", cache=cache)
     assert again.returncode == 0, again.stderr
     assert "predict" not in again.stderr
+
+
+def test_distill_trains_a_student_on_the_teachers_probabilities(
+    two_runs: list[Path], phantom_folder: Path, cache: Path, tmp_path: Path
+) -> None:
+    teacher, student = two_runs[0], tmp_path / "student.toml"
+    student.write_text("predict = { views = 1 }\nfit = { epochs = 1 }\n")
+    ask = ["distill", teacher, phantom_folder, "--student", student]
+    result = sentinode(*ask, "--out", tmp_path / "run", "--set", "model.norm=after", cache=cache)
+    assert result.returncode == 0, result.stderr
+    run, taught = Run.open(tmp_path / "run"), Run.open(teacher)
+    assert f"the network learned probabilities that “{teacher.name}” predicted" in result.stderr
+    assert run.config.model.norm == "after"
+    assert run.predictions.ids.tolist() == taught.predictions.ids.tolist()
+    said = pd.read_csv(run.folder / "teacher.csv")
+    assert set(said["id"]) == taught.training_ids | set(pd.read_csv(phantom_folder / "sample_submission.csv")["id"])
+    for wrong, told in (
+        (["--set", "split.seed=3"], "setting 'split.seed' is the teacher's"),
+        (["--student", "swiftly"], "unknown preset 'swiftly': Choose one of"),
+        (["--set", "teacher.share=2"], "setting 'teacher.share'"),
+    ):
+        refused(sentinode(*ask, *wrong, "--out", tmp_path / "no", cache=cache), told)
+    refused(sentinode("distill", tmp_path, phantom_folder, "--out", tmp_path / "no", cache=cache), "is not a run")
 
 
 @pytest.fixture(scope="module")

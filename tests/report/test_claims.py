@@ -31,10 +31,11 @@ from sentinode.settings import override
 from sentinode.splits.split import Basis
 from sentinode.studies.study import FinishedStudy
 
-PSEUDO = {
-    "teacher": "teacher", "teacher_sha256": "", "calibration": "none", "confidence": 0.95, "positive": 400,
-    "negative": 800, "left_out": {},
+HARD = {
+    "teacher": "teacher", "teacher_sha256": "", "calibration": "none", "confidence": 0.95, "share": None,
+    "positive": 400, "negative": 800, "left_out": {},
 }  # fmt: skip
+TEACHERS = {"hard": HARD, "soft": HARD | {"confidence": None, "share": 1.0}}
 TIMM = {"model.architecture": "timm", "model.backbone": "tf_efficientnet_lite0"}
 OWN = InitialWeights()
 PACKAGE = InitialWeights("package", "tf_efficientnet_lite0")
@@ -57,7 +58,7 @@ class Case:
     basis: Basis = "slide"
     members: bool = False
     epochs: int = 3
-    pseudo: bool = False
+    teacher: str = ""
     calibrated: bool = True
     hospitals: bool = False
 
@@ -108,7 +109,8 @@ CASES = [
     Case("one epoch", epochs=1),
     Case("no augmentation", settings={"fit.augment.symmetries": "none", "fit.augment.stain_jitter": 0.0}),
     Case("normalised stains", settings={"preprocess.stain": "macenko"}, slides="some", basis="group"),
-    Case("pseudo-labelled", pseudo=True),
+    Case("pseudo-labelled", teacher="hard"),
+    Case("distilled", teacher="soft"),
     Case("ensemble", members=True),
     Case("not calibrated", calibrated=False),
     Case("hospitals known", hospitals=True),
@@ -149,7 +151,8 @@ CLAIMS: dict[str, Callable[[Case], bool]] = {
     "Stains are normalised first": lambda c: c.config.preprocess.stain == "macenko",
     "Zoom can make labels wrong": lambda c: c.augmentation.zoom > 0,
     "The labelled centre is downsampled": lambda c: c.config.preprocess.size_px < c.config.preprocess.crop_px,
-    "(pseudo-labels)": lambda c: c.pseudo,
+    "(pseudo-labels)": lambda c: c.teacher == "hard",
+    "(distillation)": lambda c: c.teacher == "soft",
     "An ensemble of 2 convolutional networks": lambda c: c.members,
     "the weighted average of its members' logits": lambda c: c.members,
     # what was selected
@@ -217,7 +220,7 @@ def changed(run: Run, case: Case) -> Run:
         ),
     )
     record = RunRecord(case.origin, case.slides, case.basis, training=40, validation=20, network=network)
-    joined = {"pseudo_labels": PSEUDO} if case.pseudo else {}
+    joined = {"teacher": TEACHERS[case.teacher]} if case.teacher else {}
     alone = replace(
         run,
         config=config,

@@ -141,9 +141,9 @@ def test_pseudo_labelled_patches_were_trained_on(run: Run, truth: pd.DataFrame, 
     joined = of_test(truth)[:3]
     folder = tmp_path / "taught"
     shutil.copytree(run.folder, folder)
-    Predictions(np.array(joined), np.array([0, 1, 1], np.int8), np.array([0.1, 0.9, 0.9])).write(folder / "pseudo.csv")
-    assert Run.open(folder).pseudo_labelled_ids == set(joined)
-    assert run.pseudo_labelled_ids == set()
+    Predictions(np.array(joined), np.array([0, 1, 1], np.int8), np.array([0.1, 0.9, 0.9])).write(folder / "teacher.csv")
+    assert Run.open(folder).taught_ids == set(joined)
+    assert run.taught_ids == set()
 
 
 def without_drawings(page: str) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from sentinode.api.settings import with_own_network
 from sentinode.artefacts import claim, write_bytes
-from sentinode.config.run import DataConfig, RunConfig, Weighting
+from sentinode.config.run import SHARED_WITH_TEACHER, DataConfig, RunConfig, Weighting
 from sentinode.config.study import StudyConfig
 from sentinode.data.folder import labels_in
 from sentinode.evaluation.clusters import ClusterKind
@@ -36,6 +36,7 @@ from sentinode.runs.run import Run, claim_run
 from sentinode.runs.study_record import STUDY_EVIDENCE
 from sentinode.runs.train import train_run
 from sentinode.session import Session
+from sentinode.settings import override
 from sentinode.studies.comparison import Comparison
 from sentinode.studies.evidence import Evidence, weigh
 from sentinode.studies.given import (
@@ -81,6 +82,29 @@ def fit(
             write_pictures(out / "pictures", material.patches, mistakes_to_show(run.predictions))
             write_run_page(run)
     return run
+
+
+def distill(
+    teacher: Path,
+    data: Path,
+    student: RunConfig,
+    out: Path,
+    session: Session | None = None,
+    *,
+    resume: bool = False,
+    network: Given | None = None,
+) -> Run:
+    """Train a small network on the probabilities of a finished run, ensemble or study (distillation): a run like any.
+
+    The student learns the teacher's calibrated probabilities of all training patches and of the test part's, as far as
+    these share nothing with the validation set. What takes part and which set it is in are the teacher's settings, for
+    it may not have seen what validates the student; preprocessing, network, training and prediction are the student's.
+    Raises RunError where the data or the split are not those that the teacher was trained with.
+    """
+    asked = override(student, {"teacher.labels": "soft", "teacher.run": str(teacher)})
+    taught_on = open_runs(teacher)[0].config
+    sections = {name: getattr(taught_on, name) for name in SHARED_WITH_TEACHER}
+    return fit(data, asked.model_copy(update=sections), out, session, resume=resume, network=network)
 
 
 def compare_runs(

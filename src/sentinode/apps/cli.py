@@ -58,6 +58,7 @@ _COMMANDS = (
     (on_data.split, "split DATA --out split.csv --slides slides.csv"),
     (on_experiments.study, "study histopathologic-cancer-detection/ --preset fair --out study/"),
     (on_experiments.train, "train DATA --out run/ --preset fair --set model.norm=after --set fit.seed=26"),
+    (on_experiments.distill, "distill strong/ DATA --out swift/"),
     (on_experiments.compare, "compare DATA --variants before after --seeds 5 --folds 3 --out comparison/"),
     (on_experiments.tune, "tune DATA --out tuning/ --set tune.sampler=tpe --set tune.trials=12"),
     (on_runs.ensemble, "ensemble run-25/ run-26/ run-27/ --out ensemble/"),

@@ -28,6 +28,7 @@ from sentinode.apps.options import (
     Threads,
     Workers,
     asked_run,
+    asked_student,
     asked_study,
     origin_of,
     own_network,
@@ -38,6 +39,7 @@ from sentinode.apps.paths import (
     require_given_runs,
     require_patches,
     require_place,
+    require_results,
     require_settings_files,
     require_table,
     require_tables,
@@ -131,13 +133,45 @@ def train(
     with console.steps() as progress:
         session = session_of(cache, device, workers, progress, threads=threads, several_processes=True)
         run = api.fit(data, asked, out, session, resume=resume, network=own)
-    if not session.processes.writes:
-        return
-    for text in run.environment["notices"]:
-        console.notice(text)
-    results.show_members(run)
-    results.show_scores(f"{out}: validation", run.scores)
-    console.say(f"Split {run.environment['split']}")
+    if session.processes.writes:
+        results.show_trained(run)
+
+
+def distill(
+    teacher: Annotated[Path, typer.Argument(metavar="TEACHER", help="Folder of a finished run, ensemble or study.")],
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="The data folder that it was trained with.")],
+    out: Annotated[Path, typer.Option(metavar="RUN", help="The student's folder: a run like any other.")],
+    student: Annotated[
+        str, typer.Option(metavar="SETTINGS", help="What is trained: a preset, or a TOML file of settings.")
+    ] = "swift",
+    settings: Settings = None,
+    network: Network = None,
+    resume: Resume = False,
+    cache: Cache = None,
+    device: Device = "auto",
+    workers: Workers = 2,
+    threads: Threads = None,
+) -> None:
+    """Train a small, fast network on what a finished one predicts.
+
+    The student learns the teacher's calibrated probabilities of all training patches, and of those of the test part,
+    which have no labels here. Balance, sample and split are the teacher's, so that it has seen nothing of what the
+    student is validated on.
+    """
+    asked = asked_student(student, settings)
+    require_results(teacher)
+    require_data(data)
+    require_place(out, "config.toml", resume=resume)
+    own = own_network(network)
+
+    from sentinode.api import experiments as api
+    from sentinode.apps import console, results
+
+    with console.steps() as progress:
+        session = session_of(cache, device, workers, progress, threads=threads, several_processes=True)
+        run = api.distill(teacher, data, asked, out, session, resume=resume, network=own)
+    if session.processes.writes:
+        results.show_trained(run)
 
 
 def compare(

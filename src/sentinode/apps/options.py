@@ -156,13 +156,29 @@ def asked_run(
     from sentinode.settings import override
 
     options = {"data.slides": slides, "data.groups": groups, "data.spacing_um_per_px": spacing}
-    given = _given(settings, options | {"split.by": group_by, "pseudo.run": pseudo_labels})
+    given = _given(settings, options | {"split.by": group_by, "teacher.run": pseudo_labels})
     for name in given:
         if name.split(".")[0] in StudyConfig.model_fields.keys() - RunConfig.model_fields.keys():
             raise ConfigError(
                 f"setting {name!r} belongs to a study", where="the options", remedy="Use compare, tune or study."
             )
     return override(_base(preset, config, "fair").run_config(), given, where="the options")
+
+
+def asked_student(student: str, settings: list[str] | None) -> RunConfig:
+    """The settings of a student: a preset by its name or a file, with single settings put over it."""
+    from sentinode.config.presets import PRESETS
+    from sentinode.config.run import SHARED_WITH_TEACHER
+    from sentinode.settings import override
+
+    preset, config = (student, None) if student in PRESETS or "." not in student else (None, Path(student))
+    given = _given(settings, {})
+    for name in given:
+        if name.split(".")[0] in SHARED_WITH_TEACHER:
+            raise ConfigError(
+                f"setting {name!r} is the teacher's", where="the options", remedy="Leave it out, or use train."
+            )
+    return override(_base(preset, config, "swift").run_config(), given, where="the options")
 
 
 def _base(preset: str | None, config: Path | None, default: str) -> StudyConfig:

@@ -69,6 +69,15 @@ def show_members(run: Run) -> None:
     console.show_table("members", ["member", "weight", "validation auc"], [*rows, blend])
 
 
+def show_trained(run: Run) -> None:
+    """What must be known of a run that was just trained, its members, its validation scores and its split."""
+    for text in run.environment["notices"]:
+        console.notice(text)
+    show_members(run)
+    show_scores(f"{run.folder}: validation", run.scores)
+    console.say(f"Split {run.environment['split']}")
+
+
 def show_scores(title: str, scores: dict[str, float]) -> None:
     console.show_table(title, ["score", "value"], [[name, _number(value)] for name, value in scores.items()])
 

@@ -284,10 +284,23 @@ class EnsembleConfig(Section):
         return members
 
 
-class PseudoConfig(Section):
-    """Unlabelled patches of the test part that join training with the labels that a finished run predicts."""
+class _Teacher(Section):
+    """What both kinds of teacher have."""
 
     run: Path = Field(description="the teacher: a finished run, ensemble or study")
+
+    @field_validator("run")
+    @classmethod
+    def _is_there(cls, run: Path) -> Path:
+        if run == Path("none"):
+            raise ValueError("without a teacher the whole section is left out: set teacher to none")
+        return run
+
+
+class HardLabels(_Teacher):
+    """Pseudo-labels: unlabelled patches of the test part join training with the labels that a finished run predicts."""
+
+    labels: Literal["hard"] = "hard"
     confidence: float = Field(
         0.95, gt=0.5, lt=1.0, description="lowest probability of the label, by the teacher's calibration"
     )
@@ -295,12 +308,17 @@ class PseudoConfig(Section):
         None, ge=1, le=MANY, description="most patches of each class, the most confident first (default: all)"
     )
 
-    @field_validator("run")
-    @classmethod
-    def _is_there(cls, run: Path) -> Path:
-        if run == Path("none"):
-            raise ValueError("without a teacher the whole section is left out: set pseudo to none")
-        return run
+
+class SoftLabels(_Teacher):
+    """Distillation: of all training patches, and those of the test part, a finished run's probabilities are learned."""
+
+    labels: Literal["soft"] = "soft"
+    share: float = Field(
+        1.0, gt=0.0, le=1.0, description="the teacher's share in the target of a labelled patch; its label has the rest"
+    )
+
+
+TeacherConfig = HardLabels | SoftLabels
 
 
 class RunningConfig(Section):
@@ -323,15 +341,20 @@ class RunConfig(Section):
     predict: PredictConfig = PredictConfig()
     decision: DecisionConfig = DecisionConfig()
     ensemble: EnsembleConfig | None = Field(None, description="default: one network")
-    pseudo: PseudoConfig | None = Field(None, description="default: labelled patches alone")
+    teacher: TeacherConfig | None = Field(
+        None, discriminator="labels", description="default: labelled patches and their labels alone"
+    )
     running: RunningConfig = RunningConfig()
 
     @classmethod
     def misplaced(cls, table: Mapping[str, Any]) -> dict[str, str]:
-        """Only a backbone has stages, and features to fit a head to."""
+        """Only a backbone has stages, and features to fit a head to; a head is fitted to labels of 0 and 1."""
         trained = _setting(table.get("fit"), "train", "all")
         is_backbone = _setting(table.get("model"), "architecture", "notebook") == "timm"
-        return {} if is_backbone or trained == "all" else {"fit.train": "model.architecture = 'timm'"}
+        if not is_backbone and trained != "all":
+            return {"fit.train": "model.architecture = 'timm'"}
+        soft = _setting(table.get("teacher"), "labels", "hard") == "soft"
+        return {"teacher": "fit.train = 'all' or 'stages', with soft labels"} if soft and trained == "head" else {}
 
     @field_validator("sample", mode="before")
     @classmethod
@@ -396,6 +419,9 @@ class RunConfig(Section):
             }
         return hashlib.sha256(json.dumps(table, sort_keys=True).encode()).hexdigest()
 
+
+SHARED_WITH_TEACHER: Final = ("data", "balance", "sample", "split", "decision")
+"""Sections that a student has from its teacher."""
 
 SHARED: Final = ("data", "decision", "running")
 """Sections that members of an ensemble and variants under comparison have in common with the others."""

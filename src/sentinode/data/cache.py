@@ -344,6 +344,9 @@ class Limit:
 _LIMIT: Final = TypeAdapter(Limit)
 
 
+_COMPUTED: Final = {"features": "features of a backbone", "teachers": "what a teacher said"}
+
+
 def entries(cache_root: Path) -> list[Entry]:
     """What a cache holds, the least recently used first."""
     found = []
@@ -352,8 +355,8 @@ def entries(cache_root: Path) -> list[Entry]:
             manifest = read_manifest(path)
             what = f"{manifest.kept:,} patches of {manifest.source}" if manifest else "unfinished"
             found.append(_entry(path, what, path / MANIFEST if manifest else path))
-    for path in (cache_root / "features").glob("*.npy"):
-        found.append(_entry(path, "features of a backbone", path))
+    for folder, what in _COMPUTED.items():
+        found += [_entry(path, what, path) for path in (cache_root / folder).glob("*.npy")]
     if (compiled := cache_root / COMPILER).is_dir():
         found.append(_entry(compiled, "networks compiled by PyTorch", compiled))
     return sorted(found, key=lambda entry: entry.used)

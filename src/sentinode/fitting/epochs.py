@@ -155,7 +155,7 @@ def fit_epochs(
 def train_step(
     state: FitState,
     images: UInt8[Tensor, "b 3 s s"],
-    labels: Float[Tensor, " b"],
+    targets: Float[Tensor, " b"],
     augment: AugmentConfig,
     generator: torch.Generator,
     *,
@@ -166,17 +166,17 @@ def train_step(
 ) -> tuple[Tensor, Tensor]:
     """One step of Adam on binary cross-entropy; returns logits and losses before it, of this process's patches."""
     drawn, in_batch = draw(augment, len(images), generator), len(images)
-    images, labels = processes.share(images), processes.share(labels)
+    images, targets = processes.share(images), processes.share(targets)
     inputs = augmented(images, drawn.of(processes.share))
     if label_smoothing:
-        labels = labels * (1 - label_smoothing) + label_smoothing / 2
+        targets = targets * (1 - label_smoothing) + label_smoothing / 2
     if state.chain is not None:
-        logits, losses = state.chain.step(inputs, labels)
+        logits, losses = state.chain.step(inputs, targets)
     else:
         state.optimizer.zero_grad()
         with in_precision(precision, inputs.device):
             logits = state.forward(inputs).squeeze(1).float()
-        losses = F.binary_cross_entropy_with_logits(logits, labels, reduction="none")
+        losses = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
         torch.autograd.backward(losses.mean())
     state.optimizer.average_gradient(processes, weight=processes.holds(in_batch) * processes.count / in_batch)
     state.optimizer.step(rate_factor)
@@ -203,7 +203,7 @@ def _train(
         logits, losses = train_step(
             state,
             batch.images.to(device),
-            batch.labels.to(device),
+            batch.targets.to(device),
             config.augment,
             stream.augmentation_generator(number),
             label_smoothing=config.label_smoothing,

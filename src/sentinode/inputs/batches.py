@@ -20,10 +20,14 @@ _STRIDE: Final = 0x9E3779B97F4A7C15  # odd, so that no two batches of a run shar
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """B patches: images (B, 3, s, s) uint8 in channels-last memory, labels (B,) float, rows in the stream."""
+    """B patches: images (B, 3, s, s) uint8 in channels-last memory, labels (B,) float, rows in the stream.
+
+    targets: (B,) float in [0, 1], what is learned of each: its label, or what a teacher says.
+    """
 
     images: UInt8[Tensor, "b 3 s s"]
     labels: Float[Tensor, " b"]
+    targets: Float[Tensor, " b"]
     rows: Int[np.ndarray, " b"]
 
 
@@ -36,11 +40,20 @@ class BatchStream:
     """
 
     def __init__(
-        self, prepared: Prepared, labels: Int[np.ndarray, " n"], *, batch_size: int, seed: int, shuffle: bool
+        self,
+        prepared: Prepared,
+        labels: Int[np.ndarray, " n"],
+        targets: Float[np.ndarray, " n"] | None = None,
+        *,
+        batch_size: int,
+        seed: int,
+        shuffle: bool,
     ) -> None:
+        """`targets`: what is learned of each patch, in [0, 1] (default: its label)."""
         if len(prepared) != len(labels) or not len(labels):
             raise ValueError(f"{len(prepared)} patches and {len(labels)} labels do not make batches")
         self.prepared, self.labels = prepared, torch.from_numpy(labels.astype(np.float32))
+        self.targets = self.labels if targets is None else torch.from_numpy(targets.astype(np.float32))
         self.batch_size, self.seed, self.shuffle = batch_size, seed, shuffle
         self._order_of_pass = lru_cache(maxsize=2)(self._draw_order)
         self._augmentation_seed = Purpose.AUGMENTATION.seed(seed)
@@ -58,7 +71,8 @@ class BatchStream:
         turn, at = divmod(number, self.batches_per_pass)
         rows = self._order_of_pass(turn)[at * self.batch_size : (at + 1) * self.batch_size]
         images = torch.from_numpy(self.prepared[rows]).permute(0, 3, 1, 2)
-        return Batch(images, self.labels[torch.from_numpy(rows)], rows)
+        of_batch = torch.from_numpy(rows)
+        return Batch(images, self.labels[of_batch], self.targets[of_batch], rows)
 
     def augmentation_generator(self, number: int) -> torch.Generator:
         """A generator that belongs to one batch alone."""

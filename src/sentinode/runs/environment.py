@@ -22,18 +22,26 @@ from sentinode.records import read_record, write_record
 _LIBRARIES = ("torch", "numpy", "numba", "pandas", "scikit-learn", "scipy", "pillow", "h5py", "optuna", "safetensors")
 
 
-class PseudoRecord(BaseModel, extra="forbid", frozen=True):
-    """How pseudo-labels came about: the patches that joined, by the label they were given, and those that did not."""
+class TeacherRecord(BaseModel, extra="forbid", frozen=True):
+    """What a teacher contributed: unlabelled patches that joined, by the label it gave them, and those that did not."""
 
     teacher: str
     teacher_sha256: str
     calibration: Literal["temperature", "none"]
-    confidence: float
+    confidence: float | None
+    """Lowest probability of a hard label; None where labels are soft."""
+    share: float | None
+    """Its share in the target of a labelled patch; None where labels are hard."""
     positive: int
     negative: int
     left_out: dict[str, int]
     table_sha256: str = ""
-    """Of pseudo.csv, the patches themselves."""
+    """Of teacher.csv, the patches themselves."""
+
+    @property
+    def joined(self) -> int:
+        """Unlabelled patches that joined training."""
+        return self.positive + self.negative
 
 
 class _Environment(BaseModel, extra="allow"):
@@ -42,13 +50,13 @@ class _Environment(BaseModel, extra="allow"):
     clusters: ClusterKind
     notices: list[str]
     split: str
-    pseudo_labels: PseudoRecord | None = None
+    teacher: TeacherRecord | None = None
 
 
 def read_environment(path: Path) -> dict[str, Any]:
     """A run's environment.json, in plain types; raises RunError where it is none."""
     found = read_record(path, _Environment).model_dump()
-    absent = {"version"} | ({"pseudo_labels"} if found["pseudo_labels"] is None else set())
+    absent = {"version"} | ({"teacher"} if found["teacher"] is None else set())
     return {name: value for name, value in found.items() if name not in absent}
 
 

@@ -230,7 +230,7 @@ class Scored:
 
     def seen_by(self, runs: Sequence[Run]) -> Seen:
         """How many of the patches the runs know from their training."""
-        trained = frozenset[str]().union(*(run.training_ids | run.pseudo_labelled_ids for run in runs))
+        trained = frozenset[str]().union(*(run.training_ids | run.taught_ids for run in runs))
         validated = frozenset[str]().union(*(run.predictions.ids.tolist() for run in runs))
         ids = self.patches.ids.tolist()
         by_tissue = [

@@ -24,7 +24,7 @@ from sentinode.models.backbones.backbone import Backbone
 from sentinode.progress import of_step
 from sentinode.randomness import Purpose
 from sentinode.runs.material import Material
-from sentinode.runs.pseudo_labels import PseudoLabels
+from sentinode.runs.teacher import Lesson
 from sentinode.session import Session
 
 _CHUNK: Final = 512  # patches hashed at a time
@@ -36,9 +36,9 @@ def head_features(
     config: RunConfig,
     copies: CopiesConfig | None,
     network: Backbone,
-    pseudo: PseudoLabels | None = None,
+    taught: Lesson | None = None,
 ) -> tuple[Features, Features]:
-    """Features and labels of the training set, pseudo-labels last, and of the validation set.
+    """Features and labels of the training set, those that a teacher labels last, and of the validation set.
 
     The training set is there once for each of the copies. Without copies, and to validate, patches are looked at as
     they are.
@@ -49,10 +49,10 @@ def head_features(
     validation = Features(store.features(rows), patches.labels[rows].astype(np.int64))
     rows = patches.rows_of(split.training)
     parts = [store.copies(rows, patches.labels[rows])]
-    if pseudo is not None:
+    if taught is not None and len(taught.joined):
         assert material.unlabelled is not None
         store = FeatureStore(material.unlabelled.patches, config, copies, network, material.session)
-        parts.append(store.copies(store.patches.rows_of(pseudo.joined.ids), pseudo.joined.labels))
+        parts.append(store.copies(store.patches.rows_of(taught.joined.ids), taught.joined.labels))
     values, labels = (np.concatenate(of_parts) for of_parts in zip(*[(p.values, p.labels) for p in parts], strict=True))
     return Features(values, labels), validation
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
@@ -20,7 +20,6 @@ from sentinode.data.listing import Origin
 from sentinode.data.patches import PatchSet, PatchTable
 from sentinode.errors import RunError
 from sentinode.evaluation.clusters import ClusterKind
-from sentinode.inference.predictions import Predictions
 from sentinode.inputs.preprocess import Prepared, prepare
 from sentinode.progress import of_step
 from sentinode.session import Session
@@ -46,8 +45,6 @@ class Unlabelled:
     usable: np.ndarray
     overlaps: Mapping[str, int]
     pixel_digests: np.ndarray | None = None
-    said: dict[str, Predictions] = field(default_factory=dict)
-    """What teachers said of the part, by their digests: predicted once for all runs."""
 
     @cached_property
     def patches(self) -> PatchSet:
@@ -66,7 +63,7 @@ class Material:
     `groups`: (N,) str, given groups united with found overlaps, "" for a patch that shares no tissue;
     `patients_known`: whether the given groups name the patient of every patch;
     `eligible`: (N,) bool, the patches that runs may use (default: all that are labelled); `unlabelled`: what
-    pseudo-labels may be given to; `pixel_digests`: (N,) SHA-1 of each patch's pixels, where they are known already;
+    a teacher may label; `pixel_digests`: (N,) SHA-1 of each patch's pixels, where they are known already;
     `notices`: what is to be said of the data on every page; `origin`: whose patches they are; `session`: where and
     with what all runs on them are computed.
     """
@@ -128,7 +125,7 @@ class Material:
         teacher. Nothing depends on where the data lie.
         """
         identity = {**self._digests, "split": _sha256(self.split_table(config).encode())}
-        if config.pseudo is not None and self.unlabelled is not None:
+        if config.teacher is not None and self.unlabelled is not None:
             test = self.unlabelled.patches
             identity["test patches"] = _sha256(
                 *test.ids.tolist(), _sha256_of_pixels(test, self.unlabelled.pixel_digests)
@@ -389,7 +386,7 @@ _CAUSES: Final = {
     "groups": _Cause("other groups (groups.csv or --groups)", ("shared tissue", "split")),
     "shared tissue": _Cause("other overlaps between patches", ("split",)),
     "split": _Cause("another split of the same patches", ()),
-    "test patches": _Cause("other test patches, which join training under pseudo-labels", ()),
+    "test patches": _Cause("other test patches, which join training under a teacher's labels", ()),
 }
 
 

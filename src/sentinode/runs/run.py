@@ -10,7 +10,7 @@ predictions.csv     id, label, probability of the validation set
 scores.json         of those predictions
 decision.json       what they decide: calibration maps, operating points, and what both are worth
 model.safetensors   the weights of the best checkpoint
-pseudo.csv          id, label, probability of the unlabelled patches that joined training, where any did
+teacher.csv         id, label, probability of the patches that it learned from a teacher, if it has one
 manifest.json       SHA-256 of the files above; written last, so a folder without it is unfinished
 
 An ensemble has no network and no history of its own. In their place stand
@@ -46,7 +46,7 @@ from sentinode.models.build import build
 from sentinode.models.own import NONE, Recipe, Recipes
 from sentinode.records import VERSION, Number, read_record, write_record
 from sentinode.runs.decision import DECISION, Decision, open_decision
-from sentinode.runs.environment import PseudoRecord, read_environment
+from sentinode.runs.environment import TeacherRecord, read_environment
 from sentinode.runs.history import read_history
 from sentinode.runs.run_record import RUN_RECORD, NetworkRecord, RunRecord, Seeded, probe_of
 from sentinode.settings import is_folder_name, read_toml
@@ -71,7 +71,7 @@ CONTENTS: Final = (
 MANIFEST: Final = RUN_SEAL
 MEMBERS: Final = "members"
 BLEND: Final = "blend.json"
-PSEUDO: Final = "pseudo.csv"
+TEACHER: Final = "teacher.csv"
 SPLIT_COLUMNS: Final = "id,label,side,cluster"
 _WEIGHTS: Final = "model.safetensors"
 _PROBE: Final = 1e-3  # of logits: other processors sum in another order
@@ -195,10 +195,10 @@ class Run:
         return kind
 
     @property
-    def pseudo_labels(self) -> PseudoRecord | None:
-        """How pseudo-labels joined its training; an ensemble's members have their own."""
-        found = self.environment.get("pseudo_labels")
-        return None if found is None else PseudoRecord.model_validate(found)
+    def teacher(self) -> TeacherRecord | None:
+        """What its teacher, if it has one, contributed; an ensemble's members have their own."""
+        found = self.environment.get("teacher")
+        return None if found is None else TeacherRecord.model_validate(found)
 
     @cached_property
     def _split(self) -> pd.DataFrame:
@@ -225,9 +225,9 @@ class Run:
         return frozenset(table.loc[table["side"] == "training", "id"])
 
     @cached_property
-    def pseudo_labelled_ids(self) -> frozenset[str]:
-        """The patches without a label that joined its training, or that of any of its members."""
-        tables = [network.folder / PSEUDO for network in self.networks]
+    def taught_ids(self) -> frozenset[str]:
+        """The patches that it, or any of its members, learned from a teacher."""
+        tables = [network.folder / TEACHER for network in self.networks]
         return frozenset(i for path in tables if path.is_file() for i in Predictions.read(path).ids.tolist())
 
     @cached_property
@@ -343,9 +343,9 @@ def is_finished(folder: Path) -> bool:
     return (folder / MANIFEST).is_file()
 
 
-def contents(members: Sequence[str] = (), *, pseudo: bool = False) -> tuple[str, ...]:
-    """The sealed files of a run's folder, or of an ensemble's with these members; with `pseudo`, of one taught so."""
-    joined = (PSEUDO,) if pseudo else ()
+def contents(members: Sequence[str] = (), *, taught: bool = False) -> tuple[str, ...]:
+    """The sealed files of a run's folder, or of an ensemble's with these members; `taught`: by a teacher."""
+    joined = (TEACHER,) if taught else ()
     if not members:
         return (*CONTENTS, *joined)
     shared = (name for name in CONTENTS if name not in _OF_A_NETWORK)
@@ -354,15 +354,15 @@ def contents(members: Sequence[str] = (), *, pseudo: bool = False) -> tuple[str,
 
 def write_manifest(folder: Path, members: Sequence[str] = ()) -> None:
     """Seal a run folder."""
-    pseudo = (folder / PSEUDO).is_file()
-    digests = {name: digest_of(folder / name) for name in contents(members, pseudo=pseudo)}
+    taught = (folder / TEACHER).is_file()
+    digests = {name: digest_of(folder / name) for name in contents(members, taught=taught)}
     write_record(folder / MANIFEST, Manifest(digests, tuple(members)))
 
 
 def sealed(folder: Path) -> tuple[dict[str, str], list[str]]:
     """What a finished run's manifest says: the SHA-256 of each file, and the names of the members, if any."""
     manifest = read_record(folder / MANIFEST, Manifest)
-    names = contents(manifest.members, pseudo=PSEUDO in manifest.sha256)
+    names = contents(manifest.members, taught=TEACHER in manifest.sha256)
     try:
         return {name: manifest.sha256[name] for name in names}, list(manifest.members)
     except KeyError as error:

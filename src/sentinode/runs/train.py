@@ -46,7 +46,6 @@ from sentinode.runs.history import (
     write_history,
 )
 from sentinode.runs.material import Material, require_same
-from sentinode.runs.pseudo_labels import PseudoLabels, pseudo_labels, pseudo_labels_of
 from sentinode.runs.run import (
     CONFIG,
     ENVIRONMENT,
@@ -59,6 +58,7 @@ from sentinode.runs.run import (
     write_manifest,
 )
 from sentinode.runs.run_record import record_of_run
+from sentinode.runs.teacher import Lesson, lesson, lesson_of
 from sentinode.session import Session
 from sentinode.settings import read_toml, to_toml
 
@@ -134,10 +134,10 @@ class _Training:
         config, folder, writes = self.config, self.folder, self.processes.writes
         # Before the run is begun, for weights may be missing; a finished run is not built again.
         state = None if is_finished(folder) else _new_state(config, self.session.device, self.own)
-        pseudo = self._begin_together(resume=resume)
+        taught = self._begin_together(resume=resume)
         if state is None:
             return Run.open(folder, self.own)
-        streams = open_streams(self.material, config, pseudo)
+        streams = open_streams(self.material, config, taught)
         self._require_batches(len(streams.training))
         torch.manual_seed(Purpose.WHILE_TRAINING.seed(config.fit.seed))
         if isinstance(config.fit, FitStages) and config.fit.head_first and writes and not (folder / _LAST).is_file():
@@ -177,15 +177,15 @@ class _Training:
     def processes(self) -> Processes:
         return self.session.processes
 
-    def _begin_together(self, *, resume: bool) -> PseudoLabels | None:
+    def _begin_together(self, *, resume: bool) -> Lesson | None:
         """The first process begins the run; the others read there what joins training."""
-        pseudo = self._begin(resume=resume) if self.processes.writes else None
-        if self.config.pseudo is None:
+        taught = self._begin(resume=resume) if self.processes.writes else None
+        if self.config.teacher is None:
             return None
         self.processes.wait()
-        return pseudo if self.processes.writes else pseudo_labels_of(self.folder, self.config)
+        return taught if self.processes.writes else lesson_of(self.folder, self.config)
 
-    def _begin(self, *, resume: bool) -> PseudoLabels | None:
+    def _begin(self, *, resume: bool) -> Lesson | None:
         """Make the claimed folder this run's own, or raise RunError where it is another's; returns what joins."""
         folder, config = self.folder, self.config
         identity = folder / CONFIG
@@ -203,7 +203,7 @@ class _Training:
                 )
             if (folder / ENVIRONMENT).is_file():
                 self._require_same_data()
-                return pseudo_labels_of(folder, config)
+                return lesson_of(folder, config)
         write_text(identity, to_toml(config))
         try:
             return self._prepare()
@@ -212,13 +212,13 @@ class _Training:
                 identity.unlink(missing_ok=True)
             raise
 
-    def _prepare(self) -> PseudoLabels | None:
-        """Write what the run starts from: pseudo-labels, where there are any, the split and, last, the environment."""
+    def _prepare(self) -> Lesson | None:
+        """Write what the run starts from: what a teacher says, if it has one, the split and, last, the environment."""
         material, config = self.material, self.config
-        pseudo = pseudo_labels(material, config, self.own)
-        if pseudo:
-            pseudo = pseudo.write(self.folder)
-        of_streams = () if config.ensemble else open_streams(material, config, pseudo).notices  # members note theirs
+        taught = lesson(material, config, self.own)
+        if taught:
+            taught = taught.write(self.folder)
+        of_streams = () if config.ensemble else open_streams(material, config, taught).notices  # members note theirs
         split = material.write_split(config, self.folder / "split.csv")
         environment = {
             **describe_environment(self.session.device),
@@ -228,11 +228,11 @@ class _Training:
             "seed": config.fit.seed,
             "split": split.describe(),
             "clusters": material.cluster_kind,
-            "notices": [*split.notices, *material.notices, *of_streams, *([pseudo.notice] if pseudo else [])],
-            "pseudo_labels": pseudo.record if pseudo else None,
+            "notices": [*split.notices, *material.notices, *of_streams, *([taught.notice] if taught else [])],
+            "teacher": taught.record if taught else None,
         }
         write_environment(self.folder / ENVIRONMENT, environment)
-        return pseudo
+        return taught
 
     def _require_same_data(self) -> None:
         environment = read_environment(self.folder / ENVIRONMENT)
@@ -261,7 +261,7 @@ class _Training:
         """Before the first epoch: the head that fits the backbone's features as they are, of the best penalty."""
         assert isinstance(state.network, Backbone)
         fit, history = self.config.fit, History()
-        features = head_features(self.material, self.config, head.copies, state.network, streams.pseudo)
+        features = head_features(self.material, self.config, head.copies, state.network, streams.taught)
         for record in fit_head(state.network, *features, head):
             history.append(history_row(record, fit.metric))
             self.session.progress(f"head of {self.folder.name}", record.epoch, len(head.penalties))
@@ -276,7 +276,7 @@ class _Training:
         fit = self.config.fit
         if isinstance(fit, FitHead):
             assert isinstance(state.network, Backbone)
-            features = head_features(self.material, self.config, fit.copies, state.network, streams.pseudo)
+            features = head_features(self.material, self.config, fit.copies, state.network, streams.taught)
             for record in fit_head(state.network, *features, fit, done=state.epochs_done):
                 state.epochs_done = record.epoch
                 yield record
@@ -337,21 +337,23 @@ class _Training:
 
 @dataclass(frozen=True)
 class Streams:
-    """The batches of both sets, as one run sees them, and the pseudo-labels among those of the training set."""
+    """The batches of both sets, as one run sees them, and what a teacher says of those of the training set."""
 
     training: BatchStream
     validation: BatchStream
     notices: tuple[str, ...]
-    pseudo: PseudoLabels | None
+    taught: Lesson | None
 
 
-def open_streams(material: Material, config: RunConfig, pseudo: PseudoLabels | None = None) -> Streams:
+def open_streams(material: Material, config: RunConfig, taught: Lesson | None = None) -> Streams:
     split = material.split(config)
-    prepared = material.prepared(config, pseudo.ids if pseudo else ())
+    prepared = material.prepared(config, tuple(taught.joined.ids.tolist()) if taught else ())
     labels = material.labels_by_id
     of_sets = [np.array([labels[i] for i in ids.tolist()]) for ids in (split.training, split.validation)]
-    if pseudo:
-        of_sets[0] = np.append(of_sets[0], pseudo.joined.labels)
+    targets = None
+    if taught:
+        targets = taught.targets(of_sets[0])
+        of_sets[0] = np.append(of_sets[0], taught.joined.labels)
     fit = config.fit
     # A head is fitted to all patches at once.
     batch_size, steps, validation_steps, fraction = (
@@ -359,7 +361,7 @@ def open_streams(material: Material, config: RunConfig, pseudo: PseudoLabels | N
         if isinstance(fit, FitHead)
         else (fit.batch_size, fit.steps_per_epoch, fit.validation_steps, fit.epoch_fraction)
     )
-    training = BatchStream(prepared[0], of_sets[0], batch_size=batch_size, seed=fit.seed, shuffle=True)
+    training = BatchStream(prepared[0], of_sets[0], targets, batch_size=batch_size, seed=fit.seed, shuffle=True)
     # Some of the validation set, another part each epoch, as the notebook has it; or all of it, quickly.
     partial = validation_steps is not None or fraction is not None
     validation = BatchStream(
@@ -377,7 +379,7 @@ def open_streams(material: Material, config: RunConfig, pseudo: PseudoLabels | N
         )
         if asked is not None and (possible := steps_in_epoch(stream, asked)) < asked
     ]
-    return Streams(training, validation, (*notices, *preprocessing_notices(*prepared)), pseudo)
+    return Streams(training, validation, (*notices, *preprocessing_notices(*prepared)), taught)
 
 
 def _new_state(config: RunConfig, device: torch.device, own: Recipes) -> FitState:

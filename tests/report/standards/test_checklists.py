@@ -21,8 +21,8 @@ from sentinode.studies.study import FinishedStudy
 Write = Callable[..., Path]
 NOTE = "phantom: synthetic tissue"
 PSEUDO = {
-    "teacher": "teacher", "teacher_sha256": "", "calibration": "none", "confidence": 0.95, "positive": 400,
-    "negative": 800, "left_out": {},
+    "teacher": "teacher", "teacher_sha256": "", "calibration": "none", "confidence": 0.95, "share": None,
+    "positive": 400, "negative": 800, "left_out": {},
 }  # fmt: skip
 SUB_ITEMS = {
     3: "abc",
@@ -278,7 +278,7 @@ def test_the_model_card_tells_of_pseudo_labels(study: FinishedStudy) -> None:
         return " ".join(dict(model_card(study))["Training data"])
 
     assert "pseudo-labels" not in training_data(study)
-    joined = {"pseudo_labels": PSEUDO}
+    joined = {"teacher": PSEUDO}
     study = with_runs(study, lambda run: replace(run, environment=run.environment | joined))
     told = "For training only, 1,200 test patches (400 positive) were added with labels that a network predicted with a"
     assert f"{told} probability of at least 0.95 (pseudo-labels)." in training_data(study)

@@ -26,8 +26,8 @@ from sentinode.report.sections.tables import (
     runs_table,
 )
 from sentinode.runs.evaluate import Intervals, validation_intervals
-from sentinode.runs.pseudo_labels import record_of
 from sentinode.runs.run import Blend, Run
+from sentinode.runs.teacher import record_of
 from sentinode.settings import to_flat, to_toml
 
 _OF_MEMBERS: Final = ("auc", "average_precision", "accuracy", "log_loss")
@@ -35,7 +35,7 @@ _NOT_TOLD: Final = "–"
 
 
 def run_context(run: Run) -> dict[str, Any]:
-    record, pseudo = run.record, record_of(run)
+    record, teacher = run.record, record_of(run)
     intervals = validation_intervals([run])
     rows = "head fits" if run.config.fit.train == "head" else "epochs"
     whose = f"ensemble of {len(run.members)} networks" if run.members else "selected epoch, one run"
@@ -56,7 +56,8 @@ def run_context(run: Run) -> dict[str, Any]:
         "split_caution": split_caution(record),
         "facts": [
             f"{record.training:,} patches for training, {record.validation:,} for validation",
-            *([f"{pseudo.positive + pseudo.negative:,} more with pseudo-labels"] if pseudo else []),
+            *([f"{teacher.joined:,} more with a teacher's labels"] if teacher and teacher.joined else []),
+            *(["probabilities of a teacher as targets"] if teacher and teacher.share else []),
             *([f"{len(run.members)} networks"] if run.members else [f"seed {run.seed}", f"{len(run.history)} {rows}"]),
         ],
         "answers": [_answer(run, intervals)],

@@ -11,8 +11,8 @@ from sentinode.data.images import CENTRE_SIZE_PX, PATCH_SIZE_PX
 from sentinode.data.listing import Origin
 from sentinode.report.prose.model_statements import augmentation_statement, inputs_statement
 from sentinode.report.prose.numbers import many
-from sentinode.runs.pseudo_labels import record_of
 from sentinode.runs.run import Run
+from sentinode.runs.teacher import record_of
 from sentinode.studies.study import FinishedStudy
 
 _SOURCES: Final[dict[Origin, str]] = {
@@ -144,18 +144,21 @@ class DataStatements:
 
     @property
     def outcome(self) -> str:
-        return f"{label_rule(self.study.record.origin)} There is no time horizon.{self._pseudo}"
+        return f"{label_rule(self.study.record.origin)} There is no time horizon.{self._taught}"
 
     @property
-    def _pseudo(self) -> str:
+    def _taught(self) -> str:
         found = record_of(self._first)
         if found is None:
             return ""
-        count = many(found.positive + found.negative, "test patch", "test patches")
-        return (
-            f" For training only, {count} ({found.positive:,} positive) were added with labels that a network "
-            f"predicted with a probability of at least {found.confidence:g} (pseudo-labels)."
-        )
+        count = many(found.joined, "test patch", "test patches")
+        if found.confidence is not None:
+            return (
+                f" For training only, {count} ({found.positive:,} positive) were added with labels that a network "
+                f"predicted with a probability of at least {found.confidence:g} (pseudo-labels)."
+            )
+        joined = f", and {count} without a label joined it with theirs" if found.joined else ""
+        return f" For training only, the targets are probabilities that a network predicted (distillation){joined}."
 
     @property
     def inputs(self) -> str:

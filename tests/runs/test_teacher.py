@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from collections.abc import Sequence
@@ -16,18 +17,20 @@ import torch
 from conftest import make_patches
 from sentinode.audit.audit import audit_patches
 from sentinode.config.presets import load_preset
-from sentinode.config.run import PseudoConfig, RunConfig
+from sentinode.config.run import AugmentConfig, FitAll, HardLabels, RunConfig
 from sentinode.data.patches import UNLABELLED, PatchSet, PatchTable
 from sentinode.errors import ConfigError, RunError
+from sentinode.fitting.epochs import FitState, train_step
 from sentinode.inference.predictions import Predictions
 from sentinode.inputs.preprocess import downsample
+from sentinode.models.notebook import notebook_network
 from sentinode.report.pages.page import write_run_page
-from sentinode.runs import pseudo_labels as teachers
+from sentinode.runs import teacher as teachers
 from sentinode.runs.ensemble import join_runs
 from sentinode.runs.load import classifier_of
 from sentinode.runs.material import Material, Unlabelled, gather
-from sentinode.runs.pseudo_labels import barred_patches, choose
 from sentinode.runs.run import Run
+from sentinode.runs.teacher import barred_patches, choose
 from sentinode.runs.train import open_streams, train_run
 from sentinode.session import Session
 from sentinode.settings import override, to_toml
@@ -95,7 +98,7 @@ def teacher(taught: Material, config: RunConfig, tmp_path_factory: pytest.TempPa
 
 @pytest.fixture(scope="module")
 def pupil_config(config: RunConfig, teacher: Run) -> RunConfig:
-    return override(config, {"pseudo.run": str(teacher.folder), "pseudo.confidence": 0.7, "fit.seed": 26})
+    return override(config, {"teacher.run": str(teacher.folder), "teacher.confidence": 0.7, "fit.seed": 26})
 
 
 @pytest.fixture(scope="module")
@@ -119,14 +122,14 @@ def test_only_what_the_teacher_is_sure_of_joins() -> None:
     probabilities = np.array([0.99, 0.951, 0.949, 0.5, 0.051, 0.049, 0.01, 0.97, 0.02])
     said = Predictions(np.array([f"p{i}" for i in range(9)]), np.full(9, 1, np.int8), probabilities)
     barred = {"one reason": np.arange(9) == 0, "another": np.isin(np.arange(9), [0, 3, 6])}
-    joined, left_out = choose(said, barred, PseudoConfig(run=TEACHER))
+    joined, left_out = choose(said, barred, HardLabels(run=TEACHER))
     assert joined.ids.tolist() == ["p1", "p5", "p7", "p8"]
     assert joined.labels.tolist() == [1, 0, 1, 0]
     assert joined.probabilities.tolist() == [0.951, 0.049, 0.97, 0.02]
     assert left_out == {"one reason": 1, "another": 2, "not confident": 2}
-    joined, left_out = choose(said, barred, PseudoConfig(run=TEACHER, most=1))
+    joined, left_out = choose(said, barred, HardLabels(run=TEACHER, most=1))
     assert joined.ids.tolist() == ["p7", "p8"]
-    assert left_out["beyond pseudo.most"] == 2
+    assert left_out["beyond teacher.most"] == 2
 
 
 @pytest.mark.parametrize(
@@ -140,7 +143,7 @@ def test_only_what_the_teacher_is_sure_of_joins() -> None:
 def test_one_class_alone_is_refused(probabilities: list[float], told: str) -> None:
     said = Predictions(np.array(["a", "b", "c"]), np.full(3, -1, np.int8), np.array(probabilities))
     with pytest.raises(ConfigError, match=told):
-        choose(said, {"reason": np.array([False, False, True])}, PseudoConfig(run=TEACHER))
+        choose(said, {"reason": np.array([False, False, True])}, HardLabels(run=TEACHER))
 
 
 def test_confident_patches_join_the_training_side_and_no_others(
@@ -156,7 +159,7 @@ def test_confident_patches_join_the_training_side_and_no_others(
         for row, (i, p) in enumerate(zip(patches.ids.tolist(), said.tolist(), strict=True))
         if row > NAMESAKE and not 0.3 < p < 0.7
     }
-    table = pd.read_csv(pupil.folder / "pseudo.csv", index_col="id")
+    table = pd.read_csv(pupil.folder / "teacher.csv", index_col="id")
     assert dict(zip(table.index, table["label"], strict=True)) == {i: label for i, (label, _) in expected.items()}
     assert table["probability"].tolist() == pytest.approx([p for _, p in expected.values()], abs=1e-6)
     assert pupil.history["training_patches"].tolist() == [48 + len(expected)] * 3
@@ -164,7 +167,7 @@ def test_confident_patches_join_the_training_side_and_no_others(
     assert pupil.predictions.ids.tolist() == split.validation.tolist()
     assert pd.read_csv(pupil.folder / "split.csv")["id"].tolist() == [*split.training, *split.validation]
 
-    streams = open_streams(taught, pupil_config, teachers.pseudo_labels_of(pupil.folder, pupil_config))
+    streams = open_streams(taught, pupil_config, teachers.lesson_of(pupil.folder, pupil_config))
     rows = patches.rows_of(table.index.to_numpy(dtype=str))
     config = streams.training.prepared.config
     alone = open_streams(taught, pupil_config)
@@ -175,8 +178,8 @@ def test_confident_patches_join_the_training_side_and_no_others(
 
 
 def test_the_run_folder_says_who_joined_and_why_others_did_not(pupil: Run, teacher: Run, tmp_path: Path) -> None:
-    record = pupil.environment["pseudo_labels"]
-    table = pd.read_csv(pupil.folder / "pseudo.csv")
+    record = pupil.environment["teacher"]
+    table = pd.read_csv(pupil.folder / "teacher.csv")
     assert record["teacher"] == str(teacher.folder)
     assert (record["confidence"], record["calibration"]) == (0.7, "temperature")
     assert record["positive"] == table["label"].sum()
@@ -188,9 +191,9 @@ def test_the_run_folder_says_who_joined_and_why_others_did_not(pupil: Run, teach
     folder = tmp_path / "run"
     shutil.copytree(pupil.folder, folder)
     page = write_run_page(Run.open(folder)).read_text(encoding="utf-8")
-    assert f"{len(table)} more with pseudo-labels" in page
-    assert "pseudo labels: left out" in page
-    (folder / "pseudo.csv").write_text(table.head(3).to_csv(index=False))
+    assert f"{len(table)} more with a teacher's labels" in page
+    assert "teacher: left out" in page
+    (folder / "teacher.csv").write_text(table.head(3).to_csv(index=False))
     with pytest.raises(RunError, match="has changed since the run was finished"):
         Run.open(folder)
 
@@ -200,9 +203,9 @@ def test_without_a_teacher_nothing_changes(taught: Material, config: RunConfig, 
     run = train_run(plain, config, tmp_path / "run")
     for name in ("config.toml", "split.csv", "predictions.csv", "model.safetensors", "decision.json", "scores.json"):
         assert (run.folder / name).read_bytes() == (teacher.folder / name).read_bytes(), name
-    assert "pseudo" not in to_toml(config)
-    assert not (teacher.folder / "pseudo.csv").exists()
-    assert "pseudo_labels" not in teacher.environment
+    assert "teacher" not in to_toml(config)
+    assert not (teacher.folder / "teacher.csv").exists()
+    assert "teacher" not in teacher.environment
 
 
 class KilledError(Exception):
@@ -217,21 +220,21 @@ def test_it_resumes_with_its_own_teacher_only(
 
     lent = tmp_path / "teacher"
     shutil.copytree(teacher.folder, lent)
-    config = override(pupil_config, {"pseudo.run": str(lent)})
+    config = override(pupil_config, {"teacher.run": str(lent)})
     with pytest.raises(KilledError):
         train_run(taught, config, tmp_path / "run", on_epoch=killed)
-    other = override(config, {"pseudo.run": str(teacher.folder)})
+    other = override(config, {"teacher.run": str(teacher.folder)})
     with pytest.raises(RunError, match="other settings"):
         train_run(taught, other, tmp_path / "run", resume=True)
 
-    table = (tmp_path / "run" / "pseudo.csv").read_bytes()
-    (tmp_path / "run" / "pseudo.csv").write_bytes(table.replace(b",1,", b",0,"))
-    with pytest.raises(RunError, match=r"pseudo\.csv: is not the table that the run was begun with"):
+    table = (tmp_path / "run" / "teacher.csv").read_bytes()
+    (tmp_path / "run" / "teacher.csv").write_bytes(table.replace(b",1,", b",0,"))
+    with pytest.raises(RunError, match=r"teacher\.csv: is not the table that the run was begun with"):
         train_run(taught, config, tmp_path / "run", resume=True)
-    (tmp_path / "run" / "pseudo.csv").write_bytes(table)
+    (tmp_path / "run" / "teacher.csv").write_bytes(table)
     monkeypatch.setattr(teachers, "classifier_of", lambda *_, **__: pytest.fail("predicted again"))
     resumed = train_run(taught, config, tmp_path / "run", resume=True)
-    for name in ("pseudo.csv", "predictions.csv", "model.safetensors"):
+    for name in ("teacher.csv", "predictions.csv", "model.safetensors"):
         assert (resumed.folder / name).read_bytes() == (pupil.folder / name).read_bytes(), name
 
     shutil.rmtree(lent)
@@ -248,8 +251,8 @@ def test_a_teacher_that_knows_the_validation_side_is_refused(
         train_run(taught, other, tmp_path / "run")
     assert not (tmp_path / "run").exists()
     # A pupil may teach in turn, but not where its own teacher may have seen the labels.
-    again = override(pupil_config, {"pseudo.run": str(pupil.folder), "fit.epochs": 1})
-    assert train_run(taught, again, tmp_path / "second").environment["pseudo_labels"]
+    again = override(pupil_config, {"teacher.run": str(pupil.folder), "fit.epochs": 1})
+    assert train_run(taught, again, tmp_path / "second").environment["teacher"]
     shutil.copytree(pupil.folder, tmp_path / "pupil")
     found = teachers.Teacher.open(tmp_path / "pupil")
     with pytest.raises(RunError, match="has teachers that may have been trained on 1 of the 2"):
@@ -278,11 +281,11 @@ def test_a_teacher_that_knows_slides_or_tissue_of_the_validation_side_is_refused
 
 
 def test_a_comparison_names_a_variant_after_the_teachers_folder(tmp_path: Path) -> None:
-    asked = resolve_variants(["pseudo=none", f"pseudo.run={tmp_path / 'teacher'}"], load_preset("fair"))
-    assert asked == {"pseudo-none": {"pseudo": "none"}, "run-teacher": {"pseudo.run": str(tmp_path / "teacher")}}
-    assert override(override(RunConfig(), asked["run-teacher"]), asked["pseudo-none"]).pseudo is None
-    with pytest.raises(ConfigError, match="set pseudo to none"):
-        override(RunConfig(), {"pseudo.run": "none"})
+    asked = resolve_variants(["pseudo=none", f"teacher.run={tmp_path / 'teacher'}"], load_preset("fair"))
+    assert asked == {"pseudo-none": {"pseudo": "none"}, "run-teacher": {"teacher.run": str(tmp_path / "teacher")}}
+    assert override(override(RunConfig(), asked["run-teacher"]), asked["teacher-none"]).teacher is None
+    with pytest.raises(ConfigError, match="set teacher to none"):
+        override(RunConfig(), {"teacher.run": "none"})
 
 
 def test_without_a_test_part_or_a_finished_teacher_there_is_one_line(
@@ -291,17 +294,83 @@ def test_without_a_test_part_or_a_finished_teacher_there_is_one_line(
     alone = Material(taught.patches, taught.patches.groups)
     with pytest.raises(ConfigError, match="no test part"):
         train_run(alone, pupil_config, tmp_path / "run")
-    absent = override(pupil_config, {"pseudo.run": str(tmp_path / "absent")})
+    absent = override(pupil_config, {"teacher.run": str(tmp_path / "absent")})
     with pytest.raises(RunError, match="is not a directory"):
         train_run(taught, absent, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_soft_labels_are_the_teachers_probabilities_mixed_with_the_labels(
+    taught: Material, config: RunConfig, teacher: Run, tmp_path: Path
+) -> None:
+    settings = {"teacher.labels": "soft", "teacher.run": str(teacher.folder), "teacher.share": 0.75, "fit.seed": 26}
+    student = train_run(taught, override(config, settings), tmp_path / "run")
+    assert taught.unlabelled is not None
+    split, patches = taught.split(config), taught.unlabelled.patches
+    said = [
+        teacher.decision.calibrations["temperature"].apply(classifier_of([teacher], CPU)(pixels))
+        for pixels in (taught.patches.pixels[taught.patches.rows_of(split.training)], patches.pixels)
+    ]
+    joined = np.arange(TEST_PATCHES) > NAMESAKE  # all that may, however sure the teacher is
+    streams = open_streams(taught, student.config, teachers.lesson_of(student.folder, student.config))
+    labels = streams.training.labels.numpy()
+    expected = np.append(0.75 * said[0] + 0.25 * labels[:48], said[1][joined])
+    np.testing.assert_allclose(streams.training.targets.numpy(), expected, atol=1e-6)
+    assert labels[:48].tolist() == taught.patches.labels[taught.patches.rows_of(split.training)].tolist()
+    assert labels[48:].tolist() == (said[1][joined] >= 0.5).tolist()
+    batch = streams.training.batch(1)
+    assert torch.equal(batch.targets, streams.training.targets[torch.from_numpy(batch.rows)])
+    assert torch.equal(streams.validation.targets, streams.validation.labels)
+    assert student.predictions.ids.tolist() == teacher.predictions.ids.tolist()
+    assert student.teacher is not None
+    assert (student.teacher.share, student.teacher.confidence) == (0.75, None)
+    assert (student.teacher.joined, student.teacher.left_out["left out by data.leave_out"]) == (joined.sum(), 1)
+    assert student.taught_ids == set(split.training.tolist()) | set(patches.ids[joined].tolist())
+    told = next(n for n in student.environment["notices"] if "learned probabilities" in n)
+    assert told.startswith("the network learned probabilities that “run” predicted; training saw the pixels of 32")
+    page = write_run_page(student).read_text(encoding="utf-8")
+    assert "probabilities of a teacher as targets" in page
+
+
+def test_soft_labels_need_no_test_part_and_move_what_is_learned(
+    taught: Material, config: RunConfig, teacher: Run, tmp_path: Path
+) -> None:
+    alone = Material(taught.patches, taught.candidates.groups)
+    soft = override(config, {"teacher.labels": "soft", "teacher.run": str(teacher.folder)})
+    student = train_run(alone, soft, tmp_path / "run")
+    assert student.teacher is not None
+    assert student.teacher.joined == 0
+    assert "test patches" not in " ".join(student.environment["notices"])
+    assert student.weights_digest != teacher.weights_digest  # the same seed and patches, other targets
+
+
+def test_a_step_on_soft_targets_is_that_of_the_mean_over_labels_drawn_from_them() -> None:
+    network = notebook_network(norm="before", bn_momentum=0.9, generator=torch.Generator().manual_seed(1))
+    images = torch.randint(0, 256, (8, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
+    targets = torch.tensor([0.0, 1.0, 0.25, 0.5, 0.75, 0.9, 0.1, 0.6])
+    losses = []
+    for labels in (targets, torch.zeros(8), torch.ones(8)):
+        state = FitState.start(copy.deepcopy(network), FitAll(augment=AugmentConfig(symmetries="none")))
+        _, found = train_step(state, images, labels, AugmentConfig(symmetries="none"), torch.Generator())
+        losses.append(found)
+    torch.testing.assert_close(losses[0], (1 - targets) * losses[1] + targets * losses[2], rtol=1e-5, atol=1e-6)
+
+
+def test_soft_labels_are_not_for_a_head_on_frozen_features() -> None:
+    soft = {"teacher.labels": "soft", "teacher.run": "teacher"}
+    head = {"model.architecture": "timm", "model.backbone": "test_efficientnet", "fit.train": "head"}
+    with pytest.raises(ConfigError, match=r"belongs to fit\.train = 'all' or 'stages', with soft labels"):
+        override(RunConfig(), soft | head)
+    with pytest.raises(ConfigError, match=r"belongs to teacher\.labels = 'hard', not 'soft'"):
+        override(RunConfig(), soft | {"teacher.confidence": 0.9})
 
 
 def test_members_share_the_pseudo_labels_and_joined_members_keep_theirs(
     taught: Material, pupil_config: RunConfig, pupil: Run, teacher: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert taught.unlabelled is not None
-    fresh = Material(taught.patches, taught.candidates.groups, unlabelled=replace(taught.unlabelled, said={}))
+    asked_of = Session(tmp_path / "cache", CPU, workers=1)
+    fresh = Material(taught.patches, taught.candidates.groups, unlabelled=taught.unlabelled, session=asked_of)
     calls, real = [], teachers.classifier_of
 
     def counted(*given, **options):
@@ -313,14 +382,14 @@ def test_members_share_the_pseudo_labels_and_joined_members_keep_theirs(
     asked = override(pupil_config, {"ensemble.members": members, "fit.epochs": 1})
     run = train_run(fresh, asked, tmp_path / "ensemble")
     assert len(calls) == 1
-    tables = [(each.folder / "pseudo.csv").read_bytes() for each in (run, *run.members, pupil)]
+    tables = [(each.folder / "teacher.csv").read_bytes() for each in (run, *run.members, pupil)]
     assert len(set(tables)) == 1
     assert len([n for n in run.environment["notices"] if "saw the pixels" in n]) == 1
 
     joined = join_runs([pupil, teacher], tmp_path / "joined", "equal", Session(device=CPU))
-    assert (joined.members[0].folder / "pseudo.csv").is_file()
+    assert (joined.members[0].folder / "teacher.csv").is_file()
     assert [n for n in joined.environment["notices"] if "saw the pixels" in n]
-    assert [own.pseudo and own.pseudo.run for own in joined.config.members().values()] == [teacher.folder, None]
+    assert [own.teacher and own.teacher.run for own in joined.config.members().values()] == [teacher.folder, None]
     with pytest.raises(RunError, match="was trained on"):
         teachers.Teacher.open(joined.folder).require_blind_to(
             validated_on(sorted(teacher.training_ids)), taught.candidates
@@ -342,7 +411,7 @@ def test_a_head_on_frozen_features_takes_them(
         taught.patches, taught.candidates.groups, unlabelled=taught.unlabelled, session=Session(tmp_path / "cache", CPU)
     )
     run = train_run(material, override(pupil_config, settings), tmp_path / "run")
-    joined = pupil.environment["pseudo_labels"]
+    joined = pupil.environment["teacher"]
     assert run.history["training_patches"].tolist() == [48 + joined["positive"] + joined["negative"]]
     assert len(list((tmp_path / "cache" / "features").iterdir())) == 2
 
