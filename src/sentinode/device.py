@@ -39,6 +39,17 @@ def use_threads(count: int) -> None:
     torch.set_num_threads(count)
 
 
+def compute_exactly(device: torch.device) -> None:
+    """Let this process's convolutions on a CUDA GPU be in float32, and the same each time; elsewhere they are anyway.
+
+    Left alone, cuDNN rounds their factors to 10 bits (TF32), which moves logits by hundredths, and takes algorithms
+    that add in another order each time, so that a resumed run is another run.
+    """
+    if device.type == "cuda":
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cudnn.deterministic = True
+
+
 def in_precision(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
     """A context in which "mixed" networks compute in bfloat16, where the device has the arithmetic; else in float32."""
     if precision == "float32" or not has_bfloat16(device):

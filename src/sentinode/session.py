@@ -44,6 +44,10 @@ class Session:
     runtime: str = "fastest"
 
     def __post_init__(self) -> None:
+        if self.device.type == "cuda":
+            from sentinode.device import compute_exactly
+
+            compute_exactly(self.device)
         if self.runtime not in ("fastest", "pytorch"):
             raise ConfigError(f"unknown runtime {self.runtime!r}", where="runtime", remedy="Give fastest or pytorch.")
         if self.threads is not None:

@@ -10,6 +10,7 @@ from sentinode.data.patches import UNLABELLED
 from sentinode.device import choose_device
 from sentinode.errors import ConfigError, RunError
 from sentinode.inference.predictions import Predictions, average
+from sentinode.session import Session
 
 
 def test_averaging_needs_the_same_patches() -> None:
@@ -19,6 +20,15 @@ def test_averaging_needs_the_same_patches() -> None:
     assert average([first, second]).probabilities.tolist() == [0.5, 0.5]
     with pytest.raises(RunError, match="different patches"):
         average([first, Predictions(ids[::-1], labels, np.array([0.0, 0.4]))])
+
+
+def test_a_gpu_computes_in_float32_and_the_same_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    cudnn = torch.backends.cudnn
+    for flag, usual in (("allow_tf32", True), ("deterministic", False)):
+        monkeypatch.setattr(cudnn, flag, usual)
+    for session in (Session(device=torch.device("cpu")), Session(device=torch.device("cuda"))):
+        on_gpu = session.device.type == "cuda"
+        assert (cudnn.allow_tf32, cudnn.deterministic) == (not on_gpu, on_gpu)
 
 
 def test_the_device_is_chosen_or_refused() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from sentinode.config.run import ModelConfig, OwnModel, TimmModel
-from sentinode.device import Precision, choose_device
+from sentinode.device import Precision, choose_device, compute_exactly
 from sentinode.fitting.memory import keep_freed_memory
 from sentinode.inference.classifier import Card, Classifier, TrainedRun
 from sentinode.inference.runtimes import Fastest, RuntimeCache
@@ -61,6 +61,7 @@ def classifier_of(
     them fastest; without it PyTorch does, as for all that a resumed command must compute again to the last bit.
     """
     keep_freed_memory()
+    compute_exactly(device)
     home = runs[0].folder if folder is None else folder
     decision = open_decision(home)
     return Classifier(
