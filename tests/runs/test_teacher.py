@@ -338,6 +338,8 @@ def test_soft_labels_need_no_test_part_and_move_what_is_learned(
     alone = Material(taught.patches, taught.candidates.groups)
     soft = override(config, {"teacher.labels": "soft", "teacher.run": str(teacher.folder)})
     student = train_run(alone, soft, tmp_path / "run")
+    unasked = train_run(taught, override(soft, {"teacher.unlabelled": False}), tmp_path / "unasked")
+    assert unasked.weights_digest == student.weights_digest
     assert student.teacher is not None
     assert student.teacher.joined == 0
     assert "test patches" not in " ".join(student.environment["notices"])

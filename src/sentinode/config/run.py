@@ -316,6 +316,9 @@ class SoftLabels(_Teacher):
     share: float = Field(
         1.0, gt=0.0, le=1.0, description="the teacher's share in the target of a labelled patch; its label has the rest"
     )
+    unlabelled: bool = Field(
+        True, description="patches of the test part join; without them, scores on that part are of unseen patches"
+    )
 
 
 TeacherConfig = HardLabels | SoftLabels

@@ -98,7 +98,7 @@ def lesson(material: Material, config: RunConfig, own: Recipes) -> Lesson | None
     if isinstance(config.teacher, SoftLabels):
         rows = material.patches.rows_of(split.training)
         labelled = teacher.say(material.patches.some(rows, session.cache_root), session)
-    if part is not None:
+    if part is not None and (isinstance(config.teacher, HardLabels) or config.teacher.unlabelled):
         barred = barred_patches(material, part, split)
         joined, left_out = choose(teacher.say(part.patches, session), barred, config.teacher)
     record = TeacherRecord(
