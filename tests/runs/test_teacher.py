@@ -17,7 +17,8 @@ import torch
 from conftest import make_patches
 from sentinode.audit.audit import audit_patches
 from sentinode.config.presets import load_preset
-from sentinode.config.run import AugmentConfig, FitAll, HardLabels, RunConfig
+from sentinode.config.fit import AugmentConfig, FitAll
+from sentinode.config.run import HardLabels, RunConfig
 from sentinode.data.patches import UNLABELLED, PatchSet, PatchTable
 from sentinode.errors import ConfigError, RunError
 from sentinode.fitting.epochs import FitState, train_step
@@ -281,8 +282,8 @@ def test_a_teacher_that_knows_slides_or_tissue_of_the_validation_side_is_refused
 
 
 def test_a_comparison_names_a_variant_after_the_teachers_folder(tmp_path: Path) -> None:
-    asked = resolve_variants(["pseudo=none", f"teacher.run={tmp_path / 'teacher'}"], load_preset("fair"))
-    assert asked == {"pseudo-none": {"pseudo": "none"}, "run-teacher": {"teacher.run": str(tmp_path / "teacher")}}
+    asked = resolve_variants(["teacher=none", f"teacher.run={tmp_path / 'teacher'}"], load_preset("fair"))
+    assert asked == {"teacher-none": {"teacher": "none"}, "run-teacher": {"teacher.run": str(tmp_path / "teacher")}}
     assert override(override(RunConfig(), asked["run-teacher"]), asked["teacher-none"]).teacher is None
     with pytest.raises(ConfigError, match="set teacher to none"):
         override(RunConfig(), {"teacher.run": "none"})
