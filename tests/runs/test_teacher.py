@@ -192,7 +192,7 @@ def test_the_run_folder_says_who_joined_and_why_others_did_not(pupil: Run, teach
     folder = tmp_path / "run"
     shutil.copytree(pupil.folder, folder)
     page = write_run_page(Run.open(folder)).read_text(encoding="utf-8")
-    assert f"{len(table)} more with a teacher's labels" in page
+    assert f"{len(table)} more, labelled by a teacher" in page
     assert "teacher: left out" in page
     (folder / "teacher.csv").write_text(table.head(3).to_csv(index=False))
     with pytest.raises(RunError, match="has changed since the run was finished"):

@@ -56,7 +56,7 @@ def run_context(run: Run) -> dict[str, Any]:
         "split_caution": split_caution(record),
         "facts": [
             f"{record.training:,} patches for training, {record.validation:,} for validation",
-            *([f"{teacher.joined:,} more with a teacher's labels"] if teacher and teacher.joined else []),
+            *([f"{teacher.joined:,} more, labelled by a teacher"] if teacher and teacher.joined else []),
             *(["probabilities of a teacher as targets"] if teacher and teacher.share else []),
             *([f"{len(run.members)} networks"] if run.members else [f"seed {run.seed}", f"{len(run.history)} {rows}"]),
         ],
