@@ -27,7 +27,7 @@ from sentinode.data.cache import pack
 from sentinode.data.competition import listing_of_files
 from sentinode.data.images import encode_tiff
 from sentinode.phantom.whole_slides import paint_slide, write_pyramid
-from sentinode.runs.run import write_manifest
+from sentinode.runs.run import Run, write_manifest
 
 TINY = [
     "--set", "fit.epochs=1", "--set", "seeds=[25]", "--set", "tune.search={'model.bn_momentum'=[0.75, 0.5]}",

@@ -16,8 +16,8 @@ import torch
 
 from conftest import make_patches
 from sentinode.audit.audit import audit_patches
-from sentinode.config.presets import load_preset
 from sentinode.config.fit import AugmentConfig, FitAll
+from sentinode.config.presets import load_preset
 from sentinode.config.run import HardLabels, RunConfig
 from sentinode.data.patches import UNLABELLED, PatchSet, PatchTable
 from sentinode.errors import ConfigError, RunError
