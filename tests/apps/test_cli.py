@@ -330,7 +330,7 @@ def test_distill_trains_a_student_on_the_teachers_probabilities(
     assert set(said["id"]) == taught.training_ids | set(pd.read_csv(phantom_folder / "sample_submission.csv")["id"])
     for wrong, told in (
         (["--set", "split.seed=3"], "setting 'split.seed' is the teacher's"),
-        (["--student", "swiftly"], "unknown preset 'swiftly': Choose one of"),
+        (["--student", "swiftly"], "unknown preset 'swiftly'. Choose one of"),
         (["--set", "teacher.share=2"], "setting 'teacher.share'"),
     ):
         refused(sentinode(*ask, *wrong, "--out", tmp_path / "no", cache=cache), told)
