@@ -7,6 +7,7 @@ import re
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import h5py
@@ -162,6 +163,7 @@ def test_every_score_has_an_interval_that_holds_it(
         assert interval.low <= interval.estimate <= interval.high, name
     assert found.intervals.cluster_kind == "slide"
     assert found.intervals.clusters == len(found.slides)
+    assert found.runtimes == (f"pytorch {version('torch')}",)
     record = json.loads((tmp_path / "out" / "scores.json").read_text())
     assert record["scores"]["auc"]["estimate"] == expected["auc"]
     assert record["scores"]["auc"]["low"] < expected["auc"] <= record["scores"]["auc"]["high"]

@@ -30,7 +30,7 @@ from sentinode.report.pages.page import (
 )
 from sentinode.runs.ensemble import join_runs
 from sentinode.runs.evaluate import Seen, cluster, open_labelled
-from sentinode.runs.load import classifier_of, open_runs
+from sentinode.runs.load import classifier_of, open_runs, runtime_cache_of
 from sentinode.runs.material import gather
 from sentinode.runs.run import Run, claim_run
 from sentinode.runs.study_record import STUDY_EVIDENCE
@@ -158,7 +158,9 @@ def compare_runs_on(
         for run in runs:
             run.require_networks()
         scored = open_labelled(data, labels, DataConfig(slides=slides), runs, session)
-        said = [classifier_of([run], session.device).predictions(scored.patches, session.progress) for run in runs]
+        fastest = runtime_cache_of(session)
+        models = [classifier_of([run], session.device, fastest=fastest) for run in runs]
+        said = [model.predictions(scored.patches, session.progress) for model in models]
         comparison = pair_given(on_other_patches(runs, said))
         asked = (config or StudyConfig()).compare
         clusters, kind = cluster(scored, runs[0].config, session)

@@ -104,6 +104,7 @@ def show_evaluation(found: Evaluation) -> None:
             for slide in found.slides
         ]
         console.show_table("slide by slide, at the threshold 0.5", head, rows)
+    console.say(f"computed by {' and '.join(found.runtimes)}")
 
 
 def show_slides(record: CohortRecord) -> None:
