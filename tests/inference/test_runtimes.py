@@ -163,6 +163,24 @@ def test_a_runtime_that_is_not_exact_is_never_taken(tmp_path: Path, monkeypatch:
     assert told[-1] == "net is computed by PyTorch: nothing that is installed is faster here"
 
 
+@needs_onnx
+@pytest.mark.usefixtures("written")
+def test_a_runtime_that_breaks_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def breaks(_: object) -> Callable[[Tensor], Tensor]:
+        def forward(_: Tensor) -> Tensor:
+            raise RuntimeError("no kernel\nfor this")
+
+        return forward
+
+    only("onnxruntime", monkeypatch)
+    monkeypatch.setattr(runtimes, "_in_onnxruntime", breaks)
+    net = network(tmp_path)
+    net.expect(PIXELS, 100)
+    assert net.runtime.startswith("pytorch ")
+    choice = read_record(next((tmp_path / "runtimes").glob(f"*/{CHOICE}")), Choice)
+    assert choice.not_tried == {"onnxruntime": "onnxruntime cannot compute it (no kernel for this)"}
+
+
 @pytest.mark.usefixtures("hurried")
 def test_what_cannot_write_or_run_a_graph_stays_on_pytorch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("onnx", "onnxruntime", "openvino"):

@@ -24,7 +24,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Final, Literal, get_args
+from typing import Final, Literal, get_args
 
 import numpy as np
 import torch
@@ -51,7 +51,6 @@ _FOLDER: Final = "runtimes"
 _ROUNDS: Final = 3
 _KEPT_DAYS: Final = 30
 _SECONDS_A_DAY: Final = 86_400
-_REMEDY: Final = "Another runtime is taken."
 _INPUT, _OUTPUT = "pixels", "logit"
 
 Forward = Callable[[Float[Tensor, "n 3 s s"]], Float[Tensor, "n 1"]]
@@ -116,12 +115,13 @@ class Fastest:
             graph = (folder / GRAPH).read_bytes() if choice.graph_sha256 else b""
             if choice.graph_sha256 and hashlib.sha256(graph).hexdigest() != choice.graph_sha256:
                 return None
-            forward = self._opened(choice.runtime, eager, lambda: graph)
+            forward = self._opened(choice.runtime, eager, lambda: graph, seen[:BLOCK])
             if choice.runtime != "pytorch" and not _apart(forward(seen[:BLOCK]), eager(seen[:BLOCK])) <= EXACT:
                 return None
-            os.utime(folder)  # used now
         except (RunError, FailureError, OSError):  # not there, damaged, or its runtime is not
             return None
+        with suppress(OSError):  # in a cache that may only be read
+            os.utime(folder)  # used now
         return choice, forward
 
     def tried(self, eager: Forward, seen: Float[Tensor, "n 3 s s"]) -> tuple[Choice, Forward]:
@@ -140,7 +140,7 @@ class Fastest:
         missing: dict[RuntimeName, str] = {}
         for way in RUNTIMES:
             try:
-                ways[way] = self._opened(way, eager, graph)
+                ways[way] = self._opened(way, eager, graph, example)
             except FailureError as error:
                 missing[way] = error.what
         tried = _measured(ways, seen)
@@ -156,15 +156,25 @@ class Fastest:
             self._notify(f"{self.name}: what is fastest here could not be kept ({error})")
         return choice, ways[best]
 
-    def _opened(self, way: RuntimeName, eager: Forward, graph: Callable[[], bytes]) -> Forward:
-        """Raises FailureError for what is not installed, or cannot compute the network."""
+    def _opened(self, way: RuntimeName, eager: Forward, graph: Callable[[], bytes], block: Tensor) -> Forward:
+        """Tried on one block. Raises FailureError for what is not installed, or cannot compute the network."""
+        try:
+            forward = self._made(way, eager, graph)
+            forward(block)
+        except FailureError:
+            raise
+        except Exception as error:  # the errors of runtimes share no class
+            raise _cannot(f"{way} cannot compute it ({' '.join(str(error).split())[:200]})") from error
+        return forward
+
+    def _made(self, way: RuntimeName, eager: Forward, graph: Callable[[], bytes]) -> Forward:
         match way:
             case "pytorch":
                 return eager
             case "pytorch, folded":
                 module = folded_backbone(self._network)
                 if module is None:
-                    raise ExportError("its batch norm cannot be folded", remedy=_REMEDY)
+                    raise _cannot("its batch norm cannot be folded")
                 return module.to(memory_format=torch.channels_last)
             case "onnxruntime":
                 return _in_onnxruntime(graph)
@@ -191,8 +201,9 @@ class Fastest:
             write_bytes(folder / GRAPH, graph)
         write_record(folder / CHOICE, choice)
         for other in folder.parent.iterdir():
-            if other.stat().st_mtime < time.time() - _KEPT_DAYS * _SECONDS_A_DAY:
-                shutil.rmtree(other, ignore_errors=True)
+            with suppress(OSError):  # another process may remove it, too
+                if other.stat().st_mtime < time.time() - _KEPT_DAYS * _SECONDS_A_DAY:
+                    shutil.rmtree(other, ignore_errors=True)
 
 
 def _measured(ways: Mapping[RuntimeName, Forward], seen: Float[Tensor, "n 3 s s"]) -> dict[RuntimeName, Tried]:
@@ -225,11 +236,7 @@ def _in_onnxruntime(graph: Callable[[], bytes]) -> Forward:
     options.log_severity_level = 3
     options.intra_op_num_threads = torch.get_num_threads()
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # beside other programs that costs most
-    content = graph()
-    try:
-        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # its errors share no class of their own
-        raise _cannot("ONNX Runtime", error) from error
+    session = onnxruntime.InferenceSession(graph(), options, providers=["CPUExecutionProvider"])
 
     def forward(x: Tensor) -> Tensor:
         (logits,) = session.run([_OUTPUT], {_INPUT: x.contiguous().numpy()})
@@ -241,12 +248,8 @@ def _in_onnxruntime(graph: Callable[[], bytes]) -> Forward:
 def _in_openvino(graph: Callable[[], bytes]) -> Forward:
     openvino = optional_module("openvino", what="OpenVINO", extra="openvino")
     settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
-    content = graph()
-    try:
-        core = openvino.Core()
-        request: Any = core.compile_model(core.read_model(model=content), "CPU", settings).create_infer_request()
-    except Exception as error:  # nor do these
-        raise _cannot("OpenVINO", error) from error
+    core = openvino.Core()
+    request = core.compile_model(core.read_model(model=graph()), "CPU", settings).create_infer_request()
     alone = threading.Lock()  # one request computes one batch
 
     def forward(x: Tensor) -> Tensor:
@@ -256,5 +259,5 @@ def _in_openvino(graph: Callable[[], bytes]) -> Forward:
     return forward
 
 
-def _cannot(runtime: str, error: Exception) -> ExportError:
-    return ExportError(f"{runtime} cannot compute it ({' '.join(str(error).split())[:200]})", remedy=_REMEDY)
+def _cannot(what: str) -> ExportError:
+    return ExportError(what, remedy="Another runtime is taken.")
