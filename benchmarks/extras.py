@@ -3,8 +3,8 @@
 python benchmarks/extras.py SCRATCH [EXTRA ...]    (default: every extra, then all together; about 6 GB)
 
 Builds the wheel from the committed files, installs it with the versions of constraints.txt into a new environment, and
-asks pip, for each extra, which packages it would add. These go into a folder of their own. Then the job that the extra is
-for runs with that folder on the path; before, without it, the same job has to end in one line that names the extra.
+asks pip, for each extra, which packages it would add. These go into a folder of their own. Then the job that the extra
+is for runs with that folder on the path; before, without it, the same job has to end in one line that names the extra.
 Prints for each: packages, MB, and what came of it.
 """
 
