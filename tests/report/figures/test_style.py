@@ -27,6 +27,12 @@ def family(label: str = "before") -> Curves:
     return Curves(label, "#009e73", each, Curve(epochs, np.sin(epochs)))
 
 
+def test_one_epoch_is_epoch_1_and_no_fraction_of_one() -> None:
+    once = Curve(np.array([1]), np.array([0.7]))
+    svg = learning_curves("once", "loss", [Curves("training", "#009e73", (once,), once)])
+    assert re.findall(r">([\d.]+)</text>", svg[: svg.index(">epoch<")]) == ["1"]
+
+
 def ids(svg: str) -> set[str]:
     return set(re.findall(r'\bid="([^"]+)"', svg))
 

@@ -62,7 +62,7 @@ def learning_curves(
                 label=family.label,
             )
         p.axes.set(xlabel="epoch", ylabel=quantity, ylim=limits)
-        p.axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+        p.axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
         p.axes.yaxis.set_major_locator(MaxNLocator(6))
         p.legend(columns=2)
     return p.svg

@@ -84,8 +84,9 @@ def answers(check: CheckRecord) -> list[Answer]:
 
 
 def findings(check: CheckRecord) -> Table:
-    """What was found, the gravest first, with the next step; what was looked for and not found is `not_found`."""
-    found = sorted((row for row in check.table if row.count), key=lambda row: _GRAVEST.index(row.severity))
+    """What was found or is lacking, the gravest first, and the next step; what was looked for in vain: `not_found`."""
+    told = (row for row in check.table if row.count or row.severity)
+    found = sorted(told, key=lambda row: _GRAVEST.index(row.severity))
     rows = [[row.what, row.severity, f"{row.count:,}", row.note, row.next_step] for row in found]
     head = ["what", "severity", "count", "note", "next step"]
     text = frozenset({"severity", "note", "next step"})
@@ -94,7 +95,7 @@ def findings(check: CheckRecord) -> Table:
 
 def not_found(check: CheckRecord) -> str:
     """Everything that was looked for in vain, in a sentence."""
-    names = [row.what for row in check.table if not row.count]
+    names = [row.what for row in check.table if not (row.count or row.severity)]
     return f"Not found: {', '.join(names)}." if names else ""
 
 

@@ -12,7 +12,7 @@ from sentinode.report.figures import charts
 from sentinode.report.prose.cautions import NO_CLINIC, cautions, split_caution
 from sentinode.report.prose.data_statements import centre_square
 from sentinode.report.prose.model_statements import curves_statement, seeded_statement
-from sentinode.report.prose.numbers import number
+from sentinode.report.prose.numbers import many, number
 from sentinode.report.sections import patches as parts
 from sentinode.report.sections.decision import decision_part
 from sentinode.report.sections.patches import Answer
@@ -37,7 +37,7 @@ _NOT_TOLD: Final = "–"
 def run_context(run: Run) -> dict[str, Any]:
     record, teacher = run.record, record_of(run)
     intervals = validation_intervals([run])
-    rows = "head fits" if run.config.fit.train == "head" else "epochs"
+    row = "head fit" if run.config.fit.train == "head" else "epoch"
     whose = f"ensemble of {len(run.members)} networks" if run.members else "selected epoch, one run"
     return {
         "title": f"Run {run.name}",
@@ -58,7 +58,7 @@ def run_context(run: Run) -> dict[str, Any]:
             f"{record.training:,} patches for training, {record.validation:,} for validation",
             *([f"{teacher.joined:,} more, labelled by a teacher"] if teacher and teacher.joined else []),
             *(["probabilities of a teacher as targets"] if teacher and teacher.share else []),
-            *([f"{len(run.members)} networks"] if run.members else [f"seed {run.seed}", f"{len(run.history)} {rows}"]),
+            *([f"{len(run.members)} networks"] if run.members else [f"seed {run.seed}", many(len(run.history), row)]),
         ],
         "answers": [_answer(run, intervals)],
         "cautions": [*cautions([run]), NO_CLINIC],
