@@ -10,7 +10,7 @@ import zlib
 from pathlib import Path
 from typing import Final
 
-from sentinode.errors import DataError, InputError
+from sentinode.errors import DataError, InputError, RunError
 
 ZIP: Final = ".zip"
 DATA_FILES: Final = (".csv", ".tsv", ".parquet", ".npy", ".npz", ZIP)
@@ -26,6 +26,16 @@ _KINDS: Final = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
 }
+
+
+def refuse_exported(path: Path) -> None:
+    """Raise RunError for a model in one file, where what a run's folder alone holds is needed."""
+    if path.suffix.lower() == EXPORTED and path.is_file():
+        raise RunError(
+            "is an exported model, and this needs the run that it was made from",
+            where=path,
+            remedy="Give the folder of that run or study. `predict` and `sentinode.load` take exported models.",
+        )
 
 
 def read_bytes(path: Path, *, limit_mb: float, remedy: str, kind: type[InputError] = DataError) -> bytes:

@@ -74,6 +74,17 @@ def commands(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
         lines[f"predict {Path(place).name}: {model}"] = ["predict", place, data, "--out", out]
         lines[f"evaluate {Path(place).name}: {said}"] = ["evaluate", place, data, "--labels", file]
         lines[f"ensemble {Path(place).name}: {said}"] = ["ensemble", run, place, "--out", out]
+    model = folder / "model.onnx"
+    model.touch()
+    for name, *others in (
+        ["slides", data, "--out", out], ["evaluate", data, "--labels", file], ["ensemble", run, "--out", out],
+        ["export", "--to", "onnx", "--out", out], ["compare", run, "--out", out], ["report"], ["score-slides", data],
+    ):  # fmt: skip
+        lines[f"{name} exported: model.onnx: is an exported model, and this needs the run"] = [
+            name,
+            str(model),
+            *others,
+        ]
     lines["report none: is not a directory"] = ["report", none]
     lines["report empty: contains no study, run or check"] = ["report", empty]
     lines["predict no images: is missing"] = ["predict", run, none, "--out", out]

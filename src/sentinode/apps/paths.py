@@ -8,7 +8,7 @@ from tempfile import TemporaryFile
 from typing import Final, Literal
 
 from sentinode.errors import ConfigError, DataError, RunError
-from sentinode.files import DATA_FILES, EXPORTED
+from sentinode.files import DATA_FILES, EXPORTED, refuse_exported
 
 _TABLES: Final = (".csv", ".tsv", ".gz")
 """The endings of tables of predictions."""
@@ -45,6 +45,7 @@ def what_to_compare(first: Path, given: Sequence[Path]) -> Literal["tables", "ru
     inside = [path for path in first.iterdir() if path.is_dir()] if first.is_dir() else []
     if _holds_results(first) or (inside and all(map(_holds_results, inside))):
         return "runs"
+    refuse_exported(first)
     require_data(first)
     return "data"
 
@@ -52,6 +53,7 @@ def what_to_compare(first: Path, given: Sequence[Path]) -> Literal["tables", "ru
 def require_given_runs(folders: Sequence[Path]) -> None:
     """Raise RunError unless each is a directory, as that of a run or of several."""
     for folder in folders:
+        refuse_exported(folder)
         if not folder.is_dir():
             raise RunError("is not a directory", where=folder, remedy="Give the folder of a finished run.")
 
@@ -85,6 +87,7 @@ def require_place(out: Path, begun: str, *, resume: bool = True) -> None:
 def require_results(*folders: Path) -> None:
     """Raise RunError unless each folder is that of a run or study, finished or not."""
     for folder in folders:
+        refuse_exported(folder)
         if not folder.is_dir():
             raise RunError("is not a directory", where=folder, remedy="Give the folder of a finished run or study.")
         if not _holds_results(folder):
@@ -106,6 +109,7 @@ def require_model(path: Path) -> None:
 
 def require_something_to_draw(folder: Path) -> None:
     """Raise RunError unless a folder holds records of any kind."""
+    refuse_exported(folder)
     if not folder.is_dir():
         raise RunError("is not a directory", where=folder, remedy="Give a folder of results.")
     if not (

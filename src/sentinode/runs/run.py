@@ -39,6 +39,7 @@ from sentinode.config.fit import Metric
 from sentinode.config.run import OwnModel, RunConfig, TimmModel, Weighting
 from sentinode.errors import RunError, SentinodeWarning
 from sentinode.evaluation.clusters import ClusterKind
+from sentinode.files import refuse_exported
 from sentinode.fitting.checkpoint import count_weights, load_weights
 from sentinode.inference.predictions import Predictions
 from sentinode.models.backbones.backbone import weight_count
@@ -374,6 +375,7 @@ def verify(folder: Path) -> None:
 
     Of an ensemble's members only the manifests are looked at; `Run.open` verifies the members, too.
     """
+    refuse_exported(folder)
     if not folder.is_dir():
         raise RunError("is not a directory", where=folder, remedy="Give the folder of a finished run.")
     if not is_finished(folder):
