@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import inspect
 import os
+import re
 import signal
 import sys
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+import jaxtyping
 import numpy as np
 import pytest
-from jaxtyping import install_import_hook
 
 if TYPE_CHECKING:  # what imports the package first checks its shapes
     from sentinode.config.run import RunConfig
@@ -36,13 +40,54 @@ _CHECKED = [
         "slides",
     )
 ]
+_FIRST_CALLS = 50
+_CALLS: Counter[Any] = Counter()
+"""How often the test that runs now has called each function."""
+
+
+def _names_a_shape(found: Any) -> bool:
+    """Whether a function's or class's annotations, or those of the classes above it, name a shape, by any name."""
+    for each in found.__mro__ if isinstance(found, type) else [found]:
+        hints = inspect.get_annotations(each).values()
+        known = vars(sys.modules[each.__module__])
+        if any("jaxtyping" in repr(known.get(word)) for word in re.findall(r"\w+", " ".join(map(str, hints)))):
+            return True
+    return False
+
+
+def _checked(**options: Any) -> Callable[[Any], Any]:
+    """jaxtyping's decorator, without what costs most and tells nothing new.
+
+    What names no array is left to mypy, and of a function that a test calls again and again, the first calls tell.
+    """
+
+    def decorate(found: Any) -> Any:
+        if not _names_a_shape(found):
+            return found
+        checked = jaxtyped(**options)(found)
+        if isinstance(found, type):
+            return checked
+
+        @wraps(found)
+        def checked_at_first(*given: Any, **named: Any) -> Any:
+            _CALLS[found] += 1
+            return (checked if _CALLS[found] <= _FIRST_CALLS else found)(*given, **named)
+
+        return checked_at_first
+
+    return decorate
+
+
 # The process that shares the tests among others runs none, and needs nothing of the package.
 _SHARES = "PYTEST_XDIST_WORKER" not in os.environ and any(w.startswith(("-n", "--numproc")) for w in sys.argv)
 if not _SHARES:
     import torch
 
-    with install_import_hook(_CHECKED, "beartype.beartype"):
-        import sentinode.api.study  # noqa: F401
+    jaxtyped = jaxtyping.jaxtyped
+    jaxtyping.jaxtyped = _checked
+    jaxtyping.install_import_hook(_CHECKED, "beartype.beartype")  # for good: much is imported in functions
+    import sentinode.api.study  # noqa: F401
+
     torch.set_num_threads(1)  # tiny networks: more threads only wait for each other
 
 _SHOWN: dict[str, str] = {}
@@ -72,6 +117,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = Path(__file__).parent
     rank = {here / name: place for place, name in enumerate(_LONGEST_FIRST)}
     items.sort(key=lambda item: rank.get(item.path, len(rank)))
+
+
+def pytest_runtest_setup() -> None:
+    _CALLS.clear()
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
@@ -112,6 +161,14 @@ def session(tmp_path: Path) -> Session:
     from sentinode.session import Session
 
     return Session(tmp_path / "cache", torch.device("cpu"), workers=1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def volatile() -> Iterator[None]:
+    """Nothing waits for the disk: tests kill processes, whose writes outlive them, and cut no power."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        yield
 
 
 @contextmanager

@@ -48,10 +48,12 @@ def pixels(table: pd.DataFrame) -> np.ndarray:
 
 
 def test_its_known_overlaps_are_found(pixels: np.ndarray, table: pd.DataFrame) -> None:
+    """Among all patches with a known overlap and every third of the others."""
+    known = table["overlap_group"].notna().to_numpy()
+    among = known | (np.arange(len(known)) % 3 == 0)
+    pixels, known = pixels[among], known[among]
     overlaps = match_anchors(pixels, [find_anchors(pixels, hash_pixels(pixels), 0, len(pixels))])
     groups = overlap_groups(len(pixels), overlaps)
-
-    known = table["overlap_group"].notna().to_numpy()
     assert (groups[known] >= 0).mean() >= 0.95
     for pair in overlaps:
         dx, dy = pair.dx_px, pair.dy_px

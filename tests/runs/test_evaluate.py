@@ -33,6 +33,8 @@ from sentinode.session import Session
 from sentinode.settings import override, to_toml
 from sentinode.studies.given import on_other_patches
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 CPU = torch.device("cpu")
 SETTINGS = {"fit.epochs": 1, "fit.batch_size": 16, "predict.views": 1}
 

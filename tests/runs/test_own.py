@@ -17,7 +17,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from conftest import blank_figures
 from sentinode import evaluate, predict, tune
 from sentinode.api.settings import with_own_network, with_own_variants
 from sentinode.apps import cli
@@ -39,6 +38,8 @@ from sentinode.session import Session
 from sentinode.settings import override, to_flat
 from sentinode.studies.evidence import Evidence, weigh
 from sentinode.studies.training import RunStore, compare_variants
+
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 CPU = torch.device("cpu")
 SOURCE = """
@@ -188,8 +189,7 @@ def test_it_is_what_a_search_tunes(
 ) -> None:
     asked = {"seeds": [25], "fit.epochs": 1, "tune.search": {"fit.learning_rate": [0.001, 0.01]}}
     config = override(StudyConfig(**dict(quick)), {**asked, "tune.sampler": "grid", "compare.replicates": 100})
-    with blank_figures():
-        found = tune(phantom_folder, config, tmp_path / "tuned", session, network=small).tuning
+    found = tune(phantom_folder, config, tmp_path / "tuned", session, network=small).tuning
     assert found is not None
     assert [variant.name for variant in found.variants] == ["learning_rate 0.001", "learning_rate 0.01"]
     assert {run.config.model.name for variant in found.variants for run in variant.runs} == {"small"}

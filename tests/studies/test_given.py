@@ -28,6 +28,8 @@ from sentinode.studies.evidence import weigh
 from sentinode.studies.given import clusters_of, open_given, pair_given
 from sentinode.studies.training import RunStore, compare_variants
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 CPU = torch.device("cpu")
 
 

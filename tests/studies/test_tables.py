@@ -19,6 +19,8 @@ from sentinode.evaluation.metrics import auc
 from sentinode.report.pages.page import write_report
 from sentinode.settings import override
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 N, SLIDES, SEEDS = 240, 12, (3, 5, 8)
 
 

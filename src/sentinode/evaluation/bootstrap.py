@@ -448,7 +448,7 @@ def _plain(
     by_part = []
     for number in np.unique(parts):
         of_part = labels[parts == number], probabilities[parts == number]
-        found = scores(*of_part)
+        found = scores(*of_part, metrics)
         by_part.append([*(found[name] for name in metrics), *(own_score(name, own[name], *of_part) for name in own)])
     mean: NDArray[np.float64] = np.mean(by_part, axis=0)
     return mean

@@ -24,6 +24,7 @@ SMALLEST: Final = 1e-12
 """A probability of exactly 0 or 1 has no logit: it counts as so far away."""
 TEMPERATURES: Final = (0.05, 20.0)  # the range in which one is fitted
 _BAND_PERCENT = (2.5, 97.5)
+_DRAWN_AT_ONCE: Final = 2**18  # groups, in all replicates that are drawn together
 
 
 @dataclass(frozen=True)
@@ -192,9 +193,12 @@ def _band(
 ) -> tuple[np.ndarray, np.ndarray]:
     groups, bins = counts.shape
     shares = np.empty((replicates, bins))
-    for replicate in range(replicates):
-        drawn = np.bincount(rng.integers(groups, size=groups), minlength=groups).astype(float)
-        shares[replicate] = _share(drawn @ positives, drawn @ counts)
+    at_once = max(_DRAWN_AT_ONCE // groups, 1)
+    for first in range(0, replicates, at_once):
+        some = min(at_once, replicates - first)
+        places = rng.integers(groups, size=(some, groups)) + groups * np.arange(some)[:, None]
+        drawn = np.bincount(places.ravel(), minlength=some * groups).reshape(some, groups).astype(float)
+        shares[first : first + some] = _share(drawn @ positives, drawn @ counts)
     lower, upper = np.full(bins, np.nan), np.full(bins, np.nan)
     spread_known = (counts > 0).sum(axis=0) > 1
     if spread_known.any():
@@ -208,4 +212,4 @@ def _by_group_and_bin(units: np.ndarray, at: np.ndarray, weights: np.ndarray, bi
 
 
 def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    return np.asarray(np.divide(part, whole, out=np.full(len(whole), np.nan), where=whole > 0))
+    return np.asarray(np.divide(part, whole, out=np.full(whole.shape, np.nan), where=whole > 0))

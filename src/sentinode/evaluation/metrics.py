@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -223,21 +223,25 @@ def roc_curve(labels: Int[np.ndarray, " n"], scores: Float[np.ndarray, " n"]) ->
     return RocCurve(false / max(false[-1], 1.0), true / max(true[-1], 1.0))
 
 
-def scores(labels: Int[np.ndarray, " n"], probabilities: Float[np.ndarray, " n"]) -> dict[str, float]:
-    """All scores by name; labels must be known (0 or 1)."""
-    at_half = confusion(labels, probabilities)
-    return {
-        "auc": auc(labels, probabilities),
-        "average_precision": average_precision(labels, probabilities),
-        "accuracy": accuracy(labels, probabilities),
-        "sensitivity": at_half.sensitivity,
-        "specificity": at_half.specificity,
-        "log_loss": log_loss(labels, probabilities),
-        "brier_score": brier_score(labels, probabilities),
-        "balanced_accuracy": balanced_accuracy(labels, probabilities),
-        "sensitivity_at_95_specificity": sensitivity_at_specificity(labels, probabilities),
-        "ece": expected_calibration_error(labels, probabilities),
-    }
+_SCORES: Final[dict[str, Score]] = {
+    "auc": auc,
+    "average_precision": average_precision,
+    "accuracy": accuracy,
+    "sensitivity": lambda labels, probabilities: confusion(labels, probabilities).sensitivity,
+    "specificity": lambda labels, probabilities: confusion(labels, probabilities).specificity,
+    "log_loss": log_loss,
+    "brier_score": brier_score,
+    "balanced_accuracy": balanced_accuracy,
+    "sensitivity_at_95_specificity": sensitivity_at_specificity,
+    "ece": expected_calibration_error,
+}
+
+
+def scores(
+    labels: Int[np.ndarray, " n"], probabilities: Float[np.ndarray, " n"], names: Collection[str] = METRIC_NAMES
+) -> dict[str, float]:
+    """These scores by name; labels must be known (0 or 1)."""
+    return {name: score(labels, probabilities) for name, score in _SCORES.items() if name in names}
 
 
 def _mean_ranks(scores: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:

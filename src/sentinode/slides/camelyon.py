@@ -110,7 +110,7 @@ def rasterised(
         left, top = np.maximum(np.floor(corners.min(axis=0)).astype(int), 0)
         right, bottom = np.minimum(np.ceil(corners.max(axis=0)).astype(int) + 1, shape[::-1])
         if left < right and top < bottom:
-            inside = _inside([ring - (left, top) for ring in rings], (bottom - top, right - left))
+            inside = _inside([ring - (left, top) for ring in rings], (int(bottom - top), int(right - left)))
             if annotation.excluded:
                 mask[top:bottom, left:right] &= ~inside
             else:

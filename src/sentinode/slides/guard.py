@@ -137,7 +137,7 @@ class Look:
         return told
 
 
-def look_at(unlike: UInt8[np.ndarray, " n"], patches: Patches) -> Look:
+def look_at(unlike: UInt8[np.ndarray, " cells"], patches: Patches) -> Look:
     """Sum up what was found of a slide's cells, each an `Unlike`, and the spacing that some of its patches speak of."""
     aspects = Counter(Unlike(code).name.lower() for code in unlike[unlike > 0].tolist())
     return Look(len(unlike), sum(aspects.values()), dict(aspects.most_common()), spacing_of(patches))

@@ -14,6 +14,8 @@ from sentinode.report.pages.page import write_study_page
 from sentinode.report.sections.steps import PRESET, steps
 from sentinode.studies.study import FinishedStudy
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 IN_ORDER = [
     "tables", "examples", "anomalies", "charts", "charts", "stages", "stages", "inputs", "network-1", "network-1",
     "runs", "plots-compared", "table-1", "plots-tuned", "table-2", "conclusion", "conclusion",
