@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from sentinode.slides.lesions import find_lesions
     from sentinode.slides.reader import read_slide
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "Classifier",
