@@ -328,10 +328,16 @@ def test_distill_trains_a_student_on_the_teachers_probabilities(
     assert run.predictions.ids.tolist() == taught.predictions.ids.tolist()
     said = pd.read_csv(run.folder / "teacher.csv")
     assert set(said["id"]) == taught.training_ids | set(pd.read_csv(phantom_folder / "sample_submission.csv")["id"])
+    asked = ["--set", "teacher.share=0.5", "--set", "teacher.unlabelled=false"]
+    assert sentinode(*ask, *asked, "--out", tmp_path / "half", cache=cache).returncode == 0
+    half = Run.open(tmp_path / "half")
+    assert half.teacher is not None
+    assert (half.teacher.share, half.teacher.joined, half.taught_ids) == (0.5, 0, half.training_ids)
     for wrong, told in (
         (["--set", "split.seed=3"], "setting 'split.seed' is the teacher's"),
         (["--student", "swiftly"], "unknown preset 'swiftly'. Choose one of"),
-        (["--set", "teacher.share=2"], "setting 'teacher.share'"),
+        (["--set", "teacher.share=2"], "setting 'teacher.share': Input should be less than or equal to 1"),
+        (["--set", "teacher.confidence=0.9"], "belongs to teacher.labels = 'hard', not 'soft'"),
     ):
         refused(sentinode(*ask, *wrong, "--out", tmp_path / "no", cache=cache), told)
     refused(sentinode("distill", tmp_path, phantom_folder, "--out", tmp_path / "no", cache=cache), "is not a run")

@@ -158,7 +158,7 @@ def distill(
     which have no labels here. Balance, sample and split are the teacher's, so that it has seen nothing of what the
     student is validated on.
     """
-    asked = asked_student(student, settings)
+    asked = asked_student(student, teacher, settings)
     require_results(teacher)
     require_data(data)
     require_place(out, "config.toml", resume=resume)

@@ -165,14 +165,14 @@ def asked_run(
     return override(_base(preset, config, "fair").run_config(), given, where="the options")
 
 
-def asked_student(student: str, settings: list[str] | None) -> RunConfig:
-    """The settings of a student: a preset by its name or a file, with single settings put over it."""
+def asked_student(student: str, teacher: Path, settings: list[str] | None) -> RunConfig:
+    """The settings of a teacher's student: a preset by its name or a file, with single settings put over it."""
     from sentinode.config.presets import PRESETS
     from sentinode.config.run import SHARED_WITH_TEACHER
     from sentinode.settings import override
 
     preset, config = (student, None) if student in PRESETS or "." not in student else (None, Path(student))
-    given = _given(settings, {})
+    given = _given(settings, {"teacher.labels": "soft", "teacher.run": str(teacher)})
     for name in given:
         if name.split(".")[0] in SHARED_WITH_TEACHER:
             raise ConfigError(
