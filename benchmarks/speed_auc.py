@@ -3,8 +3,8 @@
     python benchmarks/speed_auc.py NAME=RUN=EVALUATION ... --json FILE --figure docs/images/speed-auc.png
 
 RUN is a run's folder, EVALUATION what `sentinode evaluate --out` wrote of it, with its AUC and interval. Speed is that
-of `sentinode.load(RUN)` on pixels in memory, under the run's own number of views; the runs take turns, `--seconds`
-each, and the median of the rounds is drawn, with the least and the most.
+of `sentinode.load(RUN)` on pixels in memory, under the run's own number of views; the runs take turns, about
+`--seconds` each, and the median of the rounds is drawn, with the least and the most.
 """
 
 from __future__ import annotations
@@ -23,26 +23,28 @@ from sentinode.artefacts import write_json
 from sentinode.inference.classifier import Classifier
 from sentinode.report.figures.style import MUTED, NEGATIVE, RULE
 
+_LEAST, _MOST = 8, 16_384  # patches a block
+
 
 def patches_per_s(classifier: Classifier, pixels: np.ndarray, seconds: float) -> float:
-    """How many patches are predicted in a second, in blocks, for about so many seconds."""
-    done, started = 0, time.perf_counter()
-    while (taken := time.perf_counter() - started) < seconds:
-        at = done % len(pixels)
-        block = pixels[at : at + 512]
-        classifier(block)
-        done += len(block)
-    return done / taken
+    """How many patches are predicted in a second: blocks, each twice as large, until one takes half of the seconds."""
+    count, taken = _LEAST // 2, 0.0
+    while taken < seconds / 2 and count < len(pixels):
+        count *= 2
+        started = time.perf_counter()
+        classifier(pixels[:count])
+        taken = time.perf_counter() - started
+    return count / taken
 
 
-def measure(given: list[str], patches: int, rounds: int, seconds: float) -> dict[str, Any]:
-    pixels = np.random.default_rng(0).integers(0, 256, (patches, 96, 96, 3), dtype=np.uint8)
+def measure(given: list[str], rounds: int, seconds: float) -> dict[str, Any]:
+    pixels = np.random.default_rng(0).integers(0, 256, (_MOST, 96, 96, 3), dtype=np.uint8)
     found, classifiers = dict[str, Any](), dict[str, Classifier]()
     for each in given:
         name, run, evaluation = each.split("=")
         auc = json.loads((Path(evaluation) / "scores.json").read_text(encoding="utf-8"))["scores"]["auc"]
         classifiers[name] = load(run, device="cpu")
-        classifiers[name](pixels[:512])  # starts are not measured
+        classifiers[name](pixels[:_LEAST])  # starts are not measured
         found[name] = {"auc": {end: auc[end] for end in ("estimate", "low", "high")}, "rates": []}
     for _ in range(rounds):
         for name, classifier in classifiers.items():
@@ -70,6 +72,7 @@ def draw(found: dict[str, Any], path: Path) -> None:
         )
         axes.annotate(name, (rate, auc["estimate"]), xytext=(6, 6), textcoords="offset points")
     axes.set_xscale("log")
+    axes.margins(x=0.15)
     axes.set_xlabel("patches per second, two processor cores")
     axes.set_ylabel("AUC, test patches (95 % interval)")
     axes.grid(visible=True, color=RULE)
@@ -80,13 +83,12 @@ def draw(found: dict[str, Any], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", metavar="NAME=RUN=EVALUATION")
-    parser.add_argument("--patches", type=int, default=4096)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--figure", type=Path)
     asked = parser.parse_args()
-    found = measure(asked.runs, asked.patches, asked.rounds, asked.seconds)
+    found = measure(asked.runs, asked.rounds, asked.seconds)
     for name, each in found.items():
         auc, rates = each["auc"], each["rates"]
         told = f"{statistics.median(rates):,.0f} ({min(rates):,.0f} to {max(rates):,.0f}) patches per second"
