@@ -359,6 +359,19 @@ def test_a_step_on_soft_targets_is_that_of_the_mean_over_labels_drawn_from_them(
     torch.testing.assert_close(losses[0], (1 - targets) * losses[1] + targets * losses[2], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("damage", [b"", b"\x93NUMPY", None], ids=["empty", "cut", "other shape"])
+def test_what_is_kept_of_a_teacher_is_asked_anew_where_it_is_damaged(
+    taught: Material, teacher: Run, tmp_path: Path, damage: bytes | None
+) -> None:
+    found, session = teachers.Teacher.open(teacher.folder), Session(tmp_path, CPU, workers=1)
+    said = found.say(taught.patches.part(slice(0, 8)), session)
+    (kept,) = (tmp_path / "teachers").iterdir()
+    np.save(kept, np.zeros(3)) if damage is None else kept.write_bytes(damage)
+    again = found.say(taught.patches.part(slice(0, 8)), session)
+    assert again.probabilities.tolist() == said.probabilities.tolist()
+    assert np.load(kept).shape == (8,)
+
+
 def test_soft_labels_are_not_for_a_head_on_frozen_features() -> None:
     soft = {"teacher.labels": "soft", "teacher.run": "teacher"}
     head = {"model.architecture": "timm", "model.backbone": "test_efficientnet", "fit.train": "head"}

@@ -344,6 +344,15 @@ class Limit:
 _LIMIT: Final = TypeAdapter(Limit)
 
 
+def kept_array(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
+    """An array of the cache, which changes no file when it is written into; None where it is absent or damaged."""
+    try:
+        kept: np.ndarray = np.load(path, mmap_mode="c", allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    return kept if kept.shape == shape else None
+
+
 _COMPUTED: Final = {"features": "features of a backbone", "teachers": "what a teacher said"}
 
 

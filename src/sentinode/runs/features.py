@@ -15,6 +15,7 @@ from jaxtyping import Float, Int, Shaped
 from sentinode.artefacts import write_atomically
 from sentinode.config.fit import CopiesConfig
 from sentinode.config.run import RunConfig, TimmModel
+from sentinode.data.cache import kept_array
 from sentinode.data.patches import PatchSet
 from sentinode.device import Precision, has_bfloat16, in_precision
 from sentinode.fitting.linear_probe import Features
@@ -117,11 +118,8 @@ class FeatureStore:
     def _kept(self, path: Path) -> Float[np.ndarray, "n d"]:
         """What the cache has of all patches, and NaN; what is written into it changes no file."""
         shape = (len(self.patches), self._network.head.in_features)
-        if path.is_file():
-            kept: Float[np.ndarray, "n d"] = np.load(path, mmap_mode="c", allow_pickle=False)
-            if kept.shape == shape:
-                return kept
-        return np.full(shape, np.nan, np.float32)
+        kept = kept_array(path, shape)
+        return np.full(shape, np.nan, np.float32) if kept is None else kept
 
 
 def _digest(patches: PatchSet, config: RunConfig, network: Backbone, device: torch.device) -> hashlib._Hash:

@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float, Int
 from sentinode.artefacts import write_atomically
 from sentinode.audit.audit import pixel_digests
 from sentinode.config.run import HardLabels, RunConfig, SoftLabels
+from sentinode.data.cache import kept_array
 from sentinode.data.patches import PatchSet, PatchTable
 from sentinode.errors import ConfigError, RunError
 from sentinode.inference.predictions import Predictions
@@ -243,13 +244,12 @@ class Teacher:
         pupil asks the same.
         """
         digest = hashlib.sha256(f"{self.digest} {session.device} ".encode() + pixel_digests(patches.pixels).tobytes())
-        kept = session.cache_root / "teachers" / f"{digest.hexdigest()[:20]}.npy"
-        if kept.is_file():
-            raw = np.load(kept, allow_pickle=False)
-        else:
+        path = session.cache_root / "teachers" / f"{digest.hexdigest()[:20]}.npy"
+        raw = kept_array(path, (len(patches),))
+        if raw is None:
             classifier = classifier_of(self.runs, session.device, folder=self.folder)
-            raw = classifier.predictions(patches, session.progress).probabilities
-            write_atomically(kept, lambda file: np.save(file, raw, allow_pickle=False))
+            raw = said = classifier.predictions(patches, session.progress).probabilities
+            write_atomically(path, lambda file: np.save(file, said, allow_pickle=False))
         calibration = self.decision.calibrations.get("temperature")
         return Predictions(patches.ids, patches.labels, raw if calibration is None else calibration.apply(raw))
 
