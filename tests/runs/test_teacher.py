@@ -85,7 +85,7 @@ def with_test_part(labelled: PatchSet, config: RunConfig) -> Material:
 
 
 @pytest.fixture(scope="module")
-def taught(config: RunConfig) -> Material:
+def material(config: RunConfig) -> Material:
     labelled = make_patches()
     doubtful = labelled.labels.copy()
     doubtful[::9] = 1 - doubtful[::9]  # so that no network is right always, nor should be sure of it
@@ -93,23 +93,25 @@ def taught(config: RunConfig) -> Material:
 
 
 @pytest.fixture(scope="module")
-def teacher(taught: Material, config: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return train_run(taught, config, tmp_path_factory.mktemp("teacher") / "run")
+def teacher(material: Material, config: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return train_run(material, config, tmp_path_factory.mktemp("teacher") / "run")
 
 
 @pytest.fixture(scope="module")
-def pupil_config(config: RunConfig, teacher: Run) -> RunConfig:
+def student_config(config: RunConfig, teacher: Run) -> RunConfig:
     return override(config, {"teacher.run": str(teacher.folder), "teacher.confidence": 0.7, "fit.seed": 26})
 
 
 @pytest.fixture(scope="module")
-def pupil(taught: Material, pupil_config: RunConfig, teacher: Run, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return train_run(taught, pupil_config, tmp_path_factory.mktemp("pupil") / "run")
+def student(
+    material: Material, student_config: RunConfig, teacher: Run, tmp_path_factory: pytest.TempPathFactory
+) -> Run:
+    return train_run(material, student_config, tmp_path_factory.mktemp("student") / "run")
 
 
-def test_patches_that_the_validation_side_knows_are_barred(taught: Material, config: RunConfig) -> None:
-    assert taught.unlabelled is not None
-    barred = barred_patches(taught, taught.unlabelled, taught.split(config))
+def test_patches_that_the_validation_side_knows_are_barred(material: Material, config: RunConfig) -> None:
+    assert material.unlabelled is not None
+    barred = barred_patches(material, material.unlabelled, material.split(config))
     found = {reason: np.flatnonzero(rows).tolist() for reason, rows in barred.items()}
     assert found == {
         "left out by data.leave_out": [BLANKED],
@@ -121,14 +123,14 @@ def test_patches_that_the_validation_side_knows_are_barred(taught: Material, con
 
 def test_only_what_the_teacher_is_sure_of_joins() -> None:
     probabilities = np.array([0.99, 0.951, 0.949, 0.5, 0.051, 0.049, 0.01, 0.97, 0.02])
-    said = Predictions(np.array([f"p{i}" for i in range(9)]), np.full(9, 1, np.int8), probabilities)
+    predicted = Predictions(np.array([f"p{i}" for i in range(9)]), np.full(9, 1, np.int8), probabilities)
     barred = {"one reason": np.arange(9) == 0, "another": np.isin(np.arange(9), [0, 3, 6])}
-    joined, left_out = choose(said, barred, HardLabels(run=TEACHER))
+    joined, left_out = choose(predicted, barred, HardLabels(run=TEACHER))
     assert joined.ids.tolist() == ["p1", "p5", "p7", "p8"]
     assert joined.labels.tolist() == [1, 0, 1, 0]
     assert joined.probabilities.tolist() == [0.951, 0.049, 0.97, 0.02]
     assert left_out == {"one reason": 1, "another": 2, "not confident": 2}
-    joined, left_out = choose(said, barred, HardLabels(run=TEACHER, most=1))
+    joined, left_out = choose(predicted, barred, HardLabels(run=TEACHER, most=1))
     assert joined.ids.tolist() == ["p7", "p8"]
     assert left_out["beyond teacher.most"] == 2
 
@@ -142,45 +144,45 @@ def test_only_what_the_teacher_is_sure_of_joins() -> None:
     ],
 )
 def test_one_class_alone_is_refused(probabilities: list[float], told: str) -> None:
-    said = Predictions(np.array(["a", "b", "c"]), np.full(3, -1, np.int8), np.array(probabilities))
+    predicted = Predictions(np.array(["a", "b", "c"]), np.full(3, -1, np.int8), np.array(probabilities))
     with pytest.raises(ConfigError, match=told):
-        choose(said, {"reason": np.array([False, False, True])}, HardLabels(run=TEACHER))
+        choose(predicted, {"reason": np.array([False, False, True])}, HardLabels(run=TEACHER))
 
 
 def test_confident_patches_join_the_training_side_and_no_others(
-    taught: Material, pupil: Run, pupil_config: RunConfig, teacher: Run
+    material: Material, student: Run, student_config: RunConfig, teacher: Run
 ) -> None:
-    assert taught.unlabelled is not None
-    patches = taught.unlabelled.patches
+    assert material.unlabelled is not None
+    patches = material.unlabelled.patches
     raw = classifier_of([teacher], CPU)(patches.pixels)
-    said = teacher.decision.calibrations["temperature"].apply(raw)
-    assert not np.allclose(said, raw, atol=1e-3)  # so the test would see it if raw probabilities were taken
+    predicted = teacher.decision.calibrations["temperature"].apply(raw)
+    assert not np.allclose(predicted, raw, atol=1e-3)  # so the test would see it if raw probabilities were taken
     expected = {
         i: (int(p >= 0.7), p)
-        for row, (i, p) in enumerate(zip(patches.ids.tolist(), said.tolist(), strict=True))
+        for row, (i, p) in enumerate(zip(patches.ids.tolist(), predicted.tolist(), strict=True))
         if row > NAMESAKE and not 0.3 < p < 0.7
     }
-    table = pd.read_csv(pupil.folder / "teacher.csv", index_col="id")
+    table = pd.read_csv(student.folder / "teacher.csv", index_col="id")
     assert dict(zip(table.index, table["label"], strict=True)) == {i: label for i, (label, _) in expected.items()}
     assert table["probability"].tolist() == pytest.approx([p for _, p in expected.values()], abs=1e-6)
-    assert pupil.history["training_patches"].tolist() == [48 + len(expected)] * 3
-    split = taught.split(pupil_config)
-    assert pupil.predictions.ids.tolist() == split.validation.tolist()
-    assert pd.read_csv(pupil.folder / "split.csv")["id"].tolist() == [*split.training, *split.validation]
+    assert student.history["training_patches"].tolist() == [48 + len(expected)] * 3
+    split = material.split(student_config)
+    assert student.predictions.ids.tolist() == split.validation.tolist()
+    assert pd.read_csv(student.folder / "split.csv")["id"].tolist() == [*split.training, *split.validation]
 
-    streams = open_streams(taught, pupil_config, teachers.lesson_of(pupil.folder, pupil_config))
+    streams = open_streams(material, student_config, teachers.read_teacher_predictions(student.folder, student_config))
     rows = patches.rows_of(table.index.to_numpy(dtype=str))
     config = streams.training.prepared.config
-    alone = open_streams(taught, pupil_config)
+    alone = open_streams(material, student_config)
     np.testing.assert_array_equal(streams.training.prepared[slice(48, None)], downsample(patches.pixels[rows], config))
     np.testing.assert_array_equal(streams.training.prepared[slice(0, 48)], alone.training.prepared[slice(0, 48)])
     assert streams.training.labels[48:].tolist() == table["label"].tolist()
     assert torch.equal(streams.validation.labels, alone.validation.labels)
 
 
-def test_the_run_folder_says_who_joined_and_why_others_did_not(pupil: Run, teacher: Run, tmp_path: Path) -> None:
-    record = pupil.environment["teacher"]
-    table = pd.read_csv(pupil.folder / "teacher.csv")
+def test_the_run_folder_says_who_joined_and_why_others_did_not(student: Run, teacher: Run, tmp_path: Path) -> None:
+    record = student.environment["teacher"]
+    table = pd.read_csv(student.folder / "teacher.csv")
     assert record["teacher"] == str(teacher.folder)
     assert (record["confidence"], record["calibration"]) == (0.7, "temperature")
     assert record["positive"] == table["label"].sum()
@@ -188,9 +190,9 @@ def test_the_run_folder_says_who_joined_and_why_others_did_not(pupil: Run, teach
     assert record["left_out"]["share tissue with the validation set"] == 5
     assert record["left_out"]["not confident"] > 0
     assert len(table) + sum(record["left_out"].values()) == TEST_PATCHES
-    assert [n for n in pupil.environment["notices"] if "saw the pixels of" in n and "do not show how" in n]
+    assert [n for n in student.environment["notices"] if "saw the pixels of" in n and "do not show how" in n]
     folder = tmp_path / "run"
-    shutil.copytree(pupil.folder, folder)
+    shutil.copytree(student.folder, folder)
     page = write_run_page(Run.open(folder)).read_text(encoding="utf-8")
     assert f"{len(table)} more, labelled by a teacher" in page
     assert "teacher: left out" in page
@@ -199,8 +201,8 @@ def test_the_run_folder_says_who_joined_and_why_others_did_not(pupil: Run, teach
         Run.open(folder)
 
 
-def test_without_a_teacher_nothing_changes(taught: Material, config: RunConfig, teacher: Run, tmp_path: Path) -> None:
-    plain = Material(taught.patches, taught.candidates.groups)
+def test_without_a_teacher_nothing_changes(material: Material, config: RunConfig, teacher: Run, tmp_path: Path) -> None:
+    plain = Material(material.patches, material.candidates.groups)
     run = train_run(plain, config, tmp_path / "run")
     for name in ("config.toml", "split.csv", "predictions.csv", "model.safetensors", "decision.json", "scores.json"):
         assert (run.folder / name).read_bytes() == (teacher.folder / name).read_bytes(), name
@@ -214,50 +216,55 @@ class KilledError(Exception):
 
 
 def test_it_resumes_with_its_own_teacher_only(
-    taught: Material, pupil_config: RunConfig, pupil: Run, teacher: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    material: Material,
+    student_config: RunConfig,
+    student: Run,
+    teacher: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def killed(row: dict[str, object]) -> None:
         raise KilledError
 
     lent = tmp_path / "teacher"
     shutil.copytree(teacher.folder, lent)
-    config = override(pupil_config, {"teacher.run": str(lent)})
+    config = override(student_config, {"teacher.run": str(lent)})
     with pytest.raises(KilledError):
-        train_run(taught, config, tmp_path / "run", on_epoch=killed)
+        train_run(material, config, tmp_path / "run", on_epoch=killed)
     other = override(config, {"teacher.run": str(teacher.folder)})
     with pytest.raises(RunError, match="other settings"):
-        train_run(taught, other, tmp_path / "run", resume=True)
+        train_run(material, other, tmp_path / "run", resume=True)
 
     table = (tmp_path / "run" / "teacher.csv").read_bytes()
     (tmp_path / "run" / "teacher.csv").write_bytes(table.replace(b",1,", b",0,"))
     with pytest.raises(RunError, match=r"teacher\.csv: is not the table that the run was begun with"):
-        train_run(taught, config, tmp_path / "run", resume=True)
+        train_run(material, config, tmp_path / "run", resume=True)
     (tmp_path / "run" / "teacher.csv").write_bytes(table)
     monkeypatch.setattr(teachers, "classifier_of", lambda *_, **__: pytest.fail("predicted again"))
-    resumed = train_run(taught, config, tmp_path / "run", resume=True)
+    resumed = train_run(material, config, tmp_path / "run", resume=True)
     for name in ("teacher.csv", "predictions.csv", "model.safetensors"):
-        assert (resumed.folder / name).read_bytes() == (pupil.folder / name).read_bytes(), name
+        assert (resumed.folder / name).read_bytes() == (student.folder / name).read_bytes(), name
 
     shutil.rmtree(lent)
-    shutil.copytree(pupil.folder, lent)
+    shutil.copytree(student.folder, lent)
     with pytest.raises(RunError, match="was started with another teacher"):
-        train_run(taught, config, tmp_path / "run", resume=True)
+        train_run(material, config, tmp_path / "run", resume=True)
 
 
 def test_a_teacher_that_knows_the_validation_side_is_refused(
-    taught: Material, pupil_config: RunConfig, pupil: Run, tmp_path: Path
+    material: Material, student_config: RunConfig, student: Run, tmp_path: Path
 ) -> None:
-    other = override(pupil_config, {"split.seed": 3})
+    other = override(student_config, {"split.seed": 3})
     with pytest.raises(RunError, match=r"was trained on \d+ of the 48 patches that are to validate"):
-        train_run(taught, other, tmp_path / "run")
+        train_run(material, other, tmp_path / "run")
     assert not (tmp_path / "run").exists()
-    # A pupil may teach in turn, but not where its own teacher may have seen the labels.
-    again = override(pupil_config, {"teacher.run": str(pupil.folder), "fit.epochs": 1})
-    assert train_run(taught, again, tmp_path / "second").environment["teacher"]
-    shutil.copytree(pupil.folder, tmp_path / "pupil")
-    found = teachers.Teacher.open(tmp_path / "pupil")
+    # A student may teach in turn, but not where its own teacher may have seen the labels.
+    again = override(student_config, {"teacher.run": str(student.folder), "fit.epochs": 1})
+    assert train_run(material, again, tmp_path / "second").environment["teacher"]
+    shutil.copytree(student.folder, tmp_path / "student")
+    found = teachers.Teacher.open(tmp_path / "student")
     with pytest.raises(RunError, match="has teachers that may have been trained on 1 of the 2"):
-        found.require_blind_to(validated_on(["elsewhere", pupil.predictions.ids[0]]), taught.candidates)
+        found.require_blind_to(validated_on(["elsewhere", student.predictions.ids[0]]), material.candidates)
 
 
 def validated_on(ids: Sequence[str], basis: Basis = "slide") -> Split:
@@ -265,14 +272,17 @@ def validated_on(ids: Sequence[str], basis: Basis = "slide") -> Split:
 
 
 def test_a_teacher_that_knows_slides_or_tissue_of_the_validation_side_is_refused(
-    taught: Material, teacher: Run, tmp_path: Path
+    material: Material, teacher: Run, tmp_path: Path
 ) -> None:
-    found, seen = teachers.Teacher.open(teacher.folder), taught.patches.rows_of(np.array(sorted(teacher.training_ids)))
+    found, seen = (
+        teachers.Teacher.open(teacher.folder),
+        material.patches.rows_of(np.array(sorted(teacher.training_ids))),
+    )
     table = PatchTable(
-        np.append(taught.patches.ids, ["new", "old"]),
-        np.append(taught.patches.labels, [0, 1]).astype(np.int8),
-        np.append(taught.patches.slides, ["unseen", taught.patches.slides[seen[0]]]),
-        np.append(np.where(np.arange(len(taught.patches)) == seen[0], "g", ""), ["", "g"]),
+        np.append(material.patches.ids, ["new", "old"]),
+        np.append(material.patches.labels, [0, 1]).astype(np.int8),
+        np.append(material.patches.slides, ["unseen", material.patches.slides[seen[0]]]),
+        np.append(np.where(np.arange(len(material.patches)) == seen[0], "g", ""), ["", "g"]),
     )
     for basis in ("slide", "group"):
         found.require_blind_to(validated_on(["new"], basis), table)
@@ -290,35 +300,35 @@ def test_a_comparison_names_a_variant_after_the_teachers_folder(tmp_path: Path) 
 
 
 def test_without_a_test_part_or_a_finished_teacher_there_is_one_line(
-    taught: Material, pupil_config: RunConfig, tmp_path: Path
+    material: Material, student_config: RunConfig, tmp_path: Path
 ) -> None:
-    alone = Material(taught.patches, taught.patches.groups)
+    alone = Material(material.patches, material.patches.groups)
     with pytest.raises(ConfigError, match="no test part"):
-        train_run(alone, pupil_config, tmp_path / "run")
-    absent = override(pupil_config, {"teacher.run": str(tmp_path / "absent")})
+        train_run(alone, student_config, tmp_path / "run")
+    absent = override(student_config, {"teacher.run": str(tmp_path / "absent")})
     with pytest.raises(RunError, match="is not a directory"):
-        train_run(taught, absent, tmp_path / "run")
+        train_run(material, absent, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 def test_soft_labels_are_the_teachers_probabilities_mixed_with_the_labels(
-    taught: Material, config: RunConfig, teacher: Run, tmp_path: Path
+    material: Material, config: RunConfig, teacher: Run, tmp_path: Path
 ) -> None:
     settings = {"teacher.labels": "soft", "teacher.run": str(teacher.folder), "teacher.share": 0.75, "fit.seed": 26}
-    student = train_run(taught, override(config, settings), tmp_path / "run")
-    assert taught.unlabelled is not None
-    split, patches = taught.split(config), taught.unlabelled.patches
-    said = [
+    student = train_run(material, override(config, settings), tmp_path / "run")
+    assert material.unlabelled is not None
+    split, patches = material.split(config), material.unlabelled.patches
+    predicted = [
         teacher.decision.calibrations["temperature"].apply(classifier_of([teacher], CPU)(pixels))
-        for pixels in (taught.patches.pixels[taught.patches.rows_of(split.training)], patches.pixels)
+        for pixels in (material.patches.pixels[material.patches.rows_of(split.training)], patches.pixels)
     ]
     joined = np.arange(TEST_PATCHES) > NAMESAKE  # all that may, however sure the teacher is
-    streams = open_streams(taught, student.config, teachers.lesson_of(student.folder, student.config))
+    streams = open_streams(material, student.config, teachers.read_teacher_predictions(student.folder, student.config))
     labels = streams.training.labels.numpy()
-    expected = np.append(0.75 * said[0] + 0.25 * labels[:48], said[1][joined])
+    expected = np.append(0.75 * predicted[0] + 0.25 * labels[:48], predicted[1][joined])
     np.testing.assert_allclose(streams.training.targets.numpy(), expected, atol=1e-6)
-    assert labels[:48].tolist() == taught.patches.labels[taught.patches.rows_of(split.training)].tolist()
-    assert labels[48:].tolist() == (said[1][joined] >= 0.5).tolist()
+    assert labels[:48].tolist() == material.patches.labels[material.patches.rows_of(split.training)].tolist()
+    assert labels[48:].tolist() == (predicted[1][joined] >= 0.5).tolist()
     batch = streams.training.batch(1)
     assert torch.equal(batch.targets, streams.training.targets[torch.from_numpy(batch.rows)])
     assert torch.equal(streams.validation.targets, streams.validation.labels)
@@ -334,12 +344,12 @@ def test_soft_labels_are_the_teachers_probabilities_mixed_with_the_labels(
 
 
 def test_soft_labels_need_no_test_part_and_move_what_is_learned(
-    taught: Material, config: RunConfig, teacher: Run, tmp_path: Path
+    material: Material, config: RunConfig, teacher: Run, tmp_path: Path
 ) -> None:
-    alone = Material(taught.patches, taught.candidates.groups)
+    alone = Material(material.patches, material.candidates.groups)
     soft = override(config, {"teacher.labels": "soft", "teacher.run": str(teacher.folder)})
     student = train_run(alone, soft, tmp_path / "run")
-    unasked = train_run(taught, override(soft, {"teacher.unlabelled": False}), tmp_path / "unasked")
+    unasked = train_run(material, override(soft, {"teacher.unlabelled": False}), tmp_path / "unasked")
     assert unasked.weights_digest == student.weights_digest
     assert student.teacher is not None
     assert student.teacher.joined == 0
@@ -361,14 +371,14 @@ def test_a_step_on_soft_targets_is_that_of_the_mean_over_labels_drawn_from_them(
 
 @pytest.mark.parametrize("damage", [b"", b"\x93NUMPY", None], ids=["empty", "cut", "other shape"])
 def test_what_is_kept_of_a_teacher_is_asked_anew_where_it_is_damaged(
-    taught: Material, teacher: Run, tmp_path: Path, damage: bytes | None
+    material: Material, teacher: Run, tmp_path: Path, damage: bytes | None
 ) -> None:
     found, session = teachers.Teacher.open(teacher.folder), Session(tmp_path, CPU, workers=1)
-    said = found.say(taught.patches.part(slice(0, 8)), session)
+    predicted = found.predict(material.patches.part(slice(0, 8)), session)
     (kept,) = (tmp_path / "teachers").iterdir()
     np.save(kept, np.zeros(3)) if damage is None else kept.write_bytes(damage)
-    again = found.say(taught.patches.part(slice(0, 8)), session)
-    assert again.probabilities.tolist() == said.probabilities.tolist()
+    again = found.predict(material.patches.part(slice(0, 8)), session)
+    assert again.probabilities.tolist() == predicted.probabilities.tolist()
     assert np.load(kept).shape == (8,)
 
 
@@ -382,11 +392,16 @@ def test_soft_labels_are_not_for_a_head_on_frozen_features() -> None:
 
 
 def test_members_share_the_pseudo_labels_and_joined_members_keep_theirs(
-    taught: Material, pupil_config: RunConfig, pupil: Run, teacher: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    material: Material,
+    student_config: RunConfig,
+    student: Run,
+    teacher: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert taught.unlabelled is not None
+    assert material.unlabelled is not None
     asked_of = Session(tmp_path / "cache", CPU, workers=1)
-    fresh = Material(taught.patches, taught.candidates.groups, unlabelled=taught.unlabelled, session=asked_of)
+    fresh = Material(material.patches, material.candidates.groups, unlabelled=material.unlabelled, session=asked_of)
     calls, real = [], teachers.classifier_of
 
     def counted(*given, **options):
@@ -395,25 +410,25 @@ def test_members_share_the_pseudo_labels_and_joined_members_keep_theirs(
 
     monkeypatch.setattr(teachers, "classifier_of", counted)
     members = {"a": {"fit.seed": 1}, "b": {"fit.seed": 2}}
-    asked = override(pupil_config, {"ensemble.members": members, "fit.epochs": 1})
+    asked = override(student_config, {"ensemble.members": members, "fit.epochs": 1})
     run = train_run(fresh, asked, tmp_path / "ensemble")
     assert len(calls) == 1
-    tables = [(each.folder / "teacher.csv").read_bytes() for each in (run, *run.members, pupil)]
+    tables = [(each.folder / "teacher.csv").read_bytes() for each in (run, *run.members, student)]
     assert len(set(tables)) == 1
     assert len([n for n in run.environment["notices"] if "saw the pixels" in n]) == 1
 
-    joined = join_runs([pupil, teacher], tmp_path / "joined", "equal", Session(device=CPU))
+    joined = join_runs([student, teacher], tmp_path / "joined", "equal", Session(device=CPU))
     assert (joined.members[0].folder / "teacher.csv").is_file()
     assert [n for n in joined.environment["notices"] if "saw the pixels" in n]
     assert [own.teacher and own.teacher.run for own in joined.config.members().values()] == [teacher.folder, None]
     with pytest.raises(RunError, match="was trained on"):
         teachers.Teacher.open(joined.folder).require_blind_to(
-            validated_on(sorted(teacher.training_ids)), taught.candidates
+            validated_on(sorted(teacher.training_ids)), material.candidates
         )
 
 
 def test_a_head_on_frozen_features_takes_them(
-    taught: Material, pupil_config: RunConfig, pupil: Run, tmp_path: Path
+    material: Material, student_config: RunConfig, student: Run, tmp_path: Path
 ) -> None:
     settings = {
         "model.architecture": "timm",
@@ -424,10 +439,13 @@ def test_a_head_on_frozen_features_takes_them(
         "fit.penalties": [0.1],
     }
     material = Material(
-        taught.patches, taught.candidates.groups, unlabelled=taught.unlabelled, session=Session(tmp_path / "cache", CPU)
+        material.patches,
+        material.candidates.groups,
+        unlabelled=material.unlabelled,
+        session=Session(tmp_path / "cache", CPU),
     )
-    run = train_run(material, override(pupil_config, settings), tmp_path / "run")
-    joined = pupil.environment["teacher"]
+    run = train_run(material, override(student_config, settings), tmp_path / "run")
+    joined = student.environment["teacher"]
     assert run.history["training_patches"].tolist() == [48 + joined["positive"] + joined["negative"]]
     assert len(list((tmp_path / "cache" / "features").iterdir())) == 2
 

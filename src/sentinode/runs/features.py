@@ -25,7 +25,7 @@ from sentinode.models.backbones.backbone import Backbone
 from sentinode.progress import of_step
 from sentinode.randomness import Purpose
 from sentinode.runs.material import Material
-from sentinode.runs.teacher import Lesson
+from sentinode.runs.teacher import TeacherPredictions
 from sentinode.session import Session
 
 _CHUNK: Final = 512  # patches hashed at a time
@@ -37,7 +37,7 @@ def head_features(
     config: RunConfig,
     copies: CopiesConfig | None,
     network: Backbone,
-    taught: Lesson | None = None,
+    by_teacher: TeacherPredictions | None = None,
 ) -> tuple[Features, Features]:
     """Features and labels of the training set, those that a teacher labels last, and of the validation set.
 
@@ -50,10 +50,10 @@ def head_features(
     validation = Features(store.features(rows), patches.labels[rows].astype(np.int64))
     rows = patches.rows_of(split.training)
     parts = [store.copies(rows, patches.labels[rows])]
-    if taught is not None and len(taught.joined):
+    if by_teacher is not None and len(by_teacher.joined):
         assert material.unlabelled is not None
         store = FeatureStore(material.unlabelled.patches, config, copies, network, material.session)
-        parts.append(store.copies(store.patches.rows_of(taught.joined.ids), taught.joined.labels))
+        parts.append(store.copies(store.patches.rows_of(by_teacher.joined.ids), by_teacher.joined.labels))
     values, labels = (np.concatenate(of_parts) for of_parts in zip(*[(p.values, p.labels) for p in parts], strict=True))
     return Features(values, labels), validation
 

@@ -34,8 +34,8 @@ from sentinode.splits.split import Split, units_of
 
 
 @dataclass(frozen=True, eq=False)
-class Lesson:
-    """What a teacher says, calibrated: of labelled training patches, if it is asked, and of those that join them."""
+class TeacherPredictions:
+    """A teacher's calibrated predictions: of training patches, under soft labels, and of unlabelled ones that join."""
 
     labelled: Predictions
     """In the order of the training set, with their own labels; none under hard labels."""
@@ -55,18 +55,18 @@ class Lesson:
         mixed = share * self.labelled.probabilities + (1 - share) * labels
         return np.append(mixed, self.joined.probabilities)
 
-    def write(self, folder: Path) -> Lesson:
+    def write(self, folder: Path) -> TeacherPredictions:
         """Save the patches as teacher.csv; returns the same with the digest of that in its record."""
         both = (self.labelled, self.joined)
-        ids, labels, said = (
+        ids, labels, probabilities = (
             np.concatenate([getattr(part, name) for part in both]) for name in ("ids", "labels", "probabilities")
         )
-        Predictions(ids, labels, said).write(folder / TEACHER)
+        Predictions(ids, labels, probabilities).write(folder / TEACHER)
         sealed = self.record.model_copy(update={"table_sha256": digest_of(folder / TEACHER)})
         return replace(self, record=sealed)
 
     @classmethod
-    def read(cls, folder: Path, record: TeacherRecord) -> Lesson:
+    def read(cls, folder: Path, record: TeacherRecord) -> TeacherPredictions:
         """What was written; raises RunError where the table is missing or was changed since."""
         if digest_of(folder / TEACHER) != record.table_sha256:
             raise RunError(
@@ -79,8 +79,8 @@ class Lesson:
         return cls(_rows(both, slice(0, at)), _rows(both, slice(at, None)), record)
 
 
-def lesson(material: Material, config: RunConfig, own: Recipes) -> Lesson | None:
-    """What a run of this config learns from its teacher; None where it has none.
+def teacher_predictions(material: Material, config: RunConfig, own: Recipes) -> TeacherPredictions | None:
+    """What the teacher of a run of this config predicts; None where it has no teacher.
 
     Raises ConfigError or RunError, in one line, where there is nothing to learn or the teacher may not teach.
     """
@@ -98,10 +98,10 @@ def lesson(material: Material, config: RunConfig, own: Recipes) -> Lesson | None
     labelled, joined, left_out = _NOTHING, _NOTHING, dict[str, int]()
     if isinstance(config.teacher, SoftLabels):
         rows = material.patches.rows_of(split.training)
-        labelled = teacher.say(material.patches.some(rows, session.cache_root), session)
+        labelled = teacher.predict(material.patches.some(rows, session.cache_root), session)
     if part is not None and (isinstance(config.teacher, HardLabels) or config.teacher.unlabelled):
         barred = barred_patches(material, part, split)
-        joined, left_out = choose(teacher.say(part.patches, session), barred, config.teacher)
+        joined, left_out = choose(teacher.predict(part.patches, session), barred, config.teacher)
     record = TeacherRecord(
         teacher=str(teacher.folder),
         teacher_sha256=teacher.digest,
@@ -112,11 +112,14 @@ def lesson(material: Material, config: RunConfig, own: Recipes) -> Lesson | None
         negative=int((joined.labels == 0).sum()),
         left_out=left_out,
     )
-    return Lesson(labelled, joined, record)
+    return TeacherPredictions(labelled, joined, record)
 
 
-def lesson_of(folder: Path, config: RunConfig) -> Lesson | None:
-    """What the run learns that was begun in the folder; raises RunError where its teacher is no longer the same."""
+def read_teacher_predictions(folder: Path, config: RunConfig) -> TeacherPredictions | None:
+    """What the teacher predicted for the run that was begun in the folder.
+
+    Raises RunError where its teacher is no longer the same.
+    """
     if config.teacher is None:
         return None
     found = read_environment(folder / ENVIRONMENT).get("teacher")
@@ -127,11 +130,11 @@ def lesson_of(folder: Path, config: RunConfig) -> Lesson | None:
             where=folder,
             remedy="Give the teacher that it was started with, or another folder.",
         )
-    return Lesson.read(folder, record)
+    return TeacherPredictions.read(folder, record)
 
 
 def record_of(run: Run) -> TeacherRecord | None:
-    """What the teacher of a run, or of its members, said, the first that has one; None without."""
+    """What the teacher of a run, or of its members, predicted, the first that has one; None without."""
     return next((found for each in (run, *run.members) if (found := each.teacher)), None)
 
 
@@ -150,7 +153,7 @@ def notice_of(record: TeacherRecord) -> str:
 
 
 def barred_patches(material: Material, unlabelled: Unlabelled, split: Split) -> dict[str, Bool[np.ndarray, " m"]]:
-    """Which patches of the test part may not join, whatever the teacher says of them, by the reason.
+    """Which patches of the test part may not join, whatever the teacher predicts, by the reason.
 
     Tissue is shared by duplicates, also rotated and flipped, by overlaps, by given groups, and by chains of these.
     """
@@ -169,7 +172,7 @@ def barred_patches(material: Material, unlabelled: Unlabelled, split: Split) -> 
 
 
 def choose(
-    said: Predictions, barred: Mapping[str, Bool[np.ndarray, " n"]], config: HardLabels | SoftLabels
+    predicted: Predictions, barred: Mapping[str, Bool[np.ndarray, " n"]], config: HardLabels | SoftLabels
 ) -> tuple[Predictions, dict[str, int]]:
     """The patches that join, with the label that is likelier, and how many do not, by the first reason that holds.
 
@@ -177,22 +180,24 @@ def choose(
     alone would only shift what the network expects.
     """
     left_out: dict[str, int] = {}
-    open_to = np.ones(len(said), dtype=bool)
+    open_to = np.ones(len(predicted), dtype=bool)
     for reason, rows in barred.items():
         left_out[reason] = int((open_to & rows).sum())
         open_to &= ~rows
     if isinstance(config, HardLabels):
-        positive = open_to & (said.probabilities >= config.confidence)
-        negative = open_to & (said.probabilities <= 1 - config.confidence)
+        positive = open_to & (predicted.probabilities >= config.confidence)
+        negative = open_to & (predicted.probabilities <= 1 - config.confidence)
         left_out["not confident"] = int((open_to & ~positive & ~negative).sum())
-        _require_both_classes(said.probabilities[open_to], int(positive.sum()), int(negative.sum()), config)
-        chosen = [_surest(np.flatnonzero(rows), said.probabilities, config.most) for rows in (negative, positive)]
+        _require_both_classes(predicted.probabilities[open_to], int(positive.sum()), int(negative.sum()), config)
+        chosen = [_surest(np.flatnonzero(rows), predicted.probabilities, config.most) for rows in (negative, positive)]
         rows = np.sort(np.concatenate(chosen))
         left_out["beyond teacher.most"] = int((positive | negative).sum()) - len(rows)
     else:
         rows = np.flatnonzero(open_to)
-    labels = (said.probabilities[rows] >= 0.5).astype(np.int8)
-    return Predictions(said.ids[rows], labels, said.probabilities[rows]), {k: n for k, n in left_out.items() if n}
+    labels = (predicted.probabilities[rows] >= 0.5).astype(np.int8)
+    return Predictions(predicted.ids[rows], labels, predicted.probabilities[rows]), {
+        k: n for k, n in left_out.items() if n
+    }
 
 
 def _surest(
@@ -235,26 +240,26 @@ class Teacher:
         sealed = [run.folder / MANIFEST for run in self.runs] + [self.folder / DECISION]
         return hashlib.sha256(b"".join(hashlib.sha256(path.read_bytes()).digest() for path in sealed)).hexdigest()
 
-    def say(self, patches: PatchSet, session: Session) -> Predictions:
+    def predict(self, patches: PatchSet, session: Session) -> Predictions:
         """Probabilities of patches, each network's with its own preprocessing and views, blended and calibrated.
 
         Calibrated by the temperature, where one was fitted, so that a confidence of 0.95 means that 95 of 100 such
         labels are right where patches are like the validation set's. The isotonic map is not taken: it makes ties,
-        and says 0 and 1 of whatever lies beyond its knots. What it said is kept in the cache, for every seed of a
-        pupil asks the same.
+        and gives 0 or 1 to whatever lies beyond its knots. Its predictions are kept in the cache, for every
+        seed of a student asks for the same.
         """
         digest = hashlib.sha256(f"{self.digest} {session.device} ".encode() + pixel_digests(patches.pixels).tobytes())
         path = session.cache_root / "teachers" / f"{digest.hexdigest()[:20]}.npy"
         raw = kept_array(path, (len(patches),))
         if raw is None:
             classifier = classifier_of(self.runs, session.device, folder=self.folder)
-            raw = said = classifier.predictions(patches, session.progress).probabilities
-            write_atomically(path, lambda file: np.save(file, said, allow_pickle=False))
+            raw = predicted = classifier.predictions(patches, session.progress).probabilities
+            write_atomically(path, lambda file: np.save(file, predicted, allow_pickle=False))
         calibration = self.decision.calibrations.get("temperature")
         return Predictions(patches.ids, patches.labels, raw if calibration is None else calibration.apply(raw))
 
     def require_blind_to(self, split: Split, labelled: PatchTable) -> None:
-        """Raise RunError where the teacher learned from labels that are to score its pupil, or from their neighbours'.
+        """Raise RunError where the teacher learned from labels that are to score its student, or their neighbours'.
 
         Neighbours are what the split keeps in one set. A teacher that was taught itself passes on what its own
         teachers knew; they were blind to its validation set.
@@ -271,7 +276,7 @@ class Teacher:
         ):
             if seen:
                 raise RunError(
-                    f"{how} {len(seen):,} of the {len(ids):,} patches that are to validate the run that it labels for",
+                    f"{how} {len(seen):,} of the {len(ids):,} patches that are to validate its student",
                     where=self.folder,
                     remedy="Give a teacher of the same split, balance and sample.",
                 )

@@ -58,7 +58,7 @@ from sentinode.runs.run import (
     write_manifest,
 )
 from sentinode.runs.run_record import record_of_run
-from sentinode.runs.teacher import Lesson, lesson, lesson_of
+from sentinode.runs.teacher import TeacherPredictions, read_teacher_predictions, teacher_predictions
 from sentinode.session import Session
 from sentinode.settings import read_toml, to_toml
 
@@ -134,10 +134,10 @@ class _Training:
         config, folder, writes = self.config, self.folder, self.processes.writes
         # Before the run is begun, for weights may be missing; a finished run is not built again.
         state = None if is_finished(folder) else _new_state(config, self.session.device, self.own)
-        taught = self._begin_together(resume=resume)
+        by_teacher = self._begin_together(resume=resume)
         if state is None:
             return Run.open(folder, self.own)
-        streams = open_streams(self.material, config, taught)
+        streams = open_streams(self.material, config, by_teacher)
         self._require_batches(len(streams.training))
         torch.manual_seed(Purpose.WHILE_TRAINING.seed(config.fit.seed))
         if isinstance(config.fit, FitStages) and config.fit.head_first and writes and not (folder / _LAST).is_file():
@@ -177,15 +177,15 @@ class _Training:
     def processes(self) -> Processes:
         return self.session.processes
 
-    def _begin_together(self, *, resume: bool) -> Lesson | None:
+    def _begin_together(self, *, resume: bool) -> TeacherPredictions | None:
         """The first process begins the run; the others read there what joins training."""
-        taught = self._begin(resume=resume) if self.processes.writes else None
+        by_teacher = self._begin(resume=resume) if self.processes.writes else None
         if self.config.teacher is None:
             return None
         self.processes.wait()
-        return taught if self.processes.writes else lesson_of(self.folder, self.config)
+        return by_teacher if self.processes.writes else read_teacher_predictions(self.folder, self.config)
 
-    def _begin(self, *, resume: bool) -> Lesson | None:
+    def _begin(self, *, resume: bool) -> TeacherPredictions | None:
         """Make the claimed folder this run's own, or raise RunError where it is another's; returns what joins."""
         folder, config = self.folder, self.config
         identity = folder / CONFIG
@@ -203,7 +203,7 @@ class _Training:
                 )
             if (folder / ENVIRONMENT).is_file():
                 self._require_same_data()
-                return lesson_of(folder, config)
+                return read_teacher_predictions(folder, config)
         write_text(identity, to_toml(config))
         try:
             return self._prepare()
@@ -212,13 +212,15 @@ class _Training:
                 identity.unlink(missing_ok=True)
             raise
 
-    def _prepare(self) -> Lesson | None:
+    def _prepare(self) -> TeacherPredictions | None:
         """Write what the run starts from: what a teacher says, if it has one, the split and, last, the environment."""
         material, config = self.material, self.config
-        taught = lesson(material, config, self.own)
-        if taught:
-            taught = taught.write(self.folder)
-        of_streams = () if config.ensemble else open_streams(material, config, taught).notices  # members note theirs
+        by_teacher = teacher_predictions(material, config, self.own)
+        if by_teacher:
+            by_teacher = by_teacher.write(self.folder)
+        of_streams = (
+            () if config.ensemble else open_streams(material, config, by_teacher).notices
+        )  # members note theirs
         split = material.write_split(config, self.folder / "split.csv")
         environment = {
             **describe_environment(self.session.device),
@@ -228,11 +230,11 @@ class _Training:
             "seed": config.fit.seed,
             "split": split.describe(),
             "clusters": material.cluster_kind,
-            "notices": [*split.notices, *material.notices, *of_streams, *([taught.notice] if taught else [])],
-            "teacher": taught.record if taught else None,
+            "notices": [*split.notices, *material.notices, *of_streams, *([by_teacher.notice] if by_teacher else [])],
+            "teacher": by_teacher.record if by_teacher else None,
         }
         write_environment(self.folder / ENVIRONMENT, environment)
-        return taught
+        return by_teacher
 
     def _require_same_data(self) -> None:
         environment = read_environment(self.folder / ENVIRONMENT)
@@ -261,7 +263,7 @@ class _Training:
         """Before the first epoch: the head that fits the backbone's features as they are, of the best penalty."""
         assert isinstance(state.network, Backbone)
         fit, history = self.config.fit, History()
-        features = head_features(self.material, self.config, head.copies, state.network, streams.taught)
+        features = head_features(self.material, self.config, head.copies, state.network, streams.by_teacher)
         for record in fit_head(state.network, *features, head):
             history.append(history_row(record, fit.metric))
             self.session.progress(f"head of {self.folder.name}", record.epoch, len(head.penalties))
@@ -276,7 +278,7 @@ class _Training:
         fit = self.config.fit
         if isinstance(fit, FitHead):
             assert isinstance(state.network, Backbone)
-            features = head_features(self.material, self.config, fit.copies, state.network, streams.taught)
+            features = head_features(self.material, self.config, fit.copies, state.network, streams.by_teacher)
             for record in fit_head(state.network, *features, fit, done=state.epochs_done):
                 state.epochs_done = record.epoch
                 yield record
@@ -337,23 +339,23 @@ class _Training:
 
 @dataclass(frozen=True)
 class Streams:
-    """The batches of both sets, as one run sees them, and what a teacher says of those of the training set."""
+    """The batches of both sets, as one run sees them, and what a teacher predicts of the training set."""
 
     training: BatchStream
     validation: BatchStream
     notices: tuple[str, ...]
-    taught: Lesson | None
+    by_teacher: TeacherPredictions | None
 
 
-def open_streams(material: Material, config: RunConfig, taught: Lesson | None = None) -> Streams:
+def open_streams(material: Material, config: RunConfig, by_teacher: TeacherPredictions | None = None) -> Streams:
     split = material.split(config)
-    prepared = material.prepared(config, tuple(taught.joined.ids.tolist()) if taught else ())
+    prepared = material.prepared(config, tuple(by_teacher.joined.ids.tolist()) if by_teacher else ())
     labels = material.labels_by_id
     of_sets = [np.array([labels[i] for i in ids.tolist()]) for ids in (split.training, split.validation)]
     targets = None
-    if taught:
-        targets = taught.targets(of_sets[0])
-        of_sets[0] = np.append(of_sets[0], taught.joined.labels)
+    if by_teacher:
+        targets = by_teacher.targets(of_sets[0])
+        of_sets[0] = np.append(of_sets[0], by_teacher.joined.labels)
     fit = config.fit
     # A head is fitted to all patches at once.
     batch_size, steps, validation_steps, fraction = (
@@ -379,7 +381,7 @@ def open_streams(material: Material, config: RunConfig, taught: Lesson | None = 
         )
         if asked is not None and (possible := steps_in_epoch(stream, asked)) < asked
     ]
-    return Streams(training, validation, (*notices, *preprocessing_notices(*prepared)), taught)
+    return Streams(training, validation, (*notices, *preprocessing_notices(*prepared)), by_teacher)
 
 
 def _new_state(config: RunConfig, device: torch.device, own: Recipes) -> FitState:
