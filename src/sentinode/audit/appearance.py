@@ -24,8 +24,9 @@ QUANTITIES: Final = (
 
 _CHUNK_PATCHES: Final = 64
 _MARGIN_PX: Final = (PATCH_SIZE_PX - CENTRE_SIZE_PX) // 2
-# -log10 of transmitted light; half a grey level stands for none, so that black stays finite (2.7).
-_DENSITY_OF_VALUE: Final = -np.log10(np.maximum(np.arange(256), 0.5) / 255).astype(np.float32)
+# Half a grey level stands for none, so that black stays finite (2.7).
+DENSITY_OF_VALUE: Final = -np.log10(np.maximum(np.arange(256), 0.5) / 255).astype(np.float32)
+"""Optical density of each 8-bit value."""
 
 Pixels = UInt8[np.ndarray, "n 96 96 3"]
 PerPatch = Float32[np.ndarray, " n"]
@@ -67,6 +68,11 @@ def brightness_and_contrast(chunk: Pixels) -> tuple[PerPatch, PerPatch]:
     return _mean_and_deviation(_brightness(_by_channel(chunk)))
 
 
+def brightness_of(chunk: Pixels) -> Float32[np.ndarray, "n 96 96"]:
+    """The mean of red, green and blue of each pixel, 0 to 255."""
+    return _brightness(_by_channel(chunk)).reshape(-1, PATCH_SIZE_PX, PATCH_SIZE_PX)
+
+
 def _describe(chunk: Pixels) -> dict[str, PerPatch]:
     channels = _by_channel(chunk)
     red, green, blue = (channel.mean(axis=1) for channel in channels)
@@ -83,7 +89,7 @@ def _describe(chunk: Pixels) -> dict[str, PerPatch]:
         "brightness": mean,
         "contrast": deviation,
         "saturation": saturation.mean(axis=1),
-        "optical_density": _DENSITY_OF_VALUE[chunk].mean(axis=(1, 2, 3)),
+        "optical_density": DENSITY_OF_VALUE[chunk].mean(axis=(1, 2, 3)),
         "centre_brightness": centre.mean(axis=(1, 2)),
     }
 
