@@ -35,6 +35,7 @@ class Purpose(Enum):
     DIFFERENCES = "the intervals and verdicts of a comparison", 0
     VARIANT_CURVES = "the bands of a variant's curves", 1
     MADE_UP_PATCHES = "the patches that an export is tried on, where no data are given", 5
+    CONCEPTS = "the folds, replicates and intervals of what concepts explain", 7, 0
     TRIAL = ("a setting of a trial",)
 
     def __init__(self, what: str, *numbers: int) -> None:
