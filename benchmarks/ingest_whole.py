@@ -76,7 +76,7 @@ def measure(folder: Path, cache: Path, workers: int) -> dict[str, float]:
     assert not unreadable
     step = max(1, len(packed) // 1000)
     for row in range(0, len(packed), step):
-        content = (listing.pixels.folder / listing.pixels.names[row]).read_bytes()  # type: ignore[union-attr]
+        content = (listing.pixels.folder / listing.pixels.names[row]).read_bytes()
         assert packed.pixels[row].tobytes() == content[-PATCH_BYTES:], "the cache holds other pixels"
     return {
         "files": len(packed),

@@ -43,7 +43,7 @@ def walk(work: Callable[[], object]) -> Walk:
         work()
     finally:
         sys.setprofile(None)
-        threading.setprofile(None)  # type: ignore[arg-type]  # None ends it, which typeshed does not know
+        threading.setprofile(None)
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import os
 import re
@@ -86,7 +87,7 @@ if not _SHARES:
     jaxtyped = jaxtyping.jaxtyped
     jaxtyping.jaxtyped = _checked
     jaxtyping.install_import_hook(_CHECKED, "beartype.beartype")  # for good: much is imported in functions
-    import sentinode.api.study  # noqa: F401
+    importlib.import_module("sentinode.api.study")
 
     torch.set_num_threads(1)  # tiny networks: more threads only wait for each other
 

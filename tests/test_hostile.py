@@ -40,6 +40,9 @@ from sentinode.session import Session
 from sentinode.studies.review_record import Review
 from sentinode.studies.study import EvidenceRecord
 
+needs_pipes = pytest.mark.skipif(os.name != "posix", reason="pipes and devices are files on POSIX only")
+needs_links = pytest.mark.skipif(os.name != "posix", reason="making links wants rights of an administrator elsewhere")
+
 # --- tables -----------------------------------------------------------------------------------------
 
 PLAIN = "id,slide\naé1,s1\nb2,s2\nc3,\n"
@@ -166,7 +169,7 @@ LIMITS: dict[str, tuple[Callable[[Path], object], str]] = {
 }
 
 
-@pytest.mark.skipif(os.name != "posix", reason="pipes and devices are files on POSIX only")
+@needs_pipes
 @pytest.mark.parametrize(("make", "said"), LIMITS.values(), ids=LIMITS)
 def test_limits_are_told_before_they_cost_time_or_memory(
     make: Callable[[Path], object], said: str, tmp_path: Path
@@ -186,7 +189,7 @@ def test_a_table_of_more_cells_than_are_read_is_refused(tmp_path: Path, monkeypa
         read_table(tmp_path / "t.csv", purpose="id,slide")
 
 
-@pytest.mark.skipif(os.name != "posix", reason="pipes and devices are files on POSIX only")
+@needs_pipes
 @pytest.mark.parametrize("name", ["slides.csv", "groups.csv", "train_labels.csv", "sample_submission.csv"])
 @pytest.mark.parametrize(
     "make", [os.mkdir, os.mkfifo, lambda p: p.symlink_to("nowhere")], ids=["directory", "pipe", "link"]
@@ -281,7 +284,7 @@ def test_decoders_write_nothing_beside_the_one_line(tmp_path: Path) -> None:
     assert (silent, done.stdout) == (b"", b"")
 
 
-@pytest.mark.skipif(os.name != "posix", reason="making links wants rights of an administrator elsewhere")
+@needs_links
 @pytest.mark.parametrize("kind", ["competition", "PNG"])
 @pytest.mark.parametrize("inside", [True, False])
 def test_a_link_to_another_file_is_not_followed(kind: str, inside: bool, competition: Path, tmp_path: Path) -> None:
@@ -290,13 +293,13 @@ def test_a_link_to_another_file_is_not_followed(kind: str, inside: bool, competi
     secret.write_bytes(encoded(kind))
     (competition / "train" / "train0.tif").unlink()
     (competition / "train" / "train0.tif").symlink_to(secret)
-    path = competition / read_folder(competition).training.pixels.names[0]  # type: ignore[union-attr]
+    path = competition / read_folder(competition).training.pixels.names[0]
     with pytest.raises(DataError, match="is a link to another file, and links are not followed") as caught:
         read_patch(path)
     assert_one_line(caught.value, path)
 
 
-@pytest.mark.skipif(os.name != "posix", reason="making links wants rights of an administrator elsewhere")
+@needs_links
 def test_a_folder_of_patches_may_be_a_link(competition: Path, tmp_path: Path) -> None:
     (competition / "train").rename(tmp_path / "elsewhere")
     (competition / "train").symlink_to(tmp_path / "elsewhere")
@@ -305,7 +308,7 @@ def test_a_folder_of_patches_may_be_a_link(competition: Path, tmp_path: Path) ->
     assert np.array_equal(read_patch(competition / "train" / "train0.tif"), noise(0))
 
 
-@pytest.mark.skipif(os.name != "posix", reason="pipes are files on POSIX only")
+@needs_pipes
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
 def test_what_is_no_file_is_no_patch(make: Callable[[Path], None], tmp_path: Path) -> None:
     make(tmp_path / "a.tif")

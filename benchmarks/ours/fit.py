@@ -23,7 +23,7 @@ from sentinode.settings import override, read_toml
 _MORE_THAN_WANTED = 10_000
 
 
-class Enough(Exception):  # noqa: N818 - no error: it ends the run
+class EnoughError(Exception):
     """No further epoch is wanted."""
 
 
@@ -50,9 +50,9 @@ def main() -> None:
         args.wire.say(patches / seconds if warm else READY)
         patches, seconds = 0, 0.0
         if not args.wire.wait():
-            raise Enough
+            raise EnoughError
 
-    with TemporaryDirectory() as scratch, suppress(Enough):
+    with TemporaryDirectory() as scratch, suppress(EnoughError):
         train_run(material, config, Path(scratch) / "run", on_epoch=on_epoch)
 
 

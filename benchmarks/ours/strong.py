@@ -15,12 +15,12 @@ from blocks import arguments, serve
 from sentinode import Session
 
 
-class Enough(Exception):  # noqa: N818  # no error
+class EnoughError(Exception):
     """Enough was predicted: the runtimes were tried on the first patches."""
 
 
 def stop(_done: int, _total: int) -> None:
-    raise Enough
+    raise EnoughError
 
 
 def main() -> None:
@@ -31,7 +31,7 @@ def main() -> None:
         session = Session(cache, cpu, args.threads, threads=args.threads, notify=print, runtime=runtime)
         model = sentinode.load(args.data / "run", session=session)
         if not args.plain:
-            with suppress(Enough):  # as if a day's work were to come
+            with suppress(EnoughError):  # as if a day's work were to come
                 model(np.random.default_rng(0).integers(0, 256, (8192, 96, 96, 3), np.uint8), on_progress=stop)
         out = args.data / ("plain.csv" if args.plain else "sentinode.csv")
         packed = Session(cache / "packed", cpu, args.threads)

@@ -56,7 +56,7 @@ def test_the_key_follows_the_content(listing: Listing) -> None:
     before = cache_key(listing)
     assert cache_key(listing.take(np.arange(COUNT))) == before
     assert cache_key(listing.take(np.arange(COUNT - 1))) != before
-    first = listing.pixels.folder / "000.tif"  # type: ignore[union-attr]
+    first = listing.pixels.folder / "000.tif"
     os.utime(first, ns=(1, 1))
     assert cache_key(listing) != before
 
@@ -295,7 +295,7 @@ def _pack_slowly(listing: Listing, root: Path, started: Any) -> None:
         if done:
             signal.pause()  # until killed
 
-    cache._CHUNK = 8  # type: ignore[misc]
+    cache._CHUNK = 8
     pack(listing, root, workers=1, on_progress=tell)
 
 
@@ -314,7 +314,7 @@ def test_killed_while_building_it_leaves_nothing_that_looks_complete(
 
 
 def _pack_and_report(listing: Listing, root: Path, waited: Any) -> None:
-    cache._CHUNK = 8  # type: ignore[misc]
+    cache._CHUNK = 8
     pack(listing, root, workers=1, on_wait=waited.set)
 
 

@@ -75,7 +75,7 @@ def test_a_plain_tiff_costs_one_open_one_read_and_no_pillow_and_its_pixels_are_w
         monkeypatch.setattr(os, name, lambda *a: (result := call(*a), calls[name].append(result))[0])
 
     class Counting(io.FileIO):
-        def write(self, block: memoryview) -> int:  # type: ignore[override]
+        def write(self, block: memoryview) -> int:
             calls["write"].append(len(block))
             return super().write(block)
 
@@ -100,7 +100,7 @@ def test_a_file_that_takes_a_part_of_the_pixels_is_given_the_rest(
     plain: PatchFiles, tmp_path: Path, patches: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Slow(io.FileIO):
-        def write(self, block: memoryview) -> int:  # type: ignore[override]
+        def write(self, block: memoryview) -> int:
             return super().write(block[:100_000])
 
     monkeypatch.setattr(packing, "FileIO", Slow)
@@ -231,7 +231,7 @@ def test_ctrl_c_leaves_no_process_and_nothing_that_looks_complete(
 
 
 def _pack_until_killed(listing: Listing, root: Path, workers_are: multiprocessing.SimpleQueue[list[int]]) -> None:
-    packing._PROCESSES_FROM, cache._CHUNK = 10, 8  # type: ignore[misc]
+    packing._PROCESSES_FROM, cache._CHUNK = 10, 8
 
     def tell(done: int, _total: int) -> None:
         if done:

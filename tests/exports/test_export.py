@@ -8,9 +8,8 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pandas as pd
@@ -84,7 +83,9 @@ def network_of(settings: dict[str, Any], seed: int = 0) -> TrainedNetwork:
 
 
 def classifier_of(*runs: TrainedRun) -> Classifier:
-    absent: Callable[[], Any] = lambda: pytest.fail("an export does not ask for it")  # noqa: E731
+    def absent() -> NoReturn:
+        pytest.fail("an export does not ask for it")
+
     return Classifier(
         "drawn",
         runs,

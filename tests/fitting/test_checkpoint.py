@@ -47,7 +47,7 @@ def test_what_another_program_wrote_is_no_checkpoint(change: str, network: nn.Mo
     path = tmp_path / "a.safetensors"
     save_weights(path, network)
     with safetensors.safe_open(path, framework="pt") as file:
-        tensors, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
+        tensors, metadata = {name: file.get_tensor(name) for name in list(file.keys())}, file.metadata()
     match change:
         case "no digest":
             metadata = None

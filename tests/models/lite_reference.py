@@ -37,7 +37,7 @@ def main() -> None:
                 logits = network((sample_image(name) * 255 - 127) / 128)[0]
             top = logits.topk(5)
             values = [round(value, 5) for value in top.values.tolist()]
-            print(number, name, top.indices.tolist(), values, round(logits.norm().item(), 4))  # noqa: T201
+            print(number, name, top.indices.tolist(), values, round(logits.norm().item(), 4))
 
 
 if __name__ == "__main__":

@@ -88,8 +88,8 @@ def test_kinds_have_the_sizes_of_their_names(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.undo()
     rng = np.random.default_rng(0)
     for kind, low, high in (("macro", 2000, 3000), ("micro", 200, 2000), ("itc", 0, 200)):
-        largest = whole_slides._plant(kind, rng, 2900)[0]  # type: ignore[arg-type]
-        low_px, high_px = whole_slides._RADII_UM[kind]  # type: ignore[index]
+        largest = whole_slides._plant(kind, rng, 2900)[0]
+        low_px, high_px = whole_slides._RADII_UM[kind]
         longest = pdist(largest.outline).max() * 0.972
         assert longest >= 2 * low_px
         assert longest <= max(2.8 * high_px, 60)

@@ -200,7 +200,7 @@ class FakeRun:
 def test_several_runs_decide_on_their_mean() -> None:
     config = override(RunConfig(), {"decision.sensitivity": 0.9, "fit.seed": 7})
     one, two = predictions(seed=1), predictions(seed=2)
-    variant = Variant("v", {}, (FakeRun(one, 7, config), FakeRun(two, 8, config)))  # type: ignore[arg-type]
+    variant = Variant("v", {}, (FakeRun(one, 7, config), FakeRun(two, 8, config)))
     mean = Predictions(one.ids, one.labels, (one.probabilities + two.probabilities) / 2)
     expected = decide(mean, clusters(), config.decision, seed=7)
     assert as_text(decide_together(variant)) == as_text(expected)
@@ -216,5 +216,5 @@ def test_folds_decide_on_all_their_patches() -> None:
             return cluster_of
 
     parts = [Predictions(whole.ids[k::2], whole.labels[k::2], whole.probabilities[k::2]) for k in (0, 1)]
-    variant = Variant("v", {}, tuple(Fold(part, 25) for part in parts))  # type: ignore[arg-type]
+    variant = Variant("v", {}, tuple(Fold(part, 25) for part in parts))
     assert as_text(decide_together(variant)) == as_text(decide(whole, clusters(), DecisionConfig(), seed=25))

@@ -265,13 +265,13 @@ def test_a_name_changes_no_run(small: Callable[[], nn.Module], quick: RunConfig)
 
 def test_the_seed_decides_the_weights_and_random_states_stay(small: Callable[[], nn.Module]) -> None:
     def drawn() -> tuple[float, float, float]:
-        return torch.rand(()).item(), float(np.random.rand()), random.random()  # noqa: NPY002
+        return torch.rand(()).item(), float(np.random.rand()), random.random()
 
     recipe = Recipe.of(small)
-    states = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
+    states = torch.get_rng_state(), np.random.get_state(), random.getstate()
     expected = drawn()
     torch.set_rng_state(states[0])
-    np.random.set_state(states[1])  # noqa: NPY002
+    np.random.set_state(states[1])
     random.setstate(states[2])
     a, b, c = (recipe.build(seed=seed, input_size_px=32).network.conv.weight for seed in (1, 1, 2))
     recipe.require_sound(32)
@@ -322,7 +322,7 @@ def broken() -> nn.Module:
 
 
 def no_module() -> nn.Module:
-    return linear().forward  # type: ignore[return-value]
+    return linear().forward
 
 
 def double() -> nn.Module:

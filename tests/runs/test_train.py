@@ -161,10 +161,10 @@ def test_training_leaves_every_global_random_state_as_it_was(
     backbone = {"model.backbone": "test_efficientnet", "model.pretrained": "none"} if architecture == "timm" else {}
     config = override(run_config, {"fit.epochs": 1, "model.architecture": architecture, **backbone})
     # Not Python's own: beartype, which checks shapes while tests run, draws from it.
-    before = torch.get_rng_state(), np.random.get_state()[1].tolist()  # noqa: NPY002
+    before = torch.get_rng_state(), np.random.get_state()[1].tolist()
     train_run(material, config, tmp_path / "run")
     assert torch.equal(torch.get_rng_state(), before[0])
-    assert np.random.get_state()[1].tolist() == before[1]  # noqa: NPY002
+    assert np.random.get_state()[1].tolist() == before[1]
 
 
 def test_a_finished_run_is_not_trained_again(

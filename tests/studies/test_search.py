@@ -79,7 +79,7 @@ def trials(folder: Path) -> list[tuple[object, ...]]:
 
 
 def searched(config: StudyConfig, folder: Path, *, killed_at: int | None = None) -> list[tuple[str, float]]:
-    found: Any = search(config, Runs(killed_at=killed_at), folder).comparison  # type: ignore[arg-type]
+    found: Any = search(config, Runs(killed_at=killed_at), folder).comparison
     return [(variant.name, run.scores["auc"]) for variant in found for run in variant.runs]
 
 

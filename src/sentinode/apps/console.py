@@ -75,7 +75,7 @@ def show_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     title, columns, rows = one_line(title), [*map(one_line, columns)], [[*map(one_line, row)] for row in rows]
     if not stdout.is_terminal:
         for row in [columns, *rows]:
-            print("\t".join(row))  # noqa: T201  rich would wrap it
+            sys.stdout.write("\t".join(row) + "\n")  # rich would wrap it
         return
     table = Table(title=escape(title), title_justify="left")
     for name in columns:

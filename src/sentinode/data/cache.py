@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
@@ -38,11 +39,6 @@ from sentinode.data.listing import Listing, PatchArrays, PatchFiles
 from sentinode.data.packing import PackedChunk, pack_chunks, sum_of_pixels
 from sentinode.data.patches import PatchSet
 from sentinode.errors import DataError, SentinodeWarning, StorageError, storage_errors
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 Progress = Callable[[int, int], None]
 MANIFEST: Final = "manifest.json"
@@ -187,8 +183,10 @@ def hold(file: IO[bytes], *, shared: bool) -> bool:
 
     Locks of the system's, where it has them: a map keeps its file's. Windows removes no file that is open anyway.
     """
-    if fcntl is None:
+    if sys.platform == "win32":
         return True
+    import fcntl
+
     try:
         fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX | fcntl.LOCK_NB))
     except BlockingIOError:

@@ -99,10 +99,12 @@ def _auc_difference(said: Float[np.ndarray, " n"], reference: Reference, judges:
 def _quantised(model: Path, training: Pixels) -> bytes:
     onnx = optional_module("onnx", what="a model in eight bits", extra="export")
     optional_module("onnxruntime", what="a model in eight bits", extra="export")
-    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    class Batches(CalibrationDataReader):  # type: ignore[misc]  # without types
+    class Batches:
+        """A `CalibrationDataReader` to ONNX Runtime, as whatever has `get_next`."""
+
         def __init__(self) -> None:
             self._batches = _batches(training)
 

@@ -50,7 +50,7 @@ def load_weights(path: Path, network: nn.Module) -> None:
 def count_weights(path: Path) -> int:
     """How many numbers a file of weights says that it holds, parameters and buffers; its head alone is read."""
     with _opened(path) as file:
-        return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118  safetensors files have no __iter__
+        return sum(math.prod(file.get_slice(name).get_shape()) for name in list(file.keys()))
 
 
 def save_checkpoint(path: Path, state: FitState, history: list[dict[str, Any]]) -> None:
@@ -113,7 +113,7 @@ def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """What `_write` wrote; raises RunError where anything of it has changed since."""
     with _opened(path) as file:
-        tensors, metadata = {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+        tensors, metadata = {name: file.get_tensor(name) for name in list(file.keys())}, dict(file.metadata() or {})
     if metadata.pop(_DIGEST, None) != _digest(tensors, metadata):
         raise RunError(
             "has changed since it was written, or is damaged",

@@ -9,7 +9,8 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from sentinode.errors import ExportError, MissingExtraError
+from sentinode.errors import ExportError
+from sentinode.machine import optional_module
 
 OPSET: Final = 20
 """Of 2023: ONNX Runtime 1.17 and OpenVINO 2024 read it."""
@@ -29,14 +30,8 @@ def onnx_graph(
     Raises MissingExtraError without onnx and onnxscript, ExportError where torch's exporter cannot follow the network;
     `name` is what the error calls it.
     """
-    try:
-        import onnx  # noqa: F401  # torch's exporter needs both
-        import onnxscript  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(
-            f"ONNX files are written with onnx and onnxscript, and {error.name!r} is not installed",
-            remedy="Run: pip install 'sentinode[export]'",
-        ) from error
+    for needed in ("onnx", "onnxscript"):  # by torch's exporter
+        optional_module(needed, what="writing ONNX", extra="export")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the exporter's own code

@@ -239,15 +239,15 @@ def require_same_sources(before: Mapping[str, str], now: Mapping[str, str], *, w
 @contextmanager
 def _random_state(seed: int) -> Iterator[None]:
     """PyTorch's, NumPy's and Python's global random state as the seed has it; afterwards as they were."""
-    of_numpy, of_python = np.random.get_state(), random.getstate()  # noqa: NPY002  what a user's code draws from
+    of_numpy, of_python = np.random.get_state(), random.getstate()
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        np.random.seed(seed % _LARGEST_SEED)  # noqa: NPY002
+        np.random.seed(seed % _LARGEST_SEED)
         random.seed(seed)
         try:
             yield
         finally:
-            np.random.set_state(of_numpy)  # noqa: NPY002
+            np.random.set_state(of_numpy)
             random.setstate(of_python)
 
 
