@@ -466,3 +466,11 @@ def test_a_hostile_setting_on_the_command_line_is_refused(pair: str, said: str) 
 def test_no_part_of_a_value_is_dropped() -> None:
     assert parse_settings(["a=1 # one", "b=1,", "c=x#y", 'd="x#y"', "e=nan"])["a"] == "1 # one"
     assert parse_settings(["b=1,", "c=x#y", 'd="x#y"']) == {"b": "1,", "c": "x#y", "d": "x#y"}
+
+
+def test_a_list_of_words_needs_no_quotes_which_a_shell_takes_away() -> None:
+    found = override(RunConfig(), parse_settings(["data.leave_out=[blank, missing]"]), where="--set")
+    assert found.data.leave_out == ("blank", "missing")
+    assert parse_settings(["a=[tf_lite0.in1k]", "b=[1, true]", "c=[a b]", "d=[a], [b]", "e=[]"]) == {
+        "a": ["tf_lite0.in1k"], "b": [1, True], "c": "[a b]", "d": "[a], [b]", "e": [],
+    }  # fmt: skip

@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import os
+import re
 import stat
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
@@ -30,6 +31,8 @@ _LONGEST_LINE: Final = 10_000  # letters; a longer one is a nest, a key or a num
 _DEEPEST: Final = 16
 _LONGEST_NAME: Final = 80
 _SHOWN: Final = 60  # letters of a value or name in a message
+_WORD: Final = re.compile(r"[\w.-]+")
+_LIST_OF_WORDS: Final = re.compile(rf"\[\s*{_WORD.pattern}(\s*,\s*{_WORD.pattern})*\s*\]")
 
 
 class Section(BaseModel):
@@ -38,7 +41,7 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
     @classmethod
-    def misplaced(cls, table: Mapping[str, Any]) -> dict[str, str]:  # noqa: ARG003  for sections to override
+    def misplaced(cls, _table: Mapping[str, Any], /) -> dict[str, str]:
         """The settings of a table that do nothing beside its others, by name below the section: what they belong to."""
         return {}
 
@@ -215,11 +218,14 @@ def _require_modest(value: Any, depth: int) -> None:
 
 
 def _value(text: str) -> Any:
-    """One TOML value, or the text itself; inside a list, too, so that no comment or comma drops a part of it."""
+    """One TOML value, or the text itself; inside a list, too, so that no comment or comma drops a part of it.
+
+    A list of plain words is one of texts: a shell takes the quotes of ['blank'].
+    """
     try:
         alone, listed = _parsed(f"value = {text}", "--set"), _parsed(f"value = [{text}]", "--set")
     except ConfigError:
-        return text
+        return _WORD.findall(text) if _LIST_OF_WORDS.fullmatch(text) else text
     return alone["value"] if listed["value"] == [alone["value"]] or alone["value"] != alone["value"] else text
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,15 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from sentinode.audit import check as check_module
 from sentinode.audit.appearance import appearance
 from sentinode.audit.check import Check, CheckRecord, check_folder
 from sentinode.audit.explore import baseline, explore
+from sentinode.config.run import RunConfig
 from sentinode.data.folder import pack_folder, read_folder
 from sentinode.records import plain, read_record, write_record
 from sentinode.session import Session
+from sentinode.settings import override, parse_settings
 
 
 @pytest.fixture(scope="module")
@@ -124,3 +128,15 @@ def test_brightness_alone_is_the_baseline(check: Check) -> None:
 )
 def test_the_baseline_is_told_in_words(auc: float | None, said: str) -> None:
     assert said in baseline(auc)
+
+
+def test_a_setting_that_is_advised_can_be_pasted_into_a_shell() -> None:
+    told = [
+        step for _, step in (*check_module._ADVICE.values(), *check_module._OF_FINDINGS.values()) if "--set" in step
+    ]
+    assert len(told) >= 6
+    for step in told:
+        pasted = shlex.split(step)
+        value = pasted[pasted.index("--set") + 1]
+        assert override(RunConfig(), parse_settings([value]), where="--set").data.leave_out
+        assert not set("[]'") & set(step.replace(f'"{value}"', ""))  # no shell looks for files of that pattern

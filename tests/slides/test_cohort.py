@@ -257,7 +257,8 @@ def test_slides_of_one_name_get_folders_of_their_own(tmp_path: Path) -> None:
     assert [entry.name for entry in entries] == [
         "other.tif", "same.svs", "same.tif", "other.tif-2", "same.svs-2", "same.tif-2",
     ]  # fmt: skip
-    with pytest.raises(DataError, match=f"holds no slides. Give {re.escape(str(tmp_path / 'a'))}, which does"):
+    (tmp_path / "b" / "same.svs").write_bytes(b"larger, as slides are than masks")
+    with pytest.raises(DataError, match=f"holds no slides. Give {re.escape(str(tmp_path / 'b'))}, which does"):
         cohort_of([tmp_path])
     (tmp_path / "c").mkdir()
     with pytest.raises(DataError, match=r"holds no slides\. Known are \.svs"):

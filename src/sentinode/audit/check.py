@@ -9,6 +9,7 @@ import numpy as np
 
 from sentinode.audit.audit import Audit, AuditRecord, audit_patches
 from sentinode.audit.explore import brightness_auc
+from sentinode.config.run import Omission
 from sentinode.data.cache import Unreadable
 from sentinode.data.folder import PackedFolder
 from sentinode.data.listing import DataFolder, Finding, FolderKind, Origin
@@ -23,6 +24,12 @@ CHECK: Final = "check.json"
 Severity = Literal["error", "warning", "note"]
 """Fix it before training; it can make a score too good or too low; worth knowing."""
 _KEPT_TOGETHER: Final = "the default split keeps them in one set"
+
+
+def _leave_out(kind: Omission) -> str:
+    return f"--set \"data.leave_out=['{kind}']\""  # quoted for any shell
+
+
 _ADVICE: Final[dict[str, tuple[Severity, str]]] = {
     "patches": ("note", ""),
     "labelled negative": ("note", ""),
@@ -30,25 +37,25 @@ _ADVICE: Final[dict[str, tuple[Severity, str]]] = {
     "without a label": ("note", "nothing: they are not used for training"),
     "slides": ("note", "nothing: a split by slide keeps each in one set"),
     "patients": ("note", "nothing: a split keeps each in one set"),
-    "identical duplicates": ("warning", "keep one of each: --set data.leave_out=['duplicate']"),
+    "identical duplicates": ("warning", f"keep one of each: {_leave_out('duplicate')}"),
     "rotated or flipped duplicates": ("note", f"nothing: {_KEPT_TOGETHER}"),
     "duplicates with another label": ("error", "look at the pairs and correct the wrong label"),
     "overlapping patches": ("note", f"nothing: {_KEPT_TOGETHER}"),
     "groups that share tissue": ("note", "do not split at random: --group-by auto"),
-    "near-white patches": ("warning", "leave them out: --set data.leave_out=['blank']"),
-    "near-black patches": ("warning", "leave them out: --set data.leave_out=['blank']"),
-    "flat patches": ("warning", "leave them out: --set data.leave_out=['blank']"),
+    "near-white patches": ("warning", f"leave them out: {_leave_out('blank')}"),
+    "near-black patches": ("warning", f"leave them out: {_leave_out('blank')}"),
+    "flat patches": ("warning", f"leave them out: {_leave_out('blank')}"),
     "ids that do not match the pixels' SHA-1": ("note", "nothing, if the patches come from another source"),
     "groups across training and test": ("warning", "do not trust scores on the test part"),
-    "unusable images": ("error", "replace them, or --set data.leave_out=['unreadable']"),
+    "unusable images": ("error", f"replace them, or {_leave_out('unreadable')}"),
 }
 _NO_SLIDES: Final[tuple[Severity, str]] = (
     "warning",
     "give a table of slides, so that a split can keep them apart: --slides FILE.csv",
 )
 _OF_FINDINGS: Final[dict[str, tuple[Severity, str]]] = {
-    "missing": ("error", "complete the folder, or --set data.leave_out=['missing']"),
-    "unlabelled": ("error", "complete the table of labels, or --set data.leave_out=['unlabelled']"),
+    "missing": ("error", f"complete the folder, or {_leave_out('missing')}"),
+    "unlabelled": ("error", f"complete the table of labels, or {_leave_out('unlabelled')}"),
     "label": ("error", "correct the table of labels: 0 or 1"),
     "duplicate row": ("error", "remove the row from the table"),
     "extra file": ("note", "nothing: the files are not read"),

@@ -106,11 +106,12 @@ def cohort_of(sources: Sequence[Path | str]) -> list[Entry]:
         elif source.is_dir():
             files = _slides_in(source)
             if not files:
-                below = next((path for path in sorted(source.iterdir()) if path.is_dir() and _slides_in(path)), None)
+                below = {path: _slides_in(path) for path in sorted(source.iterdir()) if path.is_dir()}
+                # Beside slides there may be masks, which are smaller pictures.
+                sizes = {path: sum(file.stat().st_size for file in files) for path, files in below.items() if files}
+                best = f"Give {max(sizes, key=sizes.__getitem__)}, which does." if sizes else ""
                 known = f"Known are {', '.join(SLIDE_SUFFIXES)}."
-                raise DataError(
-                    "holds no slides", where=source, remedy=f"Give {below}, which does." if below else known
-                )
+                raise DataError("holds no slides", where=source, remedy=best or known)
             found |= dict.fromkeys(files)
         else:
             found[source] = None
