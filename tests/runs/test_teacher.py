@@ -194,7 +194,8 @@ def test_the_run_folder_says_who_joined_and_why_others_did_not(student: Run, tea
     folder = tmp_path / "run"
     shutil.copytree(student.folder, folder)
     page = write_run_page(Run.open(folder)).read_text(encoding="utf-8")
-    assert f"{len(table)} more, labelled by a teacher" in page
+    assert f"{len(table)} unlabelled patches more" in page
+    assert "learned a teacher&#39;s labels" in page
     assert "teacher: left out" in page
     (folder / "teacher.csv").write_text(table.head(3).to_csv(index=False))
     with pytest.raises(RunError, match="has changed since the run was finished"):
@@ -340,7 +341,7 @@ def test_soft_labels_are_the_teachers_probabilities_mixed_with_the_labels(
     told = next(n for n in student.environment["notices"] if "learned probabilities" in n)
     assert told.startswith("the network learned probabilities that “run” predicted; training saw the pixels of 32")
     page = write_run_page(student).read_text(encoding="utf-8")
-    assert "probabilities of a teacher as targets" in page
+    assert "learned a teacher&#39;s probabilities" in page
 
 
 def test_soft_labels_need_no_test_part_and_move_what_is_learned(

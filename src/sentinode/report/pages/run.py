@@ -25,6 +25,7 @@ from sentinode.report.sections.tables import (
     one_prediction,
     runs_table,
 )
+from sentinode.runs.environment import TeacherRecord
 from sentinode.runs.evaluate import Intervals, validation_intervals
 from sentinode.runs.run import Blend, Run
 from sentinode.runs.teacher import record_of
@@ -32,13 +33,15 @@ from sentinode.settings import to_flat, to_toml
 
 _OF_MEMBERS: Final = ("auc", "average_precision", "accuracy", "log_loss")
 _NOT_TOLD: Final = "–"
+_CHOSEN: Final = {"best": "selected", "last": "last"}
 
 
 def run_context(run: Run) -> dict[str, Any]:
     record, teacher = run.record, record_of(run)
     intervals = validation_intervals([run])
-    row = "head fit" if run.config.fit.train == "head" else "epoch"
-    whose = f"ensemble of {len(run.members)} networks" if run.members else "selected epoch, one run"
+    fit = run.config.fit
+    row = "head fit" if fit.train == "head" else "epoch"
+    whose = f"ensemble of {len(run.members)} networks" if run.members else f"{_CHOSEN[fit.keep]} {row}"
     return {
         "title": f"Run {run.name}",
         "note": str(run.environment.get("data_note", "")),
@@ -56,8 +59,7 @@ def run_context(run: Run) -> dict[str, Any]:
         "split_caution": split_caution(record),
         "facts": [
             f"{record.training:,} patches for training, {record.validation:,} for validation",
-            *([f"{teacher.joined:,} more, labelled by a teacher"] if teacher and teacher.joined else []),
-            *(["probabilities of a teacher as targets"] if teacher and teacher.share else []),
+            *(_by_teacher(teacher) if teacher else []),
             *([f"{len(run.members)} networks"] if run.members else [f"seed {run.seed}", many(len(run.history), row)]),
         ],
         "answers": [_answer(run, intervals)],
@@ -76,6 +78,13 @@ def run_context(run: Run) -> dict[str, Any]:
         "runs_table": runs_table([run], run.config),
         "environment": environment(run.environment),
     }
+
+
+def _by_teacher(record: TeacherRecord) -> list[str]:
+    """What of the training set a teacher predicted, and which patches joined it."""
+    given = "labels" if record.share is None else "probabilities"
+    joined = [f"{many(record.joined, 'unlabelled patch', 'unlabelled patches')} more"] if record.joined else []
+    return [*joined, f"learned a teacher's {given}"]
 
 
 def _network(run: Run) -> str:

@@ -82,8 +82,8 @@ def _card(folder: Path, row: SlideRow, places: tuple[int, ...]) -> SlideCard:
     largest = f"; the largest is of the size of {_ARTICLE[row.largest]}" if row.largest else ""
     lines = (
         f"{row.tissue_mm2:.1f} mm² of tissue, {row.judged_share:.1%} of its cells judged",
-        f"{_counted(row.lesions, 'lesion')}, {row.tumour_mm2:.2f} mm²{largest}" if row.lesions else "no lesion",
-        f"highest probability {number(row.max_probability, 3)}",
+        f"{_counted(row.lesions, 'lesion')}, {row.tumour_mm2:.2f} mm²{largest}" if row.lesions else "No lesion",
+        f"Highest probability {number(row.max_probability, 3)}",
     )
     overlay = folder / row.folder / OVERLAY
     picture = overlay if overlay.is_file() else folder / row.folder / THUMBNAIL

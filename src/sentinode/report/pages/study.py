@@ -37,7 +37,8 @@ _STAGES: Final = {
 
 
 def study_context(study: FinishedStudy) -> dict[str, Any]:
-    runs = distinct_runs(study)
+    # Each once: comparison and tuning may share some.
+    runs = list({run.name: run for variant in study.variants for run in variant.runs}.values())
     record, first = study.record, study.chosen.repeats[0]
     compare, tune, leak = study.comparison, study.tuning, study.leak
     class_table, of_classes = class_counts(study)
@@ -115,11 +116,6 @@ def _sections(study: FinishedStudy) -> dict[str, str]:
         "standards": "Model card and reporting standards",
         "settings": "Settings, runs and environment",
     }
-
-
-def distinct_runs(study: FinishedStudy) -> list[Run]:
-    """Every run once; comparison and tuning may share some."""
-    return list({run.name: run for variant in study.variants for run in variant.runs}.values())
 
 
 def facts(study: FinishedStudy, run_count: int) -> list[str]:

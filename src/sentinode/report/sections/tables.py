@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 
@@ -41,6 +41,8 @@ class Table:
     """Whether a cell of numbers may take two lines."""
     swatches: Sequence[str] = ()
     """A colour beside each row's name."""
+    note: str = ""
+    """What a reader of its numbers must know, in small print below the caption."""
 
 
 def over_seeds(comparison: Comparison[R]) -> str:
@@ -53,15 +55,15 @@ def over_seeds(comparison: Comparison[R]) -> str:
 
 
 def intervals(evidence: Evidence, colours: Sequence[str], whose: str) -> Table:
-    """Every metric with its interval, a column a variant; many variants are a row each. `whose` begins the caption."""
+    """Every metric with its interval, a column a variant; many variants are a row each. `whose` is the caption."""
     metrics = list(next(iter(evidence.intervals.values())))
     rows = {name: [_interval(found[metric]) for metric in metrics] for name, found in evidence.intervals.items()}
-    caption = (
-        f"{whose}, mean over seeds, with 95 % intervals from {evidence.replicates:,} "
-        f"bootstrap replicates of {evidence.clusters:,} {CLUSTER_NAMES[evidence.cluster_kind]} and the seeds."
+    note = (
+        f"95 % intervals from {evidence.replicates:,} bootstrap replicates of {evidence.clusters:,} "
+        f"{CLUSTER_NAMES[evidence.cluster_kind]} and the seeds."
         f"{unknown(chain.from_iterable(of.values() for of in evidence.intervals.values()))}"
     )
-    return _by_variant(caption, metrics, rows, colours)
+    return replace(_by_variant(f"{whose}, mean over seeds.", metrics, rows, colours), note=note)
 
 
 def verdicts(evidence: Evidence) -> Table:
@@ -92,13 +94,13 @@ def verdicts(evidence: Evidence) -> Table:
 
 
 def one_prediction(whose: str, found: Intervals) -> Table:
-    """Every score of one prediction with its interval; `whose` begins the caption."""
-    caption = (
-        f"{whose}, with 95 % intervals from {found.replicates:,} bootstrap replicates of {found.clusters:,} "
+    """Every score of one prediction with its interval; `whose` is the caption."""
+    note = (
+        f"95 % intervals from {found.replicates:,} bootstrap replicates of {found.clusters:,} "
         f"{CLUSTER_NAMES[found.cluster_kind]}.{unknown(found.scores.values())}"
     )
     rows = [[METRIC_NAMES.get(metric, metric), number(of.estimate), between(of)] for metric, of in found.scores.items()]
-    return Table(caption, ["score", "value", "95 % interval"], rows)
+    return Table(f"{whose}.", ["score", "value", "95 % interval"], rows, note=note)
 
 
 def between(found: Interval) -> str:
@@ -107,7 +109,7 @@ def between(found: Interval) -> str:
 
 
 def unknown(found: Iterable[Interval]) -> str:
-    """Why some of these intervals are unknown, each reason once, as the end of a caption; "" where all are known."""
+    """Why some of these intervals are unknown, each reason once, as the end of a note; "" where all are known."""
     reasons = dict.fromkeys(interval.reason for interval in found if interval.reason)
     return f" “Unknown”: {'; '.join(reasons)}." if reasons else ""
 
@@ -175,11 +177,8 @@ def networks_of(named: Iterable[tuple[str, Run]]) -> list[Table]:
         summary = run.network_record.summary
         summaries[summary.layers] = summary
         names.setdefault(summary.layers, []).append(name)
-    return [layers(f"Network of {_enumerate(names[key])}", summary) for key, summary in summaries.items()]
-
-
-def _enumerate(names: Sequence[str]) -> str:
-    return ", ".join(f"“{name}”" for name in names)
+    told = {key: ", ".join(f"“{name}”" for name in of) for key, of in names.items()}
+    return [layers(f"Network of {told[key]}", summary) for key, summary in summaries.items()]
 
 
 def layers(name: str, summary: Summary) -> Table:
