@@ -40,6 +40,14 @@ def load(
         from sentinode.inference.exported import open_exported
 
         return open_exported(path)
-    from sentinode.runs.load import load_folder  # here: with it comes PyTorch
+    import torch  # here: an exported model needs none
 
-    return load_folder(path, device=device, network=network, session=session)
+    from sentinode.device import choose_device
+    from sentinode.inference.runtimes import RuntimeCache
+    from sentinode.models.own import Recipes
+    from sentinode.runs.load import classifier_of, open_runs, runtime_cache_of
+
+    asked = session.device if session else device
+    place = asked if isinstance(asked, torch.device) else choose_device(asked)
+    cache = runtime_cache_of(session) if session else RuntimeCache()
+    return classifier_of(open_runs(path, Recipes.of(network)), place, folder=path, fastest=cache)

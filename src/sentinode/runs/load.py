@@ -9,32 +9,18 @@ import numpy as np
 import torch
 
 from sentinode.config.run import ModelConfig, OwnModel, TimmModel
-from sentinode.device import Precision, choose_device, compute_exactly
+from sentinode.device import Precision, compute_exactly
 from sentinode.fitting.memory import keep_freed_memory
 from sentinode.inference.classifier import Card, Classifier, TrainedRun
 from sentinode.inference.runtimes import Fastest, RuntimeCache
 from sentinode.inference.trained import TrainedNetwork
-from sentinode.models.own import NONE, Given, Recipes
+from sentinode.models.own import NONE, Recipes
 from sentinode.runs.decision import DECISION, open_decision
 from sentinode.runs.run import Run
 from sentinode.runs.study_record import STUDY_CONFIG, open_chosen
 from sentinode.runs.variant import Variant
 from sentinode.session import Session
 from sentinode.settings import override
-
-
-def load_folder(
-    model: Path,
-    *,
-    device: str | torch.device = "auto",
-    network: Given | None = None,
-    session: Session | None = None,
-) -> Classifier:
-    """The finished run, ensemble or study's choice in a folder as one object; `sentinode.load` says what it raises."""
-    asked = session.device if session else device
-    place = asked if isinstance(asked, torch.device) else choose_device(asked)
-    cache = runtime_cache_of(session) if session else RuntimeCache()
-    return classifier_of(open_runs(model, Recipes.of(network)), place, folder=model, fastest=cache)
 
 
 def runtime_cache_of(session: Session) -> RuntimeCache | None:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache, cached_property, lru_cache
+from functools import cache, cached_property
 from pathlib import Path
-from typing import Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 
 from sentinode.artefacts import write_text
 from sentinode.audit.audit import pixel_digests
 from sentinode.audit.check import Check, check_folder
-from sentinode.config.run import BalanceConfig, DataConfig, PreprocessConfig, RunConfig, SampleConfig, SplitConfig
+from sentinode.config.run import DataConfig, RunConfig
 from sentinode.data.folder import open_folder, pack_folder, require_readable
 from sentinode.data.listing import Origin
 from sentinode.data.patches import PatchSet, PatchTable
@@ -26,7 +26,6 @@ from sentinode.session import Session
 from sentinode.splits.split import Split, make_split, reached_slides, unite_groups
 from sentinode.splits.stain_clusters import stain_clusters, stain_statistics, uncut_clusters, usual_count
 
-_SPLITS_HELD: Final = 1  # of prepared pixels: the budget is that of one split
 _STAND_INS: Final = {"group": "groups of patches", "stain": "clusters of stain"}
 _FEWEST_TO_CLUSTER: Final = 4  # patches: two clusters of two
 
@@ -91,8 +90,8 @@ class Material:
         used = patches.labels >= 0 if eligible is None else (patches.labels >= 0) & eligible
         self.candidates = PatchTable(patches.ids[used], patches.labels[used], patches.slides[used], groups[used])
         self._used = used
-        self._split = cache(self._make_split)
-        self._prepared = lru_cache(maxsize=_SPLITS_HELD)(self._prepare)
+        self._splits: dict[Any, Split] = {}
+        self._prepared: tuple[Any, tuple[Prepared, Prepared]] | None = None
         self._stain_statistics = cache(self._describe_stain)
         self._by_stain = cache(self._cluster_by_stain)
         self._slides_else_stain = cache(self._cluster_rest_by_stain)
@@ -185,7 +184,11 @@ class Material:
         ]
 
     def split(self, config: RunConfig) -> Split:
-        return self._split(config.balance, config.sample, config.split)
+        """Drawn once for all configs that ask for the same."""
+        asked = (config.balance, config.sample, config.split)
+        if asked not in self._splits:
+            self._splits[asked] = make_split(self.candidates, *asked, patients_known=self.patients_known)
+        return self._splits[asked]
 
     def write_split(self, config: RunConfig, path: Path) -> Split:
         """Save the split of a config as a table id,label,side,cluster, and return it."""
@@ -196,21 +199,36 @@ class Material:
         return self.split(config).to_csv(labels=self.labels_by_id, clusters=self.clusters_by_id(config))
 
     def prepared(self, config: RunConfig, joined: tuple[str, ...] = ()) -> tuple[Prepared, Prepared]:
-        """Pixels of the training and of the validation set, in the split's order.
+        """Pixels of the training and of the validation set, in the split's order; those of one split are held.
 
         The training set ends with those of the unlabelled patches that `joined` names.
         """
-        return self._prepared(
-            config.balance,
-            config.sample,
-            config.split,
-            config.preprocess,
-            config.running.memory_budget_mb,
-            joined,
+        preprocess, budget_mb = config.preprocess, config.running.memory_budget_mb
+        asked = (config.balance, config.sample, config.split, preprocess, budget_mb, joined)
+        if self._prepared and self._prepared[0] == asked:
+            return self._prepared[1]
+        self._prepared = None  # let go of first: the budget is that of one split
+        split, source = self.split(config), self.patches
+        rows = [source.rows_of(ids) for ids in (split.training, split.validation)]
+        if joined:
+            assert self.unlabelled is not None
+            source = self.unlabelled.everything
+            rows[0] = np.append(rows[0], self.unlabelled.first + self.unlabelled.patches.rows_of(np.array(joined)))
+        tell = self.session.progress
+        training, validation = (
+            prepare(
+                source,
+                own,
+                preprocess,
+                budget_mb=budget_mb // 2,
+                scratch=self.session.cache_root,
+                # Cropping and downsampling are over at once; normalising stains takes about a millisecond a patch.
+                on_progress=None if preprocess.stain == "none" else of_step(tell, f"normalise stains, {name}"),
+            )
+            for name, own in zip(("training", "validation"), rows, strict=True)
         )
-
-    def _make_split(self, balance: BalanceConfig | None, sample: SampleConfig | None, split: SplitConfig) -> Split:
-        return make_split(self.candidates, balance, sample, split, patients_known=self.patients_known)
+        self._prepared = asked, (training, validation)
+        return training, validation
 
     def _cluster_by_stain(self, count: int | None) -> np.ndarray:
         """(n,) str: each candidate's cluster of stain, which is the same for every split and seed."""
@@ -239,36 +257,6 @@ class Material:
         if of_rest:
             rows = rows[self._on_slide == ""]
         return stain_statistics(self.patches.pixels, of_step(self.session.progress, "stain"), rows=rows)
-
-    def _prepare(
-        self,
-        balance: BalanceConfig | None,
-        sample: SampleConfig | None,
-        split: SplitConfig,
-        preprocess: PreprocessConfig,
-        budget_mb: int,
-        joined: tuple[str, ...],
-    ) -> tuple[Prepared, Prepared]:
-        drawn, source = self._split(balance, sample, split), self.patches
-        rows = [self.patches.rows_of(ids) for ids in (drawn.training, drawn.validation)]
-        if joined:
-            assert self.unlabelled is not None
-            source = self.unlabelled.everything
-            rows[0] = np.append(rows[0], self.unlabelled.first + self.unlabelled.patches.rows_of(np.array(joined)))
-        tell = self.session.progress
-        training, validation = (
-            prepare(
-                source,
-                own,
-                preprocess,
-                budget_mb=budget_mb // 2,
-                scratch=self.session.cache_root,
-                # Cropping and downsampling are over at once; normalising stains takes about a millisecond a patch.
-                on_progress=None if preprocess.stain == "none" else of_step(tell, f"normalise stains, {name}"),
-            )
-            for name, own in zip(("training", "validation"), rows, strict=True)
-        )
-        return training, validation
 
 
 @dataclass(frozen=True, eq=False)

@@ -115,13 +115,33 @@ def record_of_run(
     So many of its patches kept their own stains.
     """
     split, known = material.split(config), material.candidates.slides != ""
+    prepare, size_px = config.preprocess, config.preprocess.size_px
+    backbone = network if isinstance(network, Backbone) else None
+    own = network if isinstance(network, OwnNetwork) else None
+    of_its_own = backbone or own
+    initial = of_its_own.initial if of_its_own else InitialWeights()
+    augmentation = augmentation_of(config)
     return RunRecord(
         origin=material.origin,
         slides_known="all" if known.all() else "some" if known.any() else "none",
         split_basis=split.basis,
         training=len(split.training),
         validation=len(split.validation),
-        network=_record_of_network(config, network, result, unnormalised),
+        network=NetworkRecord(
+            summary=summarise(own.network if own else network, (3, size_px, size_px)),
+            initial=initial,
+            preprocessing=Preprocessing(
+                crop_px=prepare.crop_px,
+                size_px=size_px,
+                resize=prepare.resize if size_px < prepare.crop_px else "none",
+                stain=prepare.stain,
+                unnormalised=unnormalised,
+                enlarged_px=backbone.resize_px if backbone and backbone.resize_px != size_px else None,
+            ),
+            augmentation=augmentation,
+            seeded=seeded_by(config, initial, augmentation),
+            probe=probe_of(result, size_px) if own else (),
+        ),
     )
 
 
@@ -131,30 +151,6 @@ def probe_of(network: nn.Module, size_px: int) -> tuple[float, ...]:
     patches = torch.cat([noise, torch.zeros_like(noise[:1]), torch.ones_like(noise[:1])])
     with torch.no_grad():
         return tuple(network.eval()(patches.to(next(network.parameters()).device)).flatten().tolist())
-
-
-def _record_of_network(config: RunConfig, network: nn.Module, result: nn.Module, unnormalised: int) -> NetworkRecord:
-    prepare, size_px = config.preprocess, config.preprocess.size_px
-    backbone = network if isinstance(network, Backbone) else None
-    own = network if isinstance(network, OwnNetwork) else None
-    of_its_own = backbone or own
-    initial = of_its_own.initial if of_its_own else InitialWeights()
-    augmentation = augmentation_of(config)
-    return NetworkRecord(
-        summary=summarise(own.network if own else network, (3, size_px, size_px)),
-        initial=initial,
-        preprocessing=Preprocessing(
-            crop_px=prepare.crop_px,
-            size_px=size_px,
-            resize=prepare.resize if size_px < prepare.crop_px else "none",
-            stain=prepare.stain,
-            unnormalised=unnormalised,
-            enlarged_px=backbone.resize_px if backbone and backbone.resize_px != size_px else None,
-        ),
-        augmentation=augmentation,
-        seeded=seeded_by(config, initial, augmentation),
-        probe=probe_of(result, size_px) if own else (),
-    )
 
 
 def augmentation_of(config: RunConfig) -> Augmentation:

@@ -113,7 +113,8 @@ def make_split(
             sampled, on_validation = sampled.rows(named), on_validation[named]
     else:
         names = np.array([unit_of[i] for i in sampled.ids.tolist()], dtype=str)
-        units = _numbered(names)
+        _, units = np.unique(names, return_inverse=True)
+        units = np.where(names == "", units.max() + 1 + np.arange(len(names)), units)  # a patch alone is a unit
         on_validation = _draw_validation(sampled.labels, units, split)
         notices += _alone(sampled, names, basis)
         share = float(on_validation.mean())
@@ -139,12 +140,6 @@ def make_split(
     if len(labelled) < len(training):
         left_out["sample: training labels not used"] = len(training) - len(labelled)
     return Split(training.ids[labelled], sampled.ids[on_validation], basis, left_out, tuple(notices))
-
-
-def _numbered(names: Shaped[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
-    """Number the units; a patch named "" is a unit of its own."""
-    _, units = np.unique(names, return_inverse=True)
-    return np.where(names == "", units.max() + 1 + np.arange(len(names)), units)
 
 
 def _why_none(labels: Int[np.ndarray, " n"], units: Int[np.ndarray, " n"], basis: Basis, config: DrawnSplit) -> str:
