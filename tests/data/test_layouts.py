@@ -218,7 +218,7 @@ def test_the_setting_that_names_the_tumour_answers(patches: np.ndarray, tmp_path
         ("path,label,part\na.png,0,holdout\n", "names the part 'holdout'"),
         ("path,tumour\na.png,0\n", "has the columns path, tumour"),
         ("path,label\nb.png,1\n", "of which none is there"),
-        ("path,label,id\na.png,0,x\nc.png,1,x\n", "ids stand twice"),
+        ("path,label,id\na.png,0,x\nc.png,1,x\n", "duplicate ids"),
     ],
 )
 def test_a_table_that_is_wrong_says_how(cells: str, said: str, patches: np.ndarray, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from rounding import Rounding
 from sentinode.config.fit import AugmentConfig
 from sentinode.config.run import PreprocessConfig
 from sentinode.data.patches import SYMMETRIES, apply_symmetry
-from sentinode.inputs.augment import _STAINS, apply, draw, stain, turn, zoom, zoom_by_grid
+from sentinode.inputs.augment import _STAINS, apply, draw, rotate_or_flip, stain, zoom, zoom_by_grid
 from sentinode.inputs.preprocess import downsample
 
 pytestmark = pytest.mark.numeric
@@ -84,11 +84,11 @@ def test_the_symmetries_are_eight_and_undo_each_other(images: torch.Tensor) -> N
     assert torch.equal(apply_symmetry(views[6], 6), images)
 
 
-def test_each_image_is_turned_by_its_own_symmetry(images: torch.Tensor) -> None:
+def test_each_image_is_rotated_or_flipped_by_its_own_symmetry(images: torch.Tensor) -> None:
     numbers = torch.tensor([3, 0, 7, 1, 5, 2, 4, 6])
-    turned = turn(images, numbers)
+    result = rotate_or_flip(images, numbers)
     for row, number in enumerate(numbers.tolist()):
-        assert torch.equal(turned[row], apply_symmetry(images[row : row + 1], number)[0])
+        assert torch.equal(result[row], apply_symmetry(images[row : row + 1], number)[0])
 
 
 @pytest.mark.parametrize("config", [AugmentConfig(), AugmentConfig(symmetries="flips")])

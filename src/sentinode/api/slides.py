@@ -101,7 +101,7 @@ def score_slides(
     patients: Path | str | None = None,
     out: Path | str | None = None,
 ) -> SlideScores:
-    """Score judged slides by annotations: FROC, AUC of slides and of cells, Dice, with intervals that draw slides anew.
+    """Score judged slides by annotations: FROC, AUC of slides and of cells, Dice, with intervals over slides.
 
     `results` is a folder that `judge_slides` wrote, `truth` a directory of NAME.xml (ASAP) or NAME.geojson; a slide
     without annotations is normal. `official` adds CAMELYON16's own rules, `against` the differences to another

@@ -96,7 +96,7 @@ def score_slides(
     ] = None,
     out: Annotated[Path | None, typer.Option(metavar="FILE.json", help="Write the record to this file.")] = None,
 ) -> None:
-    """Score judged slides by annotations: FROC, AUC, Dice, with intervals that draw slides anew."""
+    """Score judged slides by annotations: FROC, AUC, Dice, with intervals from a bootstrap of slides."""
     require_something_to_draw(results)
     require_table(patients)
 

@@ -451,7 +451,7 @@ def _folder(
     repeated = rows["id"][rows["id"].duplicated()]
     if len(repeated):
         raise DataError(
-            f"{len(repeated):,} ids stand twice (first: {repeated.iloc[0]})", where=root, remedy="Give each its own."
+            f"has {len(repeated):,} duplicate ids (first: {repeated.iloc[0]})", where=root, remedy="Give each its own."
         )
     everything = Listing(
         ids=rows["id"].to_numpy(dtype=str),

@@ -111,11 +111,11 @@ SYMMETRIES: Final = range(8)
 
 def apply_symmetry(images: Tensor, symmetry: int) -> Tensor:
     """Rotate a batch (N, C, H, H) as a whole: flipped left-right for 4 to 7, then rotated anticlockwise."""
-    turned = images.flip(-1) if symmetry >= 4 else images
-    return turned.rot90(symmetry % 4, (-2, -1)) if symmetry % 4 else turned  # rotated by nothing, it would be copied
+    flipped = images.flip(-1) if symmetry >= 4 else images
+    return flipped.rot90(symmetry % 4, (-2, -1)) if symmetry % 4 else flipped  # rotated by nothing, it would be copied
 
 
 def symmetric_view(patch: Patch, symmetry: int) -> Patch:
     """Turn one patch (H, H, 3) by the same numbers, without a copy."""
-    mirrored = patch[:, ::-1] if symmetry >= 4 else patch
-    return np.rot90(mirrored, symmetry % 4)
+    flipped = patch[:, ::-1] if symmetry >= 4 else patch
+    return np.rot90(flipped, symmetry % 4)

@@ -183,7 +183,7 @@ def column_of(table: pd.DataFrame, candidates: Sequence[str]) -> str | None:
 
 
 def read_column_by_id(path: Path, candidates: Sequence[str]) -> dict[str, str]:
-    """Read an id -> value table for a join by id; an id may stand twice only with the same value.
+    """Read an id -> value table for a join by id; an id may occur twice only with the same value.
 
     The first of `candidates` that is a column gives the values. "FILE.csv:column" names another. A value that is not
     known, in any spelling of `is_unknown`, is "".

@@ -1,4 +1,4 @@
-"""Scores of detections on slides, with intervals that draw slides anew: FROC, slide AUC, cell AUC, Dice.
+"""Scores of detections on slides, with intervals from a bootstrap of slides: FROC, slide AUC, cell AUC, Dice.
 
 A free-response curve counts, at each threshold, the share of lesions that a detection hits, and the false detections
 per slide (Bunch et al. 1977). Its sensitivities at 1/4 to 8 false positives per slide, and their mean, are compared in

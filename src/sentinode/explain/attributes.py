@@ -128,7 +128,7 @@ def read_attributes(path: Path) -> pd.DataFrame:
     """Read a table id,<column>,... of any properties of patches, indexed by id.
 
     A column is float64 where every known cell is a finite number, else str. What is not known, in any spelling of
-    `is_unknown`, is NaN, or "" among words. An id may stand twice only with the same values.
+    `is_unknown`, is NaN, or "" among words. An id may occur twice only with the same values.
     """
     table = read_table(path, purpose="id and a column for each property")
     id_column = column_of(table, ID_COLUMNS)

@@ -47,7 +47,7 @@ def review(
     mean, members = chosen.predictions, [repeat.predictions for repeat in chosen.repeats]
 
     def seen(rows: Int[np.ndarray, " k"], *by: Predictions) -> tuple[Seen, ...]:
-        """The patches of some rows, with what each of the predictions says of them; the first `count`."""
+        """The patches of some rows, with the probability in each of the predictions; the first `count`."""
         return tuple(
             Seen(i, int(mean.labels[row]), clusters.get(i, ""), tuple(float(said.probabilities[row]) for said in by))
             for row, i in zip(rows[:count], mean.ids[rows[:count]].tolist(), strict=True)

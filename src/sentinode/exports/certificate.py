@@ -75,7 +75,7 @@ class Certificate:
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """Patches, and what the run itself says of them."""
+    """Patches, and what the run itself predicts for them."""
 
     measured_on: Literal["validation set", "made-up patches"]
     pixels: Pixels

@@ -30,7 +30,7 @@ OnBatch = Callable[[int, int, int], None]
 
 @dataclass(frozen=True, eq=False)
 class Outputs:
-    """What the network said of the patches of one set during one epoch, in the order they came.
+    """What the network predicted for the patches of one set during one epoch, in the order they came.
 
     On the training set these are the augmented patches under the weights of the moment, as in
     Keras; `loss` is the mean binary cross-entropy over the patches.
@@ -50,7 +50,7 @@ class EpochRecord:
     validation: Outputs
     duration_s: float
     patches_per_s: float
-    """Training patches a second, validation not counted."""
+    """Training patches per second, validation not counted."""
 
 
 @dataclass(eq=False)

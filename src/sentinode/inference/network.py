@@ -60,7 +60,7 @@ class Network(ABC):
     def over_image(
         self, _rgb: UInt8[np.ndarray, "height width 3"], _cells: Bool[np.ndarray, "rows columns"]
     ) -> Probabilities:
-        """About what `probabilities` says of the patches around the marked cells of an image, row by row."""
+        """About what `probabilities` gives for the patches around the marked cells of an image, row by row."""
         raise AssertionError("it is not dense")
 
     @abstractmethod
@@ -100,7 +100,7 @@ def in_batches(
     ask: Callable[[UInt8[np.ndarray, "k s s 3"]], Probabilities],
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Probabilities:
-    """What `ask` says of all patches, batch after batch; `size` learns from how long each takes."""
+    """What `ask` gives for all patches, batch after batch; `size` learns from how long each takes."""
     found = np.empty(len(prepared))
     start = 0
     while start < len(prepared):

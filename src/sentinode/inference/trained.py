@@ -106,7 +106,7 @@ class TrainedNetwork(Network):
     def over_image(
         self, rgb: UInt8[np.ndarray, "height width 3"], cells: Bool[np.ndarray, "rows columns"]
     ) -> Probabilities:
-        """About what `probabilities` says of the patches around the marked cells of an image, row by row."""
+        """About what `probabilities` gives for the patches around the marked cells of an image, row by row."""
         assert self.dense is not None
         found, side = np.full(cells.shape, np.nan), self.dense.cells_at_once
         for top in range(0, cells.shape[0], side):

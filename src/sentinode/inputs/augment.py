@@ -73,7 +73,7 @@ def apply(images: Float[Tensor, "n 3 s s"], draws: Draws) -> Float[Tensor, "n 3 
     if draws.zoom is not None:
         images = zoom(images, draws.zoom.to(images.device))
     if draws.symmetry is not None:
-        images = turn(images, draws.symmetry.to(images.device))
+        images = rotate_or_flip(images, draws.symmetry.to(images.device))
     if draws.stain is not None:
         images = stain(images, draws.stain.to(images.device))
     return images
@@ -109,14 +109,14 @@ def zoom_by_grid(images: Float[Tensor, "n 3 s s"], factors: Float[Tensor, "n 2"]
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=True)
 
 
-def turn(images: Float[Tensor, "n 3 s s"], symmetry: Int[Tensor, " n"]) -> Float[Tensor, "n 3 s s"]:
-    """Turn every image by a symmetry of its own."""
-    turned = torch.empty_like(images)
+def rotate_or_flip(images: Float[Tensor, "n 3 s s"], symmetry: Int[Tensor, " n"]) -> Float[Tensor, "n 3 s s"]:
+    """Rotate or flip every image by a symmetry of its own."""
+    result = torch.empty_like(images)
     for number in SYMMETRIES:
         rows = torch.nonzero(symmetry == number).squeeze(1)
         if len(rows):
-            turned[rows] = apply_symmetry(images[rows], number)
-    return turned
+            result[rows] = apply_symmetry(images[rows], number)
+    return result
 
 
 def stain(images: Float[Tensor, "n 3 s s"], strength: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3 s s"]:

@@ -1,11 +1,11 @@
 """Layers equivariant to p4m: rotations by 90 degrees, flips, moves by whole pixels (Cohen and Welling 2016).
 
 A feature has 8 maps, one for each symmetry of the square, numbered as in `data/patches.py`. Feature maps are
-(N, 8 C, H, W), the 8 maps of a feature side by side: channel 8 c + g is feature c under symmetry g. When the input
-is turned by the symmetry u, every layer's output is turned by u, and its maps change places: map g is then what map
-u^-1 g was, turned. The tests hold every layer to it.
+(N, 8 C, H, W), the 8 maps of a feature side by side: channel 8 c + g is feature c under symmetry g. When the symmetry
+u transforms the input, it transforms every layer's output, and its maps change places: map g is then what map
+u^-1 g was, transformed. The tests hold every layer to it.
 
-Filters are never turned while a network runs: a filter bank's 8 copies are one lookup in it, by a fixed index. The
+Filters are never transformed while a network runs: a filter bank's 8 copies are one lookup in it, by a fixed index. The
 rest is an ordinary convolution with 8 times the channels.
 """
 
@@ -46,7 +46,7 @@ def by_feature(maps: Float[Tensor, "n c8 h w"]) -> Float[Tensor, "n c 8 h w"]:
 def output_size_px(input_size_px: int, *, kernel_px: int, stride: int = 1, padding_px: int = 0) -> int:
     """The size after a convolution or pooling whose windows lie symmetrically in the input; ValueError otherwise.
 
-    Windows that leave pixels over leave them at the right and at the bottom: turned by 180 degrees, the input is
+    Windows that leave pixels over leave them at the right and at the bottom: transformed by 180 degrees, the input is
     seen through other windows, and equivariance is lost.
     """
     steps, left_over = divmod(input_size_px + 2 * padding_px - kernel_px, stride)
@@ -87,7 +87,7 @@ class _ExpandedConv(nn.Module):
         return F.conv2d(x, self.expanded(), stride=self.stride, padding=self.padding_px)
 
     def expanded(self) -> Float[Tensor, "d8 c k k"]:
-        """The filters' 8 copies: copy g is the filter turned by g, its maps, if it has 8, in their new places."""
+        """The filters' 8 copies: copy g is the filter transformed by g, its maps, if it has 8, in their new places."""
         d, c, k, _ = self.weight.shape
         maps = len(self.index) // (ORDER * k**2)  # of each input feature: 1 of an image, 8 behind it
         copies = self.weight.reshape(d, c // maps, maps * k**2).index_select(2, self.index)
@@ -122,7 +122,7 @@ class GroupConv(_ExpandedConv):
     """Correlate feature maps over p4m (eq. 11): (N, 8 C_in, H, W) -> (N, 8 C_out, H', W').
 
     A filter has 8 maps for each input feature, too: output map g is the sum over h of input map h, correlated with
-    the filter's map g^-1 h turned by g.
+    the filter's map g^-1 h transformed by g.
     """
 
     def __init__(

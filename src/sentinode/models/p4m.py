@@ -73,7 +73,7 @@ def _size_after(layers: Iterable[nn.Module], size_px: int) -> int:
 
 
 class P4MNetwork(nn.Sequential):
-    """Layers in turn, for one input size: at others some window might lie askew, and the logit would turn with it."""
+    """Layers in turn, for one input size: at others a window might lie askew and a rotated input differ."""
 
     def __init__(self, layers: list[nn.Module], input_size_px: int) -> None:
         super().__init__(*layers)

@@ -22,7 +22,7 @@ _LARGEST_SHIFT_PX: Final = 80
 _AXIS_SHARE: Final = 0.70
 
 Defect = Literal["", "duplicate", "overlap", "black", "white"]
-DefectKind = Literal["turned", "copied", "overlap", "black", "white"]
+DefectKind = Literal["rotated", "copied", "overlap", "black", "white"]
 _BLANKS: Final[tuple[Literal["black", "white"], ...]] = ("black", "white")
 
 
@@ -81,7 +81,7 @@ class Cutter:
     def cut_all(self) -> Iterator[tuple[TruthRow, Patch]]:
         """All patches of the slide, defects included; `rows` grows with them."""
         defects = self.plan.defects
-        copies = defects["turned"] + defects["copied"] + defects["overlap"]
+        copies = defects["rotated"] + defects["copied"] + defects["overlap"]
         positives = round(self.plan.positive_share * self.plan.patches - _OVERLAP_POSITIVE_SHARE * defects["overlap"])
         corners = self._free_corners({1: positives, 0: self.plan.patches - copies - positives})
         labels = self._centre_pixels(corners) > 0
@@ -94,9 +94,9 @@ class Cutter:
             if blank is None:
                 clean.append(made)
             yield made
-        for kind in ("turned", "copied"):
+        for kind in ("rotated", "copied"):
             for _ in range(defects[kind]):
-                yield self._duplicate(*clean[self.rng.integers(len(clean))], turned=kind == "turned")
+                yield self._duplicate(*clean[self.rng.integers(len(clean))], rotated=kind == "rotated")
         yield from self._overlaps([row for row, _ in clean], defects["overlap"])
 
     def _free_corners(self, wanted: dict[int, int]) -> Int[np.ndarray, "n 2"]:
@@ -151,8 +151,8 @@ class Cutter:
             if row.id not in besides and row.of not in besides
         )
 
-    def _duplicate(self, original: TruthRow, patch: Patch, *, turned: bool) -> tuple[TruthRow, Patch]:
-        if turned:
+    def _duplicate(self, original: TruthRow, patch: Patch, *, rotated: bool) -> tuple[TruthRow, Patch]:
+        if rotated:
             symmetry = int(self.rng.integers(1, 8))  # 0 would change nothing
             return self._record(symmetric_view(patch, symmetry), original.y, original.x, "duplicate", of=original.id)
         name = self.rng.bytes(20).hex()

@@ -39,7 +39,7 @@ MOST_PATCHES_PER_SLIDE: Final = 400  # a slide's field is painted whole: memory 
 
 # Share of all patches and the least number, whatever the size of the phantom.
 _DEFECTS: Final[dict[DefectKind, tuple[float, int]]] = {
-    "turned": (0.0035, 1),  # a duplicate under one of the square's symmetries
+    "rotated": (0.0035, 1),  # a duplicate, rotated or flipped
     "copied": (0.0015, 1),  # a duplicate byte for byte, under an id that is not its SHA-1
     "overlap": (0.03, 2),
     "black": (0.001, 1),

@@ -68,7 +68,7 @@ class NetworkRecord:
     seeded: tuple[Seeded, ...]
     """What the run's seed decided; nothing where another seed would give the same network."""
     probe: tuple[float, ...] = ()
-    """What a user's own network says of the patches of `probe_of`: by this it is known again."""
+    """The logits of a user's own network for the patches of `probe_of`: by these it is recognised."""
 
 
 @dataclass(frozen=True)

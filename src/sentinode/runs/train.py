@@ -213,7 +213,7 @@ class _Training:
             raise
 
     def _prepare(self) -> TeacherPredictions | None:
-        """Write what the run starts from: what a teacher says, if it has one, the split and, last, the environment."""
+        """Write what the run starts from: a teacher's predictions, if any, the split and, last, the environment."""
         material, config = self.material, self.config
         by_teacher = teacher_predictions(material, config, self.own)
         if by_teacher:

@@ -4,7 +4,7 @@ A model gives a probability for anything. Fifteen simple numbers of a cell's pat
 JPEG's blocks) have known means and covariances in patches of lymph node; a patch far from them by Mahalanobis's
 distance is unlike what a model was trained on. So is one that would be far nearer if its channels stood in another
 order: haematoxylin and eosin absorb green most and blue least, so BGR in place of RGB, or a brown stain, gives itself
-away by what a swap of channels would mend. And nuclei have a known size: the spectrum of sizes in the haematoxylin of
+away by what a swap of channels would undo. And nuclei have a known size: the spectrum of sizes in the haematoxylin of
 a set of patches, moved until it lies on the known one, tells the spacing that the pixels have, whatever the file says.
 
 All cells of a block are looked at together, on its means over 8 x 8 pixels and in every eighth of its rows: a patch's

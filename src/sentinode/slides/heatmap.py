@@ -58,7 +58,7 @@ class Grid:
 
 @dataclass(frozen=True, eq=False)
 class HeatMap:
-    """What a model says of each cell of a slide; NaN where nothing was judged, and `reason` says why."""
+    """What a model predicts for each cell of a slide; NaN where nothing was judged, and `reason` says why."""
 
     grid: Grid
     probability: Float32[np.ndarray, "rows columns"]

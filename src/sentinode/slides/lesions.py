@@ -1,7 +1,7 @@
 """Cells above the operating point -> lesions: their outlines, areas and lengths, and the GeoJSON that QuPath opens.
 
-A lesion is what hangs together by sides or corners of cells. Its outline follows the sides, so its area is that of its
-cells, and no cell is lost or won by smoothing.
+A lesion is a connected component of cells, by sides or corners. Its outline follows the sides, so its area is that of
+its cells, and no cell is lost or won by smoothing.
 """
 
 from __future__ import annotations

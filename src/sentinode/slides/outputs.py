@@ -195,7 +195,7 @@ def write_results(folder: Path, found: HeatMap, record: SlideRecord, picture: Im
 def write_places(
     folder: Path, record: SlideRecord, corners: np.ndarray, probability: np.ndarray, disagreement: np.ndarray
 ) -> None:
-    """Write what was said of places alone: cells.csv in their order, and the record."""
+    """Write what was predicted for places alone: cells.csv in their order, and the record."""
     words = np.where(np.isnan(probability), Reason.UNREADABLE.word, Reason.JUDGED.word)
     rows = _HEADER + _rows(corners, probability, disagreement, words)
     write_bytes(folder / CELLS, rows)
