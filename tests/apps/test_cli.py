@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import stat
@@ -15,17 +16,24 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from typer.main import get_command
 
 from conftest import blank_figures
+from sentinode.api.export import FORMATS
 from sentinode.apps.cli import app
+from sentinode.config.presets import PRESETS
+from sentinode.config.run import DrawnSplit, Weighting
 from sentinode.data.cache import pack
 from sentinode.data.competition import listing_of_files
 from sentinode.data.images import encode_tiff
+from sentinode.evaluation.calibration import Method
+from sentinode.exports.patches import LAYOUTS
 from sentinode.phantom.whole_slides import paint_slide, write_pyramid
 from sentinode.runs.run import Run, write_manifest
 
@@ -134,6 +142,24 @@ def test_every_help_shows_an_example(command: str) -> None:
     result = sentinode(command, "--help")
     assert result.returncode == 0
     assert f"Example: sentinode {command}" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "choices"),
+    [
+        ("study", "preset", PRESETS),
+        ("split", "group_by", (*get_args(DrawnSplit.model_fields["by"].annotation), "file")),
+        ("convert", "to", LAYOUTS),
+        ("export", "to", (*FORMATS, "all")),
+        ("ensemble", "weights", get_args(Weighting)),
+        ("predict", "calibrate", get_args(Method)),
+        ("slides", "calibrate", get_args(Method)),
+    ],
+)
+def test_a_help_names_every_choice_and_no_other(command: str, option: str, choices: tuple[str, ...]) -> None:
+    told = {parameter.name: parameter.help for parameter in get_command(app).commands[command].params}[option]
+    listed = re.sub(r"\(.*?\)|[,;] with.*", "", told.partition(": ")[2])
+    assert set(re.findall(r"[a-z0-9-]+", listed)) - {"or"} == set(choices)
 
 
 def test_no_paragraph_of_a_help_is_broken_where_its_source_is() -> None:

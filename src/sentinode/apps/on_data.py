@@ -119,7 +119,8 @@ def convert(
     to: Annotated[
         str,
         typer.Option(
-            metavar="LAYOUT", help="competition, classes (folders), table (path,label), arrays (.npy) or h5 (PCam's)."
+            metavar="LAYOUT",
+            help="Layout: competition, classes (folders), table (path,label), arrays (npy) or h5 (PCam).",
         ),
     ] = "competition",
     slides: Slides = None,

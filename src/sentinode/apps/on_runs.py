@@ -40,7 +40,7 @@ def ensemble(
     ],
     out: Annotated[Path, typer.Option(metavar="RUN", help="Folder of the ensemble, a run like any other.")],
     weights: Annotated[
-        str, typer.Option(help="fitted (lowest log loss on the shared validation set) or equal.")
+        str, typer.Option(help="Weights of members: fitted (lowest log loss on the shared validation set) or equal.")
     ] = "fitted",
     device: Device = "auto",
     threads: Threads = None,
@@ -72,7 +72,7 @@ def predict(
         str | None,
         typer.Option(
             metavar="METHOD",
-            help="temperature or isotonic: calibrate the probabilities, as fitted on the validation set.",
+            help="Calibrate the probabilities, as fitted on the validation set: temperature or isotonic.",
         ),
     ] = None,
     threshold: Annotated[
@@ -154,7 +154,7 @@ def export(
     to: Annotated[
         str,
         typer.Option(
-            metavar="FORMAT", help="onnx, map, openvino, torchscript, wsinfer (and QuPath), huggingface or all."
+            metavar="FORMAT", help="Format: onnx, map, openvino, torchscript, wsinfer (and QuPath), huggingface or all."
         ),
     ] = "onnx",
     data: Annotated[

@@ -35,7 +35,7 @@ def slides(
         ),
     ] = None,
     calibrate: Annotated[
-        str | None, typer.Option(metavar="METHOD", help="temperature or isotonic: calibrate the probabilities.")
+        str | None, typer.Option(metavar="METHOD", help="Calibrate the probabilities: temperature or isotonic.")
     ] = None,
     dense: Annotated[
         bool,

@@ -32,7 +32,7 @@ Finished = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finis
 Preset = Annotated[
     str | None,
     typer.Option(
-        help="Settings to start from: quick (default of study), seed (the notebook's), fair, strong, strong-gpu."
+        help="Settings to start from: quick (default of study), seed (the notebook's), fair, swift, strong, strong-gpu."
     ),
 ]
 Config = Annotated[Path | None, typer.Option(metavar="FILE.toml", help="Settings to start from, in place of a preset.")]
@@ -47,9 +47,7 @@ Groups = Annotated[
 ]
 GroupBy = Annotated[
     str | None,
-    typer.Option(
-        metavar="BY", help="Split by: auto, slide, group, stain (clusters of similar stain; not recommended) or random."
-    ),
+    typer.Option(metavar="BY", help="Split by: auto, slide, group, random or file (with --set split.file=FILE.csv)."),
 ]
 Spacing = Annotated[
     float | None,
