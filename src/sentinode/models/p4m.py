@@ -125,6 +125,11 @@ class RingReadout(nn.Module):
         invariant = by_feature(x).mean(2)
         return F.linear(invariant.flatten(1), of_place.flatten()[None], self.bias)
 
+    def of_rings(self, x: Float[Tensor, "n c8 s s"]) -> Float[Tensor, "n d"]:
+        """The means over rings, feature by feature: what `weight`, flattened, makes the logit of, but for the bias."""
+        ring = F.one_hot(self.ring.flatten(), len(self.count)).to(x) / self.count
+        return (by_feature(x).mean(2).flatten(2) @ ring).flatten(1)
+
     def extra_repr(self) -> str:
         features, rings = self.weight.shape
         return f"8 x {features} features, {rings} rings of {self.ring.shape[0]} x {self.ring.shape[1]} places"

@@ -1,4 +1,4 @@
-"""Features of a frozen backbone for the patches of an experiment, computed once and kept in the cache."""
+"""What the last layer of a network is given of each patch: its features, computed once and kept in the cache."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Final
 import numpy as np
 import torch
 from jaxtyping import Float, Int, Shaped
+from torch import Tensor, nn
 
 from sentinode.artefacts import write_atomically
 from sentinode.config.fit import CopiesConfig
@@ -18,10 +19,12 @@ from sentinode.config.run import RunConfig, TimmModel
 from sentinode.data.cache import kept_array
 from sentinode.data.patches import PatchSet
 from sentinode.device import Precision, has_bfloat16, in_precision
+from sentinode.errors import RunError
 from sentinode.fitting.linear_probe import Features
 from sentinode.inputs.augment import Draws, as_input, augmented, draw
 from sentinode.inputs.preprocess import Prepared
 from sentinode.models.backbones.backbone import Backbone
+from sentinode.models.p4m import RingReadout
 from sentinode.progress import of_step
 from sentinode.randomness import Purpose
 from sentinode.runs.material import Material
@@ -58,6 +61,52 @@ def head_features(
     return Features(values, labels), validation
 
 
+class Penultimate(nn.Module):
+    """A network without a body and head of its own up to the last layer that weighs: what this is given of each patch.
+
+    Of maps that is the mean over their places; of the last layer of a p4m network, over each of its rings.
+    """
+
+    def __init__(self, network: nn.Module, size_px: int) -> None:
+        """Raises RunError where the network has neither a linear layer nor a convolution to end in."""
+        super().__init__()
+        self.network = network.eval()
+        called: list[nn.Module] = []
+        hooks = [
+            layer.register_forward_pre_hook(lambda layer, _: called.append(layer))
+            for layer in network.modules()
+            if isinstance(layer, nn.Linear | nn.Conv2d | RingReadout)
+        ]
+        place = next(network.parameters()).device
+        with torch.no_grad():
+            network(torch.zeros(1, 3, size_px, size_px, device=place))
+        for hook in hooks:
+            hook.remove()
+        if not called:
+            raise RunError(
+                "the network has no linear layer or convolution, whose input would be its features",
+                remedy="End it in a torch.nn.Linear.",
+            )
+        self._last = (called[-1],)  # in a tuple, or its weights would be there twice
+        with torch.no_grad():
+            self.width = self.features(torch.zeros(1, 3, size_px, size_px, device=place)).shape[1]
+
+    def features(self, x: Float[Tensor, "n 3 s s"]) -> Float[Tensor, "n d"]:
+        """Pixels in [0, 1] -> features."""
+        given: list[Tensor] = []
+        (last,) = self._last
+        hook = last.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))
+        self.network(x)
+        hook.remove()
+        match last:
+            case RingReadout():
+                return last.of_rings(given[-1])
+            case nn.Linear():
+                return given[-1].flatten(1, -2).mean(1) if given[-1].ndim > 2 else given[-1]
+            case _:
+                return given[-1].flatten(2).mean(2)
+
+
 class FeatureStore:
     """Features of patches as a network sees them under a config, each computed when it is first asked for.
 
@@ -70,7 +119,7 @@ class FeatureStore:
         patches: PatchSet,
         config: RunConfig,
         copies: CopiesConfig | None,
-        network: Backbone,
+        network: Backbone | Penultimate,
         session: Session,
     ) -> None:
         self.patches, self._config, self._copies = patches, config, copies
@@ -117,23 +166,27 @@ class FeatureStore:
 
     def _kept(self, path: Path) -> Float[np.ndarray, "n d"]:
         """What the cache has of all patches, and NaN; what is written into it changes no file."""
-        shape = (len(self.patches), self._network.head.in_features)
+        shape = (len(self.patches), self._network.width)
         kept = kept_array(path, shape)
         return np.full(shape, np.nan, np.float32) if kept is None else kept
 
 
-def _digest(patches: PatchSet, config: RunConfig, network: Backbone, device: torch.device) -> hashlib._Hash:
+def _digest(
+    patches: PatchSet, config: RunConfig, network: Backbone | Penultimate, device: torch.device
+) -> hashlib._Hash:
     """Of the pixels themselves: ids need not change with them."""
     digest = hashlib.sha256(str(patches.pixels.shape).encode())
     for start in range(0, len(patches), _CHUNK):
         digest.update(patches.pixels[start : start + _CHUNK].tobytes())
     arithmetic = "bfloat16" if config.predict.precision == "mixed" and has_bfloat16(device) else "float32"
-    looks = (network.kind, network.skipped_maps, network.resize_px)
-    assert isinstance(config.model, TimmModel)
-    for part in (config.model.backbone, config.preprocess, looks, arithmetic):
+    looks: object = config.model
+    if isinstance(network, Backbone):
+        assert isinstance(config.model, TimmModel)
+        looks = config.model.backbone, network.kind, network.skipped_maps, network.resize_px
+    for part in (looks, config.preprocess, arithmetic):
         digest.update(f"|{part}".encode())
     for name, tensor in network.state_dict().items():
-        if not name.startswith(("head.", "centre", "scale")):
+        if isinstance(network, Penultimate) or not name.startswith(("head.", "centre", "scale")):
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest
@@ -146,7 +199,7 @@ _BATCH_ON_GPU: Final = 256
 
 @torch.inference_mode()
 def features_of(
-    network: Backbone,
+    network: Backbone | Penultimate,
     prepared: Prepared,
     draws: Draws | None = None,
     *,
@@ -154,10 +207,10 @@ def features_of(
     device: torch.device,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Float[np.ndarray, "n d"]:
-    """What the backbone's head sees of each patch, in the order of `prepared`; of its copy, where `draws` make one."""
+    """What the last layer sees of each patch, in the order of `prepared`; of its copy, where `draws` make one."""
     network.eval()
     size = _BATCH_ON_CPU if device.type == "cpu" else _BATCH_ON_GPU
-    features = np.empty((len(prepared), network.head.in_features), np.float32)
+    features = np.empty((len(prepared), network.width), np.float32)
     for start in range(0, len(prepared), size):
         rows = slice(start, min(start + size, len(prepared)))
         images = torch.from_numpy(prepared[rows]).permute(0, 3, 1, 2).to(device)

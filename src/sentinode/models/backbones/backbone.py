@@ -134,6 +134,11 @@ class Backbone(nn.Module):
         return [*body, [f"head.{name}" for name, _ in self.head.named_parameters()]]
 
     @property
+    def width(self) -> int:
+        """How many features the head sees."""
+        return self.head.in_features
+
+    @property
     def body_stages(self) -> int:
         """How many stages there are without the head."""
         return len(self.stages()) - 1
