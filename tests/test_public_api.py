@@ -12,7 +12,8 @@ import sentinode
 
 PUBLIC = {
     "Classifier", "OwnMetric", "Run", "RunConfig", "SentinodeError", "Session", "Study", "StudyConfig", "check",
-    "compare", "convert", "distill", "ensemble", "evaluate", "export", "find_lesions", "fit", "heat_map",
+    "compare", "convert", "distill", "ensemble", "evaluate", "explain_model", "export",
+    "find_lesions", "fit", "heat_map",
     "judge_slides", "load", "load_config", "load_preset", "override", "predict", "read_slide", "score_slides", "split",
     "study", "tune", "wait_passively", "write_phantom", "write_report",
 }  # fmt: skip

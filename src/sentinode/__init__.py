@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sentinode.api.data import check, convert, split
     from sentinode.api.experiments import distill, ensemble, fit
+    from sentinode.api.explain import explain_model
     from sentinode.api.export import export
     from sentinode.api.load import load
     from sentinode.api.results import Study
@@ -55,6 +56,7 @@ __all__ = [
     "distill",
     "ensemble",
     "evaluate",
+    "explain_model",
     "export",
     "find_lesions",
     "fit",
@@ -79,6 +81,7 @@ _HOME_OF = {
     **dict.fromkeys(["check", "convert", "split"], "api.data"),
     **dict.fromkeys(["distill", "ensemble", "fit"], "api.experiments"),
     **dict.fromkeys(["compare", "study", "tune"], "api.study"),
+    "explain_model": "api.explain",
     "export": "api.export",
     "load": "api.load",
     **dict.fromkeys(["evaluate", "predict"], "api.runs"),

@@ -36,6 +36,8 @@ class Purpose(Enum):
     VARIANT_CURVES = "the bands of a variant's curves", 1
     MADE_UP_PATCHES = "the patches that an export is tried on, where no data are given", 5
     CONCEPTS = "the folds, replicates and intervals of what concepts explain", 7, 0
+    EXAM = "which patches examine a method of attribution, random orders and shuffled weights", 6
+    LOOK = "the intervals of what a network looks at, and its pairs of patches", 7, 1
     TRIAL = ("a setting of a trial",)
 
     def __init__(self, what: str, *numbers: int) -> None:

@@ -15,7 +15,7 @@ from scipy.special import expit
 
 from sentinode.errors import ConfigError
 from sentinode.evaluation import metrics
-from sentinode.evaluation.bootstrap import METRICS, Replicates, bootstrap, ends
+from sentinode.evaluation.bootstrap import METRICS, Replicates, bootstrap, ends, mean_interval
 from sentinode.evaluation.clusters import ClassClusters, Clusters, Design, draw_seeds
 from sentinode.evaluation.weighted import Prediction, Weights
 
@@ -671,3 +671,41 @@ def test_a_metric_that_fails_on_a_resample_is_told_by_its_name() -> None:
     own = metrics.own_metrics({"mine": few})
     with pytest.raises(ConfigError, match=r"'mine' failed on .* patches .ZeroDivisionError: no such share"):
         bootstrap(**asked, rng=np.random.default_rng(1), replicates=100, metrics=(), own=own)
+
+
+def test_intervals_of_means_hold_the_truth_over_clusters_of_unequal_size() -> None:
+    """Clusters share an effect, so patches are not independent; 95 % of 200 intervals should hold 0."""
+    rng, held = np.random.default_rng(8), 0
+    for _ in range(200):
+        sizes = rng.integers(5, 25, 12)
+        clusters = np.repeat([f"s{k}" for k in range(12)], sizes)
+        values = np.repeat(rng.normal(size=12), sizes) + rng.normal(size=sizes.sum())
+        found = mean_interval(values, clusters, rng=rng, replicates=300)
+        held += found.low <= 0 <= found.high
+    assert stats.binomtest(held, 200, 0.95).pvalue > 1e-3
+
+
+def test_the_p_value_of_a_mean_agrees_with_its_interval() -> None:
+    rng = np.random.default_rng(1)
+    clusters = np.repeat([f"s{k}" for k in range(15)], 6)
+    effects = np.repeat(rng.normal(size=15), 6)
+    for shift in (0.1, 0.5, 0.8, 3.0):
+        found = mean_interval(effects + shift, clusters, rng=np.random.default_rng(2))
+        assert (found.p_value < 0.05) == (found.low > 0)
+        assert found.estimate == pytest.approx((effects + shift).mean())
+
+
+def test_means_leave_out_what_is_unknown_and_say_why_they_are() -> None:
+    values = np.array([0.2, 0.4, np.nan, 0.6, 0.8, np.nan])
+    clusters = np.array(["a", "a", "b", "b", "c", "d"])
+    found = mean_interval(values, clusters, rng=np.random.default_rng(0))
+    assert found.estimate == pytest.approx(0.5)
+    assert mean_interval(values[:2], clusters[:2], rng=np.random.default_rng(0)).reason == (
+        "slides: 1; at least 3 would be needed"
+    )
+    even = mean_interval(np.full(6, 0.5), clusters, rng=np.random.default_rng(0), unit="patients")
+    assert even.still
+    assert "equal in every replicate, which says nothing of other patients" in str(even.reason)
+    nothing = mean_interval(np.full(6, np.nan), clusters, rng=np.random.default_rng(0))
+    assert np.isnan(nothing.estimate)
+    assert nothing.reason == "undefined for every patch"

@@ -10,9 +10,7 @@ from sentinode.errors import ConfigError, DataError, RunError
 from sentinode.inference.classifier import Classifier
 from sentinode.models.own import Given, Recipes
 from sentinode.records import write_record
-from sentinode.runs.load import classifier_of, open_runs
-from sentinode.runs.run import MANIFEST, digest_of
-from sentinode.runs.study_record import STUDY_RECORD
+from sentinode.runs.load import classifier_of, digest_of_model, open_runs
 from sentinode.session import Session
 from sentinode.slides.cohort import COHORT_BEGUN, CohortRecord, cohort_of, judge_cohort
 from sentinode.slides.judging import Model, SlideSettings
@@ -69,7 +67,7 @@ def judge_slides(
                 remedy="Leave --dense out; docs/slides.md names the networks that can.",
             )
         settings = SlideSettings(above, rule, calibrate, dense, spacing, at)
-        asked = Model(classifier, _digest_of_model(model), str(runs[0].environment.get("data_note", "")))
+        asked = Model(classifier, digest_of_model(model), str(runs[0].environment.get("data_note", "")))
         record = judge_cohort(entries, asked, settings, out, session)
         write_slides_page(out)
     return record
@@ -85,11 +83,6 @@ def _operating_point(classifier: Classifier, asked: str | float | None, session:
             return _DEFAULT_THRESHOLD, "default"
     above = classifier.threshold(asked)
     return above, str(asked) if str(asked) in classifier.operating_points else "as given"
-
-
-def _digest_of_model(folder: Path) -> str:
-    """Of the manifest, which holds those of all other files; of a study, of the record that names its choice."""
-    return digest_of(folder / MANIFEST) or digest_of(folder / STUDY_RECORD)
 
 
 def score_slides(

@@ -64,6 +64,7 @@ _COMMANDS = (
     (on_runs.ensemble, "ensemble run-25/ run-26/ run-27/ --out ensemble/"),
     (on_runs.predict, "predict run/ DATA/test --out submission.csv --like DATA/sample_submission.csv"),
     (on_runs.evaluate, "evaluate run/ DATA --labels solution.csv --out scores/"),
+    (on_runs.explain, "explain run/ DATA --labels solution.csv --out explanation/"),
     (on_runs.export, "export run/ --to onnx --data DATA/ --out model/"),
     (on_slides.slides, "slides run/ SLIDES/ --out heatmaps/"),
     (on_slides.score_slides, "score-slides heatmaps/ ANNOTATIONS/ --official"),

@@ -148,6 +148,76 @@ def evaluate(
         console.say(f"{out / 'report.html'}")
 
 
+def explain(
+    run: Finished,
+    images: Annotated[
+        Path,
+        typer.Argument(
+            metavar="IMAGES", help="Folder of patches, or DATA (then its test part); with --at the file of a slide."
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", help="Folder for explanation.json, patches.csv, pictures/ and report.html.")
+    ],
+    labels: Annotated[
+        Path | None, typer.Option(help="Table id,label: with labels, concepts are weighed and mistakes shown.")
+    ] = None,
+    slides: Slides = None,
+    at: Annotated[
+        Path | None, typer.Option(metavar="TABLE", help="x,y of centres on a slide, in pixels of level 0.")
+    ] = None,
+    patches: Annotated[int, typer.Option(min=1, metavar="N", help="Explain at most so many, drawn by chance.")] = 2000,
+    views: Annotated[
+        int | None, typer.Option(help="1 (as they lie) or 8 (default: as the run predicts); 8 take 8 times as long.")
+    ] = None,
+    examined: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="An earlier explanation of this run, whose exam counts: for a few patches."),
+    ] = None,
+    against: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="Another run, compared on the same patches.")
+    ] = None,
+    spacing: Spacing = None,
+    networks: Networks = None,
+    cache: Cache = None,
+    device: Device = "auto",
+    workers: Workers = 2,
+    threads: Threads = None,
+    runtime: Runtime = "fastest",
+) -> None:
+    """Show what a run looks at: maps that passed an exam, centre against surroundings, concepts."""
+    require_results(run)
+    require_results(*([against] if against else []))
+    if at is None:
+        require_patches(images)
+    require_table(labels)
+    require_table(at)
+    own = own_network(networks)
+
+    from sentinode.api.explain import explain_model
+    from sentinode.apps import console, results
+
+    with console.steps() as progress:
+        session = session_of(cache, device, workers, progress, threads=threads, runtime=runtime)
+        found = explain_model(
+            run,
+            images,
+            out,
+            session,
+            labels=labels,
+            slides=slides,
+            spacing=spacing,
+            at=at,
+            patches=patches,
+            views=views,
+            examined=examined,
+            against=against,
+            network=own,
+        )
+    results.show_explanation(found)
+    console.say(f"{out / 'report.html'}")
+
+
 def export(
     run: Finished,
     out: Annotated[Path, typer.Option(metavar="DIR", help="New folder for the model and parity.json.")],

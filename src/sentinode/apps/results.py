@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from sentinode.apps import console
 
 if TYPE_CHECKING:
+    from sentinode.explain.explanation import Explanation
     from sentinode.exports.certificate import Certificate
     from sentinode.runs.evaluate import Evaluation
     from sentinode.runs.run import Run
@@ -190,3 +191,21 @@ def show_certificates(found: Mapping[str, Certificate]) -> None:
     for certificate in found.values():
         if certificate.int8 is not None:
             console.say(f"int8: {certificate.int8.told}")
+
+
+def show_explanation(found: Explanation) -> None:
+    """The exam, and in sentences what the model looks at."""
+    from sentinode.report.sections.explanation import concepts_in_words, exam_in_words, exam_table
+
+    table = exam_table(found.exam)
+    console.show_table(table.caption, list(table.head), [list(row) for row in table.rows])
+    for text in found.notices:
+        console.notice(text)
+    console.say(exam_in_words(found.exam))
+    console.say(found.look.in_words)
+    if found.concepts is not None:
+        console.say(concepts_in_words(found.concepts))
+    if found.rival is not None:
+        console.say(f"{found.rival.model}: {found.rival.look.in_words}")
+        for verdict in found.rival.verdicts:
+            console.say(verdict.in_words())

@@ -38,7 +38,7 @@ from jaxtyping import Float, Int, Shaped
 from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
-from sentinode.evaluation.clusters import Clusters, Design, draw_seeds
+from sentinode.evaluation.clusters import FEWEST, Clusters, Design, draw_seeds
 from sentinode.evaluation.metrics import OwnMetric, gain, own_score, scores
 from sentinode.evaluation.weighted import Prediction, Weights
 from sentinode.records import Number
@@ -87,6 +87,11 @@ class PairedInterval(Interval):
     p_value: Number  # one minus the level of the widest such interval that leaves out zero; NaN with its ends
     still: bool = field(default=False, kw_only=True)
     """Unknown because all replicates are equal, not because clusters are few."""
+
+    @property
+    def plain(self) -> Interval:
+        """Without what is only asked of a difference."""
+        return Interval(self.estimate, self.low, self.high, self.level, reason=self.reason)
 
 
 @dataclass(frozen=True, eq=False)
@@ -386,6 +391,50 @@ def bootstrap(
         np.concatenate(chunks),
         own,
     )
+
+
+def mean_interval(
+    values: Float[np.ndarray, " n"],
+    clusters: Shaped[np.ndarray, " n"],
+    *,
+    rng: np.random.Generator,
+    scale: Scale = "difference",
+    level: float = 0.95,
+    replicates: int = 2000,
+    unit: str = "slides",
+) -> PairedInterval:
+    """The mean of a quantity of each patch, whatever its label, and how sure it is over clusters that are drawn anew.
+
+    Patches whose value is NaN do not count. Of a difference between two models on the same patches, the p-value is that
+    of no difference, and `share_a_better` the share of replicates above zero; of other quantities they say nothing.
+    `scale`: "share" for values in [0, 1].
+    """
+    known = np.flatnonzero(~np.isnan(values))
+    nan = float("nan")
+    if not len(known):
+        return PairedInterval(nan, nan, nan, level, nan, nan, reason="undefined for every patch")
+    nothing = np.zeros(len(known), np.int64)
+    clustering = Clusters.of(clusters[known], nothing)
+    ordered = values[known][clustering.rows]
+    sums = np.add.reduceat(ordered, np.cumsum(clustering.sizes) - clustering.sizes)
+    for_draws, for_design = rng.spawn(2)
+    drawn = clustering.draw(replicates, for_draws)
+    means = (drawn @ sums) / (drawn @ clustering.sizes)
+    design = clustering.design(nothing[None], for_design)
+    found, above = float(ordered.mean()), float(np.mean((np.sign(means) + 1) / 2))
+    if design.shortage(unit) is not None:
+        effective = f", which tell as much as {design.fewest:.1f} equal ones" if len(drawn[0]) >= FEWEST else ""
+        told = f"{unit}: {len(drawn[0]):,}{effective}; at least {FEWEST} would be needed"
+        return PairedInterval(found, nan, nan, level, above, nan, reason=told)
+
+    def ends_at(level: float) -> tuple[float, float]:
+        return _ends_of_one(means, np.array([found]), design, level, scale)
+
+    low, high = ends_at(level)
+    if not high - low > _RESOLUTION:
+        told = f"equal in every replicate, which says nothing of other {unit}"
+        return PairedInterval(found, nan, nan, level, above, nan, reason=told, still=True)
+    return PairedInterval(found, low, high, level, above, _p_value(ends_at, least=2 / (1 + replicates)))
 
 
 def _resampled(

@@ -188,6 +188,11 @@ def logits(probabilities: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
     return np.asarray(np.log(p) - np.log1p(-p))
 
 
+def probabilities_of(logit: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+    """1 / (1 + exp(-logit)); what `logits` is the inverse of."""
+    return np.asarray(np.exp(-np.logaddexp(0.0, -logit)))
+
+
 def _band(
     counts: np.ndarray, positives: np.ndarray, replicates: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:

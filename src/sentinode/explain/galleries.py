@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 import torch
-from jaxtyping import Int, Int8, Shaped
+from jaxtyping import Int, Int8, Shaped, UInt8
 from PIL import Image
 
 from sentinode.artefacts import write_bytes
 from sentinode.config.run import RunConfig
 from sentinode.data.patches import PatchSet
 from sentinode.errors import DataError
+from sentinode.inference.attribution import Maps
 from sentinode.inference.predictions import Predictions
 from sentinode.inputs.augment import augmented, draw
 from sentinode.inputs.preprocess import Prepared
@@ -23,6 +24,11 @@ from sentinode.runs.run_record import augmentation_of
 from sentinode.runs.study_record import InputRange
 
 MISTAKES_A_CLASS: Final = 12
+_FOR: Final = (213, 94, 0)  # after Okabe and Ito (2008), as on all pages
+_AGAINST: Final = (0, 114, 178)
+_SMOOTH_PX: Final = 2.0
+_PALE: Final = 0.55  # how much of a patch's own contrast is left under its map
+_STRONGEST: Final = 0.85
 
 
 def examples(
@@ -75,24 +81,36 @@ def write_pictures(folder: Path, patches: PatchSet, ids: Iterable[str]) -> None:
     """Write each patch as `<id>.png`; what is there already is kept."""
     wanted = [i for i in dict.fromkeys(ids) if not (folder / f"{i}.png").is_file()]
     for i, row in zip(wanted, patches.rows_of(np.array(wanted, dtype=str)), strict=True):
-        _write_picture(_inside(folder, f"{i}.png", i), patches.pixels[row])
-
-
-def write_thumbnails(folder: Path, patches: PatchSet, ids: Sequence[str]) -> None:
-    """Write each patch as `<id>.small.jpg`, a quarter of its area in a tenth of its bytes: pages show many of them."""
-    for i, row in zip(ids, patches.rows_of(np.array(ids, dtype=str)), strict=True):
-        buffer = io.BytesIO()
-        Image.fromarray(patches.pixels[row]).reduce(2).save(buffer, format="JPEG", quality=85)
-        write_bytes(_inside(folder, f"{i}.small.jpg", i), buffer.getvalue())
-
-
-def _inside(folder: Path, name: str, patch_id: str) -> Path:
-    if (path := folder / name).parent != folder:
-        raise DataError(f"the id {patch_id!r} is not a plain file name", remedy="Rename that patch.")
-    return path
+        path = folder / f"{i}.png"
+        if path.parent != folder:
+            raise DataError(f"the id {i!r} is not a plain file name", remedy="Rename that patch.")
+        _write_picture(path, patches.pixels[row])
 
 
 def _write_picture(path: Path, pixels: np.ndarray) -> None:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format="PNG")
     write_bytes(path, buffer.getvalue())
+
+
+def write_maps(
+    folder: Path, ids: Sequence[str], pixels: UInt8[np.ndarray, "n 96 96 3"], maps: Mapping[str, Maps]
+) -> float:
+    """Write each patch in grey under each of its maps as `<id>.<method>.png`, all on one scale of colours; returns it.
+
+    What speaks for tumour is orange, what speaks against it blue; the colour is full from the limit that is returned
+    on, the 99th percentile of all absolute values, in logits a pixel. Maps are smoothed for the eye, by 2 pixels.
+    """
+    from scipy import ndimage  # here: a run's own pictures do without it
+
+    smooth = {method: ndimage.gaussian_filter(of, (0, _SMOOTH_PX, _SMOOTH_PX)) for method, of in maps.items()}
+    limit = float(np.percentile(np.abs(np.stack(list(smooth.values()))), 99)) if smooth and len(ids) else 0.0
+    grey = 255 - (255 - pixels.mean(axis=3, keepdims=True)) * _PALE
+    for method, of in smooth.items():
+        share = np.clip(of / (limit or 1.0), -1, 1)[..., None]
+        ink = np.where(share > 0, np.array(_FOR), np.array(_AGAINST))
+        alpha = np.abs(share) * _STRONGEST
+        coloured = (grey * (1 - alpha) + ink * alpha).round().astype(np.uint8)
+        for i, picture in zip(ids, coloured, strict=True):
+            _write_picture(folder / f"{i}.{method}.png", picture)
+    return limit

@@ -46,6 +46,9 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from sentinode.inference.attribution import Attribution
+    from sentinode.inference.attribution import Method as AttributionMethod
+
     Batch = Pixels | Shaped[Tensor, "n 96 96 3"] | Shaped[Tensor, "n 3 96 96"] | Sequence[Image]
     Patches = Batch | Iterable[Batch]
 else:
@@ -319,6 +322,28 @@ class Classifier:
         """Probabilities mapped as the validation set has it, "temperature" or "isotonic"; raises as `calibration`."""
         fitted = self.calibration(method)
         return fitted.apply(self(patches))
+
+    def explain(self, patches: Patches, method: AttributionMethod = "cam", *, views: int | None = None) -> Attribution:
+        """Maps, (N, 96, 96) float32, of where in patches the evidence for their logits lies, in logits a pixel.
+
+        `method` is "cam", "integrated_gradients" or "occlusion"; `inference/attribution.py` says what they are. What
+        speaks for tumour is positive. `views`: 1, of the patch as it lies, or 8; None for those that the model predicts
+        with. Raises ConfigError for an exported model, where the network has no such maps, and where they do not sum to
+        the logit that they are to explain. Whether the maps of a method mean anything for this network is examined by
+        `sentinode explain`.
+        """
+        from sentinode.inference.attribution import METHODS, Explained, attribute  # here: with it comes PyTorch
+
+        if method not in METHODS:
+            known = f"{', '.join(METHODS[:-1])} or {METHODS[-1]}"
+            raise ConfigError(f"unknown method {method!r}", where="method", remedy=f"Give {known}.")
+        chunks = [np.empty((0, *_SHAPE), np.uint8)]
+        for batch, where in _batches_of(patches):
+            chunks += _pixels_of(batch, where, _AT_ONCE)
+        found = attribute(Explained.of(self, views=views), np.concatenate(chunks), method)
+        if found.refused:
+            raise ConfigError(found.refused, where=method, remedy="Explain it by another method.")
+        return found
 
     def decide(self, patches: Patches, threshold: str | float = "youden") -> Bool[np.ndarray, " n"]:
         """Which patches are called tumour, (N,): those whose probability is above the threshold; raises as `threshold`.

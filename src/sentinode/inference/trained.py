@@ -6,7 +6,7 @@ import copy
 import threading
 import time
 from collections.abc import Callable
-from functools import cached_property, partial
+from functools import cached_property
 from importlib.metadata import version
 from typing import Final
 
@@ -48,7 +48,8 @@ class TrainedNetwork(Network):
         self._precision = config.predict.precision
         self.network = folded(network.eval())
         """An equal one, in fewer operations."""
-        self._given = network
+        self.given = network
+        """As it was trained, layer by layer."""
         in_float32 = device.type == "cpu" and (self._precision == "float32" or not has_bfloat16(device))
         self._fastest = fastest if in_float32 else None
         self._found: tuple[Choice, Forward] | None = None
@@ -88,14 +89,14 @@ class TrainedNetwork(Network):
     def with_network(self, network: nn.Module) -> TrainedNetwork:
         """Another network under the same settings."""
         other = copy.copy(self)
-        other.network, other._given, other._fastest, other._found = network.eval(), network, None, None
+        other.network, other.given, other._fastest, other._found = network.eval(), network, None, None
         other.__dict__.pop("dense", None)
         return other
 
     @cached_property
     def dense(self) -> DenseNetwork | None:
         """The same network over a whole image, where neighbouring patches can share its maps."""
-        return dense_network(self._given, self.preprocess)
+        return dense_network(self.given, self.preprocess)
 
     @property
     def is_dense(self) -> bool:
@@ -134,23 +135,42 @@ class TrainedNetwork(Network):
         self, prepared: Sliceable, *, on_progress: Callable[[int, int], None] | None = None
     ) -> Probabilities:
         """The mean probability over the views of each patch, in the order given."""
+
+        # In double precision: in single, every logit above 17 would become the same probability, 1.
+        # NumPy adds the views one after the other; PyTorch's mean adds those of few patches in another order.
+        def mean(logits: Float[Tensor, "views n"]) -> Probabilities:
+            return np.asarray(torch.sigmoid(logits).numpy().mean(axis=0))
+
+        return self._in_batches(prepared, self.views, mean, on_progress)
+
+    @torch.inference_mode()
+    def logits(self, prepared: Sliceable, *, views: int) -> Float[np.ndarray, " n"]:
+        """The mean logit over so many views of each patch, 1 or 8, in the order given."""
+        return self._in_batches(prepared, views, lambda logits: np.asarray(logits.numpy().mean(axis=0)))
+
+    def _in_batches(
+        self,
+        prepared: Sliceable,
+        views: int,
+        joined: Callable[[Float[Tensor, "views n"]], Float[np.ndarray, " n"]],
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> Float[np.ndarray, " n"]:
         forward: Forward = self.network
         size = self.batch_size
         if self._found is not None and self._found[0].runtime != "pytorch":
             forward, size = self._found[1], BatchSize(BLOCK, search=False)
-        return in_batches(prepared, size, partial(self._of_batch, forward), on_progress)
 
-    def _of_batch(self, forward: Forward, pixels: UInt8[np.ndarray, "n s s 3"]) -> Probabilities:
-        filled = _filled(pixels, BLOCK if forward is not self.network else min(BLOCK, self.batch_size.largest))
-        images = torch.from_numpy(filled).permute(0, 3, 1, 2).to(self.device)
-        said = []
-        for symmetry in range(self.views):
-            view = as_input(apply_symmetry(images, symmetry).contiguous(memory_format=torch.channels_last))
-            with in_precision(self._precision, self.device):
-                said.append(forward(view).squeeze(1))
-        # In double precision: in single, every logit above 17 would become the same probability, 1.
-        # NumPy adds the views one after the other; PyTorch's mean adds those of few patches in another order.
-        return np.asarray(torch.sigmoid(torch.stack(said).cpu().double()).numpy().mean(axis=0)[: len(pixels)])
+        def of_batch(pixels: UInt8[np.ndarray, "n s s 3"]) -> Float[np.ndarray, " n"]:
+            filled = _filled(pixels, BLOCK if forward is not self.network else min(BLOCK, self.batch_size.largest))
+            images = torch.from_numpy(filled).permute(0, 3, 1, 2).to(self.device)
+            said = []
+            for symmetry in range(views):
+                view = as_input(apply_symmetry(images, symmetry).contiguous(memory_format=torch.channels_last))
+                with in_precision(self._precision, self.device):
+                    said.append(forward(view).squeeze(1))
+            return joined(torch.stack(said).cpu().double())[: len(pixels)]
+
+        return in_batches(prepared, size, of_batch, on_progress)
 
 
 def _filled(pixels: UInt8[np.ndarray, "n s s 3"], block: int) -> UInt8[np.ndarray, "m s s 3"]:

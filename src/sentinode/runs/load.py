@@ -16,8 +16,8 @@ from sentinode.inference.runtimes import Fastest, RuntimeCache
 from sentinode.inference.trained import TrainedNetwork
 from sentinode.models.own import NONE, Recipes
 from sentinode.runs.decision import DECISION, open_decision
-from sentinode.runs.run import Run
-from sentinode.runs.study_record import STUDY_CONFIG, open_chosen
+from sentinode.runs.run import MANIFEST, Run, digest_of
+from sentinode.runs.study_record import STUDY_CONFIG, STUDY_RECORD, open_chosen
 from sentinode.runs.variant import Variant
 from sentinode.session import Session
 from sentinode.settings import override
@@ -61,6 +61,11 @@ def classifier_of(
         validation=lambda: Variant("", {}, tuple(runs)).predictions,
         card=lambda: _card(home.resolve().name, runs, study=(home / STUDY_CONFIG).is_file()),
     )
+
+
+def digest_of_model(folder: Path) -> str:
+    """Of the manifest, which holds those of all other files; of a study, of the record that names its choice."""
+    return digest_of(folder / MANIFEST) or digest_of(folder / STUDY_RECORD)
 
 
 def _trained(run: Run, device: torch.device, precision: Precision | None, cache: RuntimeCache | None) -> TrainedRun:

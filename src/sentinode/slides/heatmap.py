@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from jaxtyping import Float, Float32, Int, UInt8
+from jaxtyping import Bool, Float, Float32, Int, UInt8
 
 from sentinode.data.images import CENTRE_SIZE_PX, PATCH_SIZE_PX
 from sentinode.errors import DataError
@@ -200,13 +200,20 @@ def judge_places(
     """
     found, spread = np.full(len(centres), np.nan), np.full(len(centres), np.nan)
     for start in range(0, len(centres), _PLACES_AT_ONCE):
-        corners = np.rint(centres[start : start + _PLACES_AT_ONCE] / np.array(plane.scale) - PATCH_SIZE_PX / 2)
-        read = [plane.read(x, y, PATCH_SIZE_PX, PATCH_SIZE_PX) for x, y in corners.astype(np.int64).tolist()]
-        whole = start + np.flatnonzero([lost is None for _, lost in read])
+        patches, lost = patches_around(plane, centres[start : start + _PLACES_AT_ONCE])
+        whole = start + np.flatnonzero(~lost)
         if len(whole):
-            patches = np.stack([rgb for rgb, lost in read if lost is None])
-            found[whole], spread[whole] = classifier.with_disagreement(patches)
+            found[whole], spread[whole] = classifier.with_disagreement(patches[~lost])
     return found, spread
+
+
+def patches_around(
+    plane: Plane, centres: Float[np.ndarray, "n 2"]
+) -> tuple[UInt8[np.ndarray, "n 96 96 3"], Bool[np.ndarray, " n"]]:
+    """The patches around places, given as x, y in pixels of level 0, and which of them cannot be decoded whole."""
+    corners = np.rint(centres / np.array(plane.scale) - PATCH_SIZE_PX / 2).astype(np.int64)
+    read = [plane.read(x, y, PATCH_SIZE_PX, PATCH_SIZE_PX) for x, y in corners.tolist()]
+    return np.stack([rgb for rgb, _ in read]), np.array([lost is not None for _, lost in read])
 
 
 def some_patches(found: HeatMap, plane: Plane) -> tuple[UInt8[np.ndarray, "n 96 96 3"], Int[np.ndarray, "n 2"]]:

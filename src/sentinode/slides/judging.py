@@ -160,7 +160,11 @@ def prepare_slide(entry: Entry, model: Model, settings: SlideSettings, folder: P
 
 
 def _cells_to_judge(entry: Entry, settings: SlideSettings, reason: np.ndarray) -> int:
-    return len(_places(entry, settings)) if settings.places else int((reason == Reason.JUDGED).sum())
+    return (
+        len(places_of(entry.path, settings.places, entry.name))
+        if settings.places
+        else int((reason == Reason.JUDGED).sum())
+    )
 
 
 def judge_slide(
@@ -174,7 +178,7 @@ def judge_slide(
         plane = slide.plane(model.classifier.spacing_um_per_px)
         found = HeatMap.empty(Grid.of(plane), reason)
         if settings.places is not None:
-            centres = _places(entry, settings)
+            centres = places_of(entry.path, settings.places, entry.name)
             probability, disagreement = judge_places(plane, model.classifier, centres)
             probability = _calibrated(probability, model, settings)
             record = _record(slide, plane, found, begun, model, settings, probability, [], None, None)
@@ -287,26 +291,28 @@ def _dense_in_words(parity: Parity) -> str:
     )
 
 
-def _places(entry: Entry, settings: SlideSettings) -> Float[np.ndarray, "n 2"]:
-    """The centres, x and y, of this slide's places."""
+def places_of(slide: Path, places: Path, name: str = "") -> Float[np.ndarray, "n 2"]:
+    """The centres, x and y, of a slide's places in a table; raises DataError where it has none.
+
+    `name` is what the slide is called beside its file's name.
+    """
     from sentinode.data.tables import SLIDE_COLUMNS, column_of, columns_of, read_table  # brings pandas along
 
-    assert settings.places is not None
-    table = read_table(settings.places, purpose="x,y in pixels of level 0")
-    names = [column_of(table, (name,)) for name in ("x", "y")]
-    if None in names:
+    table = read_table(places, purpose="x,y in pixels of level 0")
+    axes = [column_of(table, (axis,)) for axis in ("x", "y")]
+    if None in axes:
         raise DataError(
-            f"has the columns {columns_of(table)}", where=settings.places, remedy="It must have the columns x and y."
+            f"has the columns {columns_of(table)}", where=places, remedy="It must have the columns x and y."
         )
     of_slide = column_of(table, SLIDE_COLUMNS)
     if of_slide is not None:
-        table = table[table[of_slide].str.strip().isin([entry.path.name, entry.path.stem, entry.name])]
+        table = table[table[of_slide].str.strip().isin([slide.name, slide.stem, name or slide.name])]
     try:
-        centres = table[names].to_numpy().astype(np.float64)
+        centres = table[axes].to_numpy().astype(np.float64)
     except ValueError as error:
-        raise DataError(f"has a place that is no number ({error})", where=settings.places, remedy="Fix it.") from error
+        raise DataError(f"has a place that is no number ({error})", where=places, remedy="Fix it.") from error
     if not len(centres) or not np.isfinite(centres).all():
-        raise DataError(f"has no places of {entry.path.name}", where=settings.places, remedy="Add some.")
+        raise DataError(f"has no places of {slide.name}", where=places, remedy="Add some.")
     return centres
 
 

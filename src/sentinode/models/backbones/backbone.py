@@ -100,7 +100,25 @@ class Backbone(nn.Module):
         if self.kind == "last":
             last: Tensor = self.body(prepared)
             return last
-        maps = _maps(self.body, self.kind, prepared)[self.skipped_maps :]
+        return self._pooled(_maps(self.body, self.kind, prepared)[self.skipped_maps :])
+
+    def maps(self, x: Float[Tensor, "n 3 s s"]) -> list[Float[Tensor, "n _ _ _"]]:
+        """Pixels in [0, 1] -> the maps that the features are made of; raises ConfigError where it has none."""
+        if self.kind != "last":
+            return _maps(self.body, self.kind, self.prepared(x))[self.skipped_maps :]
+        last: Tensor = self.body.forward_features(self.prepared(x))
+        if last.ndim != 4 or last.shape[1] != self.body.num_features:
+            raise ConfigError(
+                "the backbone's last features are no maps", where="cam", remedy="Explain it by another method."
+            )
+        return [last]
+
+    def of_maps(self, maps: list[Float[Tensor, "n _ _ _"]]) -> Float[Tensor, "n 1"]:
+        """The maps -> logits."""
+        return self.classified(self._pooled(maps) if self.kind != "last" else self.body.forward_head(maps[0]))
+
+    @staticmethod
+    def _pooled(maps: list[Float[Tensor, "n _ _ _"]]) -> Float[Tensor, "n d"]:
         return torch.cat([_statistics(of_stage) for of_stage in maps], dim=1)
 
     def _features_by_rows(self, rows: list[Row], prepared: Float[Tensor, "n 3 r r"]) -> Float[Tensor, "n d"]:

@@ -22,6 +22,7 @@ from sentinode.runs.study_record import STUDY_CONFIG, STUDY_EVIDENCE, STUDY_RECO
 
 # Each page is imported where it is written: those with figures and tests take seconds, and others need none of it.
 if TYPE_CHECKING:
+    from sentinode.explain.explanation import Explanation
     from sentinode.inference.predictions import Predictions
     from sentinode.runs.evaluate import Evaluation
     from sentinode.studies.comparison import Comparison
@@ -33,7 +34,7 @@ CHECK_PAGE: Final = "check.html"
 
 
 def write_report(folder: Path, *, files: Path | None = None) -> list[Path]:
-    """Write the pages of whatever the folder holds, a study, run, comparison, check or evaluation; raises RunError.
+    """Write the pages of whatever the folder holds, from a study to an explanation; raises RunError.
 
     A new folder `files` gets each of their figures as SVG, PDF and PNG, each of their tables as CSV and LaTeX.
     """
@@ -48,6 +49,7 @@ def write_report(folder: Path, *, files: Path | None = None) -> list[Path]:
 
 def _write_report(folder: Path) -> list[Path]:
     from sentinode.audit.check import CHECK
+    from sentinode.explain.explanation import EXPLANATION, Explanation
     from sentinode.runs.evaluate import SCORES, open_evaluation
     from sentinode.slides.cohort import COHORT_RECORD
     from sentinode.studies.study import FinishedStudy
@@ -62,12 +64,14 @@ def _write_report(folder: Path) -> list[Path]:
         return [_write_page_of_given(folder)]
     if (folder / COHORT_RECORD).is_file():
         return [write_slides_page(folder)]
+    if (folder / EXPLANATION).is_file():
+        return [write_explanation_page(folder, read_record(folder / EXPLANATION, Explanation))]
     if (folder / SCORES).is_file():
         return [write_evaluation_page(folder, *open_evaluation(folder))]
     raise RunError(
         "holds no study, run or check",
         where=folder,
-        remedy="Give a folder that `study`, `compare`, `tune`, `train`, `evaluate` or `check --out` wrote.",
+        remedy="Give a folder that `study`, `compare`, `tune`, `train`, `evaluate`, `explain` or `check --out` wrote.",
     )
 
 
@@ -131,6 +135,13 @@ def write_evaluation_page(folder: Path, found: Evaluation, predictions: Predicti
     from sentinode.report.pages.evaluation import evaluation_context
 
     return _write(folder / REPORT, "evaluation.html", evaluation_context(folder, found, predictions))
+
+
+def write_explanation_page(folder: Path, found: Explanation) -> Path:
+    """Write report.html of what a model looks at."""
+    from sentinode.report.pages.explanation import explanation_context
+
+    return _write(folder / REPORT, "explanation.html", explanation_context(folder, found))
 
 
 def write_slides_page(folder: Path) -> Path:
