@@ -33,10 +33,11 @@ WAYS: list[dict[str, Any]] = [
 @pytest.mark.parametrize("way", WAYS, ids=str)
 def test_inputs_are_those_of_the_patches(way: dict[str, Any]) -> None:
     config, rng = PreprocessConfig(**way), np.random.default_rng(0)
-    rgb = rng.integers(0, 256, (32 * 5 + 64, 32 * 4 + 64, 3), dtype=np.uint8)
-    cells = rng.random((5, 4)) < 0.6
-    patches = np.stack([rgb[32 * r : 32 * r + 96, 32 * c : 32 * c + 96] for r, c in np.argwhere(cells)])
-    assert np.array_equal(inputs_of_cells(rgb, cells, config), preprocess(patches, config)[0])
+    for px in (32, 16, 8):
+        rgb = rng.integers(0, 256, (px * 4 + 96, px * 3 + 96, 3), dtype=np.uint8)
+        cells = rng.random((5, 4)) < 0.6
+        patches = np.stack([rgb[px * r : px * r + 96, px * c : px * c + 96] for r, c in np.argwhere(cells)])
+        assert np.array_equal(inputs_of_cells(rgb, cells, config, px), preprocess(patches, config)[0])
 
 
 def test_no_cell_is_no_input() -> None:
@@ -88,7 +89,7 @@ def test_one_patch_is_an_image(settings: dict[str, Any]) -> None:
     patch = np.random.default_rng(0).integers(0, 256, (96, 96, 3), dtype=np.uint8)
     alone = network.probabilities(inputs_of_cells(patch, one, network.preprocess))
     assert 0.01 < alone[0] < 0.99
-    assert network.over_image(patch, one) == pytest.approx(alone, abs=1e-5)
+    assert network.over_image(patch, one, 32) == pytest.approx(alone, abs=1e-5)
 
 
 def test_without_borders_every_cell_has_the_logit_of_its_patch(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,7 +109,7 @@ def test_without_borders_every_cell_has_the_logit_of_its_patch(monkeypatch: pyte
     cells = np.ones((7, 4), bool)
     tiled = network.probabilities(inputs_of_cells(image, cells, network.preprocess))
     assert 0.01 < tiled.min() < 0.49 or 0.51 < tiled.max() < 0.99
-    assert network.over_image(image, cells) == pytest.approx(tiled, abs=1e-5)
+    assert network.over_image(image, cells, 32) == pytest.approx(tiled, abs=1e-5)
 
 
 def test_a_window_takes_of_each_place_the_share_that_it_covers() -> None:
@@ -120,18 +121,31 @@ def test_a_window_takes_of_each_place_the_share_that_it_covers() -> None:
 def test_far_from_borders_a_cell_does_not_depend_on_its_place() -> None:
     network = network_of(**DENSE[0])
     image = np.random.default_rng(0).integers(0, 256, (32 * 17, 32 * 18, 3), dtype=np.uint8)
-    whole = network.over_image(image[:-32, :-32], np.ones((14, 15), bool)).reshape(14, 15)
-    moved = network.over_image(image[32:, 32:], np.ones((14, 15), bool)).reshape(14, 15)
+    whole = network.over_image(image[:-32, :-32], np.ones((14, 15), bool), 32).reshape(14, 15)
+    moved = network.over_image(image[32:, 32:], np.ones((14, 15), bool), 32).reshape(14, 15)
     assert whole[6:9, 6:9].ravel() == pytest.approx(moved[5:8, 5:8].ravel(), abs=1e-6)
     assert np.ptp(whole) > 1e-4
+
+
+@pytest.mark.parametrize("cell_px", [16, 8])
+def test_finer_cells_are_between_coarser_ones(cell_px: int) -> None:
+    """The patches of every second or fourth are those of cells of 32 pixels, from the same maps."""
+    network, times = network_of(**LITE, **{"preprocess.size_px": 96}), 32 // cell_px
+    image = np.random.default_rng(0).integers(0, 256, (32 * 6 + 64, 32 * 5 + 64, 3), dtype=np.uint8)
+    coarse = network.over_image(image, np.ones((6, 5), bool), 32).reshape(6, 5)
+    finer = np.ones((5 * times + 1, 4 * times + 1), bool)
+    fine = network.over_image(image, finer, cell_px).reshape(finer.shape)
+    assert fine[::times, ::times].ravel() == pytest.approx(coarse.ravel(), abs=1e-6)
+    between = (coarse[:, :-1] + coarse[:, 1:]) / 2
+    assert np.corrcoef(fine[::times, times // 2 :: times].ravel(), between.ravel())[0, 1] > 0.8
 
 
 def test_only_marked_cells_are_answered_for_and_blocks_may_be_larger_than_what_is_seen_at_once() -> None:
     network = network_of(**DENSE[0])
     image = np.random.default_rng(0).integers(0, 256, (32 * 20 + 64, 32 * 3 + 64, 3), dtype=np.uint8)
     cells = np.random.default_rng(1).random((20, 3)) < 0.5
-    everywhere = network.over_image(image, np.ones_like(cells))
-    assert np.array_equal(network.over_image(image, cells), everywhere[cells.ravel()])
+    everywhere = network.over_image(image, np.ones_like(cells), 32)
+    assert np.array_equal(network.over_image(image, cells, 32), everywhere[cells.ravel()])
 
 
 @pytest.mark.parametrize(
@@ -145,4 +159,4 @@ def test_only_marked_cells_are_answered_for_and_blocks_may_be_larger_than_what_i
     ids=["notebook", "p4m whose maps lie between cells", "stain by patch", "squeeze and excitation"],
 )
 def test_what_shares_nothing_or_looks_at_everything_is_not_dense(settings: dict[str, Any]) -> None:
-    assert network_of(**settings).dense is None
+    assert network_of(**settings).dense(32) is None

@@ -23,8 +23,10 @@ from sentinode.records import read_record
 from sentinode.report.pages.page import write_report
 from sentinode.slides import heatmap, judging
 from sentinode.slides.cohort import COHORT_RECORD, CohortRecord, cohort_of, judge_cohort
+from sentinode.slides.heatmap import Grid
 from sentinode.slides.judging import Entry, Model, SlideSettings
-from sentinode.slides.outputs import Journal, open_slide_record
+from sentinode.slides.outputs import Journal, open_heat_map, open_slide_record
+from sentinode.slides.reader import read_slide
 from sentinode.slides.tissue import Reason
 from slides.conftest import GLASS, classifier_of, destroy_tile, write_pyramid
 
@@ -189,7 +191,35 @@ def test_a_dense_heat_map_says_how_far_off_it_is(tmp_path: Path, slide: Path, se
             assert not any("judged dense" in text for text in row.warnings)
 
 
-@pytest.mark.parametrize("changed", ["model", "threshold", "spacing", "dense"])
+def test_finer_cells_are_in_every_record(tmp_path: Path, slide: Path, classifier: Classifier, session: Session) -> None:
+    """On the same slide: more of them, and lesions of about the same size."""
+    areas = []
+    for stride in (32, 16):
+        out = tmp_path / str(stride)
+        record = judge_cohort(
+            [Entry(slide, "section")], model_of(classifier), replace(SETTINGS, stride=stride), out, session
+        )
+        found = open_slide_record(out / "section")
+        shape = -(-600 // stride), 800 // stride
+        assert (found.rows, found.columns) == shape
+        assert (record.stride, found.request.stride, found.step) == (stride, stride, (stride, stride))
+        assert found.step_um == pytest.approx((stride * 0.972,) * 2)
+        assert found.parity is not None
+        assert found.parity.largest < 1e-6
+        cells = pd.read_csv(out / "section" / "cells.csv")
+        assert cells[["x_px", "y_px"]].iloc[[1, -1]].to_numpy().tolist() == [
+            [stride, 0],
+            [800 - stride, stride * (shape[0] - 1)],
+        ]
+        with tifffile.TiffFile(out / "section" / "heatmap.ome.tif") as file:
+            assert file.series[0].shape == shape
+        again = open_heat_map(out / "section", found)
+        assert again.grid == Grid.of(read_slide(slide).plane(0.972), stride)
+        areas.append(sum(lesion.area_mm2 for lesion in found.lesions))
+    assert areas[1] == pytest.approx(areas[0], rel=0.3)
+
+
+@pytest.mark.parametrize("changed", ["model", "threshold", "spacing", "dense", "stride"])
 def test_results_of_two_kinds_are_never_mixed(judged: Path, slide: Path, session: Session, changed: str) -> None:
     model, settings = model_of(classifier_of(1, 2)), SETTINGS
     match changed:
@@ -201,6 +231,8 @@ def test_results_of_two_kinds_are_never_mixed(judged: Path, slide: Path, session
             settings = replace(settings, dense=True)
         case "spacing":
             settings = replace(settings, spacing=0.5)
+        case "stride":
+            settings = replace(settings, stride=8)
     with pytest.raises(ConfigError, match=f"begun with another {changed}"):
         judge_cohort([Entry(slide, "section")], model, settings, judged, session)
 

@@ -78,6 +78,9 @@ def test_a_block_is_looked_at_as_its_patches_are(tissue_rgb: np.ndarray) -> None
     assert np.abs(found[2, 3] - alone).max() < 0.05
     without_edges = [k for k in range(15) if k not in (5, 6, 7, 8)]
     assert np.allclose(found[2, 3, without_edges], alone[without_edges], atol=1e-4)
+    for cell_px in (16, 8):
+        times = 32 // cell_px
+        assert np.allclose(features_of_cells(block, cell_px)[::times, ::times], found, atol=1e-3)
 
 
 def test_what_is_out_of_focus_is_told_from_what_is_sharp_or_flat(tissue_rgb: np.ndarray) -> None:

@@ -11,33 +11,35 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from sentinode import Classifier, heat_map, read_slide
+from sentinode import Classifier, heat_map, judge_slides, read_slide
 from sentinode.config.run import PreprocessConfig
-from sentinode.errors import DataError
+from sentinode.errors import ConfigError, DataError
 from sentinode.inference.classifier import NetworkInputs
 from sentinode.slides import heatmap
-from sentinode.slides.heatmap import BLOCK_CELLS, Grid, judge_blocks, judge_places
+from sentinode.slides.heatmap import BLOCK_CELLS, Grid, Sweep, judge_blocks, judge_places
 from sentinode.slides.tissue import Reason
 from slides.conftest import GLASS, classifier_of, destroy_tile, write_pyramid
 
 
-def patch_around(rgb: np.ndarray, row: int, column: int) -> np.ndarray:
+def patch_around(rgb: np.ndarray, row: int, column: int, cell_px: int = 32) -> np.ndarray:
     """The 96 x 96 pixels whose centre is a cell, with white beyond the image."""
     padded = np.pad(rgb, ((96, 96), (96, 96), (0, 0)), constant_values=255)
-    top, left = 32 * row - 32 + 96, 32 * column - 32 + 96
+    top, left = (cell_px * at + cell_px // 2 + 48 for at in (row, column))
     return padded[top : top + 96, left : left + 96]
 
 
+@pytest.mark.parametrize("stride", [32, 16])
 def test_a_cell_is_judged_by_the_patch_whose_centre_it_is(
-    slide: Path, tissue_rgb: np.ndarray, classifier: Classifier, monkeypatch: pytest.MonkeyPatch
+    slide: Path, tissue_rgb: np.ndarray, classifier: Classifier, monkeypatch: pytest.MonkeyPatch, stride: int
 ) -> None:
-    monkeypatch.setattr(heatmap, "BLOCK_CELLS", 5)  # several blocks, the last of them cut off
+    monkeypatch.setattr(heatmap, "BLOCK_CELLS", 5 * 32 // stride)  # several blocks, the last of them cut off
     with read_slide(slide) as found:
-        drawn = heat_map(found, classifier)
-    assert drawn.probability.shape == (19, 25)
+        drawn = heat_map(found, classifier, stride=stride)
+    assert drawn.probability.shape == (-(-600 // stride), 800 // stride)
     rows, columns = np.nonzero(drawn.reason == Reason.JUDGED)
-    assert len(rows) > 150
-    expected = classifier(np.stack([patch_around(tissue_rgb, *at) for at in zip(rows, columns, strict=True)]))
+    assert len(rows) > 150 * (32 // stride) ** 2 * 0.8  # finer cells follow the rim of the tissue
+    patches = np.stack([patch_around(tissue_rgb, *at, stride) for at in zip(rows, columns, strict=True)])
+    expected = classifier(patches)
     assert np.abs(drawn.probability[rows, columns] - expected).max() < 1e-6
     assert np.isnan(drawn.probability[drawn.reason != Reason.JUDGED]).all()
 
@@ -52,21 +54,22 @@ def test_all_tissue_is_judged(slide: Path, classifier: Classifier) -> None:
     assert not (drawn.reason[~ndimage.binary_dilation(touched)] == Reason.JUDGED).any()
 
 
-@pytest.mark.parametrize("corner", [(0, 0), (0, 24), (18, 0), (18, 24)])
-def test_a_marker_of_one_pixel_lies_in_its_cell(corner: tuple[int, int]) -> None:
-    """The model says how dark the darkest pixel of the central square is: it sees it in that cell alone."""
-    row, column = corner
+@pytest.mark.parametrize("stride", [32, 16, 8])
+@pytest.mark.parametrize("corner", [(0, 0), (0, -1), (-1, 0), (-1, -1)])
+def test_a_marker_of_one_pixel_lies_in_its_cell(corner: tuple[int, int], stride: int) -> None:
+    """The model says how dark the darkest pixel of a cell is: it sees it in that cell alone."""
     rgb = np.full((600, 800, 3), 200, np.uint8)
-    y, x = min(32 * row + (31 if row else 0), 599), min(32 * column + (31 if column else 0), 799)
-    rgb[y, x] = 0
+    rgb[corner] = 0
+    shape = -(-600 // stride), 800 // stride
 
     class Darkest(Classifier):
         def __init__(self) -> None:
             """Without any network."""
 
-        def prepared(self, rgb: np.ndarray, cells: np.ndarray, *, dense: bool = False) -> NetworkInputs:
+        def prepared(self, rgb: np.ndarray, cells: np.ndarray, *, cell_px: int, dense: bool = False) -> NetworkInputs:
             rows, columns = cells.shape
-            own = rgb[32:-32, 32:-32].reshape(rows, 32, columns, 32, 3)
+            margin = (96 - cell_px) // 2
+            own = rgb[margin:-margin, margin:-margin].reshape(rows, cell_px, columns, cell_px, 3)
             return NetworkInputs({PreprocessConfig(): own.transpose(0, 2, 1, 3, 4)[cells]}, int(cells.sum()), 0)
 
         def on_prepared(self, prepared: NetworkInputs) -> tuple[np.ndarray, np.ndarray]:
@@ -74,11 +77,11 @@ def test_a_marker_of_one_pixel_lies_in_its_cell(corner: tuple[int, int]) -> None
             return 1 - cells.min(axis=(1, 2, 3)) / 255, np.full(prepared.count, np.nan)
 
     plane = read_slide(rgb, spacing=0.972).plane(0.972)
-    everywhere = np.full((19, 25), Reason.JUDGED, np.uint8)
-    found = np.full((19, 25), np.nan)
-    for block in judge_blocks(plane, Darkest(), everywhere):
+    found = np.full(shape, np.nan)
+    for block in judge_blocks(Sweep(plane, Darkest(), stride), np.full(shape, Reason.JUDGED, np.uint8)):
         found[block.rows, block.columns] = block.probability
-    assert [tuple(at) for at in np.argwhere(found == 1)] == [corner]
+    assert found[corner] == 1
+    assert (found == 1).sum() == 1
 
 
 def test_networks_that_disagree_say_so(slide: Path) -> None:
@@ -126,6 +129,16 @@ def test_the_grid_begins_at_the_origin_in_pixels_of_level_0() -> None:
     assert grid == Grid(16, 16, (128.0, 64.0), (31.104, 31.104))
     assert grid.cell_mm2 == pytest.approx(0.031104**2)
     assert BLOCK_CELLS * 32 == 1024
+
+
+def test_another_stride_is_refused_in_one_line(slide: Path, classifier: Classifier, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^stride: 24 is no side of a cell\. Give 32, 16 or 8\.$"):
+        heat_map(read_slide(slide), classifier, stride=24)
+    with pytest.raises(ConfigError, match="is no side of a cell"):
+        judge_slides(tmp_path / "run", slide, tmp_path / "out", stride=0)
+    with pytest.raises(ConfigError, match="single places have no cells"):
+        judge_slides(tmp_path / "run", slide, tmp_path / "out", stride=16, at=tmp_path / "places.csv")
+    assert list(tmp_path.iterdir()) == [slide]
 
 
 def test_on_real_tissue_the_heat_map_says_what_predict_does(

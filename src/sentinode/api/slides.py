@@ -13,6 +13,7 @@ from sentinode.records import write_record
 from sentinode.runs.load import classifier_of, digest_of_model, open_runs
 from sentinode.session import Session
 from sentinode.slides.cohort import COHORT_BEGUN, CohortRecord, cohort_of, judge_cohort
+from sentinode.slides.heatmap import CELL_PX, require_stride
 from sentinode.slides.judging import Model, SlideSettings
 from sentinode.slides.scores import SlideScores, score_cohort
 
@@ -31,6 +32,7 @@ def judge_slides(
     at: Path | str | None = None,
     threshold: str | float | None = None,
     calibrate: str | None = None,
+    stride: int = CELL_PX,
     dense: bool = False,
     network: Given | None = None,
 ) -> CohortRecord:
@@ -41,6 +43,7 @@ def judge_slides(
     interrupted command left is gone on with. `spacing`, in um/px of level 0, is for files that have none. `at` is a
     table x,y of centres, in pixels of level 0, which alone are judged. `threshold` is as for `Classifier.threshold`;
     without it, the operating point "youden" is used, or 0.5 where the model has none. `calibrate` is as for `predict`.
+    `stride`, 32, 16 or 8, is a cell's side in pixels of the model's spacing: half of it takes four times as long.
     `dense`: networks that can go over blocks of a slide at once do so, which is faster and not quite the same; each
     slide's record says how far off it is.
 
@@ -50,6 +53,9 @@ def judge_slides(
     from sentinode.report.pages.page import write_slides_page
 
     session = session or Session()
+    require_stride(stride)
+    if at is not None and stride != CELL_PX:
+        raise ConfigError("is for heat maps; single places have no cells", where="stride", remedy="Leave it out.")
     model, out, at = Path(model), Path(out), None if at is None else Path(at)
     entries = cohort_of([sources] if isinstance(sources, Path | str) else sources)
     if (out / COHORT_BEGUN).exists() and not resume:
@@ -60,13 +66,13 @@ def judge_slides(
         above, rule = _operating_point(classifier, threshold, session)
         if calibrate is not None:
             classifier.calibration(calibrate)  # refused before the first slide is opened
-        if dense and not classifier.can_be_dense:
+        if dense and not classifier.can_be_dense(stride):
             raise ConfigError(
                 "none of its networks shares anything between neighbouring patches",
                 where=model,
                 remedy="Leave --dense out; docs/slides.md names the networks that can.",
             )
-        settings = SlideSettings(above, rule, calibrate, dense, spacing, at)
+        settings = SlideSettings(above, rule, calibrate, dense, stride, spacing, at)
         asked = Model(classifier, digest_of_model(model), str(runs[0].environment.get("data_note", "")))
         record = judge_cohort(entries, asked, settings, out, session)
         write_slides_page(out)

@@ -37,6 +37,9 @@ def slides(
     calibrate: Annotated[
         str | None, typer.Option(metavar="METHOD", help="Calibrate the probabilities: temperature or isotonic.")
     ] = None,
+    stride: Annotated[
+        int, typer.Option(metavar="PX", help="Side of a cell, in pixels of the model's spacing: 32, 16 or 8.")
+    ] = 32,
     dense: Annotated[
         bool,
         typer.Option(
@@ -69,6 +72,7 @@ def slides(
             at=at,
             threshold=threshold,
             calibrate=calibrate,
+            stride=stride,
             dense=dense,
             network=own,
         )

@@ -74,7 +74,7 @@ class TrainedRun:
         """The run's, and those of each of its networks."""
         said = [
             network.over_image(*prepared.image)
-            if prepared.image is not None and network.is_dense
+            if prepared.image is not None and network.is_dense(prepared.image[2])
             else network.probabilities(prepared.patches[network.preprocess])
             for network in self.networks
         ]
@@ -90,8 +90,8 @@ class NetworkInputs:
     """Of the patches."""
     unnormalised: int = 0
     """Of how many the stain was to be normalised and could not be."""
-    image: tuple[UInt8[np.ndarray, "height width 3"], Bool[np.ndarray, "rows columns"]] | None = None
-    """For dense networks, which take no patches: the image, and the cells that are marked in it."""
+    image: tuple[UInt8[np.ndarray, "height width 3"], Bool[np.ndarray, "rows columns"], int] | None = None
+    """For dense networks, which take no patches: the image, the cells that are marked in it, and a cell's side."""
 
 
 @dataclass(frozen=True)
@@ -256,34 +256,35 @@ class Classifier:
             warnings.warn(unnormalised_in_words(unnormalised, done), SentinodeWarning, stacklevel=3)
         return np.concatenate(found), np.concatenate(spread)
 
-    @property
-    def can_be_dense(self) -> bool:
+    def can_be_dense(self, cell_px: int = CENTRE_SIZE_PX) -> bool:
         """Whether any of its networks can share maps between the patches of neighbouring cells of an image."""
-        return any(network.is_dense for network in self._networks)
+        return any(network.is_dense(cell_px) for network in self._networks)
 
     def prepared(
         self,
         rgb: UInt8[np.ndarray, "height width 3"],
         cells: Bool[np.ndarray, "rows columns"],
         *,
+        cell_px: int = CENTRE_SIZE_PX,
         dense: bool = False,
     ) -> NetworkInputs:
         """What networks see of the patches around an image's marked cells, row by row, for `on_prepared`.
 
-        Cells are squares of 32 pixels side by side; `rgb` has 32 pixels more on every side. Inputs are made from the
-        image at once, unless stains are to be normalised, which is done patch by patch. No network is asked, so that
-        another thread can do this while one is. `dense`: networks that can go over the image at once do so, which is
-        faster, and not quite the same.
+        Cells are squares of `cell_px` side by side, each in the middle of its patch; `rgb` is what the patches cover:
+        of cells of 32 pixels, 32 more on every side. Inputs are made from the image at once, unless stains are to be
+        normalised, which is done patch by patch. No network is asked, so that another thread can do this while one is.
+        `dense`: networks that can go over the image at once do so, which is faster, and not quite the same.
         """
         from sentinode.inference.dense import inputs_of_cells, is_shared  # here: with it comes PyTorch
 
-        tiled = [network for network in self._networks if not dense or not network.is_dense]
+        tiled = [network for network in self._networks if not dense or not network.is_dense(cell_px)]
         ways = dict.fromkeys(network.preprocess for network in tiled)
-        image = (rgb, cells) if dense else None
+        image = (rgb, cells, cell_px) if dense else None
         if all(map(is_shared, ways)):
-            return NetworkInputs({way: inputs_of_cells(rgb, cells, way) for way in ways}, int(cells.sum()), image=image)
+            made = {way: inputs_of_cells(rgb, cells, way, cell_px) for way in ways}
+            return NetworkInputs(made, int(cells.sum()), image=image)
         windows = np.lib.stride_tricks.sliding_window_view(rgb, (PATCH_SIZE_PX, PATCH_SIZE_PX), axis=(0, 1))
-        patches = windows[::CENTRE_SIZE_PX, ::CENTRE_SIZE_PX][cells].transpose(0, 2, 3, 1)
+        patches = windows[::cell_px, ::cell_px][cells].transpose(0, 2, 3, 1)
         return replace(self._prepared(patches), image=image)
 
     def on_prepared(self, prepared: NetworkInputs) -> tuple[Probabilities, Probabilities]:

@@ -1,8 +1,8 @@
 """What a network sees of every cell of an image, made from the image at once and not patch by patch.
 
-Cells are 32 pixels apart and patches are 96 wide, so each pixel lies in nine patches: cut out one by one, it is copied
-and averaged nine times. Here the blocks of a downsampling are summed once over the image, and each cell reads its own.
-The inputs are those of its patch to the last bit.
+Cells are 32 pixels apart, or fewer, and patches are 96 wide, so each pixel lies in nine patches or more: cut out one by
+one, it is copied and averaged as often. Here the blocks of a downsampling are summed once over the image, and each cell
+reads its own. The inputs are those of its patch to the last bit.
 
 The notebook's networks share no more than that. Their input is the patch downsampled by 3, which does not divide 32.
 The blocks of neighbouring cells lie at other offsets, and cells with the same offsets are 96 pixels apart, side by
@@ -32,7 +32,6 @@ from sentinode.models.folded import folded_body
 from sentinode.models.group_conv import by_feature
 from sentinode.models.p4m import P4MNetwork
 
-_SIDE = PATCH_SIZE_PX - CENTRE_SIZE_PX  # by which an image is wider than its cells
 _ROWS = 64
 _SEEN_PX: Final = 512  # along a side of what a dense network sees at once: the maps of more overflow a cache
 
@@ -43,20 +42,23 @@ def is_shared(config: PreprocessConfig) -> bool:
 
 
 def inputs_of_cells(
-    rgb: UInt8[np.ndarray, "height width 3"], cells: Bool[np.ndarray, "rows columns"], config: PreprocessConfig
+    rgb: UInt8[np.ndarray, "height width 3"],
+    cells: Bool[np.ndarray, "rows columns"],
+    config: PreprocessConfig,
+    cell_px: int = CENTRE_SIZE_PX,
 ) -> UInt8[np.ndarray, "n s s 3"]:
     """What `preprocess` makes of the patches around the marked cells, row by row; no stain is normalised.
 
-    `rgb` is the cells' area and 32 pixels around it, (32 rows + 64, 32 columns + 64, 3).
+    `rgb` is all that the patches cover: its sides are `cell_px` (cells - 1) + 96, so 32 pixels around cells of 32.
     """
     rows, columns = cells.shape
-    expected = (rows * CENTRE_SIZE_PX + _SIDE, columns * CENTRE_SIZE_PX + _SIDE, 3)
+    expected = (*(cell_px * (count - 1) + PATCH_SIZE_PX for count in cells.shape), 3)
     if rgb.shape != expected:
         raise ValueError(f"{rows} x {columns} cells need an image of the shape {expected}, not {rgb.shape}")
     within, block = sampled_px(config)
     means = np.ascontiguousarray(rgb) if block == 1 else _block_means(rgb, block)
     pixels = means.view("V3")[..., 0]  # three bytes are one pixel, copied at once
-    down, across = (CENTRE_SIZE_PX * at[:, None] + within for at in np.nonzero(cells))
+    down, across = (cell_px * at[:, None] + within for at in np.nonzero(cells))
     inputs = np.take(pixels.ravel(), down[:, :, None] * pixels.shape[1] + across[:, None, :])
     return np.asarray(inputs[..., None].view(np.uint8))
 
@@ -93,16 +95,16 @@ class Geometry:
     """Of a patch."""
 
     @classmethod
-    def of(cls, config: PreprocessConfig) -> Geometry | None:
+    def of(cls, config: PreprocessConfig, cell_px: int) -> Geometry | None:
         """None where patches of neighbouring cells are made of other blocks of pixels, or each has its own stain."""
         margin, block = (PATCH_SIZE_PX - config.crop_px) // 2, config.crop_px // config.size_px
         whole = config.crop_px == block * config.size_px and (block == 1 or config.resize == "area")
-        if config.stain != "none" or not whole or CENTRE_SIZE_PX % block:
+        if config.stain != "none" or not whole or cell_px % block:
             return None
-        return cls(margin, block, CENTRE_SIZE_PX // block, config.size_px)
+        return cls(margin, block, cell_px // block, config.size_px)
 
     def seen(self, rgb: UInt8[np.ndarray, "height width 3"]) -> UInt8[np.ndarray, "h w 3"]:
-        """What a network sees of an image of cells and 32 pixels around them."""
+        """What a network sees of an image of all that the patches of its cells cover."""
         inner = rgb[self.margin : len(rgb) - self.margin, self.margin : rgb.shape[1] - self.margin]
         means = inner if self.block == 1 else _block_means(np.ascontiguousarray(inner), self.block)
         return means[:: self.block, :: self.block]
@@ -119,13 +121,13 @@ class DenseNetwork(nn.Module):
         """Along a side of what it is to see at once."""
 
 
-def dense_network(network: nn.Module, config: PreprocessConfig) -> DenseNetwork | None:
-    """The same network over whole images; None where patches of neighbouring cells would share nothing.
+def dense_network(network: nn.Module, config: PreprocessConfig, cell_px: int) -> DenseNetwork | None:
+    """The same network over whole images of cells; None where patches of neighbouring cells would share nothing.
 
     Known are the p4m networks whose maps' places are a whole number of times closer than cells, and timm's
     EfficientNets without squeeze-and-excitation, which would look at all of the image: EfficientNet-Lite.
     """
-    geometry = Geometry.of(config)
+    geometry = Geometry.of(config, cell_px)
     if geometry is None:
         return None
     match network:

@@ -52,13 +52,12 @@ class Network(ABC):
         """Hear that so many patches are to come, of which these are the first: to get ready, if that pays."""
         return
 
-    @property
-    def is_dense(self) -> bool:
-        """Whether `over_image` can be asked: the patches of neighbouring cells can share its maps."""
+    def is_dense(self, _cell_px: int) -> bool:
+        """Whether `over_image` can be asked: the patches of neighbouring cells of that size can share its maps."""
         return False
 
     def over_image(
-        self, _rgb: UInt8[np.ndarray, "height width 3"], _cells: Bool[np.ndarray, "rows columns"]
+        self, _rgb: UInt8[np.ndarray, "height width 3"], _cells: Bool[np.ndarray, "rows columns"], _cell_px: int
     ) -> Probabilities:
         """About what `probabilities` gives for the patches around the marked cells of an image, row by row."""
         raise AssertionError("it is not dense")

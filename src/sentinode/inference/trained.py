@@ -6,7 +6,6 @@ import copy
 import threading
 import time
 from collections.abc import Callable
-from functools import cached_property
 from importlib.metadata import version
 from typing import Final
 
@@ -16,7 +15,7 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 
 from sentinode.config.run import RunConfig
-from sentinode.data.images import CENTRE_SIZE_PX
+from sentinode.data.images import PATCH_SIZE_PX
 from sentinode.data.patches import apply_symmetry
 from sentinode.device import has_bfloat16, in_precision
 from sentinode.inference.dense import DenseNetwork, dense_network
@@ -53,6 +52,7 @@ class TrainedNetwork(Network):
         in_float32 = device.type == "cpu" and (self._precision == "float32" or not has_bfloat16(device))
         self._fastest = fastest if in_float32 else None
         self._found: tuple[Choice, Forward] | None = None
+        self._dense: dict[int, DenseNetwork | None] = {}  # by the size of cells
         self._finding = threading.Lock()
 
     @property
@@ -90,43 +90,45 @@ class TrainedNetwork(Network):
         """Another network under the same settings."""
         other = copy.copy(self)
         other.network, other.given, other._fastest, other._found = network.eval(), network, None, None
-        other.__dict__.pop("dense", None)
+        other._dense = {}
         return other
 
-    @cached_property
-    def dense(self) -> DenseNetwork | None:
-        """The same network over a whole image, where neighbouring patches can share its maps."""
-        return dense_network(self.given, self.preprocess)
+    def dense(self, cell_px: int) -> DenseNetwork | None:
+        """The same network over a whole image, where the patches of neighbouring cells can share its maps."""
+        if cell_px not in self._dense:
+            self._dense[cell_px] = dense_network(self.given, self.preprocess, cell_px)
+        return self._dense[cell_px]
 
-    @property
-    def is_dense(self) -> bool:
+    def is_dense(self, cell_px: int) -> bool:
         """Whether `over_image` can be asked."""
-        return self.dense is not None
+        return self.dense(cell_px) is not None
 
     @torch.inference_mode()
     def over_image(
-        self, rgb: UInt8[np.ndarray, "height width 3"], cells: Bool[np.ndarray, "rows columns"]
+        self, rgb: UInt8[np.ndarray, "height width 3"], cells: Bool[np.ndarray, "rows columns"], cell_px: int
     ) -> Probabilities:
         """About what `probabilities` gives for the patches around the marked cells of an image, row by row."""
-        assert self.dense is not None
-        found, side = np.full(cells.shape, np.nan), self.dense.cells_at_once
+        dense = self.dense(cell_px)
+        assert dense is not None
+        found, side = np.full(cells.shape, np.nan), dense.cells_at_once
         for top in range(0, cells.shape[0], side):
             for left in range(0, cells.shape[1], side):
                 part = slice(top, top + side), slice(left, left + side)
                 if cells[part].any():
-                    height, width = (CENTRE_SIZE_PX * (count + 2) for count in cells[part].shape)
-                    y, x = CENTRE_SIZE_PX * top, CENTRE_SIZE_PX * left
-                    found[part] = self._of_cells(rgb[y : y + height, x : x + width])
+                    height, width = (cell_px * (count - 1) + PATCH_SIZE_PX for count in cells[part].shape)
+                    y, x = cell_px * top, cell_px * left
+                    found[part] = self._of_cells(dense, rgb[y : y + height, x : x + width])
         return np.asarray(found[cells])
 
-    def _of_cells(self, rgb: UInt8[np.ndarray, "height width 3"]) -> Float[np.ndarray, "rows columns"]:
-        assert self.dense is not None
-        seen = np.ascontiguousarray(self.dense.geometry.seen(rgb))
+    def _of_cells(
+        self, dense: DenseNetwork, rgb: UInt8[np.ndarray, "height width 3"]
+    ) -> Float[np.ndarray, "rows columns"]:
+        seen = np.ascontiguousarray(dense.geometry.seen(rgb))
         image = torch.from_numpy(seen).permute(2, 0, 1)[None].to(self.device)
         said = []
         for symmetry in range(self.views):
             with in_precision(self._precision, self.device):
-                logits = self.dense(as_input(apply_symmetry(image, symmetry)))
+                logits = dense(as_input(apply_symmetry(image, symmetry)))
             said.append(apply_symmetry(logits[None, None], inverse(symmetry))[0, 0].cpu().double())
         return np.asarray(torch.sigmoid(torch.stack(said)).numpy().mean(axis=0))
 

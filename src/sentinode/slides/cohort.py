@@ -24,7 +24,7 @@ from sentinode.errors import ConfigError, DataError, FailureError, SentinodeErro
 from sentinode.files import as_file_name
 from sentinode.records import Number, read_record, write_record
 from sentinode.session import Session
-from sentinode.slides.heatmap import COMPARED, seconds_a_cell
+from sentinode.slides.heatmap import COMPARED, Sweep, seconds_a_cell
 from sentinode.slides.judging import (
     Entry,
     Model,
@@ -72,6 +72,8 @@ class CohortRecord:
     note: str
     threshold: float
     threshold_rule: str
+    stride: int
+    """A cell's side in pixels of the model's spacing."""
     rows: tuple[SlideRow, ...]
 
     @property
@@ -87,6 +89,7 @@ class _CohortBegun:
     threshold: float
     calibration: str | None
     dense: bool
+    stride: int
     spacing: float | None
     places: str | None
     sentinode: str
@@ -202,6 +205,7 @@ def judge_cohort(
         model.note,
         settings.threshold,
         settings.threshold_rule,
+        settings.stride,
         tuple(rows[entry] for entry in entries),
     )
     _write_table(out / SLIDES_TABLE, record)
@@ -217,6 +221,7 @@ def _begin(out: Path, model: Model, settings: SlideSettings) -> None:
         settings.threshold,
         settings.calibration,
         settings.dense,
+        settings.stride,
         settings.spacing,
         digest_of_table(settings.places),
         sentinode.__version__,
@@ -245,9 +250,8 @@ def _estimate(
         slide, _, _ = open_entry(entry, settings)
         with slide:
             plane = slide.plane(model.classifier.spacing_um_per_px)
-            seconds = (cells + again) * seconds_a_cell(
-                plane, model.classifier, np.load(out / entry.name / TISSUE), dense=settings.dense
-            )
+            sweep = Sweep(plane, model.classifier, settings.stride, settings.dense)
+            seconds = (cells + again) * seconds_a_cell(sweep, np.load(out / entry.name / TISSUE))
     except (SentinodeError, ValueError):  # of no cells of tissue, where places alone are judged
         return
     told = f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"

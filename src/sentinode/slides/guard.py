@@ -30,7 +30,7 @@ from jaxtyping import Bool, Float, Float32, UInt8
 from PIL import Image
 from scipy import ndimage
 
-from sentinode.data.images import CENTRE_SIZE_PX
+from sentinode.data.images import CENTRE_SIZE_PX, PATCH_SIZE_PX
 from sentinode.records import Number, Numbers, read_record
 
 Patches = UInt8[np.ndarray, "n height width 3"]
@@ -143,17 +143,17 @@ def look_at(unlike: UInt8[np.ndarray, " cells"], patches: Patches) -> Look:
     return Look(len(unlike), sum(aspects.values()), dict(aspects.most_common()), spacing_of(patches))
 
 
-def features_of_cells(rgb: UInt8[np.ndarray, "height width 3"]) -> Features:
+def features_of_cells(rgb: UInt8[np.ndarray, "height width 3"], cell_px: int = CENTRE_SIZE_PX) -> Features:
     """Fifteen numbers of each cell's patch: densities, tint, focus, texture, blocks, correlations and deviations.
 
-    `rgb` is (rows + 2) x (columns + 2) cells of 32 pixels, and the result (rows, columns, 15): a patch is its cell and
-    the eight around it.
+    `rgb` is what the patches cover, whole cells of 32, 16 or 8 pixels: (rows + 2) x (columns + 2) cells of 32 pixels,
+    for a patch is its cell and the eight around it. The result is (rows, columns, 15).
     """
-    px = CENTRE_SIZE_PX
+    px = cell_px
     density = _DENSITY[np.asarray(Image.fromarray(rgb).reduce(_COARSE_PX))]
     pairs = [density[..., a] * density[..., b] for a, b in _PAIRS]
     moments = np.concatenate([density, density**2, np.stack(pairs, axis=-1)], axis=-1)
-    moments = _of_patches(_by_cell(moments, px // _COARSE_PX, px // _COARSE_PX))
+    moments = _of_patches(_by_cell(moments, px // _COARSE_PX, px // _COARSE_PX), px)
     mean = moments[..., :3]
     deviation = np.sqrt(np.maximum(moments[..., 3:6] - mean**2, 0)) + np.float32(0.02)
     correlation = [
@@ -168,10 +168,11 @@ def features_of_cells(rgb: UInt8[np.ndarray, "height width 3"]) -> Features:
     bend[:, 1:-1] = above[:, 1:-1] + below[:, 1:-1] + here[:, :-2] + here[:, 2:] - 4 * here[:, 1:-1]
     across **= 2
     detail = np.stack([across + (below - here) ** 2, bend**2, here, here**2], axis=-1).astype(np.float32)
-    slope, curved, level, square = np.moveaxis(_of_patches(_by_cell(detail, px // _ROW_STEP, px)), -1, 0)
+    slope, curved, level, square = np.moveaxis(_of_patches(_by_cell(detail, px // _ROW_STEP, px), px), -1, 0)
     # JPEG's blocks of 8 pixels: the steepest of the 8 offsets beside the middle one.
     of_row = across.reshape(len(across) * _ROW_STEP // px, -1, across.shape[1]).sum(axis=1, dtype=np.float32)
-    by_offset = _of_patches(of_row.reshape(len(of_row), -1, px // _JPEG_PX, _JPEG_PX).mean(axis=2)) * _ROW_STEP / px
+    by_offset = of_row.reshape(len(of_row), -1, px // _JPEG_PX, _JPEG_PX).mean(axis=2)
+    by_offset = _of_patches(by_offset, px) * _ROW_STEP / px
     blocks = np.log((by_offset.max(axis=-1) + 0.3) / (np.median(by_offset, axis=-1) + 0.3))
     focus = [
         np.log(slope + 2),
@@ -204,10 +205,13 @@ def _by_cell(values: Float32[np.ndarray, "h w k"], height: int, width: int) -> F
     return np.asarray(of_rows.reshape(rows, columns, width, count).sum(axis=2) / np.float32(height * width))
 
 
-def _of_patches(cells: Float32[np.ndarray, "height width k"]) -> Float32[np.ndarray, "rows columns k"]:
-    """Means over 3 x 3 cells."""
-    tall = cells[:-2] + cells[1:-1] + cells[2:]
-    return np.asarray((tall[:, :-2] + tall[:, 1:-1] + tall[:, 2:]) / np.float32(9))
+def _of_patches(cells: Float32[np.ndarray, "height width k"], cell_px: int) -> Float32[np.ndarray, "rows columns k"]:
+    """Means over the cells of each patch, such as 3 x 3 of 32 pixels."""
+    side = PATCH_SIZE_PX // cell_px
+    rows, columns = (length - side + 1 for length in cells.shape[:2])
+    tall = sum((cells[k : k + rows] for k in range(1, side)), cells[:rows])
+    wide = sum((tall[:, k : k + columns] for k in range(1, side)), tall[:, :columns])
+    return np.asarray(wide / np.float32(side**2))
 
 
 def out_of_focus(features: Features) -> Bool[np.ndarray, "*cells"]:

@@ -1,9 +1,10 @@
 """A slide and a classifier -> one probability for each cell of tissue: a square of 32 pixels that a label speaks of.
 
 A cell is judged by the patch of 96 pixels whose centre it is, at the spacing of the patches that the model was trained
-on. The grid of cells begins at the slide's upper left corner. The slide is gone over block by block: while a block is
-judged, the next is read, looked at and made ready; what is held does not grow with the slide, but for two bytes and two
-numbers a cell.
+on. Cells may be finer, of 16 or 8 pixels; their probabilities still speak of the 32 pixels around their middle. The grid
+of cells begins at the slide's upper left corner. The slide is gone over block by block: while a block is judged, the
+next is read, looked at and made ready; what is held does not grow with the slide, but for two bytes and two numbers a
+cell.
 """
 
 from __future__ import annotations
@@ -19,16 +20,17 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Int, UInt8
 
 from sentinode.data.images import CENTRE_SIZE_PX, PATCH_SIZE_PX
-from sentinode.errors import DataError
+from sentinode.errors import ConfigError, DataError
 from sentinode.inference.classifier import Classifier, NetworkInputs
 from sentinode.slides.guard import Unlike, features_of_cells, out_of_focus, unlike
 from sentinode.slides.reader import Plane, Slide
 from sentinode.slides.tissue import OVERVIEW_UM_PER_PX, Reason, find_tissue
 
 CELL_PX: Final = CENTRE_SIZE_PX
+STRIDES_PX: Final = (CELL_PX, 16, 8)
+"""Sides that a cell may have."""
 BLOCK_CELLS: Final = 32
-"""Cells along a block's side; 1,024 cells are judged at once."""
-_MARGIN_PX: Final = (PATCH_SIZE_PX - CELL_PX) // 2
+"""Cells along a block's side, twice as many of the finest; 1,024 cells are judged at once."""
 _PLACES_AT_ONCE: Final = 256
 COMPARED: Final = 500
 """Cells of a slide that are judged a second time, patch by patch."""
@@ -44,12 +46,19 @@ class Grid:
     step: tuple[float, float]
     """Sides of a cell along x and y, in pixels of level 0."""
     step_um: tuple[float, float]
+    cell_px: int = CELL_PX
+    """A cell's side at the spacing that it is judged at."""
 
     @classmethod
-    def of(cls, plane: Plane) -> Grid:
-        rows, columns = -(-plane.height // CELL_PX), -(-plane.width // CELL_PX)
-        step = plane.scale[0] * CELL_PX, plane.scale[1] * CELL_PX
-        return cls(rows, columns, step, (plane.spacing[0] * CELL_PX, plane.spacing[1] * CELL_PX))
+    def of(cls, plane: Plane, cell_px: int = CELL_PX) -> Grid:
+        rows, columns = -(-plane.height // cell_px), -(-plane.width // cell_px)
+        step = plane.scale[0] * cell_px, plane.scale[1] * cell_px
+        return cls(rows, columns, step, (plane.spacing[0] * cell_px, plane.spacing[1] * cell_px), cell_px)
+
+    @property
+    def margin_px(self) -> int:
+        """By how much a cell's patch is wider than the cell, on every side."""
+        return (PATCH_SIZE_PX - self.cell_px) // 2
 
     @property
     def cell_mm2(self) -> float:
@@ -95,6 +104,21 @@ class Block:
 
 
 @dataclass(frozen=True, eq=False)
+class Sweep:
+    """How a slide's plane is gone over: by which classifier, in which cells."""
+
+    plane: Plane
+    classifier: Classifier
+    cell_px: int = CELL_PX
+    dense: bool = False
+    """Whether networks that can go over a block at once do so."""
+
+    @property
+    def grid(self) -> Grid:
+        return Grid.of(self.plane, self.cell_px)
+
+
+@dataclass(frozen=True, eq=False)
 class _Ready:
     """A block that was read and looked at."""
 
@@ -111,27 +135,37 @@ def heat_map(
     slide: Slide,
     classifier: Classifier,
     *,
+    stride: int = CELL_PX,
     dense: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> HeatMap:
     """Judge every cell of a slide that shows tissue.
 
-    `dense`: networks that can go over a block of the slide at once do so (`Classifier.can_be_dense`), which is faster,
-    and not quite the same. `on_progress` hears how many cells are done, and of how many. Raises DataError where the
-    slide has no spacing, is too coarse, or shows no tissue.
+    `stride`, 32, 16 or 8, is a cell's side in pixels of the model's spacing. `dense`: networks that can go over a block
+    of the slide at once do so (`Classifier.can_be_dense`), which is faster, and not quite the same. `on_progress` hears
+    how many cells are done, and of how many. Raises DataError where the slide has no spacing, is too coarse, or shows
+    no tissue, ConfigError for another stride.
     """
+    require_stride(stride)
     plane = slide.plane(classifier.spacing_um_per_px)
+    sweep = Sweep(plane, classifier, stride, dense)
     tissue = find_tissue(slide.overview(OVERVIEW_UM_PER_PX))
     if not (tissue.reason == Reason.JUDGED).any():
         raise without_tissue(slide.path)
-    found = HeatMap.empty(Grid.of(plane), tissue.of_cells(plane, CELL_PX))
+    found = HeatMap.empty(sweep.grid, tissue.of_cells(plane, stride))
     total, done = int((found.reason == Reason.JUDGED).sum()), 0
-    for block in judge_blocks(plane, classifier, found.reason.copy(), dense=dense):
+    for block in judge_blocks(sweep, found.reason.copy()):
         done += int((found.reason[block.rows, block.columns] == Reason.JUDGED).sum())
         found.put(block)
         if on_progress:
             on_progress(done, total)
     return found
+
+
+def require_stride(stride: int) -> None:
+    if stride not in STRIDES_PX:
+        known = ", ".join(map(str, STRIDES_PX[:-1]))
+        raise ConfigError(f"{stride} is no side of a cell", where="stride", remedy=f"Give {known} or {STRIDES_PX[-1]}.")
 
 
 def without_tissue(path: Path) -> DataError:
@@ -144,45 +178,34 @@ def without_tissue(path: Path) -> DataError:
 
 
 def judge_blocks(
-    plane: Plane,
-    classifier: Classifier,
-    reason: UInt8[np.ndarray, "rows columns"],
-    *,
-    dense: bool = False,
-    done: Container[int] = frozenset(),
+    sweep: Sweep, reason: UInt8[np.ndarray, "rows columns"], *, done: Container[int] = frozenset()
 ) -> Iterator[Block]:
     """The blocks that hold cells to be judged, in order, but for those whose numbers are in `done`.
 
     `reason` says which cells are to be judged. A cell that turns out to be out of focus, or whose patch cannot be
     decoded, is left out with that reason.
     """
-    waiting = [block for block in _blocks(reason) if block[0] not in done]
-    yield from _judged(plane, classifier, reason, waiting, dense=dense)
+    waiting = [block for block in _blocks(reason, sweep.cell_px) if block[0] not in done]
+    yield from _judged(sweep, reason, waiting)
 
 
 def _judged(
-    plane: Plane,
-    classifier: Classifier,
-    reason: UInt8[np.ndarray, "rows columns"],
-    blocks: Sequence[tuple[int, slice, slice]],
-    *,
-    dense: bool,
+    sweep: Sweep, reason: UInt8[np.ndarray, "rows columns"], blocks: Sequence[tuple[int, slice, slice]]
 ) -> Generator[Block]:
     """Blocks in their order: while one is judged, a thread makes the next ready."""
     with ThreadPoolExecutor(1, thread_name_prefix="read") as reader:
-        coming = (reader.submit(_ready, plane, classifier, reason, *block, dense=dense) for block in blocks)
+        coming = (reader.submit(_ready, sweep, reason, *block) for block in blocks)
         ahead = next(coming, None)
         while ahead is not None:
             ready, ahead = ahead.result(), next(coming, None)
-            yield _judge_block(ready, classifier)
+            yield _judge_block(ready, sweep.classifier)
 
 
-def seconds_a_cell(
-    plane: Plane, classifier: Classifier, reason: UInt8[np.ndarray, "rows columns"], *, dense: bool = False
-) -> float:
+def seconds_a_cell(sweep: Sweep, reason: UInt8[np.ndarray, "rows columns"]) -> float:
     """How long a cell of this slide takes: its fullest block is judged twice, first to warm up, in the way of all."""
-    fullest = max(_blocks(reason), key=lambda block: int((reason[block[1:]] == Reason.JUDGED).sum()))
-    judged = _judged(plane, classifier, reason, [fullest] * 3, dense=dense)  # the third is made ready beside the second
+    blocks = _blocks(reason, sweep.cell_px)
+    fullest = max(blocks, key=lambda block: int((reason[block[1:]] == Reason.JUDGED).sum()))
+    judged = _judged(sweep, reason, [fullest] * 3)  # the third is made ready beside the second
     next(judged)
     began = time.perf_counter()
     next(judged)
@@ -221,6 +244,7 @@ def some_patches(found: HeatMap, plane: Plane) -> tuple[UInt8[np.ndarray, "n 96 
 
     They lie in runs of neighbours of a row, which share most of their pixels, and the runs are spread evenly.
     """
+    cell_px, margin_px = found.grid.cell_px, found.grid.margin_px
     row_wise = np.argwhere(found.reason == Reason.JUDGED)
     runs = max(1, min(COMPARED, len(row_wise)) // _RUN)
     first = np.linspace(0, max(len(row_wise) - _RUN, 0), runs).round().astype(np.int64)
@@ -229,10 +253,10 @@ def some_patches(found: HeatMap, plane: Plane) -> tuple[UInt8[np.ndarray, "n 96 
         row, left = row_wise[start].tolist()
         run = row_wise[start : start + _RUN]
         columns = run[(run[:, 0] == row) & (run[:, 1] < left + _RUN), 1].tolist()
-        width = (columns[-1] - left) * CELL_PX + PATCH_SIZE_PX
-        rgb, _ = plane.read(left * CELL_PX - _MARGIN_PX, row * CELL_PX - _MARGIN_PX, width, PATCH_SIZE_PX)
+        width = (columns[-1] - left) * cell_px + PATCH_SIZE_PX
+        rgb, _ = plane.read(left * cell_px - margin_px, row * cell_px - margin_px, width, PATCH_SIZE_PX)
         for column in columns:
-            at = (column - left) * CELL_PX
+            at = (column - left) * cell_px
             patches.append(rgb[:, at : at + PATCH_SIZE_PX])
             places.append((row, column))
     none = np.empty((0, PATCH_SIZE_PX, PATCH_SIZE_PX, 3), np.uint8)
@@ -266,40 +290,35 @@ def parity_of(
     return Parity(len(places), float(apart.max()), float(apart.mean()), moved)
 
 
-def _blocks(reason: UInt8[np.ndarray, "rows columns"]) -> Iterator[tuple[int, slice, slice]]:
+def _blocks(reason: UInt8[np.ndarray, "rows columns"], cell_px: int) -> Iterator[tuple[int, slice, slice]]:
     """Numbers and places of the blocks in which anything is to be judged."""
-    number = -1
-    for top in range(0, reason.shape[0], BLOCK_CELLS):
-        for left in range(0, reason.shape[1], BLOCK_CELLS):
+    number, side = -1, BLOCK_CELLS * max(1, 16 // cell_px)  # not much smaller than what is read around it
+    for top in range(0, reason.shape[0], side):
+        for left in range(0, reason.shape[1], side):
             number += 1
-            rows = slice(top, min(top + BLOCK_CELLS, reason.shape[0]))
-            columns = slice(left, min(left + BLOCK_CELLS, reason.shape[1]))
+            rows = slice(top, min(top + side, reason.shape[0]))
+            columns = slice(left, min(left + side, reason.shape[1]))
             if (reason[rows, columns] == Reason.JUDGED).any():
                 yield number, rows, columns
 
 
-def _ready(
-    plane: Plane,
-    classifier: Classifier,
-    wanted: UInt8[np.ndarray, "height width"],
-    number: int,
-    rows: slice,
-    columns: slice,
-    *,
-    dense: bool,
-) -> _Ready:
+def _ready(sweep: Sweep, wanted: UInt8[np.ndarray, "height width"], number: int, rows: slice, columns: slice) -> _Ready:
     """Read a block, and around it what the patches of its outermost cells reach, and look at its cells."""
-    height, width = ((cells.stop - cells.start) * CELL_PX + 2 * _MARGIN_PX for cells in (rows, columns))
-    rgb, lost = plane.read(columns.start * CELL_PX - _MARGIN_PX, rows.start * CELL_PX - _MARGIN_PX, width, height)
+    cell_px, margin_px = sweep.cell_px, sweep.grid.margin_px
+    height, width = ((cells.stop - cells.start) * cell_px + 2 * margin_px for cells in (rows, columns))
+    left, top = columns.start * cell_px - margin_px, rows.start * cell_px - margin_px
+    rgb, lost = sweep.plane.read(left, top, width, height)
     reason = wanted[rows, columns].copy()
-    features = features_of_cells(rgb)
+    features = features_of_cells(rgb, cell_px)
     reason[(reason == Reason.JUDGED) & out_of_focus(features)] = Reason.BLUR
     if lost is not None:
         windows = np.lib.stride_tricks.sliding_window_view(lost, (PATCH_SIZE_PX, PATCH_SIZE_PX))
-        reason[(reason == Reason.JUDGED) & windows[::CELL_PX, ::CELL_PX].any(axis=(2, 3))] = Reason.UNREADABLE
+        reason[(reason == Reason.JUDGED) & windows[::cell_px, ::cell_px].any(axis=(2, 3))] = Reason.UNREADABLE
     judged = reason == Reason.JUDGED
     seen = np.where(judged, unlike(features), Unlike.NOTHING).astype(np.uint8)
-    prepared = classifier.prepared(rgb, judged, dense=dense) if judged.any() else None
+    prepared = None
+    if judged.any():
+        prepared = sweep.classifier.prepared(rgb, judged, cell_px=cell_px, dense=sweep.dense)
     return _Ready(number, rows, columns, reason, seen, prepared)
 
 

@@ -27,9 +27,9 @@ from sentinode.slides.guard import FEWEST, Look, Unlike, look_at
 from sentinode.slides.heatmap import (
     CELL_PX,
     Block,
-    Grid,
     HeatMap,
     Parity,
+    Sweep,
     judge_blocks,
     judge_places,
     parity_of,
@@ -86,6 +86,8 @@ class SlideSettings:
     calibration: str | None = None
     dense: bool = False
     """Whether networks that can go over blocks of a slide at once do so."""
+    stride: int = CELL_PX
+    """A cell's side, in pixels of the model's spacing."""
     spacing: float | None = None
     """For files that have none."""
     places: Path | None = None
@@ -133,6 +135,7 @@ def prepare_slide(entry: Entry, model: Model, settings: SlideSettings, folder: P
             settings.threshold,
             settings.calibration,
             settings.dense,
+            settings.stride,
             digest_of_table(settings.places),
             sentinode.__version__,
         )
@@ -151,7 +154,7 @@ def prepare_slide(entry: Entry, model: Model, settings: SlideSettings, folder: P
         overview = slide.overview(OVERVIEW_UM_PER_PX)
         write_thumbnail(folder, slide, overview)
         tissue = find_tissue(overview)
-        reason = tissue.of_cells(plane, CELL_PX)
+        reason = tissue.of_cells(plane, settings.stride)
         if settings.places is None and not (reason == Reason.JUDGED).any():
             raise without_tissue(entry.path)
         write_atomically(folder / TISSUE, lambda file: np.save(file, reason))
@@ -176,7 +179,8 @@ def judge_slide(
     slide, _, _ = open_entry(entry, settings)
     with slide:
         plane = slide.plane(model.classifier.spacing_um_per_px)
-        found = HeatMap.empty(Grid.of(plane), reason)
+        sweep = Sweep(plane, model.classifier, settings.stride, settings.dense)
+        found = HeatMap.empty(sweep.grid, reason)
         if settings.places is not None:
             centres = places_of(entry.path, settings.places, entry.name)
             probability, disagreement = judge_places(plane, model.classifier, centres)
@@ -191,7 +195,7 @@ def judge_slide(
             found.put(block)
             count += _asked_in(block, reason)
         told(count)
-        for block in judge_blocks(plane, model.classifier, reason, dense=settings.dense, done=done):
+        for block in judge_blocks(sweep, reason, done=done):
             journal.append(block)
             found.put(block)
             count += _asked_in(block, reason)

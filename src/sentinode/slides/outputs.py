@@ -68,6 +68,8 @@ class Request:
     calibration: str | None
     dense: bool
     """Whether networks went over blocks of the slide at once, where they can; then `parity` says what that changes."""
+    stride: int
+    """A cell's side in pixels of the model's spacing."""
     places: str | None
     """The digest of the table of places that alone are judged, if one was given."""
     sentinode: str
@@ -249,7 +251,7 @@ def open_heat_map(folder: Path, record: SlideRecord) -> HeatMap:
         reason[words == why.word] = why
     for what in Unlike:
         unlike[words == what.word] = what
-    grid = Grid(*shape, record.step, record.step_um)
+    grid = Grid(*shape, record.step, record.step_um, record.request.stride)
     return HeatMap(grid, probability, disagreement, reason, unlike)
 
 

@@ -55,6 +55,7 @@ def slides_context(folder: Path, record: CohortRecord) -> dict[str, Any]:
         ],
         "warnings": _warnings(record),
         "cautions": [NO_CLINIC],
+        "stride": record.stride,
         "orders": {name: label for name, (label, _) in _ORDERS.items()},
         "cards": [_card(folder, row, places[row.folder]) for row in record.rows],
         "reasons": {word: "#{:02x}{:02x}{:02x}".format(*colour) for word, colour in legend().items()},
