@@ -1,6 +1,6 @@
 """Kill every command, at each place where it makes a file and at random instants, give it again, and compare.
 
-    python benchmarks/kills.py [--kills 120] [--minutes 20] [--seed 0]
+    python benchmarks/kills.py [--kills 120] [--minutes 20] [--seed 0] [--only slides --instants 1]
 
 Each attempt is a forked process that calls the library as the command does. The one to be killed sends itself SIGKILL
 right before or right after its n-th rename, or is killed from outside after a random share of the command's time. Then
@@ -157,6 +157,8 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=120, help="most kills in all")
     parser.add_argument("--minutes", type=float, default=20, help="most time in all")
     parser.add_argument("--seed", type=int, default=0, help="of the instants")
+    parser.add_argument("--only", metavar="COMMAND", help="kill this command alone")
+    parser.add_argument("--instants", type=float, default=0.25, help="share of the kills that are at random instants")
     asked = parser.parse_args()
     torch.set_num_threads(1)  # a process of several threads cannot be forked
     rng, began = random.Random(asked.seed), time.monotonic()
@@ -164,7 +166,9 @@ def main() -> None:
     session = Session(root / "cache", torch.device("cpu"), workers=1)
     data, made = root / "data", root / "made"
     write_phantom(data, patches=120, slides=6, seed=7, workers=1)
-    every = commands(data, made, session)
+    every = {name: command for name, command in commands(data, made, session).items() if asked.only in (None, name)}
+    if not every:
+        parser.error(f"there is no command {asked.only!r}")
     for number in range(10):
         rgb, _ = paint_slide("micro" if number % 2 else "negative", np.random.default_rng(number), side_px=640)
         (made / "slides").mkdir(parents=True, exist_ok=True)
@@ -186,7 +190,7 @@ def main() -> None:
         for number, (name, command) in enumerate(every.items()):
             out = root / "killed" / f"{number}-{tally[name][0]}"
             out.parent.mkdir(exist_ok=True)
-            if name in over or rng.random() < 0.25:
+            if name in over or rng.random() < asked.instants:
                 where = f"after {(seconds := rng.uniform(0.01, took[name])):.2f} s"
                 said = attempt(command, out, seconds=seconds)
             else:

@@ -1,10 +1,10 @@
 """A slide and a classifier -> one probability for each cell of tissue: a square of 32 pixels that a label speaks of.
 
 A cell is judged by the patch of 96 pixels whose centre it is, at the spacing of the patches that the model was trained
-on. Cells may be finer, of 16 or 8 pixels; their probabilities still speak of the 32 pixels around their middle. The grid
-of cells begins at the slide's upper left corner. The slide is gone over block by block: while a block is judged, the
-next is read, looked at and made ready; what is held does not grow with the slide, but for two bytes and two numbers a
-cell.
+on. Cells may be finer, of 16 or 8 pixels; their probabilities still speak of the 32 pixels around their middle. The
+grid of cells begins at the slide's upper left corner. The slide is gone over block by block: while a block is judged,
+the next is read, looked at and made ready; what is held does not grow with the slide, but for two bytes and two numbers
+a cell.
 """
 
 from __future__ import annotations
