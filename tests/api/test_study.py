@@ -88,6 +88,12 @@ def test_the_study_is_what_it_says(phantom_folder: Path, config: StudyConfig, se
     slides = pd.read_csv(phantom_folder / "slides.csv").set_index("id")["slide"]
     sides = pd.read_csv(tmp_path / "study" / "split.csv")
     assert sides.assign(slide=sides["id"].map(slides)).groupby("slide")["side"].nunique().eq(1).all()
+    side_of = sides.set_index("id")["side"]
+    assert [of.id for of in study.errors.neighbours] == study.errors.ids_of_mistakes()
+    alike = [one.id for of in study.errors.neighbours for neighbours in of.of_class for one in neighbours]
+    assert set(side_of[alike]) <= {"training"}
+    small = {path.name.removesuffix(".small.jpg") for path in (study.folder / "pictures").glob("*.small.jpg")}
+    assert small == {*alike, *study.errors.ids_of_mistakes()}
     chosen = sentinode.load(study.folder, device="cpu")
     shown = [
         Image.open(path) for path in sorted((study.folder / "pictures").glob("*.png")) if path.stem.count(".") == 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -23,7 +23,8 @@ from sentinode.data.tables import head_of
 from sentinode.errors import RunError, SubmissionError
 from sentinode.evaluation.metrics import OwnMetric, Score, gain, own_metrics
 from sentinode.explain.attributes import attributes, attributes_of_folder
-from sentinode.explain.galleries import examples, write_inputs, write_pictures
+from sentinode.explain.galleries import examples, write_inputs, write_pictures, write_thumbnails
+from sentinode.explain.neighbours import neighbours_of_mistakes
 from sentinode.explain.review import review
 from sentinode.exports.submission import make_submission, require_ids, write_submission
 from sentinode.models.build import require_sound
@@ -217,11 +218,14 @@ class _Asked:
         told = of_step(session.progress, "subgroups")
         known = attributes(material.patches, chosen.predictions.ids, given, on_progress=told)
         reviewed = review(chosen, rival_of(chosen, asked), clusters, known, cluster_kind=kind)
+        alike = neighbours_of_mistakes(chosen, reviewed.ids_of_mistakes(), material.patches, session)
+        reviewed = replace(reviewed, neighbours=alike)
         write_record(out / STUDY_ERRORS, reviewed)
 
         candidates = material.candidates
         shown = examples(candidates.ids, candidates.labels, EXAMPLES_A_CLASS, seed=config.seeds[0])
         write_pictures(out / "pictures", material.patches, [*shown[0], *shown[1], *reviewed.ids_to_show()])
+        write_thumbnails(out / "pictures", material.patches, reviewed.ids_to_show_small())
         write_pictures(out / "pictures", gathered.check.packed.everything, gathered.check.ids_to_show())
         first = [i for label in (0, 1) for i in shown[label][:INPUTS_A_CLASS]]
         inputs = write_inputs(out / "pictures", material.patches, first, chosen.runs[0].networks[0].config)

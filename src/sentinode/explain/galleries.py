@@ -81,10 +81,21 @@ def write_pictures(folder: Path, patches: PatchSet, ids: Iterable[str]) -> None:
     """Write each patch as `<id>.png`; what is there already is kept."""
     wanted = [i for i in dict.fromkeys(ids) if not (folder / f"{i}.png").is_file()]
     for i, row in zip(wanted, patches.rows_of(np.array(wanted, dtype=str)), strict=True):
-        path = folder / f"{i}.png"
-        if path.parent != folder:
-            raise DataError(f"the id {i!r} is not a plain file name", remedy="Rename that patch.")
-        _write_picture(path, patches.pixels[row])
+        _write_picture(_inside(folder, f"{i}.png", i), patches.pixels[row])
+
+
+def write_thumbnails(folder: Path, patches: PatchSet, ids: Sequence[str]) -> None:
+    """Write each patch as `<id>.small.jpg`, a quarter of its area in a tenth of its bytes: pages show many of them."""
+    for i, row in zip(ids, patches.rows_of(np.array(ids, dtype=str)), strict=True):
+        buffer = io.BytesIO()
+        Image.fromarray(patches.pixels[row]).reduce(2).save(buffer, format="JPEG", quality=85)
+        write_bytes(_inside(folder, f"{i}.small.jpg", i), buffer.getvalue())
+
+
+def _inside(folder: Path, name: str, patch_id: str) -> Path:
+    if (path := folder / name).parent != folder:
+        raise DataError(f"the id {patch_id!r} is not a plain file name", remedy="Rename that patch.")
+    return path
 
 
 def _write_picture(path: Path, pixels: np.ndarray) -> None:

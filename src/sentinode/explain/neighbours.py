@@ -12,8 +12,7 @@ that is a suspicion: a network that is wrong about a patch places it there, what
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
 import numpy as np
 import torch
@@ -26,11 +25,9 @@ from sentinode.inputs.preprocess import Prepared
 from sentinode.models.backbones.backbone import Backbone
 from sentinode.runs.features import FeatureStore, Penultimate, features_of
 from sentinode.runs.run import Run
+from sentinode.runs.variant import Variant
 from sentinode.session import Session
-
-Tie = Literal["", "equal", "shared tissue", "nearly equal"]
-"""What two patches have in common beside their looks: equal pixels, also rotated or flipped, some of the same tissue
-pixel for pixel, or pixels that differ by no more than another compression would change them."""
+from sentinode.studies.review_record import Neighbour, Neighbourhood, Tie
 
 NEAREST: Final = 10
 """So many training patches of either class are asked for their labels."""
@@ -39,36 +36,6 @@ _NEARLY: Final = 3.0  # grey levels, the mean difference of means over blocks, o
 _ROWS_AT_ONCE: Final = 4096  # of the training set, while they are brought to one length
 _ROUNDING: Final = 1e-12
 _AT_ONCE: Final = 64  # patches whose similarities to all of the training set are held together
-
-
-@dataclass(frozen=True)
-class Neighbour:
-    """A training patch; `similarity` is at most 1."""
-
-    id: str
-    label: int
-    slide: str
-    similarity: float
-    tie: Tie
-
-
-@dataclass(frozen=True)
-class Neighbourhood:
-    """A patch's most similar training patches of each class, the most similar first."""
-
-    id: str
-    label: int
-    slide: str
-    of_class: tuple[tuple[Neighbour, ...], tuple[Neighbour, ...]]
-    nearest: int
-    """How many training patches, of either class, were asked for their labels: the most similar ones."""
-    other_class: int
-    """How many of these have the other label."""
-
-    @property
-    def ties(self) -> list[Neighbour]:
-        """Training patches that it has more in common with than looks: leaks."""
-        return [neighbour for neighbours in self.of_class for neighbour in neighbours if neighbour.tie]
 
 
 def neighbours_of(
@@ -83,7 +50,7 @@ def neighbours_of(
 
     Of `training`, those patches are searched that the run, or one of its members, learned their labels of; none is its
     own neighbour. Their features are computed once for each network and kept in the session's cache.
-    Raises RunError where a network has no features, DataError where `training` lacks what it was trained on.
+    Raises DataError where `training` lacks what the run was trained on.
     """
     session = session or Session()
     names = np.array(sorted(run.training_ids), dtype=str)
@@ -115,6 +82,23 @@ def neighbours_of(
         other = int((nearest != own).sum())
         found.append(Neighbourhood(str(patches.ids[row]), own, str(patches.slides[row]), by_class, len(nearest), other))
     return tuple(found)
+
+
+def neighbours_of_mistakes(
+    chosen: Variant, ids: Sequence[str], patches: PatchSet, session: Session
+) -> tuple[Neighbourhood, ...]:
+    """Of validation patches of a variant, by the first seed's run that validated each, and was not trained on it.
+
+    One seed is asked, because the features of all training patches are to be computed for each.
+    """
+    found: dict[str, Neighbourhood] = {}
+    for run in chosen.repeats[0].runs:
+        validated = frozenset(run.predictions.ids.tolist())
+        asked = np.array([i for i in ids if i in validated], dtype=str)
+        if len(asked):
+            some = patches.some(patches.rows_of(asked), session.cache_root)
+            found |= {of.id: of for of in neighbours_of(run, some, patches, session=session)}
+    return tuple(found[i] for i in ids)
 
 
 def similarities(asked: Float32[np.ndarray, "q d"], known: Float32[np.ndarray, "n d"]) -> Float32[np.ndarray, "q n"]:

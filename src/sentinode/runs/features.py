@@ -19,7 +19,6 @@ from sentinode.config.run import RunConfig, TimmModel
 from sentinode.data.cache import kept_array
 from sentinode.data.patches import PatchSet
 from sentinode.device import Precision, has_bfloat16, in_precision
-from sentinode.errors import RunError
 from sentinode.fitting.linear_probe import Features
 from sentinode.inputs.augment import Draws, as_input, augmented, draw
 from sentinode.inputs.preprocess import Prepared
@@ -64,30 +63,26 @@ def head_features(
 class Penultimate(nn.Module):
     """A network without a body and head of its own up to the last layer that weighs: what this is given of each patch.
 
-    Of maps that is the mean over their places; of the last layer of a p4m network, over each of its rings.
+    That is the last linear layer, or convolution, that is called; where a user's network has neither, the last layer
+    with weights. Of maps the features are means over their places; of a p4m network's, over each of its rings.
     """
 
     def __init__(self, network: nn.Module, size_px: int) -> None:
-        """Raises RunError where the network has neither a linear layer nor a convolution to end in."""
         super().__init__()
         self.network = network.eval()
         called: list[nn.Module] = []
         hooks = [
             layer.register_forward_pre_hook(lambda layer, _: called.append(layer))
             for layer in network.modules()
-            if isinstance(layer, nn.Linear | nn.Conv2d | RingReadout)
+            if next(layer.parameters(recurse=False), None) is not None
         ]
         place = next(network.parameters()).device
         with torch.no_grad():
             network(torch.zeros(1, 3, size_px, size_px, device=place))
         for hook in hooks:
             hook.remove()
-        if not called:
-            raise RunError(
-                "the network has no linear layer or convolution, whose input would be its features",
-                remedy="End it in a torch.nn.Linear.",
-            )
-        self._last = (called[-1],)  # in a tuple, or its weights would be there twice
+        weigh = [layer for layer in called if isinstance(layer, nn.Linear | nn.Conv2d | RingReadout)]
+        self._last = ((weigh or called)[-1],)  # in a tuple, or its weights would be there twice
         with torch.no_grad():
             self.width = self.features(torch.zeros(1, 3, size_px, size_px, device=place)).shape[1]
 
@@ -104,7 +99,7 @@ class Penultimate(nn.Module):
             case nn.Linear():
                 return given[-1].flatten(1, -2).mean(1) if given[-1].ndim > 2 else given[-1]
             case _:
-                return given[-1].flatten(2).mean(2)
+                return given[-1].flatten(2).mean(2) if given[-1].ndim > 2 else given[-1]
 
 
 class FeatureStore:

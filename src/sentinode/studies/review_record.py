@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from sentinode.evaluation.clusters import ClusterKind
 
@@ -72,6 +73,42 @@ class Subgroups:
     lines: tuple[SubgroupScores, ...]
 
 
+Tie = Literal["", "equal", "shared tissue", "nearly equal"]
+"""What two patches have in common beside their looks: equal pixels, also rotated or flipped, some of the same tissue
+pixel for pixel, or pixels that differ by no more than another compression would change them."""
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """A training patch; `similarity` is at most 1."""
+
+    id: str
+    label: int
+    slide: str
+    similarity: float
+    tie: Tie
+
+
+@dataclass(frozen=True)
+class Neighbourhood:
+    """A patch's most similar training patches of each class, the most similar first.
+
+    Of the `nearest` ones of either class, `other_class` have another label than it.
+    """
+
+    id: str
+    label: int
+    slide: str
+    of_class: tuple[tuple[Neighbour, ...], tuple[Neighbour, ...]]
+    nearest: int
+    other_class: int
+
+    @property
+    def ties(self) -> list[Neighbour]:
+        """Training patches that it has more in common with than looks: leaks."""
+        return [neighbour for neighbours in self.of_class for neighbour in neighbours if neighbour.tie]
+
+
 @dataclass(frozen=True)
 class Review:
     """Of one variant's validation patches. `mistakes[label]` holds the patches of that label that it got wrong.
@@ -92,6 +129,17 @@ class Review:
     seed_spread: tuple[Seen, ...] | None
     suspects: Suspects
     subgroups: tuple[Subgroups, ...]
+    neighbours: tuple[Neighbourhood, ...] = ()
+    """Of the mistakes, in their order; none where they were not looked for."""
+
+    def ids_of_mistakes(self) -> list[str]:
+        """Of those that are shown, of the first label first."""
+        return [seen.id for found in self.mistakes for seen in found.first]
+
+    def ids_to_show_small(self) -> list[str]:
+        """The ids of the mistakes and of their neighbours, each once."""
+        around = [one.id for of in self.neighbours for neighbours in of.of_class for one in neighbours]
+        return list(dict.fromkeys([*(of.id for of in self.neighbours), *around]))
 
     def ids_to_show(self) -> list[str]:
         """The ids of all patches that need a picture, each once."""

@@ -11,7 +11,17 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from sentinode.report.sections.review import MOST_LINES, review_part
-from sentinode.studies.review_record import Found, Review, Seen, Subgroups, SubgroupScores, Suspects
+from sentinode.studies.review_record import (
+    Found,
+    Neighbour,
+    Neighbourhood,
+    Review,
+    Seen,
+    Subgroups,
+    SubgroupScores,
+    Suspects,
+    Tie,
+)
 
 EVIL = "<script>alert(1)</script>"
 MISS = Seen("missed", 1, "s1", (0.02,))
@@ -137,3 +147,38 @@ def test_what_stands_in_for_a_slide_is_named(kind: str, slide: str, said: str, f
 def test_names_from_the_data_stay_text(folder: Path) -> None:
     evil = (Subgroups(EVIL, False, 1, (line(EVIL, 0.5),)),)
     assert "<script" not in rendered(folder, replace(REVIEW, variant=EVIL, rival=EVIL, subgroups=evil))
+
+
+def neighbourhood(of: Seen, other_class: int, tie: Tie = "") -> Neighbourhood:
+    alike = tuple(
+        (Neighbour(f"{of.id}-{label}", label, EVIL, 0.91 - label / 10, tie if label else ""),) for label in (0, 1)
+    )
+    return Neighbourhood(of.id, of.label, of.slide, (alike[0], alike[1]), 10, other_class)
+
+
+def test_each_mistake_stands_beside_the_training_patches_most_like_it(folder: Path) -> None:
+    found = replace(REVIEW, neighbours=(neighbourhood(FALSE, 7), neighbourhood(MISS, 9)))
+    for patch_id in found.ids_to_show_small():
+        Image.new("RGB", (48, 48), (200, 80, 120)).save(folder / "pictures" / f"{patch_id}.small.jpg")
+    assert found.ids_to_show_small() == [
+        "imagined",
+        "missed",
+        *(f"{i}-{k}" for i in ("imagined", "missed") for k in (0, 1)),
+    ]
+    html = rendered(folder, found)
+    assert html.count("data:image/jpeg") == 6
+    assert EVIL not in html
+    told = text_of(html)
+    assert "0.91 &lt;script&gt;" in told
+    assert "No training patch among these is a copy" in told
+    assert "For 1 of 2 mistakes, at least 8 of the 10 most similar training patches have the other label." in told
+    assert "Training patches that the network takes for like" not in rendered(folder, REVIEW)
+
+
+@pytest.mark.parametrize("tie", ["equal", "shared tissue", "nearly equal"])
+def test_a_copy_in_the_training_set_is_said(folder: Path, tie: Tie) -> None:
+    found = replace(REVIEW, neighbours=(neighbourhood(FALSE, 0, tie), neighbourhood(MISS, 0)))
+    told = text_of(rendered(folder, found))
+    assert "1 of 2 mistakes has a copy or some of its tissue in the training set" in told
+    assert "No training patch" not in told
+    assert tie in told

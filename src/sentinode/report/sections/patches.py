@@ -132,5 +132,13 @@ def picture(folder: Path, patch_id: str, caption: str = "") -> Picture:
     return Picture(patch_id, "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode("ascii"), caption)
 
 
+def thumbnail(folder: Path, patch_id: str, caption: str = "") -> Picture:
+    """A small picture of a patch, for where there are many."""
+    path = folder / "pictures" / f"{patch_id}.small.jpg"
+    if path.parent != folder / "pictures" or not path.is_file():
+        return Picture(patch_id, "", caption)
+    return Picture(patch_id, "data:image/jpeg;base64," + base64.b64encode(path.read_bytes()).decode("ascii"), caption)
+
+
 def pictures(folder: Path, patch_ids: Iterable[str]) -> list[Picture]:
     return [picture(folder, patch_id) for patch_id in patch_ids]

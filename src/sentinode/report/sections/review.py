@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from sentinode.report.prose.numbers import number
+from sentinode.report.sections.neighbours import NeighboursPart, neighbours_part
 from sentinode.report.sections.patches import Gallery, Picture, picture
 from sentinode.report.sections.tables import Table
 from sentinode.studies.review_record import Found, Review, Seen, Subgroups, SubgroupScores
@@ -62,6 +63,7 @@ class ReviewPart:
 
     review: Review
     mistakes: list[Gallery]
+    neighbours: NeighboursPart | None
     disagreements: Gallery | None
     seeds: Gallery | None
     suspects: Gallery
@@ -97,6 +99,7 @@ def review_part(folder: Path, review: Review) -> ReviewPart:
     return ReviewPart(
         review,
         [_mistakes(folder, review, label) for label in (0, 1)],
+        neighbours_part(folder, review),
         _disagreements(folder, review, review.disagreements) if review.disagreements else None,
         _seeds(folder, review, review.seed_spread) if review.seed_spread is not None else None,
         _suspects(folder, review),
