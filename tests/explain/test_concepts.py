@@ -12,7 +12,7 @@ from sentinode.explain.concepts import ConceptReport, concept_report
 from sentinode.inference.predictions import Predictions
 from sentinode.records import plain, read_record, write_record
 
-PATCHES, SLIDES = 600, 16
+PATCHES, SLIDES = 480, 16
 
 
 class Made:
@@ -102,7 +102,8 @@ def test_a_network_that_sees_colour_alone_knows_no_more_than_its_rival() -> None
 
 def test_a_network_that_sees_what_no_concept_says_is_seen_to() -> None:
     made = Made(3)
-    found = made.report(3 * (made.labels - 0.5) + made.rng.normal(size=PATCHES))
+    logit = 3 * (made.labels - 0.5) + made.rng.normal(size=PATCHES)
+    found = made.report(logit)
     assert found.r2.estimate < 0.05
     assert found.concepts_auc.high < 0.7
     assert found.gain.low > 0.2
@@ -112,6 +113,17 @@ def test_a_network_that_sees_what_no_concept_says_is_seen_to() -> None:
         assert sum(of.patches for of in matched.bins) == PATCHES
         assert sum(of.positive for of in matched.bins) == made.labels.sum()
         assert all(a.high <= b.low for a, b in zip(matched.bins, matched.bins[1:], strict=False))
+    matched = found.matched[0]
+    assert matched.by == "brightness"
+    brightness, ordered, pairs = made.table["brightness"].to_numpy(), 0, 0
+    for of in matched.bins:
+        inside = (brightness >= of.low) & (brightness <= of.high)
+        positive, negative = (logit[inside & (made.labels == label)] for label in (1, 0))
+        ordered += int((positive[:, None] > negative).sum())
+        pairs += len(positive) * len(negative)
+        assert (of.patches, of.positive) == (len(positive) + len(negative), len(positive))
+    assert matched.within.estimate == pytest.approx(ordered / pairs, abs=2e-6)
+    assert matched.gain.estimate == pytest.approx(matched.within.estimate - matched.rival_within.estimate, abs=1e-9)
 
 
 def test_the_record_is_read_as_it_was_written(additive: ConceptReport, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ concepts. And an association is not a cause: a network need not look at what its
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Final, Literal
@@ -29,9 +29,10 @@ from jaxtyping import Bool, Float, Int, Shaped
 
 from sentinode.audit.concepts import CONCEPTS, NAMES
 from sentinode.errors import DataError
-from sentinode.evaluation.bootstrap import Interval, PairedInterval, Replicates, bootstrap, ends
+from sentinode.evaluation.bootstrap import Interval, PairedInterval, Scale, bootstrap, ends
 from sentinode.evaluation.calibration import cross_folds, logits
 from sentinode.evaluation.clusters import CLUSTER_NAMES, ClusterKind, Clusters, Design, cluster_numbers
+from sentinode.evaluation.weighted import Prediction, Weights
 from sentinode.inference.predictions import Predictions
 from sentinode.randomness import Purpose
 from sentinode.records import Numbers
@@ -48,6 +49,7 @@ _BINS: Final = 5
 _REPLICATES: Final = 2000
 _REFITS: Final = 300  # replicates of the curves; as many are enough for their standard deviation
 _LEVEL: Final = 0.95
+_CHUNK_ELEMENTS: Final = 2**18  # replicates x patches worked on at a time
 _LOGISTIC_C: Final = 1.0  # 0.1 and 10 made weaker rivals on the real validation set (docs/lab-log.md)
 
 
@@ -94,10 +96,10 @@ class Matched:
     by: Matching
     bins: tuple[MatchedBin, ...]
     within: Interval
-    """The mean AUC over bins that have both classes."""
+    """The share of pairs of a patch with tumour and one without, of the same bin, that the network puts in order."""
     rival_within: Interval
     """The same of what they are matched by: what the bins, being no points, leave it."""
-    gain: PairedInterval
+    gain: Interval
     """The one minus the other."""
 
 
@@ -169,8 +171,11 @@ def concept_report(
     ]
     resampled = _Resampled.of(labels, clusters, unit, rng)
     r2 = resampled.r2(logit, np.stack(said))
-    lost = _R2(r2.observed[:1] - r2.observed[2 : 2 + count], r2.replicates[:, :1] - r2.replicates[:, 2 : 2 + count])
-    shares = map(ConceptShare, concepts, resampled.intervals(lost), resampled.intervals(r2)[2 + count :])
+    r2s = resampled.intervals(r2, most=1)
+    lost = _Replicated(
+        r2.observed[:1] - r2.observed[2 : 2 + count], r2.replicates[:, :1] - r2.replicates[:, 2 : 2 + count]
+    )
+    shares = map(ConceptShare, concepts, resampled.intervals(lost), r2s[2 + count :])
 
     by_rivals: dict[Matching, np.ndarray] = {"colour": rival(_with_centres(COLOUR)), "concepts": rival(NAMES)}
     compared = bootstrap(
@@ -191,8 +196,8 @@ def concept_report(
         clusters=compared.clusters,
         cluster_kind=kind,
         folds=len(folds),
-        r2=resampled.intervals(r2)[0],
-        colour_r2=resampled.intervals(r2)[1],
+        r2=r2s[0],
+        colour_r2=r2s[1],
         shares=tuple(sorted(shares, key=lambda share: -share.lost.estimate)),
         curves=_curves(values, full, resampled),
         auc=compared.interval(0, "auc"),
@@ -200,7 +205,7 @@ def concept_report(
         concepts_auc=compared.interval(2, "auc"),
         gain=compared.difference(0, 2, "auc"),
         matched=tuple(
-            _matched(by, of, labels, predictions.probabilities, clusters, unit, rng, workers)
+            _matched(by, of, labels, predictions.probabilities, clusters, resampled, rng, workers)
             for by, of in matched.items()
         ),
     )
@@ -340,11 +345,11 @@ def _classified(
 
 
 @dataclass(frozen=True, eq=False)
-class _R2:
-    """R2 of models, or differences of it, on all patches and in every replicate."""
+class _Replicated:
+    """Values on all patches and in every replicate."""
 
-    observed: Float[np.ndarray, " models"]
-    replicates: Float[np.ndarray, "replicates models"]
+    observed: Float[np.ndarray, " values"]
+    replicates: Float[np.ndarray, "replicates values"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -361,7 +366,7 @@ class _Resampled:
         times = clustering.patches(clustering.draw(_REPLICATES, rng))
         return cls(times, clustering.design(np.zeros((1, len(labels)), np.int64), rng), unit)
 
-    def r2(self, truth: Float[np.ndarray, " n"], said: Float[np.ndarray, "models n"]) -> _R2:
+    def r2(self, truth: Float[np.ndarray, " n"], said: Float[np.ndarray, "models n"]) -> _Replicated:
         """One minus the squared error over the variance about the mean of the same patches."""
         squared = np.square(said - truth).T
         about = np.column_stack([truth, truth**2])
@@ -372,15 +377,55 @@ class _Resampled:
             found: Float[np.ndarray, "r models"] = 1 - (times @ squared) / variance[:, None]
             return found
 
-        return _R2(of(np.ones((1, len(truth))))[0], of(self.times.astype(np.float64)))
+        replicates = np.concatenate([of(times.astype(np.float64)) for times in self._chunks()])
+        return _Replicated(of(np.ones((1, len(truth))))[0], replicates)
 
-    def intervals(self, r2: _R2) -> list[Interval]:
-        reason = self.design.shortage(self.unit)
-        low, high = ends(r2.replicates, r2.observed[None], self.design, _LEVEL, scale="difference")
+    def auc_within(
+        self, labels: Int[np.ndarray, " n"], values: Float[np.ndarray, "2 n"], bins: list[Bool[np.ndarray, " n"]]
+    ) -> _Replicated:
+        """Of each of two predictions, and the first minus the second: the share of pairs in order, within bins."""
+        observed = np.ones((1, len(labels)), np.int32)
+        found = np.concatenate([_in_order(labels, values, bins, times) for times in (observed, *self._chunks())])
+        found = np.column_stack([found, found[:, 0] - found[:, 1]])
+        return _Replicated(found[0], found[1:])
+
+    def _chunks(self) -> Iterator[Int[np.ndarray, "r n"]]:
+        size = max(1, _CHUNK_ELEMENTS // self.times.shape[1])
+        return (self.times[start : start + size] for start in range(0, len(self.times), size))
+
+    def intervals(self, found: _Replicated, scale: Scale = "difference", *, most: float = np.inf) -> list[Interval]:
+        low, high = ends(found.replicates, found.observed[None], self.design, _LEVEL, scale=scale)
+        shortage = self.design.shortage(self.unit)
         return [
-            Interval(float(estimate), float(least), float(most), _LEVEL, reason=reason)
-            for estimate, least, most in zip(r2.observed, low, np.minimum(high, 1), strict=True)
+            Interval(
+                float(estimate),
+                float(least),
+                float(min(greatest, most)),
+                _LEVEL,
+                reason="undefined: no part has both classes" if np.isnan(estimate) else shortage,
+            )
+            for estimate, least, greatest in zip(found.observed, low, high, strict=True)
         ]
+
+
+def _in_order(
+    labels: Int[np.ndarray, " n"],
+    values: Float[np.ndarray, "k n"],
+    bins: list[Bool[np.ndarray, " n"]],
+    times: Int[np.ndarray, "r n"],
+) -> Float[np.ndarray, "r k"]:
+    """Of pairs of both classes in the same bin, each patch there so many times, the share that each puts in order."""
+    pairs, ordered = np.zeros(len(times)), np.zeros((len(times), len(values)))
+    for inside in bins:
+        rows = np.concatenate([np.flatnonzero(inside & (labels == label)) for label in (1, 0)])
+        positives = int(labels[rows].sum())
+        weights = Weights.of(times[:, rows], positives)
+        count = weights.positives.sum(axis=1) * weights.negatives.sum(axis=1)
+        pairs += count
+        for k, said in enumerate(values[:, rows]):
+            auc = Prediction.of(labels[rows], said, ("auc",)).measure(weights)[:, 0]
+            ordered[:, k] += count * np.nan_to_num(auc)
+    return np.divide(ordered, pairs[:, None], out=np.full_like(ordered, np.nan), where=pairs[:, None] > 0)
 
 
 def _curves(
@@ -410,7 +455,7 @@ def _matched(
     labels: Int[np.ndarray, " n"],
     probabilities: Float[np.ndarray, " n"],
     clusters: Shaped[np.ndarray, " n"],
-    unit: str,
+    resampled: _Resampled,
     rng: np.random.Generator,
     workers: int,
 ) -> Matched:
@@ -420,26 +465,21 @@ def _matched(
     lowest, highest = values.min(), values.max()
     rival = (values - lowest) / max(highest - lowest, np.finfo(float).tiny)
 
-    def scored(rows: Bool[np.ndarray, " n"]) -> Replicates:
-        return bootstrap(
-            labels[rows],
-            np.stack([probabilities[rows], rival[rows]])[:, None],
-            clusters[rows],
+    parts = [number == k for k in range(int(number.max()) + 1)]
+    within = resampled.auc_within(labels, np.stack([probabilities, rival]), parts)
+    bins = []
+    for inside in parts:
+        auc = bootstrap(
+            labels[inside],
+            probabilities[inside][None, None],
+            clusters[inside],
             rng=rng,
             metrics=("auc",),
             replicates=_REPLICATES,
             workers=workers,
-            parts=np.broadcast_to(number[rows], (2, 1, int(rows.sum()))),
-            unit=unit,
-        )
-
-    bins = []
-    for inside in (number == k for k in range(number.max() + 1)):
-        auc = scored(inside).interval(0, "auc")
+            unit=resampled.unit,
+        ).interval(0, "auc")
         low, high = float(values[inside].min()), float(values[inside].max())
         bins.append(MatchedBin(low, high, int(inside.sum()), int(labels[inside].sum()), auc))
-    of_both = np.isin(number, [k for k, of in enumerate(bins) if 0 < of.positive < of.patches])
-    within = scored(of_both)
-    return Matched(
-        by, tuple(bins), within.interval(0, "auc"), within.interval(1, "auc"), within.difference(0, 1, "auc")
-    )
+    network, other, _ = resampled.intervals(within, "share")
+    return Matched(by, tuple(bins), network, other, resampled.intervals(within)[2])
