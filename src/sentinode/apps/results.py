@@ -195,7 +195,8 @@ def show_certificates(found: Mapping[str, Certificate]) -> None:
 
 def show_explanation(found: Explanation) -> None:
     """The exam, and in sentences what the model looks at."""
-    from sentinode.report.sections.explanation import concepts_in_words, exam_in_words, exam_table
+    from sentinode.report.sections.concepts import concepts_in_words
+    from sentinode.report.sections.explanation import exam_in_words, exam_table
 
     table = exam_table(found.exam)
     console.show_table(table.caption, list(table.head), [list(row) for row in table.rows])

@@ -72,9 +72,9 @@ class ConceptCurve:
     """As in `audit.concepts.NAMES`: of the patch, or of its centre."""
     measured: Annotated[Float[np.ndarray, " k"], Numbers()]
     """From the 2nd to the 98th percentile of the patches."""
-    logit: Annotated[Float[np.ndarray, " k"], Numbers(digits=4)]
-    low: Annotated[Float[np.ndarray, " k"], Numbers(digits=4)]
-    high: Annotated[Float[np.ndarray, " k"], Numbers(digits=4)]
+    logit: Annotated[Float[np.ndarray, " k"], Numbers()]
+    low: Annotated[Float[np.ndarray, " k"], Numbers()]
+    high: Annotated[Float[np.ndarray, " k"], Numbers()]
 
 
 @dataclass(frozen=True)
@@ -445,7 +445,7 @@ def _curves(
         seen = basis.columns(at) - basis.columns(known).mean(axis=0)  # its level is the intercept's, not its own
         observed = own[:, its] @ seen.T
         low, high = ends(others[:, its] @ seen.T, observed, resampled.design, _LEVEL, scale="difference")
-        curves.append(ConceptCurve(name, at, observed[0], low, high))
+        curves.append(ConceptCurve(name, at, *(np.round(of, 4) for of in (observed[0], low, high))))
     return tuple(curves)
 
 

@@ -188,6 +188,20 @@ def _draw_bands(axes: Axes, variants: Sequence[Banded]) -> None:
         axes.plot(band.x, band.mean, color=variant.colour, linewidth=1.8, label=variant.label)
 
 
+def banded_curve(
+    name: str, along: str, quantity: str, x: np.ndarray, y: np.ndarray, low: np.ndarray, high: np.ndarray
+) -> Markup:
+    """One curve with its 95 % band about zero; a band that is not known is left out."""
+    with panel(name, f"Line chart: {quantity} along {along}", height_in=1.9) as p:
+        p.axes.axhline(0, color=MUTED, linewidth=1.0)
+        p.axes.fill_between(x, low, high, color=VARIANTS[3], alpha=0.16, linewidth=0)
+        p.axes.plot(x, y, color=VARIANTS[3], linewidth=2.0)
+        p.axes.set(xlabel=along, ylabel=quantity)
+        p.axes.xaxis.set_major_locator(MaxNLocator(5))
+        p.axes.yaxis.set_major_locator(MaxNLocator(5))
+    return p.svg
+
+
 def by_epoch(label: str, colour: str, runs: Sequence[Run], column: str, *, dashed: bool = False) -> Curves:
     """A column of the histories; the mean ends where the first run stopped, so it is always over all runs."""
     histories = [run.history.set_index("epoch")[column] for run in runs]

@@ -9,6 +9,7 @@ from sentinode.explain.explanation import Explanation
 from sentinode.report.prose.cautions import NO_CLINIC
 from sentinode.report.prose.numbers import many
 from sentinode.report.sections import explanation as parts
+from sentinode.report.sections.concepts import concepts_in_words, concepts_part
 from sentinode.report.sections.patches import Answer
 
 
@@ -45,7 +46,7 @@ def explanation_context(folder: Path, found: Explanation) -> dict[str, Any]:
         "look_table": parts.look_table(names, looks),
         "look_rules": parts.look_rules(),
         "verdicts": [] if rival is None else [verdict.in_words() for verdict in rival.verdicts],
-        "concept_tables": parts.concept_tables(found.concepts) if found.concepts else [],
+        "concepts": concepts_part(found.concepts) if found.concepts else None,
         "maps": parts.maps_part(folder, found),
     }
 
@@ -69,7 +70,7 @@ def _answers(found: Explanation) -> list[Answer]:
         answers.append(
             Answer(
                 "Does it know more than what a pathologist can name?",
-                parts.concepts_in_words(found.concepts),
+                concepts_in_words(found.concepts),
                 ["What an additive model misses need not be beyond concepts, and an association is not a cause."],
                 section="concepts",
             )

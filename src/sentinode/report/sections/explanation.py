@@ -10,7 +10,6 @@ from typing import Final
 import numpy as np
 
 from sentinode.evaluation.bootstrap import Interval
-from sentinode.explain.concepts import ConceptReport
 from sentinode.explain.exam import LEAST_STABLE, MOST_ALIKE, Exam, MethodExam, Part
 from sentinode.explain.explanation import Explanation, ShownPatch
 from sentinode.explain.look import AREA, BLUR_PX, Look
@@ -150,56 +149,6 @@ def maps_part(folder: Path, found: Explanation) -> MapsPart:
     )
 
 
-def concept_tables(found: ConceptReport) -> list[Table]:
-    """What concepts explain, and what the network knows beyond them."""
-    shares = [[share.concept.replace("_", " "), _plain(share.lost), _plain(share.alone)] for share in found.shares]
-    known = [
-        ["the network", _plain(found.auc)],
-        ["all concepts, out of slide", _plain(found.concepts_auc)],
-        ["colour alone, out of slide", _plain(found.colour_auc)],
-    ]
-    within = [
-        [
-            f"fifths of {_MATCHED[matched.by]}",
-            _plain(matched.within),
-            _plain(matched.rival_within),
-            _difference(matched.gain),
-        ]
-        for matched in found.matched
-    ]
-    return [
-        Table(
-            "What each concept adds to R2 of the logit, and explains alone.",
-            ["concept", "lost without it", "alone"],
-            shares,
-        ),
-        Table("AUC of the network and of logistic regressions on concepts.", ["who", "AUC"], known),
-        Table(
-            "AUC among patches that are alike: what the network knows beyond.",
-            ["among", "the network", "what they are matched by", "difference"],
-            within,
-            wraps=True,
-        ),
-    ]
-
-
-_MATCHED: Final = {"brightness": "brightness", "colour": "what colour says", "concepts": "what concepts say"}
-
-
-def concepts_in_words(found: ConceptReport) -> str:
-    by_concepts = next(matched for matched in found.matched if matched.by == "concepts")
-    knows = by_concepts.gain.low > 0
-    more = (
-        "Among patches of which concepts say about the same it still tells tumour better than they do"
-        if knows
-        else "It is not shown that it tells tumour better than concepts do among patches of which these say the same"
-    )
-    return (
-        f"An additive model of concepts explains {found.r2.estimate:.0%} of the variance of its logit on other slides "
-        f"({_ends(found.r2)}), colour alone {found.colour_r2.estimate:.0%}. {more}: AUC {_plain(by_concepts.within)}."
-    )
-
-
 def _row(folder: Path, patch: ShownPatch, methods: Sequence[str]) -> MapRow:
     maps = [
         Picture(
@@ -247,11 +196,3 @@ def _logits(found: Interval) -> str:
 
 def _gain(found: Interval | None) -> str:
     return MISSING if found is None else f"{found.estimate:+.2f} ({_ends(found, '+.2f')})"
-
-
-def _plain(found: Interval) -> str:
-    return f"{number(found.estimate, 3)} ({_ends(found, '.3f')})"
-
-
-def _difference(found: Interval) -> str:
-    return f"{found.estimate:+.3f} ({_ends(found, '+.3f')})"
