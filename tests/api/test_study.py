@@ -16,10 +16,14 @@ import sentinode
 from sentinode.config.presets import load_preset
 from sentinode.config.study import StudyConfig
 from sentinode.errors import DataError, RunError, SubmissionError
+from sentinode.explain.explanation import Explanation
 from sentinode.phantom.phantom import write_phantom
+from sentinode.records import read_record
+from sentinode.report.pages.page import write_report
 from sentinode.runs import run as run_module
 from sentinode.runs import train
 from sentinode.runs.run import verify
+from sentinode.runs.study_record import STUDY_EXPLANATION, StudyRecord
 from sentinode.session import Session
 from sentinode.settings import override
 
@@ -164,3 +168,21 @@ def test_a_study_is_not_resumed_with_other_data_or_another_question(
     with pytest.raises(RunError, match="contains a study of other questions"):
         sentinode.tune(phantom_folder, one_seed, tmp_path / "study", session, resume=True)
     assert {path: path.read_bytes() for path in before} == before
+
+
+def test_a_study_of_enough_validation_patches_says_what_its_choice_looks_at(tmp_path: Path) -> None:
+    """It is sealed with the study, and its mistakes stand beside their maps."""
+    data, out = tmp_path / "data", tmp_path / "study"
+    write_phantom(data, patches=800, slides=8, seed=3, workers=1)
+    settings = {"fit.epochs": 1, "predict.views": 1, "split.validation_fraction": 0.3, "seeds": [25]}
+    config = override(load_preset("fair"), settings)
+    sentinode.study(data, config, out, Session(tmp_path / "cache", workers=1))
+    found = read_record(out / STUDY_EXPLANATION, Explanation)
+    assert STUDY_EXPLANATION.as_posix() in StudyRecord.read(out).sha256
+    assert [exam.method for exam in found.exam.methods] == ["cam", "occlusion", "constant", "edges"]
+    page = (out / "report.html").read_text()
+    assert "What it looks at" in page
+    assert ("its map by" in page) == bool(found.exam.passed)
+    (out / STUDY_EXPLANATION).write_text("{}")
+    with pytest.raises(RunError, match="has changed since the study was finished"):
+        write_report(out)

@@ -23,6 +23,7 @@ from sentinode.data.tables import head_of
 from sentinode.errors import RunError, SubmissionError
 from sentinode.evaluation.metrics import OwnMetric, Score, gain, own_metrics
 from sentinode.explain.attributes import attributes, attributes_of_folder
+from sentinode.explain.explanation import explain_chosen
 from sentinode.explain.galleries import examples, write_inputs, write_pictures, write_thumbnails
 from sentinode.explain.neighbours import neighbours_of_mistakes
 from sentinode.explain.review import review
@@ -31,7 +32,7 @@ from sentinode.models.build import require_sound
 from sentinode.models.own import Given, Recipes, require_same_sources
 from sentinode.progress import ALL_RUNS, of_step
 from sentinode.records import read_record, write_record
-from sentinode.report.pages.page import CHECK_PAGE, REPORT, write_check_page, write_study_page
+from sentinode.report.pages.page import CHECK_PAGE, REPORT, write_check_page, write_explanation_page, write_study_page
 from sentinode.runs.decision import DECISION
 from sentinode.runs.load import classifier_of
 from sentinode.runs.material import Gathered, Material, gather, require_same
@@ -40,6 +41,7 @@ from sentinode.runs.study_record import (
     STUDY_CONFIG,
     STUDY_ERRORS,
     STUDY_EVIDENCE,
+    STUDY_EXPLANATION,
     STUDY_IDENTITY,
     STUDY_RECORD,
     ClassCounts,
@@ -221,13 +223,18 @@ class _Asked:
         alike = neighbours_of_mistakes(chosen, reviewed.ids_of_mistakes(), material.patches, session)
         reviewed = replace(reviewed, neighbours=alike)
         write_record(out / STUDY_ERRORS, reviewed)
+        looked = out / STUDY_EXPLANATION
+        shown = reviewed.ids_of_mistakes()
+        if explained := explain_chosen(chosen, material.patches, clusters, shown, looked.parent, session):
+            write_record(looked, explained)
+            write_explanation_page(looked.parent, explained)
 
         candidates = material.candidates
-        shown = examples(candidates.ids, candidates.labels, EXAMPLES_A_CLASS, seed=config.seeds[0])
-        write_pictures(out / "pictures", material.patches, [*shown[0], *shown[1], *reviewed.ids_to_show()])
+        drawn = examples(candidates.ids, candidates.labels, EXAMPLES_A_CLASS, seed=config.seeds[0])
+        write_pictures(out / "pictures", material.patches, [*drawn[0], *drawn[1], *reviewed.ids_to_show()])
         write_thumbnails(out / "pictures", material.patches, reviewed.ids_to_show_small())
         write_pictures(out / "pictures", gathered.check.packed.everything, gathered.check.ids_to_show())
-        first = [i for label in (0, 1) for i in shown[label][:INPUTS_A_CLASS]]
+        first = [i for label in (0, 1) for i in drawn[label][:INPUTS_A_CLASS]]
         inputs = write_inputs(out / "pictures", material.patches, first, chosen.runs[0].networks[0].config)
         runs = {run.name: run for found in asked.values() for variant in found.variants for run in variant.runs}
         StudyRecord(
@@ -247,7 +254,7 @@ class _Asked:
             tune_pruned=tuning.pruned if tuning else 0,
             chosen=chosen.name,
             submission_rows=rows,
-            examples={"negative": shown[0], "positive": shown[1]},
+            examples={"negative": drawn[0], "positive": drawn[1]},
             tables=[head_of(self.data / name) for name in TABLES if (self.data / name).is_file()],
             inputs=inputs,
         ).write(out)

@@ -225,7 +225,8 @@ def _folds(
         raise few
     numbers = cross_folds(labels, clusters, folds=_FOLDS, rng=rng)
     folds = [numbers == fold for fold in np.unique(numbers)]
-    if any(len(np.unique(labels[~inside])) < 2 for inside in folds):
+    # With two, a penalty would be chosen on none: one is held out, and the other is fitted on.
+    if len(folds) < 3 or any(len(np.unique(labels[~inside])) < 2 for inside in folds):
         raise few
     return folds
 

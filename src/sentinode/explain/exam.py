@@ -23,7 +23,7 @@ network was examined; .5 as well.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, Literal
@@ -42,6 +42,7 @@ from sentinode.inference.attribution import (
     Attribution,
     Explained,
     Maps,
+    Method,
     Pixels,
     attribute,
     flat,
@@ -130,19 +131,21 @@ def examine(
     patches: Pixels,
     clusters: Shaped[np.ndarray, " n"],
     *,
+    methods: Sequence[Method] = METHODS,
+    most: int = PATCHES,
     unit: str = "slides",
     seed: int = 0,
     progress: Progress = silent,
 ) -> Exam:
-    """Let every method and both controls sit the exam on up to 128 of the patches, drawn by the seed.
+    """Let the methods and both controls sit the exam on at most so many of the patches, drawn by the seed.
 
     `clusters` names the slide, or what stands in for it, of each patch, "" for a patch on its own; `unit` says in words
     what they are.
     """
     rng = Purpose.EXAM.rng(seed)
-    rows = np.sort(rng.choice(len(patches), min(PATCHES, len(patches)), replace=False))
+    rows = np.sort(rng.choice(len(patches), min(most, len(patches)), replace=False))
     hall = _Hall(explained, np.ascontiguousarray(patches[rows]), clusters[rows], unit, rng)
-    explainers: dict[str, Explainer] = {name: partial(attribute, method=name) for name in METHODS}
+    explainers: dict[str, Explainer] = {name: partial(attribute, method=name) for name in methods}
     explainers |= {"constant": _constant, "edges": _edges}
     told, sat = of_step(progress, "examine"), []
     for name, explainer in explainers.items():

@@ -20,25 +20,30 @@ from jaxtyping import Float, Int, Shaped
 
 from sentinode.artefacts import write_text
 from sentinode.audit.concepts import concepts
+from sentinode.config.run import TimmModel
 from sentinode.data.patches import UNLABELLED, PatchSet
 from sentinode.errors import ConfigError, DataError
 from sentinode.evaluation.calibration import probabilities_of
 from sentinode.evaluation.clusters import CLUSTER_NAMES, ClusterKind
 from sentinode.evaluation.verdict import Verdict
 from sentinode.explain.concepts import ConceptReport, concept_report
+from sentinode.explain.exam import PATCHES as EXAMINED
 from sentinode.explain.exam import Exam, examine
 from sentinode.explain.galleries import worst_mistakes, write_maps, write_pictures
 from sentinode.explain.look import Look, look, looks_of, swapped_pairs, verdicts
-from sentinode.inference.attribution import METHODS, Explained, Maps, attribute
+from sentinode.inference.attribution import METHODS, Explained, Maps, Method, attribute
 from sentinode.inference.predictions import Predictions
 from sentinode.progress import of_step
 from sentinode.randomness import Purpose
 from sentinode.records import Number
+from sentinode.runs.load import classifier_of, digest_of_model
+from sentinode.runs.variant import Variant
 from sentinode.session import Session
 
 EXPLANATION: Final = "explanation.json"
 PATCHES: Final = "patches.csv"
 BEFORE_EXPLANATION: Final = (PATCHES, "report.html", "pictures")
+_IN_A_STUDY: Final = 256
 SHOWN: Final = 24
 """So many patches are on the page, at most."""
 
@@ -121,20 +126,27 @@ def explain_material(
     out: Path,
     session: Session,
     *,
+    methods: Sequence[Method] = METHODS,
+    examined_patches: int = EXAMINED,
     examined: tuple[str, Exam] | None = None,
     against: tuple[str, Explained] | None = None,
+    show: Sequence[str] | None = None,
     seed: int = 0,
 ) -> Explanation:
     """Examine the methods, look where the model looks, weigh concepts, and write pictures and table into `out`.
 
-    `examined`: where an exam was sat before, and the exam, which then counts.
+    `examined`: where an exam was sat before, and the exam, which then counts. `show`: the ids of the patches that are
+    shown; None for mistakes and others.
     """
     patches, clusters = material.patches, material.clusters
     pixels, unit, progress = np.ascontiguousarray(patches.pixels), CLUSTER_NAMES[material.kind], session.progress
     where, exam = examined or ("", None)
-    exam = exam or examine(explained, pixels, clusters, unit=unit, seed=seed, progress=progress)
+    if exam is None:
+        exam = examine(
+            explained, pixels, clusters, methods=methods, most=examined_patches, unit=unit, seed=seed, progress=progress
+        )
     maps: dict[str, Maps] = {}
-    for method in METHODS:
+    for method in methods:
         if method in exam.passed:
             told = of_step(progress, f"explain by {method.replace('_', ' ')}")
             maps[method] = attribute(explained, pixels, method, on_progress=told).maps
@@ -152,7 +164,10 @@ def explain_material(
             look(its, swapped, clusters, unit=unit, seed=seed),
             tuple(verdicts((model, name), (own, its), swapped, clusters, unit=unit, seed=seed)),
         )
-    shown = _to_show(said if material.labelled else None, logit, seed)
+    if show is None:
+        shown = _to_show(said if material.labelled else None, logit, seed)
+    else:
+        shown = patches.rows_of(np.array(show, dtype=str))
     few = {method: of[shown] for method, of in maps.items()}
     write_pictures(out / "pictures", patches, patches.ids[shown].tolist())
     limit = write_maps(out / "pictures", patches.ids[shown].tolist(), pixels[shown], few)
@@ -185,6 +200,40 @@ def explain_material(
             )
             for row in shown.tolist()
         ),
+    )
+
+
+def explain_chosen(
+    chosen: Variant, patches: PatchSet, clusters: Mapping[str, str], show: Sequence[str], out: Path, session: Session
+) -> Explanation | None:
+    """What the first run of a study's choice looks at in its validation set, written into `out` but for the record.
+
+    Of integrated gradients, the slowest, nothing is computed, nor anything of backbones and ensembles, of which it
+    would take longer than their training: for these `sentinode explain` is a command of its own. So is it for fewer
+    validation patches than sit an exam. `clusters` is by id; `show` names patches, of which those in the validation set
+    are shown.
+    """
+    run = chosen.runs[0]
+    ids = run.predictions.ids
+    if isinstance(run.config.model, TimmModel) or run.members or len(ids) < EXAMINED:
+        return None
+    shown = [i for i in show if i in set(ids.tolist())]
+    drawn = Purpose.LOOK.rng(run.seed, then=(2,)).permutation(ids)[:_IN_A_STUDY].tolist()
+    rows = np.sort(patches.rows_of(np.array(list(dict.fromkeys([*shown, *drawn])), dtype=str)))
+    some = patches.some(rows, session.cache_root)
+    of = np.array([clusters.get(i, "") for i in some.ids.tolist()], dtype=str)
+    material = Material(some, of, run.cluster_kind, len(ids), "the validation set", "the validation set", "", ())
+    return explain_material(
+        run.folder.name,
+        digest_of_model(run.folder),
+        Explained.of(classifier_of([run], session.device)),
+        material,
+        out,
+        session,
+        methods=("cam", "occlusion"),
+        examined_patches=EXAMINED // 2,
+        show=shown,
+        seed=run.seed,
     )
 
 

@@ -89,7 +89,7 @@ class TrainedNetwork(Network):
     def with_network(self, network: nn.Module) -> TrainedNetwork:
         """Another network under the same settings."""
         other = copy.copy(self)
-        other.network, other.given, other._fastest, other._found = network.eval(), network, None, None
+        other.network, other.given, other._fastest, other._found = folded(network.eval()), network, None, None
         other._dense = {}
         return other
 

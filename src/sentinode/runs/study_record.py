@@ -41,6 +41,8 @@ STUDY_EVIDENCE: Final = "evidence.json"
 STUDY_ERRORS: Final = "errors.json"
 
 _SEALED: Final = (STUDY_CONFIG, STUDY_IDENTITY, "check.json", "explore.json", STUDY_EVIDENCE, DECISION, STUDY_ERRORS)
+STUDY_EXPLANATION: Final = Path("explanation") / "explanation.json"
+"""What the chosen variant looks at; a study of backbones or of few patches has none."""
 
 Question = Literal["compare", "tune", "leak"]
 
@@ -119,7 +121,8 @@ class StudyRecord:
     def write(self, folder: Path) -> None:
         """Save the record, and seal with it the study's other records and its runs."""
         runs = sorted({run for asked in self.asked.values() for variant in asked for run in variant.runs})
-        names = [*_SEALED, *(f"runs/{name}/{MANIFEST}" for name in runs)]
+        explained = [STUDY_EXPLANATION.as_posix()] if (folder / STUDY_EXPLANATION).is_file() else []
+        names = [*_SEALED, *explained, *(f"runs/{name}/{MANIFEST}" for name in runs)]
         sealed = replace(self, sha256={name: digest_of(folder / name) for name in names})
         write_record(folder / STUDY_RECORD, replace(sealed, record_sha256=_digest(sealed)))
 
@@ -137,7 +140,8 @@ class StudyRecord:
         if record.record_sha256 != _digest(replace(record, record_sha256="")):
             raise _changed(folder / STUDY_RECORD)
         sealed = record.sha256
-        for name in _SEALED:
+        explained = [STUDY_EXPLANATION.as_posix()] if STUDY_EXPLANATION.as_posix() in sealed else []
+        for name in [*_SEALED, *explained]:
             if not (sealed.get(name) and sealed[name] == digest_of(folder / name)):
                 raise _changed(folder / name)
         for name in {run for asked in record.asked.values() for variant in asked for run in variant.runs}:

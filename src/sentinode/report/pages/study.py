@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Final
 
 from sentinode.evaluation.metrics import METRIC_NAMES
+from sentinode.explain.explanation import Explanation
+from sentinode.records import read_record
 from sentinode.report.figures import charts
 from sentinode.report.figures.charts import Chart
 from sentinode.report.pages.check import findings
@@ -17,6 +20,7 @@ from sentinode.report.prose.numbers import many, mean_and_spread
 from sentinode.report.sections import comparison as comparison_part
 from sentinode.report.sections import patches as parts
 from sentinode.report.sections.decision import decision_part
+from sentinode.report.sections.explanation import look_part
 from sentinode.report.sections.patches import Answer, Gallery, pictures
 from sentinode.report.sections.review import review_part
 from sentinode.report.sections.steps import PRESET, steps
@@ -24,6 +28,7 @@ from sentinode.report.sections.tables import Table, confusions, environment, net
 from sentinode.report.standards.checklists import checklists
 from sentinode.report.standards.model_card import model_card
 from sentinode.runs.run import Run
+from sentinode.runs.study_record import STUDY_EXPLANATION
 from sentinode.settings import to_toml
 from sentinode.studies.study import FinishedStudy
 
@@ -40,6 +45,7 @@ def study_context(study: FinishedStudy) -> dict[str, Any]:
     # Each once: comparison and tuning may share some.
     runs = list({run.name: run for variant in study.variants for run in variant.runs}.values())
     record, first = study.record, study.chosen.repeats[0]
+    explanation = _explanation(study.folder)
     compare, tune, leak = study.comparison, study.tuning, study.leak
     class_table, of_classes = class_counts(study)
     return {
@@ -92,13 +98,20 @@ def study_context(study: FinishedStudy) -> dict[str, Any]:
         if study.config.split.folds
         else None,
         "decision": decision_part("study", study.decision),
-        "review": review_part(study.folder, study.errors),
+        "look": look_part(explanation) if explanation else None,
+        "review": review_part(study.folder, study.errors, explanation),
         "model_card": model_card(study),
         "checklists": checklists(study),
         "settings": to_toml(study.config),
         "runs_table": runs_table(runs, study.config.run_config()),
         "environment": environment(runs[0].environment),
     }
+
+
+def _explanation(folder: Path) -> Explanation | None:
+    """What the chosen variant looks at, where the study has it."""
+    path = folder / STUDY_EXPLANATION
+    return read_record(path, Explanation) if path.is_file() else None
 
 
 def _sections(study: FinishedStudy) -> dict[str, str]:
@@ -109,6 +122,7 @@ def _sections(study: FinishedStudy) -> dict[str, str]:
         **({"steps": "Step by step"} if study.record.preset == PRESET else {}),
         **{key: title for key, title in asked.items() if key in study.comparisons},
         "decision": "Calibration and operating points",
+        **({"look": "What it looks at"} if (study.folder / STUDY_EXPLANATION).is_file() else {}),
         "errors": "Errors and doubts",
         "data": "Data",
         "explore": "Exploration",

@@ -15,6 +15,7 @@ from sentinode.explain.explanation import Explanation, ShownPatch
 from sentinode.explain.look import AREA, BLUR_PX, Look
 from sentinode.inference.attribution import COMPLETE_SHARE, COMPLETE_WITHIN, WINDOW_PX
 from sentinode.report.prose.numbers import MISSING, number
+from sentinode.report.sections.concepts import concepts_in_words
 from sentinode.report.sections.patches import Picture, picture
 from sentinode.report.sections.tables import Table
 
@@ -59,6 +60,31 @@ class MapsPart:
     captions: Sequence[str]
     refusals: Sequence[str]
     limit: str
+
+
+@dataclass(frozen=True)
+class LookPart:
+    """What a study's page shows of what its choice looks at."""
+
+    exam: Table
+    passed: str
+    uses: str
+    knows: str
+    patches: int
+    table: Table
+    rules: Sequence[str]
+
+
+def look_part(found: Explanation) -> LookPart:
+    return LookPart(
+        exam_table(found.exam),
+        exam_in_words(found.exam),
+        found.look.in_words,
+        concepts_in_words(found.concepts) if found.concepts else "",
+        found.patches,
+        look_table([found.model], [found.look]),
+        look_rules(),
+    )
 
 
 def exam_table(exam: Exam) -> Table:

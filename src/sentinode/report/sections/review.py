@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from sentinode.explain.explanation import Explanation
 from sentinode.report.prose.numbers import number
+from sentinode.report.sections.explanation import METHOD_NAMES
 from sentinode.report.sections.neighbours import NeighboursPart, neighbours_part
 from sentinode.report.sections.patches import Gallery, Picture, picture
 from sentinode.report.sections.tables import Table
+from sentinode.runs.study_record import STUDY_EXPLANATION
 from sentinode.studies.review_record import Found, Review, Seen, Subgroups, SubgroupScores
 
 MOST_LINES: Final = 20
@@ -42,10 +45,11 @@ _MEANINGS: Final = {
 
 @dataclass(frozen=True)
 class Card(Picture):
-    """A picture with further `lines` below its caption, and `marks` in [0, 1] on a strip."""
+    """A picture with further `lines` below its caption, `marks` in [0, 1] on a strip, and a map below it."""
 
     lines: tuple[str, ...] = ()
     marks: tuple[float, ...] = ()
+    map: Picture | None = None
 
 
 @dataclass(frozen=True)
@@ -94,11 +98,15 @@ class ReviewPart:
         )
 
 
-def review_part(folder: Path, review: Review) -> ReviewPart:
-    """Put a review into galleries and tables; `folder` has the pictures of its `ids_to_show`."""
+def review_part(folder: Path, review: Review, explanation: Explanation | None = None) -> ReviewPart:
+    """Put a review into galleries and tables; `folder` has the pictures of its `ids_to_show`.
+
+    `explanation`: whose maps stand beside the mistakes, by the first method that passed its exam.
+    """
+    method = next(iter(explanation.exam.passed), None) if explanation else None
     return ReviewPart(
         review,
-        [_mistakes(folder, review, label) for label in (0, 1)],
+        [_mistakes(folder, review, label, method) for label in (0, 1)],
         neighbours_part(folder, review),
         _disagreements(folder, review, review.disagreements) if review.disagreements else None,
         _seeds(folder, review, review.seed_spread) if review.seed_spread is not None else None,
@@ -108,11 +116,21 @@ def review_part(folder: Path, review: Review) -> ReviewPart:
     )
 
 
-def _mistakes(folder: Path, review: Review, label: int) -> Gallery:
+def _mistakes(folder: Path, review: Review, label: int, method: str | None) -> Gallery:
     title, kind, colour = _MISTAKES[label]
     found = review.mistakes[label]
     cards = [_card(folder, review, seen, f"p = {_p(seen)}") for seen in found.first]
-    return Gallery(title, colour, [*cards], f"{kind}, most confident first: {_shown(found)}.")
+    caption = f"{kind}, most confident first: {_shown(found)}."
+    if method:
+        home = folder / STUDY_EXPLANATION.parent
+        maps = [picture(home, f"{card.id}.{method}") for card in cards]
+        cards = [replace(card, map=of if of.source else None) for card, of in zip(cards, maps, strict=True)]
+        caption += (
+            f" Below each, its map by {METHOD_NAMES[method]}, of the first run: orange speaks for tumour, blue against "
+            "it. It shows where the evidence lies, not why the network is wrong; patches that this run trained on "
+            "have none."
+        )
+    return Gallery(title, colour, [*cards], caption)
 
 
 def _disagreements(folder: Path, review: Review, found: Found) -> Gallery:
