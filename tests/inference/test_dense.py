@@ -16,6 +16,7 @@ from sentinode.config.run import PreprocessConfig
 from sentinode.inference.dense import inputs_of_cells, is_shared, shares_of_windows
 from sentinode.inference.trained import TrainedNetwork
 from sentinode.inputs.preprocess import preprocess
+from sentinode.models.batch_norm import KerasBatchNorm
 from sentinode.models.build import build
 from sentinode.settings import override
 
@@ -70,6 +71,7 @@ def network_of(views: int = 1, **settings: Any) -> TrainedNetwork:
 
 P4M = {"model.architecture": "p4m"}
 LITE = {"model.architecture": "timm", "model.backbone": "tf_efficientnet_lite0", "model.pretrained": "none"}
+SWIFT = {"preprocess.size_px": 48, "preprocess.resize": "area"}
 STAGES = {"model.features": {"kind": "stages"}, "model.resize_px": 160}
 DENSE: list[dict[str, Any]] = [
     {**P4M, "preprocess.size_px": 48, "preprocess.resize": "area"},
@@ -110,6 +112,34 @@ def test_without_borders_every_cell_has_the_logit_of_its_patch(monkeypatch: pyte
     tiled = network.probabilities(inputs_of_cells(image, cells, network.preprocess))
     assert 0.01 < tiled.min() < 0.49 or 0.51 < tiled.max() < 0.99
     assert network.over_image(image, cells, 32) == pytest.approx(tiled, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "cell_px"),
+    [({}, 8), ({"model.norm": "after"}, 8), (SWIFT, 8), (SWIFT, 16)],
+    ids=["before", "after", "of 48", "of 48, at 16"],
+)
+def test_networks_that_pad_nothing_give_each_patch_its_own_logit(settings: dict[str, Any], cell_px: int) -> None:
+    config = override(load_preset("fair").run_config(), {"predict.views": 8, **settings})
+    size_px = config.preprocess.size_px
+    drawn = build(config.model, input_size_px=size_px, generator=torch.Generator().manual_seed(1))
+    for norm in (layer for layer in drawn.modules() if isinstance(layer, KerasBatchNorm)):
+        norm.weight.data[::2] *= -1  # as of some channels after training: pooling takes their smallest value
+        norm.running_mean.uniform_(-0.3, 0.3, generator=torch.Generator().manual_seed(2))
+    network, rng = TrainedNetwork(drawn, config, torch.device("cpu")), np.random.default_rng(0)
+    coarse = rng.integers(0, 256, (15, 18, 3), dtype=np.uint8)
+    image = np.kron(coarse, np.ones((16, 16, 1), np.uint8))[: cell_px * 9 + 96, : cell_px * 12 + 96]
+    cells = rng.random((10, 13)) < 0.7
+    tiled = network.probabilities(inputs_of_cells(image, cells, network.preprocess, cell_px))
+    assert np.ptp(tiled) > 0.01
+    assert network.over_image(image, cells, cell_px) == pytest.approx(tiled, abs=1e-6)
+
+
+@pytest.mark.parametrize(("settings", "cell_px"), [({}, 32), ({}, 16), (SWIFT, 32)])
+def test_where_dilation_would_compute_more_than_patches_do_nothing_is_shared(
+    settings: dict[str, Any], cell_px: int
+) -> None:
+    assert not network_of(**settings).is_dense(cell_px)
 
 
 def test_a_window_takes_of_each_place_the_share_that_it_covers() -> None:

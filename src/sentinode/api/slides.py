@@ -68,7 +68,7 @@ def judge_slides(
             classifier.calibration(calibrate)  # refused before the first slide is opened
         if dense and not classifier.can_be_dense(stride):
             raise ConfigError(
-                "none of its networks shares anything between neighbouring patches",
+                f"none of its networks shares anything between patches that are {stride} pixels apart",
                 where=model,
                 remedy="Leave --dense out; docs/slides.md names the networks that can.",
             )

@@ -4,17 +4,21 @@ Cells are 32 pixels apart, or fewer, and patches are 96 wide, so each pixel lies
 one, it is copied and averaged as often. Here the blocks of a downsampling are summed once over the image, and each cell
 reads its own. The inputs are those of its patch to the last bit.
 
-The notebook's networks share no more than that. Their input is the patch downsampled by 3, which does not divide 32.
-The blocks of neighbouring cells lie at other offsets, and cells with the same offsets are 96 pixels apart, side by
-side. So each block enters one cell alone, and a convolution over the whole image computes as much as cell by cell.
+The notebook's networks share no more than that, where cells are 32 pixels apart. Their input is the patch downsampled
+by 3, which does not divide 32. The blocks of neighbouring cells lie at other offsets, and cells with the same offsets
+are 96 pixels apart, side by side. So each block enters one cell alone, and a convolution over the whole image computes
+as much as cell by cell. Of cells 8 pixels apart every third has the same offsets, and its patch shares most of its
+blocks. These networks pad nothing. So with max-pooling at every place, and what follows dilated, one pass gives each
+patch's own logit, to rounding.
 
-Other networks can share their maps, too: one pass over the image, and each cell's logit from the part of the maps
+Networks that pad can share their maps, too: one pass over the image, and each cell's logit from the part of the maps
 that its patch covers (`DenseNetwork`). That is an approximation. A patch alone is surrounded by zeros, of which each
 padded convolution carries a little further in; in the image there is tissue instead. Slides record how much it matters.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -28,7 +32,7 @@ from sentinode.config.run import PreprocessConfig
 from sentinode.data.images import CENTRE_SIZE_PX, PATCH_SIZE_PX
 from sentinode.inputs.preprocess import sampled_px
 from sentinode.models.backbones.backbone import Backbone
-from sentinode.models.folded import folded_body
+from sentinode.models.folded import Times, folded, folded_body
 from sentinode.models.group_conv import by_feature
 from sentinode.models.p4m import P4MNetwork
 
@@ -103,6 +107,10 @@ class Geometry:
             return None
         return cls(margin, block, cell_px // block, config.size_px)
 
+    def cells_in(self, x: Float[Tensor, "1 3 h w"]) -> list[int]:
+        """How many rows and columns of cells an image has, as it is before a network resizes it."""
+        return [(size - self.side) // self.step + 1 for size in x.shape[2:]]
+
     def seen(self, rgb: UInt8[np.ndarray, "height width 3"]) -> UInt8[np.ndarray, "h w 3"]:
         """What a network sees of an image of all that the patches of its cells cover."""
         inner = rgb[self.margin : len(rgb) - self.margin, self.margin : rgb.shape[1] - self.margin]
@@ -113,10 +121,14 @@ class Geometry:
 class DenseNetwork(nn.Module):
     """A network over an image: (1, 3, h, w) in [0, 1], downsampled as its patches are -> the cells' logits (r, c)."""
 
-    def __init__(self, geometry: Geometry, times: float = 1.0) -> None:
-        """`times`: how many times larger the network makes its image itself."""
+    def __init__(self, geometry: Geometry, times: float = 1.0, phases: int = 1) -> None:
+        """`times`: how many times larger the network makes its image itself.
+
+        `phases`: the cells of an image are every so-manieth of a row and column, those whose patches lie at the same
+        offset to its blocks.
+        """
         super().__init__()
-        self.geometry, self.times = geometry, times
+        self.geometry, self.times, self.phases = geometry, times, phases
         self.cells_at_once: Final = max(1, round(_SEEN_PX / (geometry.step * times)))
         """Along a side of what it is to see at once."""
 
@@ -125,8 +137,11 @@ def dense_network(network: nn.Module, config: PreprocessConfig, cell_px: int) ->
     """The same network over whole images of cells; None where patches of neighbouring cells would share nothing.
 
     Known are the p4m networks whose maps' places are a whole number of times closer than cells, and timm's
-    EfficientNets without squeeze-and-excitation, which would look at all of the image: EfficientNet-Lite.
+    EfficientNets without squeeze-and-excitation, which would look at all of the image: EfficientNet-Lite; and the
+    notebook's networks where cells are so close that it pays.
     """
+    if isinstance(network, nn.Sequential) and not isinstance(network, P4MNetwork):
+        return _dilated(network, config, cell_px)
     geometry = Geometry.of(config, cell_px)
     if geometry is None:
         return None
@@ -146,6 +161,63 @@ def _stride_of(network: P4MNetwork) -> int:
     for layer in network:
         stride *= int(getattr(layer, "stride", 1))
     return stride
+
+
+def _dilated(network: nn.Sequential, config: PreprocessConfig, cell_px: int) -> DenseNetwork | None:
+    """A network that pads nothing, at every place of an image: strides become dilations (à trous).
+
+    None where a layer is of another kind, or where the last convolution would be computed at more places than in the
+    patches alone.
+    """
+    block = config.crop_px // config.size_px
+    phases = block // math.gcd(block, cell_px)
+    geometry = Geometry.of(config, phases * cell_px)
+    if geometry is None:
+        return None
+    layers, side, dilation, step, places = list[nn.Module](), geometry.side, 1, geometry.step, 0
+    for layer in folded(network).children():
+        match layer:
+            case nn.Conv2d(padding=(0, 0), stride=(1, 1), dilation=(1, 1), groups=1):
+                layers.append(_convolution(layer.weight, layer.bias, dilation=dilation))
+                places = side = side - (layer.kernel_size[0] - 1)
+            case nn.MaxPool2d(kernel_size=int(width), padding=0, dilation=1) if layer.stride == width:
+                layers.append(nn.MaxPool2d(width, stride=1, dilation=dilation))
+                side, dilation = side // width, dilation * width
+            case nn.Linear():  # the first sees all of a patch's last map, whose places are `dilation` apart
+                weight = layer.weight.reshape(layer.out_features, -1, side, side)
+                layers.append(_convolution(weight, layer.bias, dilation=dilation, stride=step))
+                side = dilation = step = 1
+            case nn.ReLU() | Times():
+                layers.append(layer)
+            case nn.Flatten():
+                pass
+            case _:
+                return None
+    return _DenseDilated(geometry, layers, phases) if geometry.step <= places else None
+
+
+def _convolution(weight: Tensor, bias: Tensor | None, *, dilation: int, stride: int = 1) -> nn.Conv2d:
+    out_maps, in_maps, *kernel = weight.shape
+    made = nn.Conv2d(in_maps, out_maps, (kernel[0], kernel[1]), stride, dilation=dilation, bias=bias is not None)
+    made.weight.data = weight.detach().contiguous(memory_format=torch.channels_last)
+    if bias is not None:
+        made.bias = nn.Parameter(bias.detach())
+    return made.requires_grad_(False)
+
+
+class _DenseDilated(DenseNetwork):
+    """Equal to the patches' own logits, to rounding."""
+
+    def __init__(self, geometry: Geometry, layers: list[nn.Module], phases: int) -> None:
+        super().__init__(geometry, phases=phases)
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, x: Float[Tensor, "1 3 h w"]) -> Float[Tensor, "r c"]:
+        rows, columns = self.geometry.cells_in(x)
+        logits: Tensor = self.layers(x.contiguous(memory_format=torch.channels_last))[0, 0]
+        return logits[
+            :rows, :columns
+        ]  # behind the last patch there may be places for one more, but for what pools drop
 
 
 class _DenseP4M(DenseNetwork):
@@ -175,7 +247,7 @@ class _DenseBackbone(DenseNetwork):
 
     def forward(self, x: Float[Tensor, "1 3 h w"]) -> Float[Tensor, "r c"]:
         network, side, times = self.network, self.geometry.side, self.times
-        cells = [(size - side) // self.geometry.step + 1 for size in x.shape[2:]]
+        cells = self.geometry.cells_in(x)
         if times != 1:
             # To whole patches: then every scale's pixels lie in the image as in its first patch.
             height, width = x.shape[2:]

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from importlib.metadata import version
+from itertools import product
 from typing import Final
 
 import numpy as np
@@ -110,14 +111,17 @@ class TrainedNetwork(Network):
         """About what `probabilities` gives for the patches around the marked cells of an image, row by row."""
         dense = self.dense(cell_px)
         assert dense is not None
-        found, side = np.full(cells.shape, np.nan), dense.cells_at_once
-        for top in range(0, cells.shape[0], side):
-            for left in range(0, cells.shape[1], side):
-                part = slice(top, top + side), slice(left, left + side)
-                if cells[part].any():
-                    height, width = (cell_px * (count - 1) + PATCH_SIZE_PX for count in cells[part].shape)
-                    y, x = cell_px * top, cell_px * left
-                    found[part] = self._of_cells(dense, rgb[y : y + height, x : x + width])
+        found, side, phases = np.full(cells.shape, np.nan), dense.cells_at_once, dense.phases
+        apart = phases * cell_px
+        for down, across in product(range(phases), repeat=2):
+            image, of_phase = rgb[cell_px * down :, cell_px * across :], np.s_[down::phases, across::phases]
+            wanted, answers = cells[of_phase], found[of_phase]
+            for top, left in product(range(0, wanted.shape[0], side), range(0, wanted.shape[1], side)):
+                part = np.s_[top : top + side, left : left + side]
+                if wanted[part].any():
+                    height, width = (apart * (count - 1) + PATCH_SIZE_PX for count in wanted[part].shape)
+                    y, x = apart * top, apart * left
+                    answers[part] = self._of_cells(dense, image[y : y + height, x : x + width])
         return np.asarray(found[cells])
 
     def _of_cells(

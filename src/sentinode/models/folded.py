@@ -103,13 +103,13 @@ class _Folding:
             assert last.bias is not None
             last.weight *= sign[:, None, None, None]
             last.bias *= sign
-            self.layers += [pool, _Times(sign), nn.ReLU()]
+            self.layers += [pool, Times(sign), nn.ReLU()]
         else:
             self.layers += [pool, nn.ReLU()]
         self.pending = (factor, offset)
 
 
-class _Times(nn.Module):
+class Times(nn.Module):
     """Each channel times a number of its own."""
 
     factor: Tensor

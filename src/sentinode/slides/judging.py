@@ -55,6 +55,7 @@ from sentinode.slides.outputs import (
 from sentinode.slides.reader import Plane, Slide, read_slide
 from sentinode.slides.tissue import LEFT_OUT, OVERVIEW_UM_PER_PX, Reason, find_tissue
 
+_SHOWN: Final = 0.0005  # a difference of probabilities that three decimals show
 _TOLD_BY_NUCLEI: Final = 60  # patches that the spacing is estimated from
 
 
@@ -254,7 +255,7 @@ def _record(
     judged = int((found.reason == Reason.JUDGED).sum())
     known = probability[~np.isnan(probability)].astype(np.float64)
     tissue = judged + sum(left_out.values())
-    told = [_dense_in_words(parity)] if settings.dense and parity is not None else []
+    told = [_dense_in_words(parity)] if settings.dense and parity is not None and parity.largest >= _SHOWN else []
     told += [
         f"{count:,} of {tissue:,} cells of tissue are left out: {word}" for word, count in left_out.items() if count
     ]
