@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import combinations
 from typing import Annotated, Final, Literal
 
 import numpy as np
@@ -49,6 +50,9 @@ _BINS: Final = 5
 _REPLICATES: Final = 2000
 _REFITS: Final = 300  # replicates of the curves; as many are enough for their standard deviation
 _LEVEL: Final = 0.95
+_ROUNDING: Final = 1e-12
+_NO_PAIRS: Final = "no part has both classes"
+_ALL_EQUAL: Final = "the logit is the same for all patches"
 _CHUNK_ELEMENTS: Final = 2**18  # replicates x patches worked on at a time
 _LOGISTIC_C: Final = 1.0  # 0.1 and 10 made weaker rivals on the real validation set (docs/lab-log.md)
 
@@ -171,11 +175,11 @@ def concept_report(
     ]
     resampled = _Resampled.of(labels, clusters, unit, rng)
     r2 = resampled.r2(logit, np.stack(said))
-    r2s = resampled.intervals(r2, most=1)
+    r2s = resampled.intervals(r2, undefined=_ALL_EQUAL, most=1)
     lost = _Replicated(
         r2.observed[:1] - r2.observed[2 : 2 + count], r2.replicates[:, :1] - r2.replicates[:, 2 : 2 + count]
     )
-    shares = map(ConceptShare, concepts, resampled.intervals(lost), r2s[2 + count :])
+    shares = map(ConceptShare, concepts, resampled.intervals(lost, undefined=_ALL_EQUAL), r2s[2 + count :])
 
     by_rivals: dict[Matching, np.ndarray] = {"colour": rival(_with_centres(COLOUR)), "concepts": rival(NAMES)}
     compared = bootstrap(
@@ -300,17 +304,6 @@ class _Regression:
         moments = [_Moments.of(basis[inside], logit[inside], np.ones(inside.sum())) for inside in folds]
         return cls(basis, logit, folds, moments, _Moments.of(basis, logit, np.ones(len(logit))))
 
-    def penalty(self, *, without: int | None = None) -> float:
-        """That of least squared error on each fold of models of the others, one of which is not looked at at all."""
-        known = self.everything if without is None else self.everything - self.moments[without]
-        errors = np.zeros(len(_PENALTIES))
-        for fold, inside in enumerate(self.folds):
-            if fold != without:
-                fitted = (known - self.moments[fold]).fitted(_PENALTIES)
-                said = self.basis[inside] @ fitted[:, :-1].T + fitted[:, -1]
-                errors += np.square(said - self.logit[inside, None]).sum(axis=0)
-        return float(_PENALTIES[errors.argmin()])
-
     def out_of_fold(self, penalties: Sequence[float] | None = None) -> Float[np.ndarray, " n"]:
         """The logit of each patch by a model of the other folds, under a penalty that these chose."""
         said = np.empty(len(self.logit))
@@ -321,8 +314,25 @@ class _Regression:
 
     @cached_property
     def penalties(self) -> list[float]:
-        """One for each fold, which it has no part in."""
-        return [self.penalty(without=fold) for fold in range(len(self.folds))]
+        """One for each fold, chosen without it: that of least squared error on each other by a model of the rest."""
+        errors = np.zeros((len(self.folds), len(_PENALTIES)))
+        for one, other in combinations(range(len(self.folds)), 2):
+            fitted = (self.everything - self.moments[one] - self.moments[other]).fitted(_PENALTIES)
+            errors[one] += self._errors(fitted, other)
+            errors[other] += self._errors(fitted, one)
+        return [float(_PENALTIES[of.argmin()]) for of in errors]
+
+    @property
+    def penalty(self) -> float:
+        """For all patches: that of least squared error on each fold by a model of the others."""
+        fits = [(self.everything - moments).fitted(_PENALTIES) for moments in self.moments]
+        errors = sum(self._errors(fitted, fold) for fold, fitted in enumerate(fits))
+        return float(_PENALTIES[np.argmin(errors)])
+
+    def _errors(self, fitted: Float[np.ndarray, "penalties _"], fold: int) -> Float[np.ndarray, " penalties"]:
+        inside = self.folds[fold]
+        said = self.basis[inside] @ fitted[:, :-1].T + fitted[:, -1]
+        return np.asarray(np.square(said - self.logit[inside, None]).sum(axis=0))
 
 
 def _classified(
@@ -375,7 +385,11 @@ class _Resampled:
         def of(times: np.ndarray) -> Float[np.ndarray, "r models"]:
             first, second = (times @ about).T
             variance = second - first**2 / times.sum(axis=1)
-            found: Float[np.ndarray, "r models"] = 1 - (times @ squared) / variance[:, None]
+            error, whole = times @ squared, np.maximum(variance, 0)[:, None]
+            known = whole > _ROUNDING * second[:, None]
+            found: Float[np.ndarray, "r models"] = 1 - np.divide(
+                error, whole, out=np.full_like(error, np.nan), where=known
+            )
             return found
 
         replicates = np.concatenate([of(times.astype(np.float64)) for times in self._chunks()])
@@ -394,7 +408,10 @@ class _Resampled:
         size = max(1, _CHUNK_ELEMENTS // self.times.shape[1])
         return (self.times[start : start + size] for start in range(0, len(self.times), size))
 
-    def intervals(self, found: _Replicated, scale: Scale = "difference", *, most: float = np.inf) -> list[Interval]:
+    def intervals(
+        self, found: _Replicated, scale: Scale = "difference", *, undefined: str = _NO_PAIRS, most: float = np.inf
+    ) -> list[Interval]:
+        """Of each value, at most `most`; `undefined` says why one is NaN."""
         low, high = ends(found.replicates, found.observed[None], self.design, _LEVEL, scale=scale)
         shortage = self.design.shortage(self.unit)
         return [
@@ -403,7 +420,7 @@ class _Resampled:
                 float(least),
                 float(min(greatest, most)),
                 _LEVEL,
-                reason="undefined: no part has both classes" if np.isnan(estimate) else shortage,
+                reason=f"undefined: {undefined}" if np.isnan(estimate) else shortage,
             )
             for estimate, least, greatest in zip(found.observed, low, high, strict=True)
         ]
@@ -433,7 +450,7 @@ def _curves(
     values: Mapping[str, Float[np.ndarray, " n"]], full: _Regression, resampled: _Resampled
 ) -> tuple[ConceptCurve, ...]:
     """Of the model of all patches, with bands of models of replicates, under the same penalty."""
-    penalty, drawn = [full.penalty()], resampled.times[:_REFITS].astype(np.float64)
+    penalty, drawn = [full.penalty], resampled.times[:_REFITS].astype(np.float64)
     own = full.everything.fitted(penalty)[:, :-1]
     others = np.concatenate([_Moments.of(full.basis, full.logit, times).fitted(penalty)[:, :-1] for times in drawn])
     curves, first = [], 0

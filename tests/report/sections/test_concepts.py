@@ -61,6 +61,11 @@ def test_a_network_that_is_a_measure_of_one_concept_is_called_so() -> None:
     assert "mostly a measure" not in concepts_in_words(replace(REPORT, r2=around(0.3), shares=tuple(low)))
 
 
+def test_of_equal_logits_nothing_is_explained() -> None:
+    told = concepts_in_words(replace(REPORT, r2=around(float("nan"))))
+    assert told == "Its logit is the same for all patches: there is nothing to explain."
+
+
 @pytest.mark.parametrize(
     ("ends", "said"),
     [

@@ -87,6 +87,8 @@ def concepts_part(found: ConceptReport) -> ConceptsPart:
 
 def concepts_in_words(found: ConceptReport) -> str:
     """How much concepts explain, and whether the network knows more than they do."""
+    if np.isnan(found.r2.estimate):
+        return "Its logit is the same for all patches: there is nothing to explain."
     told = (
         f"Concepts explain {found.r2.estimate:.0%} of the variance of its logit on other slides "
         f"({found.r2.ends_in_words('.0%')}), colour alone {found.colour_r2.estimate:.0%}."
