@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from sentinode.apps import paths
 from sentinode.apps.paths import what_to_compare
 
 SCRIPT = """
@@ -119,3 +120,13 @@ def test_what_compare_is_given_is_told_by_what_lies_there(tmp_path: Path) -> Non
     assert what_to_compare(runs, [runs]) == "runs"
     assert what_to_compare(runs / "a", [runs / "a", runs / "b"]) == "runs"
     assert what_to_compare(table, [table, tmp_path / "b.tsv"]) == "tables"
+
+
+def test_every_record_that_a_page_is_drawn_from_is_known_to_the_command() -> None:
+    from sentinode.audit.check import CHECK
+    from sentinode.explain.explanation import EXPLANATION
+    from sentinode.runs.evaluate import SCORES
+    from sentinode.runs.study_record import STUDY_EVIDENCE
+    from sentinode.slides.cohort import COHORT_RECORD
+
+    assert set(paths.RECORDS) == {CHECK, EXPLANATION, SCORES, STUDY_EVIDENCE, COHORT_RECORD}

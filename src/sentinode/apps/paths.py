@@ -13,6 +13,9 @@ from sentinode.files import DATA_FILES, EXPORTED, refuse_exported
 _TABLES: Final = (".csv", ".tsv", ".gz")
 """The endings of tables of predictions."""
 
+RECORDS: Final = ("check.json", "evidence.json", "explanation.json", "scores.json", "slides.json")
+"""Of results that are neither a run nor a study; written here again, for what names them takes seconds to import."""
+
 
 def require_data(root: Path) -> None:
     """Raise DataError unless it holds patches and their labels, as far as names tell."""
@@ -112,14 +115,12 @@ def require_something_to_draw(folder: Path) -> None:
     refuse_exported(folder)
     if not folder.is_dir():
         raise RunError("is not a directory", where=folder, remedy="Give a folder of results.")
-    if not (
-        _holds_results(folder)
-        or any((folder / name).exists() for name in ("check.json", "evidence.json", "scores.json", "slides.json"))
-    ):
+    if not (_holds_results(folder) or any((folder / name).exists() for name in RECORDS)):
         raise RunError(
             "contains no study, run or check",
             where=folder,
-            remedy="Give a folder that `study`, `compare`, `tune`, `train` or `check --out` wrote.",
+            remedy="Give a folder that `study`, `compare`, `tune`, `train`, `evaluate`, `explain`, `slides` or "
+            "`check --out` wrote.",
         )
 
 

@@ -69,9 +69,10 @@ def _write_report(folder: Path) -> list[Path]:
     if (folder / SCORES).is_file():
         return [write_evaluation_page(folder, *open_evaluation(folder))]
     raise RunError(
-        "holds no study, run or check",
+        "contains no study, run or check",
         where=folder,
-        remedy="Give a folder that `study`, `compare`, `tune`, `train`, `evaluate`, `explain` or `check --out` wrote.",
+        remedy="Give a folder that `study`, `compare`, `tune`, `train`, `evaluate`, `explain`, `slides` or "
+        "`check --out` wrote.",
     )
 
 
