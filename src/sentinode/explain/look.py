@@ -37,6 +37,7 @@ SMALLEST_DIFFERENCE: Final = 0.05
 _EDGE: Final = (PATCH_SIZE_PX - CENTRE_SIZE_PX) // 2
 _CENTRE: Final = np.s_[:, _EDGE : _EDGE + CENTRE_SIZE_PX, _EDGE : _EDGE + CENTRE_SIZE_PX]
 _MOST_PAIRS: Final = 1000
+_NOTHING: Final = 1e-4  # logits
 _FEWEST_TO_CLUSTER: Final = 16  # patches: fewer are all of one stain
 
 
@@ -198,10 +199,10 @@ def verdicts(
 
 
 def share_in_centre(maps: Maps) -> Float[np.ndarray, " n"]:
-    """How much of the absolute values lies in the central 32 x 32 pixels; NaN of a map of zeros."""
+    """How much of the absolute values lies in the central 32 x 32 pixels; NaN of a map that is rounding alone."""
     size = np.abs(maps)
     inside, whole = size[_CENTRE].sum(axis=(1, 2), dtype=np.float64), size.sum(axis=(1, 2), dtype=np.float64)
-    return np.asarray(np.divide(inside, whole, out=np.full(len(maps), np.nan), where=whole > 0))
+    return np.asarray(np.divide(inside, whole, out=np.full(len(maps), np.nan), where=whole > _NOTHING))
 
 
 def _blurred(patches: Pixels) -> Pixels:

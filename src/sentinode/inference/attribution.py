@@ -198,7 +198,9 @@ def attribute(
 
 def turned_patches(patches: Pixels, symmetry: int) -> Pixels:
     """Patches under one of the 8 symmetries."""
-    images = apply_symmetry(torch.from_numpy(patches).permute(0, 3, 1, 2), symmetry)
+    if symmetry == 0:
+        return patches
+    images = apply_symmetry(torch.tensor(patches).permute(0, 3, 1, 2), symmetry)  # a copy: the given may be read-only
     return np.asarray(images.permute(0, 2, 3, 1).contiguous().numpy())
 
 
