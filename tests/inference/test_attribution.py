@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -256,3 +257,14 @@ def test_maps_of_a_crop_of_a_downsampled_patch_lie_where_the_crop_lies() -> None
     found = attribute(explained(Middle(), config), PATCHES, "integrated_gradients")
     assert not found.maps[:, :24].any()
     assert np.abs(found.maps[:, 24:72, 24:72]).sum() > 0
+
+
+def test_maps_that_are_made_in_another_thread_change_no_prediction() -> None:
+    """They are made with hooks, one of which puts zeros in place of the last maps."""
+    classifier = as_classifier(TrainedRun((TrainedNetwork(p4m(), WHOLE, CPU),)))
+    wanted = classifier(PATCHES[:2])
+    with ThreadPoolExecutor(1) as pool:
+        made = pool.submit(lambda: [classifier.explain(PATCHES, "cam") for _ in range(3)])
+        while not made.done():
+            assert np.array_equal(classifier(PATCHES[:2]), wanted)
+        assert np.array_equal(made.result()[0].maps, made.result()[2].maps)

@@ -17,7 +17,9 @@ patch is painted in the patch's own mean colour.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Final, Literal, get_args
@@ -290,20 +292,15 @@ def _maps_of(
     with torch.no_grad():
         if isinstance(network, Backbone):
             return network.maps(seen), network.of_maps
-        last = _last_maps(network, seen)
+        hooked = copy.deepcopy(network)  # another thread may be predicting with the network itself
+        last = _last_maps(hooked, seen)
         found: list[Tensor] = []
-        handle = last.register_forward_hook(lambda _module, _inputs, maps: found.append(maps))
-        try:
-            network(seen)
-        finally:
-            handle.remove()
+        with last.register_forward_hook(lambda _module, _inputs, maps: found.append(maps)):
+            hooked(seen)
 
     def of_maps(maps: list[Tensor]) -> Tensor:
-        handle = last.register_forward_hook(lambda _module, _inputs, _maps: maps[-1])
-        try:
-            logits: Tensor = network(seen[: len(maps[-1])])
-        finally:
-            handle.remove()
+        with last.register_forward_hook(lambda _module, _inputs, _maps: maps[-1]):
+            logits: Tensor = hooked(seen[: len(maps[-1])])
         return logits
 
     return found[-1:], of_maps
@@ -317,12 +314,11 @@ def _last_maps(network: nn.Module, seen: Float[Tensor, "n 3 s s"]) -> nn.Module:
         if isinstance(output, Tensor) and output.ndim == 4 and output.shape[-1] * output.shape[-2] > 1:
             told.append(module)
 
-    handles = [module.register_forward_hook(note) for module in network.modules() if module is not network]
-    try:
+    with ExitStack() as hooks:
+        for module in network.modules():
+            if module is not network:
+                hooks.enter_context(module.register_forward_hook(note))
         network(seen[:1])
-    finally:
-        for handle in handles:
-            handle.remove()
     if not told:
         raise ConfigError("the network has no maps", where="cam", remedy="Take integrated_gradients or occlusion.")
     return told[-1]
