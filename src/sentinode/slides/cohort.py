@@ -24,7 +24,7 @@ from sentinode.errors import ConfigError, DataError, FailureError, SentinodeErro
 from sentinode.files import as_file_name
 from sentinode.records import Number, read_record, write_record
 from sentinode.session import Session
-from sentinode.slides.heatmap import COMPARED, Sweep, seconds_a_cell
+from sentinode.slides.heatmap import CELL_PX, COMPARED, Sweep, seconds_a_cell
 from sentinode.slides.judging import (
     Entry,
     Model,
@@ -72,9 +72,9 @@ class CohortRecord:
     note: str
     threshold: float
     threshold_rule: str
-    stride: int
-    """A cell's side in pixels of the model's spacing."""
     rows: tuple[SlideRow, ...]
+    stride: int = CELL_PX  # which 0.2.0 does not say
+    """A cell's side in pixels of the model's spacing."""
 
     @property
     def failed(self) -> tuple[SlideRow, ...]:
@@ -205,8 +205,8 @@ def judge_cohort(
         model.note,
         settings.threshold,
         settings.threshold_rule,
-        settings.stride,
         tuple(rows[entry] for entry in entries),
+        settings.stride,
     )
     _write_table(out / SLIDES_TABLE, record)
     write_text(out / QUPATH_SCRIPT, _qupath_script(entries, record))

@@ -136,9 +136,9 @@ def prepare_slide(entry: Entry, model: Model, settings: SlideSettings, folder: P
             settings.threshold,
             settings.calibration,
             settings.dense,
-            settings.stride,
             digest_of_table(settings.places),
             sentinode.__version__,
+            settings.stride,
         )
         if (folder / SLIDE_MANIFEST).exists():
             if open_slide_record(folder).request == request:

@@ -25,7 +25,7 @@ from sentinode.errors import RunError, storage_errors
 from sentinode.machine import optional_module
 from sentinode.records import Number, read_record, write_record
 from sentinode.slides.guard import Look, Unlike
-from sentinode.slides.heatmap import Block, Grid, HeatMap, Parity
+from sentinode.slides.heatmap import CELL_PX, Block, Grid, HeatMap, Parity
 from sentinode.slides.lesions import Lesion, Size, geojson
 from sentinode.slides.reader import Overview, Slide, Spacing
 from sentinode.slides.tissue import LEFT_OUT, Reason
@@ -68,12 +68,12 @@ class Request:
     calibration: str | None
     dense: bool
     """Whether networks went over blocks of the slide at once, where they can; then `parity` says what that changes."""
-    stride: int
-    """A cell's side in pixels of the model's spacing."""
     places: str | None
     """The digest of the table of places that alone are judged, if one was given."""
     sentinode: str
     """The version that judges."""
+    stride: int = CELL_PX  # which 0.2.0 does not say
+    """A cell's side in pixels of the model's spacing."""
 
 
 @dataclass(frozen=True)

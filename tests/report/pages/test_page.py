@@ -6,6 +6,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from html.parser import HTMLParser
+from importlib import resources
 from pathlib import Path
 
 import pytest
@@ -301,3 +302,10 @@ def test_report_refuses_other_folders_in_one_line(what: str, write_study: Write,
         write_report(folder)
     assert str(folder) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_what_print_changes_stands_last_so_that_no_rule_of_the_screen_undoes_it() -> None:
+    css = resources.files("sentinode.report").joinpath("templates/page.css").read_text(encoding="utf-8")
+    _, found, last = css.partition("@media print {")
+    assert found
+    assert [line for line in last.splitlines() if line and not line.startswith(("  ", "}"))] == []
