@@ -14,7 +14,18 @@ import pytest
 import sentinode
 
 ROOT = Path(__file__).parent.parent
-OF_EXTRAS = ("numba", "timm", "torchvision", "openslide", "tifffile", "onnx", "onnxruntime", "accelerate")
+OF_EXTRAS = (
+    "numba",
+    "timm",
+    "torchvision",
+    "openslide",
+    "tifffile",
+    "onnx",
+    "onnxruntime",
+    "accelerate",
+    "fastapi",
+    "uvicorn",
+)
 MAIN_JOB = f"""
 import sys
 from pathlib import Path

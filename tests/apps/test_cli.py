@@ -45,7 +45,7 @@ FOR_FITTING = ("scipy", "sklearn", "optuna")
 FOR_PAGES = ("matplotlib", "jinja2")
 COMMANDS = [
     "phantom", "check", "split", "study", "train", "distill", "compare", "tune", "ensemble", "predict", "evaluate",
-    "export", "slides", "score-slides", "report", "cache", "doctor",
+    "export", "slides", "score-slides", "serve", "report", "cache", "doctor",
 ]  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from sentinode.apps import on_data, on_experiments, on_runs, on_slides
+from sentinode.apps import on_data, on_experiments, on_runs, on_slides, on_web
 from sentinode.apps.options import Cache, cache_root
 from sentinode.apps.start import prepare_process
 
@@ -68,6 +68,7 @@ _COMMANDS = (
     (on_runs.export, "export run/ --to onnx --data DATA/ --out model/"),
     (on_slides.slides, "slides run/ SLIDES/ --out heatmaps/"),
     (on_slides.score_slides, "score-slides heatmaps/ ANNOTATIONS/ --official"),
+    (on_web.serve, "serve run/ --explanations explanation/"),
     (on_runs.report, "report study/"),
     (on_data.cache, "cache --limit 20"),
     (doctor, "doctor"),

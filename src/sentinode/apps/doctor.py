@@ -26,6 +26,7 @@ _LIBRARIES: Final = (
 _EXTRAS: Final = {
     "fast": ("numba",),
     "zoo": ("torchvision", "timm", *(name.replace("-", "_") for name in PACKAGES.values())),
+    "serve": ("fastapi", "python_multipart", "uvicorn"),
 }
 
 

@@ -198,7 +198,9 @@ def _decoded(file: io.BufferedReader | io.BytesIO, where: Path, spacing: float |
             return np.asarray(image) if spacing is None else centre_of(image, spacing)
     except UnidentifiedImageError as error:
         raise DataError("is not an image that can be read", where=where, remedy=remedy) from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (DataError, MemoryError):
+        raise
+    except Exception as error:  # decoders meet bytes that nobody planned for: TypeError, KeyError, struct.error, ...
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"is damaged or truncated ({reason})", where=where, remedy="Restore the file.") from error
 

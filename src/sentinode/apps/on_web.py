@@ -1,0 +1,106 @@
+"""The command that serves a finished model: a REST service and a page, from one port of this machine."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from sentinode.apps.options import Cache, Device, Networks, Runtime, Threads, own_network, session_of
+from sentinode.apps.paths import require_model
+from sentinode.errors import ConfigError
+from sentinode.files import EXPORTED, read_bytes
+
+_SHORTEST_TOKEN: Final = 16
+
+
+def serve(
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN", help="Folder of a finished run or study, or a file that `export` wrote.")
+    ],
+    host: Annotated[str, typer.Option(help="Address to listen at; others than this machine's own need a token.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 for any that is free.")] = 8800,
+    token_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A token of 16 characters or more, which clients must send.")
+    ] = None,
+    name: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="A name of this machine that clients use (addresses and localhost go)."),
+    ] = None,
+    explanations: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="What `explain` wrote of this run: maps that passed their exam are shown."),
+    ] = None,
+    networks: Networks = None,
+    cache: Cache = None,
+    device: Device = "auto",
+    threads: Threads = None,
+    runtime: Runtime = "fastest",
+) -> None:
+    """Serve a finished model to programs and browsers of this machine: patches in, probabilities and reasons out.
+
+    The page is at the address that is printed; /openapi.json describes the service for programs. Ctrl-C ends it, after
+    what was begun is answered.
+    """
+    require_model(run)
+    token = _token(token_file)
+    own = own_network(networks)
+
+    from sentinode.apps import console
+    from sentinode.machine import optional_module
+
+    for module in ("fastapi", "uvicorn", "python_multipart"):
+        optional_module(module, what="the service", extra="serve")
+    from sentinode.apps.web.gate import is_loopback
+
+    if token is None and not is_loopback(host):
+        raise ConfigError(
+            "other machines could reach the service, and nothing asks who they are",
+            where=f"--host {host}",
+            remedy="Give --token-file, or leave --host out.",
+        )
+    from sentinode.api.load import load
+    from sentinode.apps.web.server import application, bound
+    from sentinode.apps.web.server import serve as answer
+    from sentinode.apps.web.service import Service, examined_maps
+    from sentinode.apps.web.uploads import Limits
+    from sentinode.runs.load import digest_of_model
+    from sentinode.runs.run import digest_of
+
+    with bound(host, port) as listening, console.steps() as progress:
+        session = session_of(cache, device, 1, progress, threads=threads, runtime=runtime)
+        classifier = load(run, network=own, session=session)
+        digest = digest_of(run) if run.suffix.lower() == EXPORTED and run.is_file() else digest_of_model(run)
+        maps = "the service was started without --explanations"
+        found = maps if explanations is None else examined_maps(explanations, classifier, digest)
+        service = Service(classifier, digest, maps=found, limits=Limits())
+        app = application(service, names=name or (), token=token)
+        at = f"[{host}]" if ":" in host else host
+        console.say(f"{classifier.name}: http://{at}:{listening.getsockname()[1]} (Ctrl-C ends it)")
+        if isinstance(found, str) and explanations is not None:
+            console.notice(f"no maps are shown: {found}")
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, signal.default_int_handler)  # a container's stop is as good as Ctrl-C
+        try:
+            answer(app, listening)
+        except KeyboardInterrupt:  # raised again, after what was begun is answered
+            console.say(f"stopped; {service.metrics.patches:,} patches were judged")
+
+
+def _token(file: Path | None) -> str | None:
+    if file is None:
+        return None
+    content = read_bytes(file, limit_mb=0.01, remedy="Give a file with a token.", kind=ConfigError)
+    text = content.decode("ascii", "replace").strip()
+    if len(text) < _SHORTEST_TOKEN or not text.isascii() or any(c.isspace() or not c.isprintable() for c in text):
+        raise ConfigError(
+            f"holds no token of {_SHORTEST_TOKEN} or more printable ASCII characters",
+            where=file,
+            remedy="Write one with: python -c 'import secrets; print(secrets.token_urlsafe())'",
+        )
+    return text

@@ -1,0 +1,120 @@
+"""What the service answers, as types: the OpenAPI document is made from these."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Final
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict
+
+RESEARCH_USE: Final = "For research; not a medical device. No output of this service is a diagnosis."
+Known = Annotated[float | None, BeforeValidator(lambda x: None if isinstance(x, float) and math.isnan(x) else x)]
+"""A number, or null where it is unknown."""
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class JudgedPatch(_Answer):
+    """What the model says of one patch, and what the guard says of the patch."""
+
+    name: str
+    """As the client called it."""
+    id: str
+    """The SHA-1 of its pixels, as the competition names patches."""
+    probability: float
+    calibrated_probability: float | None
+    """null where the model has no calibration."""
+    tumour: bool | None
+    """Whether the probability, before calibration, is above the threshold; null where there is none."""
+    disagreement: Known
+    """Standard deviation of the networks' probabilities; null for one network."""
+    reasons: list[str]
+    """Why the probability may mean little here; empty for a patch like those of lymph node in H&E."""
+
+
+class Judged(_Answer):
+    """What the model says of all patches of a request, in their order."""
+
+    model: str
+    model_sha256: str
+    threshold: float | None
+    operating_point: str
+    """How the threshold was chosen, in words."""
+    calibration: str | None
+    research_use: str = RESEARCH_USE
+    patches: list[JudgedPatch]
+
+
+class Score(_Answer):
+    """A validation score with its 95 % interval, or why that is unknown."""
+
+    estimate: Known
+    low: Known
+    high: Known
+    reason: str | None
+
+
+class Point(_Answer):
+    """An operating point, and what it gave on the validation set."""
+
+    rule: str
+    threshold: float
+    sensitivity: float
+    specificity: float
+
+
+class ModelCard(_Answer):
+    """What the model is, what it was trained on, and what it scored."""
+
+    name: str
+    model_sha256: str
+    kind: str
+    architectures: list[str]
+    networks: int
+    views: int
+    runtimes: list[str]
+    spacing_um_per_px: float
+    data: str
+    origin: str
+    training_patches: int
+    validation_patches: int
+    split: str
+    clusters: int
+    cluster_kind: str
+    scores: dict[str, Score]
+    operating_points: dict[str, Point]
+    calibrations: list[str]
+    undecided: str
+    """Why there are no operating points or calibrations; "" where there are."""
+    notices: list[str]
+    labels: list[str]
+    maps: str | None
+    """The method whose maps `POST /v1/explain` gives; null where it gives none."""
+    no_maps: str
+    """Why it gives none."""
+    research_use: str = RESEARCH_USE
+
+
+class EvidenceMap(_Answer):
+    """Where in a patch the evidence for its logit lies, by a method that passed its exam on this model."""
+
+    model_sha256: str
+    method: str
+    logit: float
+    limit: float
+    """Of the colour scale of the explanation's own pages, in logits a pixel."""
+    map: str
+    """96 x 96 float32, little-endian, row by row, in base64; logits a pixel, positive for tumour."""
+    research_use: str = RESEARCH_USE
+
+
+class Problem(_Answer):
+    """An error, as RFC 9457 has it (application/problem+json)."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str
+    """What is wrong, where, and what to do next, in one line."""

@@ -1,0 +1,200 @@
+"""The service over HTTP: routes, errors as problem details, the page; and the process that serves them."""
+
+from __future__ import annotations
+
+import asyncio
+import mimetypes
+import socket
+from collections.abc import AsyncIterator, Callable, Collection
+from contextlib import asynccontextmanager
+from http import HTTPStatus
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import uvicorn
+from fastapi import FastAPI, Query, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, PlainTextResponse, Response
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp
+
+import sentinode
+from sentinode.apps.web.answers import RESEARCH_USE, EvidenceMap, Judged, ModelCard, Problem
+from sentinode.apps.web.batcher import BusyError
+from sentinode.apps.web.gate import PROBLEM, Gate, problem
+from sentinode.apps.web.service import Service
+from sentinode.apps.web.uploads import MULTIPART, NPY, RefusedError, files_of, patches_of_npy
+from sentinode.errors import FailureError, one_line
+from sentinode.evaluation.calibration import Method
+from sentinode.inference.classifier import Pixels
+
+_STATIC: Final = Path(__file__).parent / "static"
+_GRACE_S: Final = 30
+_CONNECTIONS: Final = 512
+_IMAGE: Final = {"type": "string", "format": "binary"}
+_FILES: Final = {"schema": {"type": "object", "properties": {"files": {"type": "array", "items": _IMAGE}}}}
+_BODY: Final = {"requestBody": {"required": True, "content": {MULTIPART: _FILES, NPY: {"schema": _IMAGE}}}}
+_PROBLEM: Final = {PROBLEM: {"schema": Problem.model_json_schema()}}
+_PROBLEMS: Final[dict[int | str, dict[str, Any]]] = {
+    "4XX": {"content": _PROBLEM, "description": "What is wrong, in one line."},
+    503: {"content": _PROBLEM, "description": "Not now; see Retry-After."},
+}
+
+Spacing = Annotated[
+    float | None,
+    Query(gt=0, le=100, description="What a pixel of the images measures, in um, where they are not 96 x 96 pixels."),
+]
+Threshold = Annotated[
+    str | None,
+    Query(max_length=32, description="An operating point, youden, sensitivity or cost, or a probability."),
+]
+
+
+def application(service: Service, *, names: Collection[str] = (), token: str | None = None) -> ASGIApp:
+    """The service as an ASGI application.
+
+    `names`: that `Host` may say, beside localhost and addresses. `token`: without which only the page, its documents
+    and the health of the service are to be had; None for everybody.
+    """
+    routes, limits = _routes(service), service.limits
+    return Gate(routes, service.metrics, limits, names, token.encode() if token else None, set())
+
+
+def serve(app: ASGIApp, listening: socket.socket) -> None:
+    """Answer on a bound socket until Ctrl-C or SIGTERM; requests that were begun are answered first."""
+    config = uvicorn.Config(
+        app,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        ws="none",
+        limit_concurrency=_CONNECTIONS,
+        timeout_graceful_shutdown=_GRACE_S,
+    )
+    uvicorn.Server(config).run(sockets=[listening])
+
+
+def bound(host: str, port: int) -> socket.socket:
+    """A socket that listens there; raises FailureError where it cannot, such as for a port that is taken."""
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=_CONNECTIONS)
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise FailureError(
+            f"cannot listen ({reason})", where=f"{host}:{port}", remedy="Choose another --host or --port."
+        ) from error
+
+
+def _routes(service: Service) -> FastAPI:
+    limits = service.limits
+
+    @asynccontextmanager
+    async def alive(_: FastAPI) -> AsyncIterator[None]:
+        await service.start()
+        yield
+        await service.stop()
+
+    app = FastAPI(
+        title="sentinode",
+        version=sentinode.__version__,
+        description=RESEARCH_USE,
+        docs_url=None,  # both pages fetch their scripts from elsewhere
+        redoc_url=None,
+        lifespan=alive,
+        responses=_PROBLEMS,
+    )
+
+    async def patches_of(request: Request, spacing: float | None) -> tuple[list[str], Pixels]:
+        kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
+        if kind not in (MULTIPART, NPY):
+            raise RefusedError(415, f"Content-Type: {kind[:80] or 'none'}. Send {MULTIPART} or {NPY}.")
+        try:
+            async with asyncio.timeout(limits.body_s):
+                if kind == NPY:
+                    patches = patches_of_npy(await request.body(), limits)
+                    return [f"patch {number}" for number in range(len(patches))], patches
+                files = await files_of(request, limits)
+        except TimeoutError as error:
+            raise RefusedError(
+                408, f"the body: did not arrive within {limits.body_s:g} s. Send fewer images at once."
+            ) from error
+        return [name for name, _ in files], await service.decoded(files, spacing)
+
+    @app.post("/v1/predict", openapi_extra=_BODY, summary="Judge patches")
+    async def predict(
+        request: Request, spacing: Spacing = None, threshold: Threshold = None, calibration: Method = "temperature"
+    ) -> Judged:
+        async with asyncio.timeout(limits.body_s + limits.answer_s):
+            names, patches = await patches_of(request, spacing)
+            return await service.judge(names, patches, threshold, calibration)
+
+    @app.post("/v1/explain", openapi_extra=_BODY, summary="Show where in a patch the evidence lies")
+    async def explain(request: Request, spacing: Spacing = None) -> EvidenceMap:
+        async with asyncio.timeout(limits.body_s + limits.answer_s):
+            _, patches = await patches_of(request, spacing)
+            if len(patches) != 1:
+                raise RefusedError(422, f"the body: holds {len(patches)} patches. Send one at a time.")
+            return await service.explain(patches[0])
+
+    @app.get("/v1/model", summary="The model: its card, scores with 95 % intervals, operating points")
+    async def model() -> ModelCard:
+        return await service.card()
+
+    @app.get("/healthz", response_class=PlainTextResponse, summary="Whether the process lives")
+    async def healthz() -> str:
+        return "alive\n"
+
+    @app.get("/readyz", response_class=PlainTextResponse, summary="Whether the model is loaded and takes requests")
+    async def readyz() -> str:
+        if not service.ready:
+            raise RefusedError(503, "the model: is being loaded, or the service is stopping. Come again.")
+        return "ready\n"
+
+    @app.get("/metrics", response_class=PlainTextResponse, summary="Counters, for Prometheus")
+    async def metrics() -> PlainTextResponse:
+        text = service.metrics.text({"patches_waiting": service.batcher.waiting, "ready": float(service.ready)})
+        return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
+
+    mimetypes.add_type("text/javascript", ".js")  # some systems know it by a name that browsers refuse
+    files = {path.name: path for path in _STATIC.iterdir()}
+
+    @app.get("/", include_in_schema=False)
+    @app.get("/{name}", include_in_schema=False)
+    async def page(name: str = "index.html") -> FileResponse:
+        if name not in files:  # no path from a request is ever opened
+            raise HTTPException(404)
+        return FileResponse(files[name])
+
+    _tell_problems(app, service)
+    return app
+
+
+def _tell_problems(app: FastAPI, service: Service) -> None:
+    """Every error leaves as problem details in one line; one that is a bug says no more of the inside than that."""
+
+    def tell(kind: type[Exception], answer: Callable[[Any], Response]) -> None:
+        async def handler(_: Request, error: Exception) -> Response:
+            return answer(error)
+
+        app.add_exception_handler(kind, handler)
+
+    def wrong(error: RequestValidationError) -> Response:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"][1:])) or "the request"
+        return problem(422, one_line(f"{place}: {first['msg']}. See /openapi.json."))
+
+    def foreign(error: HTTPException) -> Response:
+        said = {404: "There is nothing at this path", 405: "This path does not take this method"}
+        text = said.get(error.status_code, HTTPStatus(error.status_code).phrase)
+        return problem(error.status_code, f"{text}. See /openapi.json.")
+
+    tell(RefusedError, lambda error: problem(error.status, error.detail))
+    tell(ClientDisconnect, lambda _: problem(400, "the body: ended before it was complete. Send it again."))
+    tell(BusyError, lambda _: problem(429, "too much is waiting to be computed. Come again in 1 s."))
+    tell(TimeoutError, lambda _: problem(503, f"no answer within {service.limits.answer_s:g} s. Send fewer at once."))
+    tell(RequestValidationError, wrong)
+    tell(HTTPException, foreign)
+    tell(Exception, lambda _: problem(500, "the service: failed. This is a bug: its log says more. Please report it."))

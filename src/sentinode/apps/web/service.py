@@ -1,0 +1,194 @@
+"""What the service does, without HTTP: a finished model judges patches, and shows maps that passed their exam."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from sentinode.apps.web.answers import EvidenceMap, Judged, JudgedPatch, ModelCard, Point, Score
+from sentinode.apps.web.batcher import Batcher, BusyError
+from sentinode.apps.web.metrics import Metrics
+from sentinode.apps.web.uploads import Limits, RefusedError, decoded
+from sentinode.data.images import PATCH_SIZE_PX, Patch, patch_id
+from sentinode.errors import ConfigError
+from sentinode.evaluation.calibration import Method
+from sentinode.evaluation.threshold import OperatingPoint
+from sentinode.explain.explanation import EXPLANATION, Explanation, require_exam_of
+from sentinode.inference.attribution import METHODS, Explained, attribute
+from sentinode.inference.attribution import Method as MapMethod
+from sentinode.inference.classifier import Classifier, Pixels
+from sentinode.records import read_record
+from sentinode.slides.guard import Unlike, features_of_cells, out_of_focus, unlike
+
+MOST_MAPS_WAITING: Final = 8
+DEFAULT_POINT: Final = "youden"
+
+
+@dataclass(frozen=True, eq=False)
+class Maps:
+    """The method whose maps are shown of a model, since it passed its exam."""
+
+    method: MapMethod
+    explained: Explained
+    limit: float
+
+
+def examined_maps(folder: Path, classifier: Classifier, digest: str) -> Maps | str:
+    """Of a folder of `sentinode explain`; or why no maps can be shown, because none passed.
+
+    Raises RunError and ConfigError where the folder is no explanation of this model, as it predicts.
+    """
+    found = read_record(folder / EXPLANATION, Explanation)
+    exam = require_exam_of(found, digest, classifier.views, folder)
+    passed = [method for method in METHODS if method in exam.passed]
+    if not passed:
+        return "no method's maps passed their exam on this model"
+    return Maps(passed[0], Explained.of(classifier), found.limit)
+
+
+def reasons_of(patch: Patch) -> list[str]:
+    """Why a patch is not like those of lymph node in H&E, as heat maps of slides say it; empty where it is like."""
+    features = features_of_cells(patch)
+    found = Unlike(int(unlike(features)[0, 0])).word
+    return [reason for reason in (found, "out of focus" if out_of_focus(features)[0, 0] else "") if reason]
+
+
+class Service:
+    """A model with its queue, in one event loop; between `start` and `stop` it answers."""
+
+    def __init__(self, classifier: Classifier, digest: str, *, maps: Maps | str, limits: Limits) -> None:
+        """`digest`: of the model; `maps`: what maps it shows, or why it shows none."""
+        self.classifier, self.digest, self.limits, self.maps = classifier, digest, limits, maps
+        self.metrics = Metrics()
+        self.batcher = Batcher(classifier.with_disagreement, self.metrics, most_waiting=limits.patches_waiting)
+        self.ready = False
+        self._decoders, self._painter = ThreadPoolExecutor(2, "decode"), ThreadPoolExecutor(1, "maps")
+        self._maps_waiting = 0
+        self._running: list[asyncio.Future[Any]] = []
+
+    async def start(self) -> None:
+        """Ask the model once, so that the first client does not wait for what is loaded with the first patch."""
+        loop = asyncio.get_running_loop()
+        self._card = loop.run_in_executor(self._painter, self._read_card)  # its intervals take seconds
+        self._running = [loop.create_task(self.batcher.run()), self._card]
+        await self.batcher.ask(np.zeros((1, PATCH_SIZE_PX, PATCH_SIZE_PX, 3), np.uint8))
+        self.ready = True
+
+    async def stop(self) -> None:
+        """Take nothing more, and answer what waits."""
+        self.ready = False
+        self.batcher.close()
+        await asyncio.gather(*self._running)
+        self._decoders.shutdown()
+        self._painter.shutdown()
+
+    async def decoded(self, files: list[tuple[str, bytes]], spacing: float | None) -> Pixels:
+        """The patches of images, in a thread; raises RefusedError."""
+        return await asyncio.get_running_loop().run_in_executor(self._decoders, decoded, files, spacing)
+
+    async def judge(self, names: Sequence[str], patches: Pixels, threshold: str | None, calibration: Method) -> Judged:
+        """What the model says of patches, and what is to be said of them.
+
+        `threshold`: the name of an operating point or a probability; None for Youden's, where the model has it. Raises
+        BusyError, and RefusedError for a threshold that is none or that this model lacks.
+        """
+        point = self._point(threshold)
+        fitted = self.classifier.calibrations.get(calibration)
+        probabilities, disagreements = await self.batcher.ask(patches)
+        looked = await asyncio.get_running_loop().run_in_executor(self._decoders, list, map(reasons_of, patches))
+        return Judged(
+            model=self.classifier.name,
+            model_sha256=self.digest,
+            threshold=point and point.threshold,
+            operating_point=point.rule if point else self.classifier.undecided,
+            calibration=calibration if fitted else None,
+            patches=[
+                JudgedPatch(
+                    name=name,
+                    id=patch_id(patch),
+                    probability=probability,
+                    # One by one: a vector's last numbers may be computed by other instructions than its first.
+                    calibrated_probability=float(fitted.apply(np.array([probability]))[0]) if fitted else None,
+                    tumour=probability > point.threshold if point else None,
+                    disagreement=disagreement,
+                    reasons=reasons,
+                )
+                for name, patch, probability, disagreement, reasons in zip(
+                    names, patches, probabilities.tolist(), disagreements.tolist(), looked, strict=True
+                )
+            ],
+        )
+
+    async def explain(self, patch: Patch) -> EvidenceMap:
+        """Where the evidence for its logit lies; raises RefusedError where no maps are shown, BusyError."""
+        maps = self.maps
+        if isinstance(maps, str):
+            raise RefusedError(409, f"maps: {maps}. Ask `POST /v1/predict` alone.")
+        if self._maps_waiting >= MOST_MAPS_WAITING:
+            raise BusyError
+        self._maps_waiting += 1
+        try:
+            loop = asyncio.get_running_loop()
+            found = await loop.run_in_executor(self._painter, attribute, maps.explained, patch[None], maps.method)
+        finally:
+            self._maps_waiting -= 1
+        if found.refused:
+            raise RefusedError(409, f"maps: of this patch by {maps.method}, {found.refused}. No map is shown of it.")
+        return EvidenceMap(
+            model_sha256=self.digest,
+            method=maps.method,
+            logit=float(found.logits[0]),
+            limit=maps.limit,
+            map=base64.b64encode(found.maps[0].astype("<f4").tobytes()).decode(),
+        )
+
+    async def card(self) -> ModelCard:
+        """What the model is; the first time it may take a few seconds."""
+        return await asyncio.shield(self._card)
+
+    def _point(self, threshold: str | None) -> OperatingPoint | None:
+        if threshold is None and DEFAULT_POINT not in self.classifier.operating_points:
+            return None
+        try:
+            return self.classifier.operating_point(threshold or DEFAULT_POINT)
+        except ConfigError as error:
+            known = ", ".join([*self.classifier.operating_points, "a number from 0 to 1"])
+            raise RefusedError(422, f"threshold: {error.what}. Give one of: {known}.") from error
+
+    def _read_card(self) -> ModelCard:
+        card, model = self.classifier.card(), self.classifier
+        return ModelCard(
+            name=model.name,
+            model_sha256=self.digest,
+            kind=card.kind,
+            architectures=list(card.architectures),
+            networks=card.networks,
+            views=model.views,
+            runtimes=list(model.runtimes),
+            spacing_um_per_px=model.spacing_um_per_px,
+            data=card.data,
+            origin=card.origin,
+            training_patches=card.training_patches,
+            validation_patches=card.validation_patches,
+            split=card.split,
+            clusters=card.clusters,
+            cluster_kind=card.cluster_kind,
+            scores={
+                name: Score(estimate=found.estimate, low=found.low, high=found.high, reason=found.reason)
+                for name, found in card.scores.items()
+            },
+            operating_points={name: Point(**asdict(point)) for name, point in model.operating_points.items()},
+            calibrations=list(model.calibrations),
+            undecided=model.undecided,
+            notices=list(card.notices),
+            labels=list(model.labels),
+            maps=None if isinstance(self.maps, str) else self.maps.method,
+            no_maps=self.maps if isinstance(self.maps, str) else "",
+        )
