@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,9 +20,10 @@ from torch import Tensor, nn
 
 import sentinode
 from conftest import make_patches
+from drawn import classifier_of, network_of
 from sentinode import Classifier, Session
 from sentinode.config.presets import load_preset
-from sentinode.config.run import PreprocessConfig, RunConfig
+from sentinode.config.run import PreprocessConfig
 from sentinode.errors import ConfigError, ExportError, RunError
 from sentinode.evaluation.bootstrap import PairedInterval
 from sentinode.exports import certificate, int8
@@ -35,9 +36,7 @@ from sentinode.exports.torchscript import torchscript_runtimes, write_torchscrip
 from sentinode.exports.whole import mean_of_probabilities, network_input, whole
 from sentinode.inference.classifier import TrainedRun
 from sentinode.inference.exported import Exported, Validation
-from sentinode.inference.trained import TrainedNetwork
 from sentinode.inputs.preprocess import downsample
-from sentinode.models.build import build
 from sentinode.progress import silent
 from sentinode.records import read_record
 from sentinode.runs.material import Material
@@ -67,36 +66,6 @@ def exported(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def model(exported: Path) -> Classifier:
     return sentinode.load(exported / "model.onnx")
-
-
-def network_of(settings: dict[str, Any], seed: int = 0) -> TrainedNetwork:
-    """Never trained, but with norms that do something."""
-    config = override(RunConfig(), {"predict.precision": "float32", **settings})
-    generator = torch.Generator().manual_seed(seed)
-    network = build(config.model, input_size_px=config.preprocess.size_px, generator=generator, pretrained=False)
-    for name, values in network.state_dict().items():
-        if name.endswith("running_var"):
-            values.uniform_(0.5, 2, generator=generator)
-        elif name in ("head.weight", "head.bias"):
-            values.normal_(std=0.1, generator=generator)
-    return TrainedNetwork(network, config, CPU)
-
-
-def classifier_of(*runs: TrainedRun) -> Classifier:
-    def absent() -> NoReturn:
-        pytest.fail("an export does not ask for it")
-
-    return Classifier(
-        "drawn",
-        runs,
-        calibrations={},
-        operating_points={},
-        undecided="it was drawn",
-        decided_in=Path("decision.json"),
-        spacing_um_per_px=0.972,
-        validation=absent,
-        card=absent,
-    )
 
 
 # --- what is exported computes what the run computes
@@ -464,7 +433,7 @@ def test_timm_opens_its_backbone_from_the_folder(tmp_path: Path, kind: str) -> N
 
 
 def test_a_format_that_is_not_known_is_refused(run: Run, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="Give onnx, map, openvino, torchscript, wsinfer, huggingface or all"):
+    with pytest.raises(ConfigError, match="Give onnx, map, openvino, torchscript, wsinfer, huggingface, html or all"):
         sentinode.export(run.folder, "coreml", tmp_path / "out")
 
 

@@ -21,9 +21,10 @@ from sentinode.config.run import DataConfig
 from sentinode.data.folder import pack_all, read_images
 from sentinode.data.images import PATCH_SIZE_PX
 from sentinode.data.patches import UNLABELLED
-from sentinode.errors import ConfigError, MissingExtraError, storage_errors
+from sentinode.errors import ConfigError, ExportError, MissingExtraError, storage_errors
 from sentinode.evaluation.calibration import logits
 from sentinode.exports.certificate import PARITY, Certificate, EightBits, Reference, made_up_patches
+from sentinode.exports.html_page import html_runtimes, write_html
 from sentinode.exports.hugging_face import timm_runtime, write_hugging_face
 from sentinode.exports.image_map import MAP, map_runtimes, write_map
 from sentinode.exports.int8 import CALIBRATED_ON, Judges, write_int8
@@ -41,7 +42,7 @@ from sentinode.runs.run import Run, digest_of
 from sentinode.runs.variant import Variant
 from sentinode.session import Session
 
-Format = Literal["onnx", "map", "openvino", "torchscript", "wsinfer", "huggingface"]
+Format = Literal["onnx", "map", "openvino", "torchscript", "wsinfer", "huggingface", "html"]
 FORMATS: Final[tuple[Format, ...]] = get_args(Format)
 MOST_PATCHES: Final = 2000
 MOST_OF_MAP: Final = 64  # each is computed with the cells between it and its neighbours
@@ -81,7 +82,8 @@ def export(
     - "torchscript": the same as model.pt;
     - "wsinfer": a folder of WSInfer's model zoo, for WSInfer and QuPath: torchscript_model.pt and config.json;
     - "huggingface": safetensors, config.json, a card as README.md, and model.onnx; timm opens its own backbones;
-    - "all": each of these that the installed extras can write, in a folder of its name.
+    - "html": model.html, a page that computes the model in the browser, offline: the notebook's networks only;
+    - "all": each of these that the installed extras can write and the networks fit, in a folder of its name.
 
     The certificate, parity.json, compares each with the run on PyTorch, in every runtime that is installed, on at most
     `patches` of the run's validation set in `data`, whose `spacing` is as for `predict`; without `data` on made-up
@@ -104,8 +106,8 @@ def export(
             for one in formats:
                 try:
                     certificates[one] = _write(source, one, folder / one if to == "all" else folder, reference, session)
-                except MissingExtraError as error:
-                    if to != "all":
+                except (MissingExtraError, ExportError) as error:
+                    if to != "all" or (isinstance(error, ExportError) and one != "html"):
                         raise
                     session.notify(f"not exported to {one}: {error}")
             if not certificates:
@@ -150,6 +152,9 @@ def _write(source: _Source, to: Format, folder: Path, reference: Reference, sess
         case "wsinfer":
             write_wsinfer(source.module, record, folder)
             runtimes = wsinfer_runtimes(folder)
+        case "html":
+            write_html(source.classifier, record, folder)
+            runtimes, missing = html_runtimes(folder)
         case "huggingface":
             write_hugging_face(source.runs, record, source.onnx, folder)
             runtimes, missing = onnx_runtimes(folder / ONNX)

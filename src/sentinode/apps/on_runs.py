@@ -224,7 +224,8 @@ def export(
     to: Annotated[
         str,
         typer.Option(
-            metavar="FORMAT", help="Format: onnx, map, openvino, torchscript, wsinfer (and QuPath), huggingface or all."
+            metavar="FORMAT",
+            help="Format: onnx, map, openvino, torchscript, wsinfer (and QuPath), huggingface, html or all.",
         ),
     ] = "onnx",
     data: Annotated[

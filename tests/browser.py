@@ -1,0 +1,97 @@
+"""A real browser for tests: headless Chromium, asked over a pipe by its own protocol; no package in between."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+CHROMIUM: Final = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+needs_browser: Final = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
+_OPTIONS: Final = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync", "--hide-scrollbars", "--remote-debugging-pipe",
+)  # fmt: skip
+
+
+class Page:
+    """One open page."""
+
+    def __init__(self, asks: int, answers: int) -> None:
+        self._asks, self._answers, self._session, self._last, self._rest = asks, answers, "", 0, b""
+
+    def call(self, method: str, **parameters: Any) -> dict[str, Any]:
+        """A command of the DevTools protocol, and its result."""
+        self._last += 1
+        message = {"id": self._last, "method": method, "params": parameters}
+        if self._session:
+            message["sessionId"] = self._session
+        os.write(self._asks, json.dumps(message).encode() + b"\0")
+        while True:
+            while b"\0" not in self._rest:
+                read = os.read(self._answers, 1 << 16)
+                assert read, "the browser is gone"
+                self._rest += read
+            told, _, self._rest = self._rest.partition(b"\0")
+            answer = json.loads(told)
+            if answer.get("id") == self._last:
+                assert "error" not in answer, answer
+                found: dict[str, Any] = answer["result"]
+                return found
+
+    def evaluate(self, expression: str) -> Any:
+        """What an expression in the page comes to; of a promise, what it keeps."""
+        found = self.call("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
+        assert "exceptionDetails" not in found, found["exceptionDetails"]
+        return found["result"].get("value")
+
+    def attach(self, url: str, width: int, height: int) -> None:
+        target = self.call("Target.createTarget", url="about:blank")["targetId"]
+        self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        self.call(
+            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 500
+        )
+        self.call("Page.enable")
+        self.call("Page.navigate", url=url)
+        self.evaluate("new Promise((go) => document.readyState === 'complete' ? go() : addEventListener('load', go))")
+
+
+@contextmanager
+def opened(url: str, profile: Path, *, width: int = 1280, height: int = 900) -> Iterator[Page]:
+    """A page in a browser of its own, whose profile is a new folder."""
+    assert CHROMIUM is not None
+    ends = [*os.pipe(), *os.pipe()]
+    their_in, our_out, our_in, their_out = (fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in ends)
+    for end in ends:
+        os.close(end)
+
+    def as_it_expects() -> None:
+        """The browser reads commands from descriptor 3 and answers on 4."""
+        os.dup2(their_in, 3)
+        os.dup2(their_out, 4)
+
+    browser = subprocess.Popen(
+        [CHROMIUM, *_OPTIONS, f"--user-data-dir={profile}"],
+        preexec_fn=as_it_expects,
+        pass_fds=(3, 4),
+        stderr=subprocess.DEVNULL,
+    )
+    os.close(their_in)
+    os.close(their_out)
+    page = Page(our_out, our_in)
+    try:
+        page.attach(url, width, height)
+        yield page
+    finally:
+        browser.kill()
+        browser.wait()
+        os.close(our_out)
+        os.close(our_in)
