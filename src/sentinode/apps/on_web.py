@@ -36,6 +36,10 @@ def serve(
         Path | None,
         typer.Option(metavar="DIR", help="What `explain` wrote of this run: maps that passed their exam are shown."),
     ] = None,
+    slides: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Slides to show, by deep zoom.")] = None,
+    heatmaps: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="What `slides` wrote of FOLDER: heat maps are laid over.")
+    ] = None,
     networks: Networks = None,
     cache: Cache = None,
     device: Device = "auto",
@@ -64,7 +68,10 @@ def serve(
             where=f"--host {host}",
             remedy="Give --token-file, or leave --host out.",
         )
+    if heatmaps is not None and slides is None:
+        raise ConfigError("are of slides, and none are given", where="--heatmaps", remedy="Give --slides FOLDER.")
     from sentinode.api.load import load
+    from sentinode.apps.web.deep_zoom import Slides
     from sentinode.apps.web.server import application, bound
     from sentinode.apps.web.server import serve as answer
     from sentinode.apps.web.service import Service, examined_maps
@@ -78,7 +85,8 @@ def serve(
         digest = digest_of(run) if run.suffix.lower() == EXPORTED and run.is_file() else digest_of_model(run)
         maps = "the service was started without --explanations"
         found = maps if explanations is None else examined_maps(explanations, classifier, digest)
-        service = Service(classifier, digest, maps=found, limits=Limits())
+        shown = None if slides is None else Slides(slides, heatmaps)
+        service = Service(classifier, digest, maps=found, limits=Limits(), slides=shown)
         app = application(service, names=name or (), token=token)
         at = f"[{host}]" if ":" in host else host
         console.say(f"{classifier.name}: http://{at}:{listening.getsockname()[1]} (Ctrl-C ends it)")

@@ -15,7 +15,7 @@ from sentinode.settings import override
 
 
 @pytest.fixture(scope="session")
-def folder(material: Material, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def served(material: Material, tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = {"fit.epochs": 1, "fit.batch_size": 16, "predict.views": 1}
     folder = tmp_path_factory.mktemp("served") / "run"
     train_run(material, override(load_preset("fair").run_config(), settings), folder)
@@ -23,5 +23,5 @@ def folder(material: Material, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 @pytest.fixture(scope="session")
-def classifier(folder: Path) -> Classifier:
-    return sentinode.load(folder, device="cpu")
+def classifier(served: Path) -> Classifier:
+    return sentinode.load(served, device="cpu")

@@ -37,8 +37,8 @@ def service_of(classifier: Classifier, *, digest: str = "0" * 64, limits: Limits
 
 
 @pytest.fixture(scope="module")
-def client(classifier: Classifier, folder: Path) -> Iterator[TestClient]:
-    app = application(service_of(classifier, digest=digest_of_model(folder)))
+def client(classifier: Classifier, served: Path) -> Iterator[TestClient]:
+    app = application(service_of(classifier, digest=digest_of_model(served)))
     with TestClient(app, base_url=LOOPBACK, raise_server_exceptions=False) as client:
         yield client
 
@@ -121,9 +121,9 @@ def test_other_sizes_are_refused_unless_their_spacing_is_given(client: TestClien
     require_problem(client.post("/v1/predict?spacing=0.5", files=parts(bomb)), 422)
 
 
-def test_the_model_describes_itself(client: TestClient, folder: Path, classifier: Classifier) -> None:
+def test_the_model_describes_itself(client: TestClient, served: Path, classifier: Classifier) -> None:
     said = client.get("/v1/model").json()
-    assert said["model_sha256"] == digest_of_model(folder)
+    assert said["model_sha256"] == digest_of_model(served)
     assert set(said["operating_points"]) == set(classifier.operating_points)
     assert said["scores"]["auc"]["estimate"] == classifier.card().scores["auc"].estimate
     assert "not a medical device" in said["research_use"]
@@ -309,13 +309,13 @@ def test_the_page_is_served_from_the_package_and_holds_no_script_of_its_own(clie
     require_problem(client.get("/..%2fserver.py"), 404)
 
 
-def test_the_command_wants_a_token_before_other_machines_can_ask(folder: Path, tmp_path: Path) -> None:
+def test_the_command_wants_a_token_before_other_machines_can_ask(served: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"--host 0\.0\.0\.0: other machines could reach .*--token-file"):
-        serve(folder, host="0.0.0.0")
+        serve(served, host="0.0.0.0")
     short = tmp_path / "token"
     short.write_text("secret\n")
     with pytest.raises(ConfigError, match="holds no token of 16"):
-        serve(folder, token_file=short)
+        serve(served, token_file=short)
 
 
 def test_a_port_that_is_taken_is_told_in_one_line() -> None:

@@ -110,6 +110,38 @@ class EvidenceMap(_Answer):
     research_use: str = RESEARCH_USE
 
 
+class HeatMapPlace(_Answer):
+    """Where a heat map lies on its slide, and what it was judged by."""
+
+    rows: int
+    columns: int
+    step_px: list[float]
+    """Sides of a cell along x and y, in pixels of level 0; the first begins at the slide's corner."""
+    step_um: list[float]
+    threshold: float
+    threshold_rule: str
+    model_sha256: str
+
+
+class SlideCard(_Answer):
+    """A slide, and its heat map, if it was judged."""
+
+    name: str
+    width_px: int
+    height_px: int
+    spacing_um_per_px: list[float] | None
+    """Along x and y; null where the file has none."""
+    tile_px: int
+    heat_map: HeatMapPlace | None
+    research_use: str = RESEARCH_USE
+
+
+class SlideNames(_Answer):
+    """The slides that are served."""
+
+    slides: list[str]
+
+
 class Problem(_Answer):
     """An error, as RFC 9457 has it (application/problem+json)."""
 

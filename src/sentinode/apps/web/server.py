@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, TypeVar
 
 import uvicorn
 from fastapi import FastAPI, Query, Request
@@ -20,8 +20,9 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp
 
 import sentinode
-from sentinode.apps.web.answers import RESEARCH_USE, EvidenceMap, Judged, ModelCard, Problem
+from sentinode.apps.web.answers import RESEARCH_USE, EvidenceMap, Judged, ModelCard, Problem, SlideCard, SlideNames
 from sentinode.apps.web.batcher import BusyError
+from sentinode.apps.web.deep_zoom import Slides
 from sentinode.apps.web.gate import PROBLEM, Gate, problem
 from sentinode.apps.web.service import Service
 from sentinode.apps.web.uploads import MULTIPART, NPY, RefusedError, files_of, patches_of_npy
@@ -29,6 +30,7 @@ from sentinode.errors import FailureError, one_line
 from sentinode.evaluation.calibration import Method
 from sentinode.inference.classifier import Pixels
 
+T = TypeVar("T")
 _STATIC: Final = Path(__file__).parent / "static"
 _GRACE_S: Final = 30
 _CONNECTIONS: Final = 512
@@ -142,6 +144,32 @@ def _routes(service: Service) -> FastAPI:
     @app.get("/v1/model", summary="The model: its card, scores with 95 % intervals, operating points")
     async def model() -> ModelCard:
         return await service.card()
+
+    async def of_slide(ask: Callable[..., T], *given: str | int) -> T:
+        if service.slides is None:
+            raise RefusedError(404, "slides: none are served. Start the service with --slides.")
+        async with asyncio.timeout(limits.answer_s):
+            return await service.in_thread(ask, service.slides, *given)
+
+    @app.get("/v1/slides", summary="The names of the slides")
+    async def slides() -> SlideNames:
+        return SlideNames(slides=[] if service.slides is None else service.slides.names)
+
+    @app.get("/v1/slides/{name}", summary="A slide's size and spacing, and the place of its heat map")
+    async def slide(name: str) -> SlideCard:
+        return await of_slide(Slides.card, name)
+
+    @app.get("/v1/slides/{name}/image.dzi", response_class=Response, summary="The slide's Deep Zoom descriptor")
+    async def descriptor(name: str) -> Response:
+        return Response(await of_slide(Slides.descriptor, name), media_type="application/xml")
+
+    @app.get("/v1/slides/{name}/image_files/{level}/{column}_{row}.jpeg", response_class=Response, summary="A tile")
+    async def tile(name: str, level: int, column: int, row: int) -> Response:
+        return Response(await of_slide(Slides.tile, name, level, column, row), media_type="image/jpeg")
+
+    @app.get("/v1/slides/{name}/heatmap.png", response_class=Response, summary="The heat map, a pixel a cell")
+    async def heat_map(name: str) -> Response:
+        return Response(await of_slide(Slides.heat_map, name), media_type="image/png")
 
     @app.get("/healthz", response_class=PlainTextResponse, summary="Whether the process lives")
     async def healthz() -> str:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 
 from sentinode.apps.web.answers import EvidenceMap, Judged, JudgedPatch, ModelCard, Point, Score
 from sentinode.apps.web.batcher import Batcher, BusyError
+from sentinode.apps.web.deep_zoom import Slides
 from sentinode.apps.web.metrics import Metrics
 from sentinode.apps.web.uploads import Limits, RefusedError, decoded
 from sentinode.data.images import PATCH_SIZE_PX, Patch, patch_id
@@ -27,6 +28,7 @@ from sentinode.inference.classifier import Classifier, Pixels
 from sentinode.records import read_record
 from sentinode.slides.guard import Unlike, features_of_cells, out_of_focus, unlike
 
+T = TypeVar("T")
 MOST_MAPS_WAITING: Final = 8
 DEFAULT_POINT: Final = "youden"
 
@@ -60,11 +62,18 @@ def reasons_of(patch: Patch) -> list[str]:
     return [reason for reason in (found, "out of focus" if out_of_focus(features)[0, 0] else "") if reason]
 
 
+def _reasons_of_all(patches: Pixels) -> list[list[str]]:
+    return [reasons_of(patch) for patch in patches]
+
+
 class Service:
     """A model with its queue, in one event loop; between `start` and `stop` it answers."""
 
-    def __init__(self, classifier: Classifier, digest: str, *, maps: Maps | str, limits: Limits) -> None:
+    def __init__(
+        self, classifier: Classifier, digest: str, *, maps: Maps | str, limits: Limits, slides: Slides | None = None
+    ) -> None:
         """`digest`: of the model; `maps`: what maps it shows, or why it shows none."""
+        self.slides = slides
         self.classifier, self.digest, self.limits, self.maps = classifier, digest, limits, maps
         self.metrics = Metrics()
         self.batcher = Batcher(classifier.with_disagreement, self.metrics, most_waiting=limits.patches_waiting)
@@ -89,9 +98,13 @@ class Service:
         self._decoders.shutdown()
         self._painter.shutdown()
 
+    async def in_thread(self, work: Callable[..., T], *given: object) -> T:
+        """What `work` makes of what is given, in one of the threads that decode."""
+        return await asyncio.get_running_loop().run_in_executor(self._decoders, work, *given)
+
     async def decoded(self, files: list[tuple[str, bytes]], spacing: float | None) -> Pixels:
-        """The patches of images, in a thread; raises RefusedError."""
-        return await asyncio.get_running_loop().run_in_executor(self._decoders, decoded, files, spacing)
+        """The patches of images; raises RefusedError."""
+        return await self.in_thread(decoded, files, spacing)
 
     async def judge(self, names: Sequence[str], patches: Pixels, threshold: str | None, calibration: Method) -> Judged:
         """What the model says of patches, and what is to be said of them.
@@ -102,7 +115,7 @@ class Service:
         point = self._point(threshold)
         fitted = self.classifier.calibrations.get(calibration)
         probabilities, disagreements = await self.batcher.ask(patches)
-        looked = await asyncio.get_running_loop().run_in_executor(self._decoders, list, map(reasons_of, patches))
+        looked = await self.in_thread(_reasons_of_all, patches)
         return Judged(
             model=self.classifier.name,
             model_sha256=self.digest,

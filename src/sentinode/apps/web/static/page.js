@@ -1,6 +1,7 @@
 // The page: asks the service what it serves, sends it each dropped patch, and shows what comes back.
 // What others named is written with textContent alone, so that a name is never markup.
 
+import { showSlides } from "./slides.js";
 import { plainTiff } from "./tiff.js";
 
 const AT_ONCE = 4; // requests; the service joins them
@@ -13,10 +14,11 @@ const cards = []; // { item, file }, in the order in which patches came
 let token = "", served = null, busy = 0;
 const queue = [];
 
+const headers = () => (token ? { authorization: `Bearer ${token}` } : {});
+
 async function ask(path, options = {}) {
   for (;;) {
-    const headers = token ? { authorization: `Bearer ${token}` } : {};
-    const answer = await fetch(path, { ...options, headers });
+    const answer = await fetch(path, { ...options, headers: headers() });
     if (answer.status === 429 || answer.status === 503) {
       await new Promise((resolve) => setTimeout(resolve, AGAIN_MS * Number(answer.headers.get("retry-after") || 1)));
       continue;
@@ -56,6 +58,7 @@ async function showModel() {
     return option;
   }));
   point.disabled = !point.options.length;
+  await showSlides(ask, headers);
 }
 
 function add(chosen) {

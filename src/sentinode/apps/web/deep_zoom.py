@@ -1,0 +1,186 @@
+"""Slides of a folder as Deep Zoom tiles, and what `sentinode slides` found in them. No slide is read whole.
+
+Which slides there are is settled when the service starts: a name in a request is looked up among these, and no path is
+ever made of it.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import threading
+from collections import OrderedDict
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from PIL import Image
+
+from sentinode.apps.web.answers import HeatMapPlace, SlideCard
+from sentinode.apps.web.uploads import RefusedError
+from sentinode.errors import DataError, RunError
+from sentinode.slides.cohort import cohort_of
+from sentinode.slides.outputs import SLIDE_MANIFEST, SlideRecord, open_heat_map, open_slide_record
+from sentinode.slides.reader import Overview, Slide, read_slide
+
+TILE_PX: Final = 256
+_OPEN_AT_ONCE: Final = 4  # slides, each with its cache of tiles
+_FARTHEST: Final = 8  # from a level that is finer than this many times, no tile is read: from the overview then
+_OVERVIEW_PX: Final = 2048
+_ASSUMED_UM: Final = 0.5  # where a slide has no spacing: `Slide.overview` assumes the same
+_QUALITY: Final = 85
+
+
+class _Opened:
+    """A slide that is open, with its overview, which is read when it is first needed."""
+
+    def __init__(self, slide: Slide) -> None:
+        self.slide, self._lock = slide, threading.Lock()
+        self._overview: Overview | None = None
+
+    def overview(self) -> Overview:
+        """The whole slide in about 2,048 pixels."""
+        with self._lock:
+            if self._overview is None:
+                size, along = self.slide.levels[0], self.slide.spacing or (_ASSUMED_UM, _ASSUMED_UM)
+                longest_um = max(size.width * along[0], size.height * along[1])
+                self._overview = self.slide.overview(longest_um / _OVERVIEW_PX)
+            return self._overview
+
+
+class Slides:
+    """The slides of a folder, by name; several threads may ask."""
+
+    def __init__(self, folder: Path, results: Path | None) -> None:
+        """`results`: of `sentinode slides` on the same folder. Raises DataError where the folder has no slides."""
+        self._entries = {entry.name: entry for entry in cohort_of([folder])}
+        judged = {} if results is None else {name: results / name for name in self._entries}
+        self._judged = {name: path for name, path in judged.items() if (path / SLIDE_MANIFEST).is_file()}
+        self._open: OrderedDict[str, _Opened] = OrderedDict()
+        self._lock = threading.Lock()
+
+    @property
+    def names(self) -> list[str]:
+        """In the order of the folder."""
+        return list(self._entries)
+
+    def card(self, name: str) -> SlideCard:
+        """What a slide is; raises RefusedError for one that is not there or cannot be read."""
+        slide = self._opened(name).slide
+        size = slide.levels[0]
+        return SlideCard(
+            name=name,
+            width_px=size.width,
+            height_px=size.height,
+            spacing_um_per_px=None if slide.spacing is None else list(slide.spacing),
+            tile_px=TILE_PX,
+            heat_map=self._place(name),
+        )
+
+    def descriptor(self, name: str) -> str:
+        """The slide's .dzi file."""
+        size = self._opened(name).slide.levels[0]
+        return (
+            '<?xml version="1.0" encoding="UTF-8"?>\n'
+            f'<Image xmlns="http://schemas.microsoft.com/deepzoom/2008" Format="jpeg" Overlap="0" TileSize="{TILE_PX}">'
+            f'<Size Width="{size.width}" Height="{size.height}"/></Image>\n'
+        )
+
+    def tile(self, name: str, level: int, column: int, row: int) -> bytes:
+        """A tile as JPEG; level 0 is one pixel, and each has twice the pixels of the one before.
+
+        Tissue that cannot be decoded is white. Raises RefusedError for a tile that is not there.
+        """
+        opened = self._opened(name)
+        size = opened.slide.levels[0]
+        last = math.ceil(math.log2(max(size.width, size.height, 1)))
+        if not 0 <= level <= last:
+            raise RefusedError(404, f"{name}: has the levels 0 to {last}, not {level}.")
+        scale = 2 ** (last - level)
+        width, height = math.ceil(size.width / scale), math.ceil(size.height / scale)
+        left, top = column * TILE_PX, row * TILE_PX
+        if not (0 <= left < width and 0 <= top < height):
+            raise RefusedError(
+                404, f"{name}: level {level} is {width} x {height} pixels; no tile begins at {left}, {top}."
+            )
+        across, down = min(TILE_PX, width - left), min(TILE_PX, height - top)
+        fits = [k for k, of in enumerate(opened.slide.levels) if of.downsample <= scale * 1.01]
+        finest = max(fits, key=lambda k: opened.slide.levels[k].downsample, default=0)
+        ratio = scale / opened.slide.levels[finest].downsample
+        if ratio > _FARTHEST:
+            whole = opened.overview()
+            box = (left * scale / whole.scale[0], top * scale / whole.scale[1],
+                   (left + across) * scale / whole.scale[0], (top + down) * scale / whole.scale[1])  # fmt: skip
+            limit = whole.rgb.shape[1], whole.rgb.shape[0]
+            box = (box[0], box[1], min(box[2], limit[0]), min(box[3], limit[1]))
+            picture = Image.fromarray(whole.rgb).resize((across, down), Image.Resampling.BOX, box)
+        else:
+            first = round(left * ratio), round(top * ratio)
+            size = opened.slide.levels[finest]
+            # What lies beyond the slide is white, and must not be mixed into its last pixels.
+            read = (max(1, min(round(across * ratio), size.width - first[0])),
+                    max(1, min(round(down * ratio), size.height - first[1])))  # fmt: skip
+            rgb, _ = opened.slide.read_what_can_be(finest, *first, *read)
+            picture = Image.fromarray(rgb)
+            if read != (across, down):
+                picture = picture.resize((across, down), Image.Resampling.BOX)
+        return _encoded(picture, "JPEG", quality=_QUALITY)
+
+    def heat_map(self, name: str) -> bytes:
+        """A PNG with a pixel a cell: 0 for what was not judged, and 1 to 255 for the probabilities 0 to 1."""
+        self._require(name)
+        if name not in self._judged:
+            raise RefusedError(404, f"{name}: has no heat map. Give `sentinode slides`, and its folder as --heatmaps.")
+        try:
+            found = open_heat_map(self._judged[name], self._record(name))
+        except RunError as error:
+            raise RefusedError(409, f"{name}: {error.what}. Judge the slide again.") from error
+        known = np.isfinite(found.probability)
+        levels = np.where(known, 1 + np.round(254 * np.where(known, found.probability, 0)), 0).astype(np.uint8)
+        return _encoded(Image.fromarray(levels), "PNG")
+
+    def _place(self, name: str) -> HeatMapPlace | None:
+        if name not in self._judged:
+            return None
+        record = self._record(name)
+        if record.request.places is not None:
+            return None
+        return HeatMapPlace(
+            rows=record.rows,
+            columns=record.columns,
+            step_px=list(record.step),
+            step_um=list(record.step_um),
+            threshold=record.request.threshold,
+            threshold_rule=record.threshold_rule,
+            model_sha256=record.request.model,
+        )
+
+    def _record(self, name: str) -> SlideRecord:
+        try:
+            return open_slide_record(self._judged[name])
+        except RunError as error:
+            raise RefusedError(409, f"{name}: a file of its heat map {error.what}. Judge it again.") from error
+
+    def _require(self, name: str) -> None:
+        if name not in self._entries:
+            raise RefusedError(404, "no slide has this name. See /v1/slides.")
+
+    def _opened(self, name: str) -> _Opened:
+        self._require(name)
+        with self._lock:
+            if name not in self._open:
+                entry = self._entries[name]
+                try:
+                    self._open[name] = _Opened(read_slide(entry.path, spacing=entry.spacing))
+                except DataError as error:
+                    raise RefusedError(409, f"{name}: {error.what}. Copy it again from its source.") from error
+                if len(self._open) > _OPEN_AT_ONCE:
+                    self._open.popitem(last=False)  # closed when the last tile that is read from it is done
+            self._open.move_to_end(name)
+            return self._open[name]
+
+
+def _encoded(picture: Image.Image, kind: str, **options: int) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, kind, **options)
+    return file.getvalue()
