@@ -60,6 +60,8 @@ async function open(ask, headers) {
         getTileUrl: (level, x, y) => `${path}/image_files/${level}/${x}_${y}.jpeg`,
       },
     });
+    viewer.canvas.setAttribute("role", "application");
+    viewer.canvas.setAttribute("aria-label", `the slide ${card.name}: arrows move, plus and minus zoom, 0 shows all`);
     if (!found) return;
     limit.value = found.threshold;
     cells = heat;
