@@ -23,7 +23,7 @@ AS_THEY_ARE = override(
     load_preset("fair").run_config(),
     {"preprocess.size_px": 96, "preprocess.resize": "area", "predict.views": 1},
 )
-SET = make_patches(32, slides=8, seed=4)
+SET = make_patches(24, slides=8, seed=4)
 PATCHES = np.ascontiguousarray(SET.pixels)
 
 
@@ -100,19 +100,19 @@ def test_a_constant_map_is_no_better_than_a_random_order() -> None:
 def test_a_network_that_takes_turned_patches_for_others_has_no_stable_maps() -> None:
     lopsided = np.zeros((96, 96))
     lopsided[8:40, 8:24] = -30 / 512 / 3
-    found = {m.method: m for m in examine(linear(lopsided, bias=20), SOME, SLIDES).methods}
+    found = {m.method: m for m in examine(linear(lopsided, bias=20), SOME[:6], SLIDES[:6]).methods}
     assert "stability" in found["occlusion"].failed
 
 
 def test_with_two_slides_nothing_passes_for_no_interval_is_known() -> None:
-    slides = np.array([f"s{k % 2}" for k in range(len(SOME))])
-    found = examine(of_contrast(), SOME, slides)
+    found = examine(of_contrast(), SOME[:6], np.array(["a", "b"] * 3))
     assert found.passed == ()
     assert "at least 3" in str(found.methods[2].deletion.reason)  # type: ignore[union-attr]
 
 
 def test_an_exam_is_repeated_to_the_last_bit() -> None:
-    assert repr(examine(of_contrast(), SOME, SLIDES)) == repr(examine(of_contrast(), SOME, SLIDES))
+    few, slides = SOME[:4], SLIDES[:4]
+    assert repr(examine(of_contrast(), few, slides)) == repr(examine(of_contrast(), few, slides))
 
 
 SOME = PATCHES[:15]  # too few to be clustered by stain: noise has none
