@@ -161,7 +161,7 @@ def test_an_exam_that_a_control_passes_is_warned_of(explained: Path, tmp_path: P
 
 def test_an_exam_says_who_passed() -> None:
     def of(method: str, *failed: str) -> MethodExam:
-        return MethodExam(method, None, 1.0, (), None, None, 1.0, failed)  # type: ignore[arg-type]
+        return MethodExam(method, None, 1.0, (), None, None, 1.0, failed)
 
     exam = Exam(4, 2, "slides", (of("cam"), of("occlusion", "stability"), of("constant")))
     assert exam.passed == ("cam",)

@@ -107,7 +107,7 @@ def test_a_network_that_takes_turned_patches_for_others_has_no_stable_maps() -> 
 def test_with_two_slides_nothing_passes_for_no_interval_is_known() -> None:
     found = examine(of_contrast(), SOME[:6], np.array(["a", "b"] * 3))
     assert found.passed == ()
-    assert "at least 3" in str(found.methods[2].deletion.reason)  # type: ignore[union-attr]
+    assert "at least 3" in str(found.methods[2].deletion.reason)
 
 
 def test_an_exam_is_repeated_to_the_last_bit() -> None:

@@ -103,7 +103,7 @@ def test_the_cam_of_a_backbone_and_its_bias_sum_to_the_logit_of_every_patch(feat
 def test_the_cam_of_a_p4m_network_and_its_bias_sum_to_the_logit_of_every_patch() -> None:
     network = p4m()
     found = attribute(explained(network), PATCHES, "cam")
-    bias = float(network[-1].bias.detach())  # type: ignore[index]
+    bias = float(network[-1].bias.detach())
     assert found.bases == pytest.approx(np.full(len(PATCHES), bias), abs=1e-6)
     assert found.errors.max() < 1e-4
 
@@ -195,7 +195,7 @@ def as_classifier(*runs: TrainedRun) -> Classifier:
     return Classifier(
         "some", list(runs), calibrations={}, operating_points={}, undecided="", decided_in=None,
         spacing_um_per_px=0.972, validation=unknown, card=unknown,
-    )  # type: ignore[arg-type] # fmt: skip
+    )  # fmt: skip
 
 
 def test_what_is_explained_is_the_logit_that_the_model_predicts_with() -> None:
@@ -220,7 +220,7 @@ def test_a_classifier_explains_any_form_of_patches() -> None:
 def test_what_cannot_be_explained_is_one_line() -> None:
     classifier = as_classifier(TrainedRun((TrainedNetwork(seeded(Small), WHOLE, CPU),)))
     with pytest.raises(ConfigError, match="unknown method 'saliency'"):
-        classifier.explain(PATCHES, "saliency")  # type: ignore[arg-type]
+        classifier.explain(PATCHES, "saliency")
     with pytest.raises(ConfigError, match="cannot explain 3 views"):
         classifier.explain(PATCHES, "cam", views=3)
     with pytest.raises(DataError, match="nothing to explain"):

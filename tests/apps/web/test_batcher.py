@@ -37,7 +37,7 @@ def while_running(model: Callable[[Pixels], Said], client: Callable[[Batcher], o
         metrics = Metrics()
         batcher = Batcher(model, metrics, most_waiting=most)
         running = asyncio.create_task(batcher.run())
-        await client(batcher)  # type: ignore[misc]
+        await client(batcher)
         batcher.close()
         await asyncio.wait_for(running, 20)
         return metrics
