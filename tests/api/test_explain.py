@@ -44,15 +44,15 @@ def explained(run: Run, phantom_folder: Path, here: Session) -> Path:
     truth = pd.read_csv(phantom_folder / "truth.csv", dtype={"id": str})
     labels = here.cache_root.parent / "labels.csv"
     truth[["id", "label"]].to_csv(labels, index=False)
-    explain_model(run.folder, phantom_folder, out, here, labels=labels, patches=48, against=run.folder)
+    explain_model(run.folder, phantom_folder, out, here, labels=labels, patches=30, against=run.folder)
     return out
 
 
 def test_every_file_is_there_and_the_record_is_what_was_returned(explained: Path) -> None:
     found = read_record(explained / EXPLANATION, Explanation)
     assert {path.name for path in explained.iterdir()} == {EXPLANATION, "patches.csv", "pictures", "report.html"}
-    assert found.patches == 48
-    assert found.found > 48
+    assert found.patches == 30
+    assert found.found > 30
     assert len(found.exam.methods) == 5
     pictures = {path.name for path in (explained / "pictures").iterdir()}
     methods = found.exam.passed
@@ -61,13 +61,13 @@ def test_every_file_is_there_and_the_record_is_what_was_returned(explained: Path
     }
     with (explained / "patches.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 48
+    assert len(rows) == 30
     logits = {row["id"]: float(row["logit"]) for row in rows}
     for patch in found.shown:
         assert logits[patch.id] == pytest.approx(patch.logit, rel=1e-5)
     assert "known from training" in found.notices[0]
     assert found.concepts is not None
-    assert found.concepts.patches == 48
+    assert found.concepts.patches == 30
 
 
 def test_a_run_looks_where_it_looks_itself(explained: Path) -> None:

@@ -173,7 +173,7 @@ def test_a_study_is_not_resumed_with_other_data_or_another_question(
 def test_a_study_of_enough_validation_patches_says_what_its_choice_looks_at(tmp_path: Path) -> None:
     """It is sealed with the study, and its mistakes stand beside their maps."""
     data, out = tmp_path / "data", tmp_path / "study"
-    write_phantom(data, patches=640, slides=8, seed=3, workers=1)
+    write_phantom(data, patches=560, slides=8, seed=3, workers=1)
     settings = {"fit.epochs": 1, "predict.views": 1, "split.validation_fraction": 0.3, "seeds": [25]}
     config = override(load_preset("fair"), settings)
     sentinode.compare(data, config, out, Session(tmp_path / "cache", workers=1))

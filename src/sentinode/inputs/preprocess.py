@@ -50,7 +50,7 @@ def downsample(patches: UInt8[np.ndarray, "n 96 96 3"], config: PreprocessConfig
     """
     at, block = sampled_px(config)
     if config.crop_px == config.size_px:  # nothing to pick: a slice is copied faster than pixels are gathered
-        return np.ascontiguousarray(patches[:, at[0] : at[-1] + 1, at[0] : at[-1] + 1])
+        return patches[:, at[0] : at[-1] + 1, at[0] : at[-1] + 1].copy()
     if block == 1:
         return np.ascontiguousarray(patches[:, at[:, None], at[None, :]])
     total = np.zeros((len(patches), config.size_px, config.size_px, 3), np.uint16)
