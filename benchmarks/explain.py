@@ -20,7 +20,7 @@ from sentinode.artefacts import write_json
 from sentinode.data.folder import pack_all, read_images
 from sentinode.device import use_threads
 from sentinode.errors import ConfigError
-from sentinode.inference.attribution import METHODS, Explained, attribute
+from sentinode.inference.attribution import METHODS, ExplainedLogit, attribute
 from sentinode.runs.environment import describe_environment
 from sentinode.session import Session
 
@@ -38,7 +38,7 @@ def main() -> None:
     session = Session()
     images = read_images(args.images, part="test").listing
     pixels = np.ascontiguousarray(pack_all(images, session).pixels[: args.patches])
-    explained = Explained.of(load(args.run, session=session), views=1)
+    explained = ExplainedLogit.of(load(args.run, session=session), views=1)
     explained.logits(pixels)  # the fastest runtime is tried, and told, before anything is timed
     seconds: dict[str, list[float]] = {method: [] for method in METHODS}
     refused: dict[str, str] = {}

@@ -14,8 +14,8 @@ from conftest import make_patches
 from sentinode.config.presets import load_preset
 from sentinode.evaluation.bootstrap import Interval
 from sentinode.explain.exam import CONTROLS, Exam, MethodExam, examine
-from sentinode.explain.look import Look, look, looks_of, share_in_centre, swapped_pairs, verdicts
-from sentinode.inference.attribution import Explained, Pixels, attribute
+from sentinode.explain.look import LooksAt, look, looks_of, share_in_centre, swapped_pairs, verdicts
+from sentinode.inference.attribution import ExplainedLogit, Pixels, attribute
 from sentinode.inference.trained import TrainedNetwork
 from sentinode.settings import override
 
@@ -27,16 +27,16 @@ SET = make_patches(24, slides=8, seed=4)
 PATCHES = np.ascontiguousarray(SET.pixels)
 
 
-def linear(weights: np.ndarray, bias: float = 0.0) -> Explained:
+def linear(weights: np.ndarray, bias: float = 0.0) -> ExplainedLogit:
     """A logit that is a weighted sum of the pixels, (96, 96) weights a channel."""
     network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 96 * 96, 1))
     with torch.no_grad():
         network[1].weight.copy_(torch.from_numpy(np.tile(weights.ravel(), 3).astype(np.float32))[None])
         network[1].bias.fill_(bias)
-    return Explained((TrainedNetwork(network, AS_THEY_ARE, torch.device("cpu")),), (1.0,), 1)
+    return ExplainedLogit((TrainedNetwork(network, AS_THEY_ARE, torch.device("cpu")),), (1.0,), 1)
 
 
-def of_centre(*, ring: bool = False) -> Explained:
+def of_centre(*, ring: bool = False) -> ExplainedLogit:
     """Dark tissue in the centre, or around it, is tumour."""
     inside = np.zeros((96, 96))
     inside[32:64, 32:64] = 1
@@ -46,7 +46,7 @@ def of_centre(*, ring: bool = False) -> Explained:
     return linear(weights, bias=20 * 0.55)
 
 
-def of_contrast() -> Explained:
+def of_contrast() -> ExplainedLogit:
     """A centre darker than what is around it is tumour; of shuffled weights, whose sum is 0, nothing is left."""
     weights = np.full((96, 96), 20 / 8192 / 3)
     weights[32:64, 32:64] = -20 / 1024 / 3
@@ -128,7 +128,7 @@ def dark_ring(pixels: Pixels, labels: np.ndarray) -> Pixels:
     return changed
 
 
-def looked(explained: Explained, pixels: Pixels) -> Look:
+def looked(explained: ExplainedLogit, pixels: Pixels) -> LooksAt:
     swapped = swapped_pairs(pixels, LABELS, seed=0)
     maps = {"occlusion": attribute(explained, pixels, "occlusion").maps}
     return look(looks_of(explained, pixels, swapped, maps), swapped, SLIDES, unit="slides", seed=0)

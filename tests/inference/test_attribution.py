@@ -16,7 +16,7 @@ from sentinode.config.run import PreprocessConfig, RunConfig
 from sentinode.errors import ConfigError, DataError
 from sentinode.evaluation.blend import blend_logits
 from sentinode.inference.attribution import (
-    Explained,
+    ExplainedLogit,
     Method,
     attribute,
     flat,
@@ -57,8 +57,8 @@ def seeded(make: type[nn.Module]) -> nn.Module:
         return make().eval()
 
 
-def explained(network: nn.Module, config: RunConfig = WHOLE, views: int = 1) -> Explained:
-    return Explained((TrainedNetwork(network, config, CPU),), (1.0,), views)
+def explained(network: nn.Module, config: RunConfig = WHOLE, views: int = 1) -> ExplainedLogit:
+    return ExplainedLogit((TrainedNetwork(network, config, CPU),), (1.0,), views)
 
 
 def trained_head(network: nn.Module) -> nn.Module:
@@ -181,7 +181,7 @@ def test_maps_of_several_networks_are_their_weighted_mean() -> None:
     first, second = seeded(Small), seeded(Small)
     for weights in second.parameters():
         weights.data.mul_(-0.5)
-    both = Explained(tuple(TrainedNetwork(net, WHOLE, CPU) for net in (first, second)), (0.25, 0.75), 1)
+    both = ExplainedLogit(tuple(TrainedNetwork(net, WHOLE, CPU) for net in (first, second)), (0.25, 0.75), 1)
     found = attribute(both, PATCHES, "cam")
     alone = [attribute(explained(net), PATCHES, "cam") for net in (first, second)]
     assert found.maps == pytest.approx(0.25 * alone[0].maps + 0.75 * alone[1].maps, abs=1e-7)
@@ -204,11 +204,11 @@ def test_what_is_explained_is_the_logit_that_the_model_predicts_with() -> None:
     weights = np.array([0.3, 0.7])
     ensemble = TrainedRun(tuple(networks), weights)
     said = [blend_logits(as_classifier(TrainedRun((net,)))(PATCHES)[:, None])[:, 0] for net in networks]
-    assert Explained.of(as_classifier(ensemble)).logits(PATCHES) == pytest.approx(
+    assert ExplainedLogit.of(as_classifier(ensemble)).logits(PATCHES) == pytest.approx(
         weights[0] * said[0] + weights[1] * said[1], abs=1e-5
     )
     study = as_classifier(*(TrainedRun((net,)) for net in networks))
-    assert Explained.of(study).logits(PATCHES) == pytest.approx((said[0] + said[1]) / 2, abs=1e-5)
+    assert ExplainedLogit.of(study).logits(PATCHES) == pytest.approx((said[0] + said[1]) / 2, abs=1e-5)
 
 
 def test_a_classifier_explains_any_form_of_patches() -> None:

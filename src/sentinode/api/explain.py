@@ -15,12 +15,12 @@ from sentinode.errors import DataError
 from sentinode.explain.explanation import (
     BEFORE_EXPLANATION,
     EXPLANATION,
+    ExplainedPatches,
     Explanation,
-    Material,
     explain_material,
     require_exam_of,
 )
-from sentinode.inference.attribution import Explained
+from sentinode.inference.attribution import ExplainedLogit
 from sentinode.inference.classifier import Classifier
 from sentinode.models.own import Given, Recipes
 from sentinode.randomness import Purpose
@@ -67,7 +67,7 @@ def explain_model(
     with claim(out, replaces=BEFORE_EXPLANATION):
         runs = open_runs(model, own)
         classifier = classifier_of(runs, session.device, folder=model, fastest=runtime_cache_of(session))
-        explained, digest = Explained.of(classifier, views=views), digest_of_model(model)
+        explained, digest = ExplainedLogit.of(classifier, views=views), digest_of_model(model)
         rival = None if against is None else _opened(Path(against), own, views, session)
         exam = None
         if examined is not None:
@@ -87,9 +87,9 @@ def explain_model(
     return found
 
 
-def _opened(folder: Path, own: Recipes, views: int | None, session: Session) -> tuple[str, Explained]:
+def _opened(folder: Path, own: Recipes, views: int | None, session: Session) -> tuple[str, ExplainedLogit]:
     classifier = classifier_of(open_runs(folder, own), session.device, folder=folder, fastest=runtime_cache_of(session))
-    return classifier.name, Explained.of(classifier, views=views)
+    return classifier.name, ExplainedLogit.of(classifier, views=views)
 
 
 def _scored(images: Path, labels: Path | None, config: DataConfig, runs: tuple[Run, ...], session: Session) -> Scored:
@@ -119,7 +119,7 @@ def _of_slide(slide: Path, at: Path, spacing: float | None, classifier: Classifi
     return Scored(patches, patches, {}, "", "")
 
 
-def _drawn(scored: Scored, images: str, most: int, runs: tuple[Run, ...], session: Session) -> Material:
+def _drawn(scored: Scored, images: str, most: int, runs: tuple[Run, ...], session: Session) -> ExplainedPatches:
     """Up to so many of the patches, by chance, with their clusters."""
     every = scored.patches
     if len(every) > most:
@@ -130,7 +130,7 @@ def _drawn(scored: Scored, images: str, most: int, runs: tuple[Run, ...], sessio
         scored, patches=replace(scored.patches, labels=np.where(labelled, scored.patches.labels, 0).astype(np.int8))
     )
     clusters, kind = cluster(for_clusters, runs[0].config, session)
-    return Material(
+    return ExplainedPatches(
         scored.patches,
         clusters,
         kind,

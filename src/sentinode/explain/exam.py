@@ -40,7 +40,7 @@ from sentinode.evaluation.bootstrap import Interval, mean_interval
 from sentinode.inference.attribution import (
     METHODS,
     Attribution,
-    Explained,
+    ExplainedLogit,
     Maps,
     Method,
     Pixels,
@@ -123,11 +123,11 @@ class Exam:
         return not any(found.passed for found in self.methods if found.control)
 
 
-Explainer = Callable[[Explained, Pixels], Attribution]
+Explainer = Callable[[ExplainedLogit, Pixels], Attribution]
 
 
 def examine(
-    explained: Explained,
+    explained: ExplainedLogit,
     patches: Pixels,
     clusters: Shaped[np.ndarray, " n"],
     *,
@@ -161,7 +161,7 @@ class _Hall:
 
     def __init__(
         self,
-        explained: Explained,
+        explained: ExplainedLogit,
         patches: Pixels,
         clusters: Shaped[np.ndarray, " n"],
         unit: str,
@@ -225,7 +225,7 @@ class _Hall:
         return float(np.mean([_alike(maps, turned(found.maps, inverse(g))) for g, found in turns]))
 
 
-def in_cells(maps: Maps) -> Float[np.ndarray, "n 144"]:
+def _in_cells(maps: Maps) -> Float[np.ndarray, "n 144"]:
     """The sums over squares of 8 pixels, row by row."""
     cells = maps.reshape(len(maps), _CELLS, _CELL_PX, _CELLS, _CELL_PX).sum(axis=(2, 4), dtype=np.float64)
     return np.asarray(cells.reshape(len(maps), -1))
@@ -233,7 +233,7 @@ def in_cells(maps: Maps) -> Float[np.ndarray, "n 144"]:
 
 def _order(maps: Maps, rng: np.random.Generator) -> Int[np.ndarray, "n cells"]:
     """Cells from those that speak most for tumour to those that speak most against it; among equals by chance."""
-    cells = in_cells(maps).round(12)
+    cells = _in_cells(maps).round(12)
     return np.asarray(np.lexsort((rng.random(cells.shape), -cells), axis=1))
 
 
@@ -241,14 +241,14 @@ def _alike(some: Maps, others: Maps) -> float:
     """The mean rank correlation of maps; of two that are constant 1, of one that is 0."""
     from scipy.stats import rankdata  # here: who only reads an exam does not wait for it
 
-    a, b = (rankdata(in_cells(maps).round(12), axis=1) for maps in (some, others))
+    a, b = (rankdata(_in_cells(maps).round(12), axis=1) for maps in (some, others))
     a, b = a - a.mean(axis=1, keepdims=True), b - b.mean(axis=1, keepdims=True)
     norms = np.sqrt((a**2).sum(axis=1) * (b**2).sum(axis=1))
     both = ((a == 0).all(axis=1) & (b == 0).all(axis=1)).astype(float)
     return float(np.divide((a * b).sum(axis=1), norms, out=both, where=norms > 0).mean())
 
 
-def _shuffled(explained: Explained, rng: np.random.Generator) -> Iterator[Explained]:
+def _shuffled(explained: ExplainedLogit, rng: np.random.Generator) -> Iterator[ExplainedLogit]:
     """The networks with the weights of their last layers shuffled, more and more of them, at last of all."""
     modules = [copy.deepcopy(network.given) for network in explained.networks]
     layers = [list(reversed(_layers(module))) for module in modules]
@@ -275,13 +275,13 @@ def _shuffle(layer: nn.Module, rng: np.random.Generator) -> None:
         weights.copy_(weights.flatten()[order].view_as(weights))
 
 
-def _constant(explained: Explained, patches: Pixels) -> Attribution:
+def _constant(explained: ExplainedLogit, patches: Pixels) -> Attribution:
     """The same everywhere."""
     maps = np.full((len(patches), PATCH_SIZE_PX, PATCH_SIZE_PX), 1 / PATCH_SIZE_PX**2, np.float32)
     return Attribution("constant", maps, explained.logits(patches), np.zeros(len(patches)))
 
 
-def _edges(explained: Explained, patches: Pixels) -> Attribution:
+def _edges(explained: ExplainedLogit, patches: Pixels) -> Attribution:
     """The size of the gradient of the brightness."""
     y, x = np.gradient(patches.mean(axis=3, dtype=np.float32), axis=(1, 2))
     return Attribution("edges", np.hypot(y, x).astype(np.float32), explained.logits(patches), np.zeros(len(patches)))

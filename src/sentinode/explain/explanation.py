@@ -30,8 +30,8 @@ from sentinode.explain.concepts import ConceptReport, concept_report
 from sentinode.explain.exam import PATCHES as EXAMINED
 from sentinode.explain.exam import Exam, examine
 from sentinode.explain.galleries import worst_mistakes, write_maps, write_pictures
-from sentinode.explain.look import Look, look, looks_of, swapped_pairs, verdicts
-from sentinode.inference.attribution import METHODS, Explained, Maps, Method, attribute
+from sentinode.explain.look import LooksAt, look, looks_of, swapped_pairs, verdicts
+from sentinode.inference.attribution import METHODS, ExplainedLogit, Maps, Method, attribute
 from sentinode.inference.predictions import Predictions
 from sentinode.progress import of_step
 from sentinode.randomness import Purpose
@@ -66,7 +66,7 @@ class Rival:
     """Another model on the same patches, and how it differs."""
 
     model: str
-    look: Look
+    look: LooksAt
     verdicts: tuple[Verdict, ...]
     """The first model minus this one."""
 
@@ -92,7 +92,7 @@ class Explanation:
     exam: Exam
     examined_on: str
     """The folder of an earlier explanation whose exam this is; "" where these patches sat it."""
-    look: Look
+    look: LooksAt
     rival: Rival | None
     concepts: ConceptReport | None
     limit: float
@@ -101,7 +101,7 @@ class Explanation:
 
 
 @dataclass(frozen=True, eq=False)
-class Material:
+class ExplainedPatches:
     """The patches that are explained, with what is known of them."""
 
     patches: PatchSet
@@ -121,15 +121,15 @@ class Material:
 def explain_material(
     model: str,
     model_sha256: str,
-    explained: Explained,
-    material: Material,
+    explained: ExplainedLogit,
+    material: ExplainedPatches,
     out: Path,
     session: Session,
     *,
     methods: Sequence[Method] = METHODS,
     examined_patches: int = EXAMINED,
     examined: tuple[str, Exam] | None = None,
-    against: tuple[str, Explained] | None = None,
+    against: tuple[str, ExplainedLogit] | None = None,
     show: Sequence[str] | None = None,
     seed: int = 0,
 ) -> Explanation:
@@ -222,11 +222,13 @@ def explain_chosen(
     rows = np.sort(patches.rows_of(np.array(list(dict.fromkeys([*shown, *drawn])), dtype=str)))
     some = patches.some(rows, session.cache_root)
     of = np.array([clusters.get(i, "") for i in some.ids.tolist()], dtype=str)
-    material = Material(some, of, run.cluster_kind, len(ids), "the validation set", "the validation set", "", ())
+    material = ExplainedPatches(
+        some, of, run.cluster_kind, len(ids), "the validation set", "the validation set", "", ()
+    )
     return explain_material(
         run.folder.name,
         digest_of_model(run.folder),
-        Explained.of(classifier_of([run], session.device)),
+        ExplainedLogit.of(classifier_of([run], session.device)),
         material,
         out,
         session,
@@ -249,7 +251,9 @@ def require_exam_of(found: Explanation, model_sha256: str, views: int, folder: P
     return found.exam
 
 
-def _weighed(model: str, said: Predictions, material: Material, seed: int, session: Session) -> ConceptReport | None:
+def _weighed(
+    model: str, said: Predictions, material: ExplainedPatches, seed: int, session: Session
+) -> ConceptReport | None:
     """None where the patches are too few, or of one class."""
     try:
         measured = concepts(
@@ -280,7 +284,9 @@ def _to_show(said: Predictions | None, logit: Float[np.ndarray, " n"], seed: int
     return np.concatenate([rows[: SHOWN // len(kinds)] for rows in kinds]).astype(np.int64)
 
 
-def _table(material: Material, logit: Float[np.ndarray, " n"], shares: Mapping[str, Float[np.ndarray, " n"]]) -> str:
+def _table(
+    material: ExplainedPatches, logit: Float[np.ndarray, " n"], shares: Mapping[str, Float[np.ndarray, " n"]]
+) -> str:
     text = io.StringIO()
     write = csv.writer(text, lineterminator="\n").writerow
     write(["id", "label", "slide", "logit", *(f"{method}_in_centre" for method in shares)])

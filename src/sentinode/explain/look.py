@@ -22,7 +22,7 @@ from jaxtyping import Float, Int, Shaped
 from sentinode.data.images import CENTRE_SIZE_PX, PATCH_SIZE_PX
 from sentinode.evaluation.bootstrap import Interval, mean_interval
 from sentinode.evaluation.verdict import Question, Verdict, decide
-from sentinode.inference.attribution import Explained, Maps, Pixels
+from sentinode.inference.attribution import ExplainedLogit, Maps, Pixels
 from sentinode.progress import Progress, of_step, silent
 from sentinode.randomness import Purpose
 from sentinode.splits.stain_clusters import stain_clusters, stain_statistics, usual_count
@@ -42,7 +42,7 @@ _FEWEST_TO_CLUSTER: Final = 16  # patches: fewer are all of one stain
 
 
 @dataclass(frozen=True)
-class Look:
+class LooksAt:
     """What one model looks at, on the mean of so many patches, each with its interval."""
 
     patches: int
@@ -83,7 +83,7 @@ def _uses(follows: Interval) -> str:
 
 
 @dataclass(frozen=True, eq=False)
-class Looks:
+class LooksByPatch:
     """What is measured of one model on each of N patches, and on each of M swapped ones; NaN where it says nothing."""
 
     attribution: dict[str, Float[np.ndarray, " n"]]
@@ -131,12 +131,12 @@ def swapped_pairs(patches: Pixels, tumour: Int[np.ndarray, " n"], *, seed: int) 
 
 
 def looks_of(
-    explained: Explained,
+    explained: ExplainedLogit,
     patches: Pixels,
     swapped: Swapped,
     maps: dict[str, Maps],
     progress: Progress = silent,
-) -> Looks:
+) -> LooksByPatch:
     """Measure what a model looks at; `maps` are those of the methods that passed the exam, of all patches."""
     told = of_step(progress, "blur and swap centres")
     logits = explained.logits(patches)
@@ -153,17 +153,17 @@ def looks_of(
     says = (logits > 0).astype(np.int64)
     told_apart = (says[swapped.centres] == swapped.tumour) & (says[swapped.rings] == 1 - swapped.tumour)
     follows = np.where(told_apart, calls == (swapped.tumour == 1), np.nan)
-    return Looks({name: share_in_centre(of) for name, of in maps.items()}, moved[0], moved[1], follows)
+    return LooksByPatch({name: share_in_centre(of) for name, of in maps.items()}, moved[0], moved[1], follows)
 
 
-def look(found: Looks, swapped: Swapped, clusters: Shaped[np.ndarray, " n"], *, unit: str, seed: int) -> Look:
+def look(found: LooksByPatch, swapped: Swapped, clusters: Shaped[np.ndarray, " n"], *, unit: str, seed: int) -> LooksAt:
     """The means, with intervals that draw clusters anew; swapped patches belong to the cluster of their ring."""
     rng = Purpose.LOOK.rng(seed)
 
     def mean(values: np.ndarray, of: np.ndarray = clusters, *, share: bool = False) -> Interval:
         return mean_interval(values, of, rng=rng, unit=unit, scale="share" if share else "difference").plain
 
-    return Look(
+    return LooksAt(
         patches=len(clusters),
         attribution={name: mean(values, share=True) for name, values in found.attribution.items()},
         centre_blurred=mean(found.centre_blurred),
@@ -176,7 +176,7 @@ def look(found: Looks, swapped: Swapped, clusters: Shaped[np.ndarray, " n"], *, 
 
 def verdicts(
     names: tuple[str, str],
-    both: tuple[Looks, Looks],
+    both: tuple[LooksByPatch, LooksByPatch],
     swapped: Swapped,
     clusters: Shaped[np.ndarray, " n"],
     *,

@@ -106,7 +106,7 @@ class Attribution:
 
 
 @dataclass(frozen=True, eq=False)
-class Explained:
+class ExplainedLogit:
     """What is explained: a model's logit, the weighted mean over its networks, and over the views of a patch, 1 or 8.
 
     With views the mean is of their logits, where a prediction is the mean of their probabilities.
@@ -117,7 +117,7 @@ class Explained:
     views: int
 
     @classmethod
-    def of(cls, classifier: Classifier, *, views: int | None = None) -> Explained:
+    def of(cls, classifier: Classifier, *, views: int | None = None) -> ExplainedLogit:
         """`views`: None for as many as the model predicts with.
 
         Raises ConfigError for other numbers than 1 and 8, and for an exported model, whose gradients nobody has.
@@ -138,7 +138,7 @@ class Explained:
                 heard.append((network, weight / len(classifier.runs)))
         return cls(tuple(network for network, _ in heard), tuple(weight for _, weight in heard), views)
 
-    def with_modules(self, modules: Sequence[nn.Module]) -> Explained:
+    def with_modules(self, modules: Sequence[nn.Module]) -> ExplainedLogit:
         """The same of other weights, network by network."""
         pairs = zip(self.networks, modules, strict=True)
         return replace(self, networks=tuple(network.with_network(module) for network, module in pairs))
@@ -174,7 +174,7 @@ class Explained:
 
 
 def attribute(
-    explained: Explained, patches: Pixels, method: Method, *, on_progress: Callable[[int, int], None] | None = None
+    explained: ExplainedLogit, patches: Pixels, method: Method, *, on_progress: Callable[[int, int], None] | None = None
 ) -> Attribution:
     """Maps of the patches' logits by a method.
 
@@ -240,7 +240,7 @@ def _joined(parts: Sequence[Attribution]) -> Attribution:
     return Attribution(parts[0].method, maps, logits, bases, steps)
 
 
-def _occluded(explained: Explained, patches: Pixels) -> Attribution:
+def _occluded(explained: ExplainedLogit, patches: Pixels) -> Attribution:
     """Square by square, side by side."""
     logits, empty = explained.logits(patches), flat(patches)
     side = PATCH_SIZE_PX // WINDOW_PX
@@ -256,7 +256,7 @@ def _occluded(explained: Explained, patches: Pixels) -> Attribution:
     return Attribution("occlusion", maps, logits, explained.logits(empty))
 
 
-def _cam(explained: Explained, patches: Pixels) -> Attribution:
+def _cam(explained: ExplainedLogit, patches: Pixels) -> Attribution:
     maps, bases = explained.mean(patches, _contributions).astype(np.float32), explained.mean(patches, _of_no_maps)
     return Attribution("cam", maps, explained.logits(patches), bases)
 
@@ -324,7 +324,7 @@ def _last_maps(network: nn.Module, seen: Float[Tensor, "n 3 s s"]) -> nn.Module:
     return told[-1]
 
 
-def _integrated(explained: Explained, patches: Pixels) -> Attribution:
+def _integrated(explained: ExplainedLogit, patches: Pixels) -> Attribution:
     """With twice the steps for those patches whose maps do not yet sum to the logit."""
     logits = explained.logits(patches)
     maps = np.zeros((len(patches), PATCH_SIZE_PX, PATCH_SIZE_PX), np.float32)

@@ -333,7 +333,7 @@ class Classifier:
         the logit that they are to explain. Whether the maps of a method mean anything for this network is examined by
         `sentinode explain`.
         """
-        from sentinode.inference.attribution import METHODS, Explained, attribute  # here: with it comes PyTorch
+        from sentinode.inference.attribution import METHODS, ExplainedLogit, attribute  # here: with it comes PyTorch
 
         if method not in METHODS:
             known = f"{', '.join(METHODS[:-1])} or {METHODS[-1]}"
@@ -341,7 +341,7 @@ class Classifier:
         chunks = [np.empty((0, *_SHAPE), np.uint8)]
         for batch, where in _batches_of(patches):
             chunks += _pixels_of(batch, where, _AT_ONCE)
-        found = attribute(Explained.of(self, views=views), np.concatenate(chunks), method)
+        found = attribute(ExplainedLogit.of(self, views=views), np.concatenate(chunks), method)
         if found.refused:
             raise ConfigError(found.refused, where=method, remedy="Explain it by another method.")
         return found

@@ -23,7 +23,7 @@ from sentinode.apps.web.service import Maps, Service
 from sentinode.apps.web.uploads import Limits
 from sentinode.data.images import encode_tiff, patch_id
 from sentinode.errors import ConfigError, FailureError
-from sentinode.inference.attribution import Explained
+from sentinode.inference.attribution import ExplainedLogit
 from sentinode.runs.load import digest_of_model
 
 PATCHES = make_patches(8, seed=5).pixels
@@ -32,7 +32,7 @@ TOKEN = "correct-horse-battery-staple"
 
 
 def service_of(classifier: Classifier, *, digest: str = "0" * 64, limits: Limits | None = None) -> Service:
-    maps = Maps("occlusion", Explained.of(classifier), 0.5)
+    maps = Maps("occlusion", ExplainedLogit.of(classifier), 0.5)
     return Service(classifier, digest, maps=maps, limits=limits or Limits())
 
 

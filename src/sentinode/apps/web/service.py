@@ -22,7 +22,7 @@ from sentinode.errors import ConfigError
 from sentinode.evaluation.calibration import Method
 from sentinode.evaluation.threshold import OperatingPoint
 from sentinode.explain.explanation import EXPLANATION, Explanation, require_exam_of
-from sentinode.inference.attribution import METHODS, Explained, attribute
+from sentinode.inference.attribution import METHODS, ExplainedLogit, attribute
 from sentinode.inference.attribution import Method as MapMethod
 from sentinode.inference.classifier import Classifier, Pixels
 from sentinode.records import read_record
@@ -38,7 +38,7 @@ class Maps:
     """The method whose maps are shown of a model, since it passed its exam."""
 
     method: MapMethod
-    explained: Explained
+    explained: ExplainedLogit
     limit: float
 
 
@@ -52,7 +52,7 @@ def examined_maps(folder: Path, classifier: Classifier, digest: str) -> Maps | s
     passed = [method for method in METHODS if method in exam.passed]
     if not passed:
         return "no method's maps passed their exam on this model"
-    return Maps(passed[0], Explained.of(classifier), found.limit)
+    return Maps(passed[0], ExplainedLogit.of(classifier), found.limit)
 
 
 def reasons_of(patch: Patch) -> list[str]:

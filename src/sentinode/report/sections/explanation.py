@@ -12,7 +12,7 @@ import numpy as np
 from sentinode.evaluation.bootstrap import Interval
 from sentinode.explain.exam import LEAST_STABLE, MOST_ALIKE, Exam, MethodExam, Part
 from sentinode.explain.explanation import Explanation, ShownPatch
-from sentinode.explain.look import AREA, BLUR_PX, Look
+from sentinode.explain.look import AREA, BLUR_PX, LooksAt
 from sentinode.inference.attribution import COMPLETE_SHARE, COMPLETE_WITHIN, WINDOW_PX
 from sentinode.report.prose.numbers import MISSING, number
 from sentinode.report.sections.concepts import concepts_in_words
@@ -133,7 +133,7 @@ def exam_in_words(exam: Exam) -> str:
     return f"{named[0].upper()}{named[1:]} passed the exam on this network."
 
 
-def look_table(names: Sequence[str], looks: Sequence[Look]) -> Table:
+def look_table(names: Sequence[str], looks: Sequence[LooksAt]) -> Table:
     """What one model, or two, look at, a row each."""
     methods = list(dict.fromkeys(method for found in looks for method in found.attribution))
     head = ["model", "follows the centre", "pairs", "answer from the centre", "centre blurred", "ring blurred"]
