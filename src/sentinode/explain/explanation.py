@@ -208,15 +208,16 @@ def explain_chosen(
 ) -> Explanation | None:
     """What the first run of a study's choice looks at in its validation set, written into `out` but for the record.
 
-    Of integrated gradients, the slowest, nothing is computed, nor anything of backbones and ensembles, of which it
-    would take longer than their training: for these `sentinode explain` is a command of its own. So is it for fewer
-    validation patches than sit an exam. `clusters` is by id; `show` names patches, of which those in the validation set
-    are shown.
+    Of integrated gradients, the slowest, nothing is computed, and of backbones and ensembles class activation maps
+    alone, of one view: the rest would take longer than their training, and is there by `sentinode explain`. Nothing is
+    examined on fewer validation patches than sit an exam. `clusters` is by id; `show` names patches, of which those in
+    the validation set are shown.
     """
     run = chosen.runs[0]
     ids = run.predictions.ids
-    if isinstance(run.config.model, TimmModel) or run.members or len(ids) < EXAMINED:
+    if len(ids) < EXAMINED:
         return None
+    slow = bool(run.members) or isinstance(run.config.model, TimmModel)
     shown = [i for i in show if i in set(ids.tolist())]
     drawn = Purpose.LOOK.rng(run.seed, then=(2,)).permutation(ids)[:_IN_A_STUDY].tolist()
     rows = np.sort(patches.rows_of(np.array(list(dict.fromkeys([*shown, *drawn])), dtype=str)))
@@ -228,11 +229,11 @@ def explain_chosen(
     return explain_material(
         run.folder.name,
         digest_of_model(run.folder),
-        ExplainedLogit.of(classifier_of([run], session.device)),
+        ExplainedLogit.of(classifier_of([run], session.device), views=1 if slow else None),
         material,
         out,
         session,
-        methods=("cam", "occlusion"),
+        methods=("cam",) if slow else ("cam", "occlusion"),
         examined_patches=EXAMINED // 2,
         show=shown,
         seed=run.seed,

@@ -13,7 +13,7 @@ from sentinode.evaluation.bootstrap import Interval
 from sentinode.explain.exam import LEAST_STABLE, MOST_ALIKE, Exam, MethodExam, Part
 from sentinode.explain.explanation import Explanation, ShownPatch
 from sentinode.explain.look import AREA, BLUR_PX, LooksAt
-from sentinode.inference.attribution import COMPLETE_SHARE, COMPLETE_WITHIN, WINDOW_PX
+from sentinode.inference.attribution import COMPLETE_SHARE, COMPLETE_WITHIN, METHODS, WINDOW_PX
 from sentinode.report.prose.numbers import MISSING, number
 from sentinode.report.sections.concepts import concepts_in_words
 from sentinode.report.sections.patches import Picture, picture
@@ -70,18 +70,23 @@ class LookPart:
     passed: str
     uses: str
     knows: str
-    patches: int
+    of: str
+    """Which patches, and how they lay."""
+    more: str
+    """What `sentinode explain` adds."""
     table: Table
     rules: Sequence[str]
 
 
 def look_part(found: Explanation) -> LookPart:
+    sat = {exam.method for exam in found.exam.methods}
     return LookPart(
         exam_table(found.exam),
         exam_in_words(found.exam),
         found.look.in_words,
         concepts_in_words(found.concepts) if found.concepts else "",
-        found.patches,
+        f"{found.patches:,} validation patches{', as they lie' if found.views == 1 else ''}",
+        _enumerated([*(METHOD_NAMES[method] for method in METHODS if method not in sat), "other patches"]),
         look_table([found.model], [found.look]),
         look_rules(),
     )
@@ -129,7 +134,7 @@ def exam_in_words(exam: Exam) -> str:
     passed = [METHOD_NAMES[method] for method in exam.passed]
     if not passed:
         return "No method passed its exam on this network, so no map is shown."
-    named = passed[0] if len(passed) == 1 else f"{', '.join(passed[:-1])} and {passed[-1]}"
+    named = _enumerated(passed)
     return f"{named[0].upper()}{named[1:]} passed the exam on this network."
 
 
@@ -188,6 +193,10 @@ def _row(folder: Path, patch: ShownPatch, methods: Sequence[str]) -> MapRow:
     label = "" if patch.label is None else f"{_LABELS[patch.label]}, "
     title = f"{label}logit {patch.logit:+.2f}{f', {patch.slide}' if patch.slide else ''}"
     return MapRow([Picture(patch.id, of_patch.source, of_patch.short_id), *maps], title)
+
+
+def _enumerated(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def _verdict(found: MethodExam) -> str:
