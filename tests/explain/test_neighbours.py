@@ -15,7 +15,8 @@ from conftest import make_patches
 from sentinode.config.presets import load_preset
 from sentinode.data.patches import PatchSet, symmetric_view
 from sentinode.errors import DataError
-from sentinode.explain.neighbours import NEAREST, most_alike, neighbours_of, similarities
+from sentinode.explain.nearest import Alike, Known
+from sentinode.explain.neighbours import NEAREST, neighbours_of
 from sentinode.models.notebook import notebook_network
 from sentinode.models.p4m import RingReadout, p4m_network
 from sentinode.runs.ensemble import join_runs
@@ -58,25 +59,46 @@ def test_features_of_maps_are_means_over_their_places() -> None:
     torch.testing.assert_close(Penultimate(scaled, 32).features(images(32)), images(32).mean((2, 3)))
 
 
-def test_similarities_are_cosines_of_deviations() -> None:
-    rng = np.random.default_rng(0)
-    known = rng.normal(3, [1, 5, 0.1, 1], (300, 4)).astype(np.float32)
-    known[:, 3] = 0.1  # of no use, and no reason to divide by nothing
-    asked = rng.normal(3, 1, (70, 4)).astype(np.float32)
+def cosines(asked: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """In deviations of the known from their mean, in double precision."""
     mean, deviation = known.mean(axis=0, dtype=np.float64), known.std(axis=0, dtype=np.float64)
-    deviation[3] = 1
+    deviation[deviation < 1e-6] = 1
     one, other = ((values.astype(np.float64) - mean) / deviation for values in (asked, known))
-    expected = one @ other.T / np.outer(np.linalg.norm(one, axis=1), np.linalg.norm(other, axis=1))
-    before = asked.copy()
-    np.testing.assert_allclose(similarities(asked, known), expected, atol=1e-5)
+    return np.asarray(one @ other.T / np.outer(np.linalg.norm(one, axis=1), np.linalg.norm(other, axis=1)))
+
+
+@pytest.mark.numeric
+@pytest.mark.parametrize("numba", [True, False])
+def test_cosines_are_known_within_what_is_said_and_exactly_where_asked(
+    numba: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not numba:
+        monkeypatch.setattr("sentinode.explain.nearest.at_hand", lambda: False)
+    rng = np.random.default_rng(0)
+    known = np.maximum(rng.normal(0.3, rng.uniform(0.1, 5, 200), (900, 200)), 0).astype(np.float32)
+    known[:, 3] = 0.1  # of no use, and no reason to divide by nothing
+    asked = np.concatenate([known[:3], rng.normal(0.3, 1, (7, 200)).astype(np.float32)])
+    expected, before = cosines(asked, known), asked.copy()
+    for alike, truth in zip(Known(known.copy()).alike(asked), expected, strict=True):
+        assert (np.abs(alike.nearly - truth) <= alike.within).all()
+        assert alike.within.max() < 0.03  # or nearly all would have to be compared exactly
+        np.testing.assert_allclose(alike.exactly(np.arange(900)), truth, atol=200 * 2.0**-24)
+        among = rng.random(900) < 0.7
+        places, values = alike.largest(among, 5)
+        assert places.tolist() == np.flatnonzero(among)[np.argsort(-truth[among])][:5].tolist()
+        np.testing.assert_allclose(values, truth[places], atol=200 * 2.0**-24)
     np.testing.assert_array_equal(asked, before)
 
 
 def test_the_most_alike_come_first_and_of_equal_ones_the_first() -> None:
-    similarity = np.array([0.5, 0.9, -np.inf, 0.5, 0.7, 0.5])
-    assert most_alike(similarity, 4).tolist() == [1, 4, 0, 3]
-    assert most_alike(similarity, 9).tolist() == [1, 4, 0, 3, 5]
-    assert most_alike(similarity[:0], 3).tolist() == []
+    exact = np.array([0.5, 0.9, 2.0, 0.5, 0.7, 0.5])
+    among = np.arange(6) != 2
+    for error in (0.0, 0.3):  # what is nearly known misleads, and the exact decides
+        nearly = exact + error * np.array([1, -1, 0, 0.9, -1, 1])
+        alike = Alike(nearly, np.full(6, error), lambda rows: exact[rows])
+        assert alike.largest(among, 4)[0].tolist() == [1, 4, 0, 3]
+        assert alike.largest(among, 9)[0].tolist() == [1, 4, 0, 3, 5]
+        assert alike.largest(among & False, 3)[0].tolist() == []
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +155,7 @@ def test_each_class_has_its_most_similar_training_patches(patches: PatchSet, run
     for network in run.networks:
         cut = Penultimate(network.network(CPU), network.config.preprocess.size_px)
         store = features.FeatureStore(patches, network.config, None, cut, session)
-        alike += similarities(store.features(patches.rows_of(validated.ids)), store.features(known)) / 2
+        alike += cosines(store.features(patches.rows_of(validated.ids)), store.features(known)) / 2
     for row, of in enumerate(found):
         assert (of.id, of.label, of.slide) == tuple(columns[row] for columns in validated.columns[:3])
         for label, neighbours in enumerate(of.of_class):

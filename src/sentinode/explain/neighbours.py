@@ -11,16 +11,16 @@ that is a suspicion: a network that is wrong about a patch places it there, what
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import numpy as np
-import torch
 from jaxtyping import Float, Float32, Int, UInt8
 
 from sentinode.audit.duplicates import hash_pixels, match_sums, sum_pixels
 from sentinode.audit.overlaps import find_anchors, match_anchors
 from sentinode.data.patches import SYMMETRIES, PatchSet, symmetric_view
+from sentinode.explain.nearest import Alike, Known
 from sentinode.inputs.preprocess import Prepared
 from sentinode.models.backbones.backbone import Backbone
 from sentinode.runs.features import FeatureStore, Penultimate, features_of
@@ -33,55 +33,81 @@ NEAREST: Final = 10
 """So many training patches of either class are asked for their labels."""
 _BLOCK_PX: Final = 8
 _NEARLY: Final = 3.0  # grey levels, the mean difference of means over blocks, of patches that have some contrast
-_ROWS_AT_ONCE: Final = 4096  # of the training set, while they are brought to one length
-_ROUNDING: Final = 1e-12
-_AT_ONCE: Final = 64  # patches whose similarities to all of the training set are held together
+_AT_ONCE: Final = 32  # patches whose similarities to all of the training set are held together
+
+
+class NeighbourSearch:
+    """The training patches of a run, ready to be asked which of them its networks take for most like others.
+
+    Of `training`, those patches are searched that the run, or one of its members, learned their labels of. Their
+    features are computed once for each network and kept in the session's cache.
+    Raises DataError where `training` lacks what the run was trained on.
+    """
+
+    def __init__(self, run: Run, training: PatchSet, *, session: Session | None = None) -> None:
+        self._session, self._training = session or Session(), training
+        self._names = np.array(sorted(run.training_ids), dtype=str)
+        self._rows = training.rows_of(self._names)
+        self._labels = training.labels[self._rows]
+        self._known: list[tuple[float, Run, Backbone | Penultimate, Known]] = []
+        for network, weight in zip(run.networks, run.weights or (1.0,), strict=True):
+            if weight > 0:
+                config, module = network.config, network.network(self._session.device)
+                seen = module if isinstance(module, Backbone) else Penultimate(module, config.preprocess.size_px)
+                store = FeatureStore(training, config, None, seen, self._session)
+                self._known.append((weight, network, seen, Known(store.features(self._rows))))
+
+    def neighbourhoods(self, patches: PatchSet, k: int = 3) -> tuple[Neighbourhood, ...]:
+        """Of each labelled patch the `k` training patches of each class most like it, itself never among them."""
+        labels, training = self._labels, self._training
+        itself = np.searchsorted(self._names, patches.ids).clip(max=len(self._names) - 1)
+        picked: list[list[tuple[Int[np.ndarray, " k"], Float[np.ndarray, " k"]]]] = []
+        found: list[tuple[int, int]] = []
+        for start in range(0, len(patches), _AT_ONCE):
+            for alike in self._alike(patches.part(slice(start, start + _AT_ONCE))):
+                row = len(picked)
+                others = np.ones(len(labels), bool)
+                others[itself[row]] = self._names[itself[row]] != patches.ids[row]
+                picked.append([alike.largest(others & (labels == label), k) for label in (0, 1)])
+                nearest = labels[alike.largest(others, NEAREST)[0]]
+                found.append((len(nearest), int((nearest != patches.labels[row]).sum())))
+        ties = _ties(patches, training, [self._rows[np.concatenate([at for at, _ in of])] for of in picked])
+
+        def neighbours(row: int, label: int) -> tuple[Neighbour, ...]:
+            columns, values = picked[row][label]
+            return tuple(
+                Neighbour(str(training.ids[at]), label, str(training.slides[at]), value, ties[row, at])
+                for at, value in zip(self._rows[columns].tolist(), values.tolist(), strict=True)
+            )
+
+        return tuple(
+            Neighbourhood(str(i), label, str(slide), (neighbours(row, 0), neighbours(row, 1)), nearest, other)
+            for row, (i, label, slide, (nearest, other)) in enumerate(
+                zip(patches.ids, patches.labels.tolist(), patches.slides, found, strict=True)
+            )
+        )
+
+    def _alike(self, patches: PatchSet) -> Iterator[Alike]:
+        """How alike each patch is to all training patches, by all networks together."""
+        of_networks = []
+        for weight, network, seen, known in self._known:
+            config = network.config
+            prepared = Prepared(patches, np.arange(len(patches)), config.preprocess, None)
+            asked = features_of(seen, prepared, precision=config.predict.precision, device=self._session.device)
+            of_networks.append([(weight, alike) for alike in known.alike(asked)])
+        for each in zip(*of_networks, strict=True):
+            yield Alike.mean(each)
 
 
 def neighbours_of(
-    run: Run,
-    patches: PatchSet,
-    training: PatchSet,
-    *,
-    k: int = 3,
-    session: Session | None = None,
+    run: Run, patches: PatchSet, training: PatchSet, *, k: int = 3, session: Session | None = None
 ) -> tuple[Neighbourhood, ...]:
     """The `k` patches of each class most similar to each of some labelled patches, by a run's network or members.
 
-    Of `training`, those patches are searched that the run, or one of its members, learned their labels of; none is its
-    own neighbour. Their features are computed once for each network and kept in the session's cache.
-    Raises DataError where `training` lacks what the run was trained on.
+    Who asks more than once makes a `NeighbourSearch`. Raises DataError where `training` lacks what the run was trained
+    on.
     """
-    session = session or Session()
-    names = np.array(sorted(run.training_ids), dtype=str)
-    rows = training.rows_of(names)
-    alike = np.zeros((len(patches), len(rows)), np.float32)
-    for network, weight in zip(run.networks, run.weights or (1.0,), strict=True):
-        if weight > 0:
-            known, asked = _features(network, training, rows, patches, session)
-            alike += np.float32(weight) * similarities(asked, known)
-    itself = np.searchsorted(names, patches.ids).clip(max=len(names) - 1)
-    alike[np.arange(len(patches)), itself] = np.where(
-        names[itself] == patches.ids, -np.inf, alike[np.arange(len(patches)), itself]
-    )
-
-    labels = training.labels[rows]
-    of_label = [np.flatnonzero(labels == label) for label in (0, 1)]
-    picked = [[columns[most_alike(of[columns], k)] for columns in of_label] for of in alike]
-    ties = _ties(patches, training, [rows[np.concatenate(of)] for of in picked])
-
-    def neighbours(row: int, label: int) -> tuple[Neighbour, ...]:
-        return tuple(
-            Neighbour(str(training.ids[at]), label, str(training.slides[at]), float(alike[row, column]), ties[row, at])
-            for column, at in zip(picked[row][label], rows[picked[row][label]].tolist(), strict=True)
-        )
-
-    found = []
-    for row, (of, own) in enumerate(zip(alike, patches.labels.tolist(), strict=True)):
-        nearest, by_class = labels[most_alike(of, NEAREST)], (neighbours(row, 0), neighbours(row, 1))
-        other = int((nearest != own).sum())
-        found.append(Neighbourhood(str(patches.ids[row]), own, str(patches.slides[row]), by_class, len(nearest), other))
-    return tuple(found)
+    return NeighbourSearch(run, training, session=session).neighbourhoods(patches, k)
 
 
 def neighbours_of_mistakes(
@@ -99,48 +125,6 @@ def neighbours_of_mistakes(
             some = patches.some(patches.rows_of(asked), session.cache_root)
             found |= {of.id: of for of in neighbours_of(run, some, patches, session=session)}
     return tuple(found[i] for i in ids)
-
-
-def similarities(asked: Float32[np.ndarray, "q d"], known: Float32[np.ndarray, "n d"]) -> Float32[np.ndarray, "q n"]:
-    """The cosine between each of the asked and each of the known, in deviations of the known from their mean.
-
-    The known are overwritten by their unit vectors: of 220,025 patches with 1,280 features they take 1.1 GB, once.
-    """
-    blocks = [slice(start, start + _ROWS_AT_ONCE) for start in range(0, len(known), _ROWS_AT_ONCE)]
-    mean = sum(known[rows].sum(axis=0, dtype=np.float64) for rows in blocks) / len(known)
-    variance = sum(np.square(known[rows] - mean).sum(axis=0) for rows in blocks) / len(known)
-    deviation = np.where(variance > _ROUNDING * mean**2, np.sqrt(variance), 1)  # what never varies is no feature
-    asked = asked.copy()
-    for values in (asked, *(known[rows] for rows in blocks)):
-        values -= mean.astype(np.float32)
-        values /= deviation.astype(np.float32)
-        length = np.sqrt(np.einsum("nd,nd->n", values, values))[:, None]
-        values /= np.maximum(length, np.finfo(np.float32).tiny)
-    found = np.empty((len(asked), len(known)), np.float32)
-    everything = torch.from_numpy(known).T
-    for start in range(0, len(asked), _AT_ONCE):
-        some = slice(start, start + _AT_ONCE)
-        torch.matmul(torch.from_numpy(asked[some]), everything, out=torch.from_numpy(found[some]))
-    return found
-
-
-def most_alike(similarity: Float[np.ndarray, " n"], k: int) -> Int[np.ndarray, " k"]:
-    """The places of the `k` largest, the largest first; of equal ones the first. What is -inf is none."""
-    k = min(k, int(np.isfinite(similarity).sum()))
-    least = np.partition(similarity, len(similarity) - k)[len(similarity) - k] if k else np.inf
-    among = np.flatnonzero(similarity >= least)
-    return np.asarray(among[np.argsort(-similarity[among], kind="stable")][:k])
-
-
-def _features(
-    network: Run, training: PatchSet, rows: Int[np.ndarray, " n"], patches: PatchSet, session: Session
-) -> tuple[Float32[np.ndarray, "n d"], Float32[np.ndarray, "q d"]]:
-    """What the last layer of a run's one network is given of its training patches, and of those asked about."""
-    config, module = network.config, network.network(session.device)
-    seen = module if isinstance(module, Backbone) else Penultimate(module, config.preprocess.size_px)
-    known = FeatureStore(training, config, None, seen, session).features(rows)
-    prepared = Prepared(patches, np.arange(len(patches)), config.preprocess, None)
-    return known, features_of(seen, prepared, precision=config.predict.precision, device=session.device)
 
 
 def _ties(
