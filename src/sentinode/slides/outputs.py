@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import mmap
 import struct
 import uuid
 import zlib
@@ -253,6 +254,50 @@ def open_heat_map(folder: Path, record: SlideRecord) -> HeatMap:
         unlike[words == what.word] = what
     grid = Grid(*shape, record.step, record.step_um, record.request.stride)
     return HeatMap(grid, probability, disagreement, reason, unlike)
+
+
+def open_layers(folder: Path) -> dict[str, list[UInt8[np.ndarray, "rows columns"]]]:
+    """The layers of a finished heat map as bytes to look at, by name: 0 is not judged, 1 to 255 are from 0 to 1.
+
+    Each has levels of half the size, the finest first, down to one pixel, which is the greatest of all.
+    """
+    with require_tifffile().TiffFile(folder / HEATMAP) as file:
+        names = ["probability", "disagreement"]
+        levels = [level.asarray().reshape(-1, *level.shape[-2:]) for level in file.series[0].levels]
+    while max(levels[-1].shape[1:]) > 1:
+        levels.append(_halved(levels[-1]))
+    return {name: [level[number] for level in levels] for number, name in enumerate(names[: len(levels[0])])}
+
+
+def reasons_in(folder: Path) -> dict[str, int]:
+    """How many cells of a finished heat map have each reason that is said of tissue, of judged cells too."""
+    words = [reason.word for reason in LEFT_OUT] + [unlike.word for unlike in Unlike if unlike.word]
+    counts, rest = dict.fromkeys(words, 0), b""
+    with (folder / CELLS).open("rb") as file:
+        while chunk := file.read(1 << 24):
+            rows, end, rest = (rest + chunk).rpartition(b"\n")
+            for word in words:
+                counts[word] += (rows + end).count(f",{word}\n".encode())
+    return {word: count for word, count in counts.items() if count}
+
+
+def cell_in(folder: Path, record: SlideRecord, row: int, column: int) -> tuple[float, float, str]:
+    """Probability and disagreement of a cell of a finished heat map, NaN where it has none, and its reason.
+
+    The table may have millions of rows, which are in order: this one is found by bisection.
+    """
+    wanted = row * record.columns + column
+    with (folder / CELLS).open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as table:
+        low, high = len(_HEADER), len(table)
+        while low < high:
+            start = table.rfind(b"\n", low - 1, (low + high) // 2) + 1
+            end = table.find(b"\n", start)
+            x, y, probability, disagreement, reason = table[start:end].decode("ascii").split(",")
+            number = round(float(y) / record.step[1]) * record.columns + round(float(x) / record.step[0])
+            if number == wanted:
+                return float(probability or "nan"), float(disagreement or "nan"), reason
+            low, high = (end + 1, high) if number < wanted else (low, start)
+    raise RunError(f"has no cell {row}, {column}", where=folder / CELLS, remedy="Judge the slide again.")
 
 
 def _write_cells(file: IO[bytes], found: HeatMap) -> None:

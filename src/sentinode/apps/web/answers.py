@@ -121,6 +121,24 @@ class HeatMapPlace(_Answer):
     threshold: float
     threshold_rule: str
     model_sha256: str
+    layers: list[str]
+    """That have tiles: "probability", and "disagreement" where several networks judged."""
+    tile: int
+    """Cells along a tile's side."""
+    max_level: int
+    """The level with a pixel a cell; level 0 is one pixel."""
+    reasons: dict[str, float]
+    """Share of the cells of tissue, by why they were not judged, or why their probability may mean little."""
+
+
+class HeatMapCell(_Answer):
+    """What is said of one cell."""
+
+    probability: Known
+    """null where it was not judged."""
+    disagreement: Known
+    reason: str
+    """Why it was not judged, such as "glass", or is "unlike" what the model knows; "" where nothing is to be said."""
 
 
 class SlideCard(_Answer):
@@ -133,6 +151,8 @@ class SlideCard(_Answer):
     """Along x and y; null where the file has none."""
     tile_px: int
     heat_map: HeatMapPlace | None
+    uploaded: bool
+    """Whether a client sent it, which can remove it again."""
     research_use: str = RESEARCH_USE
 
 

@@ -13,14 +13,13 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Final
 
-import numpy as np
 from PIL import Image
 
-from sentinode.apps.web.answers import HeatMapPlace, SlideCard
+from sentinode.apps.web.answers import SlideCard
+from sentinode.apps.web.heat_maps import HeatMapFiles, HeatMaps
 from sentinode.apps.web.uploads import RefusedError
-from sentinode.errors import DataError, RunError
+from sentinode.errors import DataError
 from sentinode.slides.cohort import cohort_of
-from sentinode.slides.outputs import SLIDE_MANIFEST, SlideRecord, open_heat_map, open_slide_record
 from sentinode.slides.reader import Overview, Slide, read_slide
 
 TILE_PX: Final = 256
@@ -54,8 +53,7 @@ class Slides:
     def __init__(self, folder: Path, results: Path | None) -> None:
         """`results`: of `sentinode slides` on the same folder. Raises DataError where the folder has no slides."""
         self._entries = {entry.name: entry for entry in cohort_of([folder])}
-        judged = {} if results is None else {name: results / name for name in self._entries}
-        self._judged = {name: path for name, path in judged.items() if (path / SLIDE_MANIFEST).is_file()}
+        self._results, self._heat_maps = results, HeatMaps()
         self._open: OrderedDict[str, _Opened] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -67,14 +65,15 @@ class Slides:
     def card(self, name: str) -> SlideCard:
         """What a slide is; raises RefusedError for one that is not there or cannot be read."""
         slide = self._opened(name).slide
-        size = slide.levels[0]
+        size, found = slide.levels[0], self._found(name)
         return SlideCard(
             name=name,
             width_px=size.width,
             height_px=size.height,
             spacing_um_per_px=None if slide.spacing is None else list(slide.spacing),
             tile_px=TILE_PX,
-            heat_map=self._place(name),
+            heat_map=found and found.place,
+            uploaded=False,
         )
 
     def descriptor(self, name: str) -> str:
@@ -124,42 +123,19 @@ class Slides:
             picture = Image.fromarray(rgb)
             if read != (across, down):
                 picture = picture.resize((across, down), Image.Resampling.BOX)
-        return _encoded(picture, "JPEG", quality=_QUALITY)
+        file = io.BytesIO()
+        picture.save(file, "JPEG", quality=_QUALITY)
+        return file.getvalue()
 
-    def heat_map(self, name: str) -> bytes:
-        """A PNG with a pixel a cell: 0 for what was not judged, and 1 to 255 for the probabilities 0 to 1."""
+    def heat_map(self, name: str) -> HeatMapFiles:
+        """What `sentinode slides` found in it; raises RefusedError where it was not judged."""
         self._require(name)
-        if name not in self._judged:
-            raise RefusedError(404, f"{name}: has no heat map. Give `sentinode slides`, and its folder as --heatmaps.")
-        try:
-            found = open_heat_map(self._judged[name], self._record(name))
-        except RunError as error:
-            raise RefusedError(409, f"{name}: {error.what}. Judge the slide again.") from error
-        known = np.isfinite(found.probability)
-        levels = np.where(known, 1 + np.round(254 * np.where(known, found.probability, 0)), 0).astype(np.uint8)
-        return _encoded(Image.fromarray(levels), "PNG")
+        if (found := self._found(name)) is None:
+            raise RefusedError(404, f"{name}: has no heat map. Ask for one: POST /v1/slides/{name}/heatmap.")
+        return found
 
-    def _place(self, name: str) -> HeatMapPlace | None:
-        if name not in self._judged:
-            return None
-        record = self._record(name)
-        if record.request.places is not None:
-            return None
-        return HeatMapPlace(
-            rows=record.rows,
-            columns=record.columns,
-            step_px=list(record.step),
-            step_um=list(record.step_um),
-            threshold=record.request.threshold,
-            threshold_rule=record.threshold_rule,
-            model_sha256=record.request.model,
-        )
-
-    def _record(self, name: str) -> SlideRecord:
-        try:
-            return open_slide_record(self._judged[name])
-        except RunError as error:
-            raise RefusedError(409, f"{name}: a file of its heat map {error.what}. Judge it again.") from error
+    def _found(self, name: str) -> HeatMapFiles | None:
+        return None if self._results is None else self._heat_maps.of(self._results / name, name)
 
     def _require(self, name: str) -> None:
         if name not in self._entries:
@@ -178,9 +154,3 @@ class Slides:
                     self._open.popitem(last=False)  # closed when the last tile that is read from it is done
             self._open.move_to_end(name)
             return self._open[name]
-
-
-def _encoded(picture: Image.Image, kind: str, **options: int) -> bytes:
-    file = io.BytesIO()
-    picture.save(file, kind, **options)
-    return file.getvalue()

@@ -20,10 +20,20 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp
 
 import sentinode
-from sentinode.apps.web.answers import RESEARCH_USE, EvidenceMap, Judged, ModelCard, Problem, SlideCard, SlideNames
+from sentinode.apps.web.answers import (
+    RESEARCH_USE,
+    EvidenceMap,
+    HeatMapCell,
+    Judged,
+    ModelCard,
+    Problem,
+    SlideCard,
+    SlideNames,
+)
 from sentinode.apps.web.batcher import BusyError
 from sentinode.apps.web.deep_zoom import Slides
 from sentinode.apps.web.gate import PROBLEM, Gate, problem
+from sentinode.apps.web.heat_maps import HeatMapFiles
 from sentinode.apps.web.service import Service
 from sentinode.apps.web.uploads import MULTIPART, NPY, RefusedError, files_of, patches_of_npy
 from sentinode.errors import FailureError, one_line
@@ -51,6 +61,8 @@ Threshold = Annotated[
     str | None,
     Query(max_length=32, description="An operating point, youden, sensitivity or cost, or a probability."),
 ]
+
+Place = Annotated[float, Query(ge=0, le=1e9, allow_inf_nan=False, description="In pixels of level 0.")]
 
 
 def application(service: Service, *, names: Collection[str] = (), token: str | None = None) -> ASGIApp:
@@ -167,9 +179,28 @@ def _routes(service: Service) -> FastAPI:
     async def tile(name: str, level: int, column: int, row: int) -> Response:
         return Response(await of_slide(Slides.tile, name, level, column, row), media_type="image/jpeg")
 
+    async def of_heat_map(name: str, ask: Callable[..., T], *given: str | float) -> T:
+        return await of_slide(lambda slides: ask(slides.heat_map(name), *given))
+
     @app.get("/v1/slides/{name}/heatmap.png", response_class=Response, summary="The heat map, a pixel a cell")
     async def heat_map(name: str) -> Response:
-        return Response(await of_slide(Slides.heat_map, name), media_type="image/png")
+        return Response(await of_heat_map(name, HeatMapFiles.picture), media_type="image/png")
+
+    @app.get(
+        "/v1/slides/{name}/heatmap_files/{layer}/{level}/{column}_{row}.png",
+        response_class=Response,
+        summary="A tile of a layer of the heat map: 0 not judged, 1 to 255 from 0 to 1",
+    )
+    async def heat_tile(name: str, layer: str, level: int, column: int, row: int) -> Response:
+        return Response(await of_heat_map(name, HeatMapFiles.tile, layer, level, column, row), media_type="image/png")
+
+    @app.get("/v1/slides/{name}/cells", summary="What is said of the cell at a pixel of level 0")
+    async def cell(name: str, x: Place, y: Place) -> HeatMapCell:
+        return await of_heat_map(name, HeatMapFiles.cell, x, y)
+
+    @app.get("/v1/slides/{name}/lesions.geojson", response_class=Response, summary="The lesions, as QuPath opens them")
+    async def lesions(name: str) -> Response:
+        return Response(await of_heat_map(name, HeatMapFiles.lesions), media_type="application/geo+json")
 
     @app.get("/healthz", response_class=PlainTextResponse, summary="Whether the process lives")
     async def healthz() -> str:
