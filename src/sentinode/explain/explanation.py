@@ -43,7 +43,8 @@ from sentinode.session import Session
 EXPLANATION: Final = "explanation.json"
 PATCHES: Final = "patches.csv"
 BEFORE_EXPLANATION: Final = (PATCHES, "report.html", "pictures")
-_IN_A_STUDY: Final = 256
+_IN_A_STUDY: Final = 256  # patches, of which half as many as sit an exam elsewhere sit it here
+_IN_A_STUDY_IF_SLOW: Final = 128  # of backbones and ensembles; a quarter sit it
 SHOWN: Final = 24
 """So many patches are on the page, at most."""
 
@@ -209,7 +210,7 @@ def explain_chosen(
     """What the first run of a study's choice looks at in its validation set, written into `out` but for the record.
 
     Of integrated gradients, the slowest, nothing is computed, and of backbones and ensembles class activation maps
-    alone, of one view: the rest would take longer than their training, and is there by `sentinode explain`. Nothing is
+    alone, of one view and on half as many patches: the rest would take longer than their training, and is there by `sentinode explain`. Nothing is
     examined on fewer validation patches than sit an exam. `clusters` is by id; `show` names patches, of which those in
     the validation set are shown.
     """
@@ -219,7 +220,9 @@ def explain_chosen(
         return None
     slow = bool(run.members) or isinstance(run.config.model, TimmModel)
     shown = [i for i in show if i in set(ids.tolist())]
-    drawn = Purpose.LOOK.rng(run.seed, then=(2,)).permutation(ids)[:_IN_A_STUDY].tolist()
+    drawn = (
+        Purpose.LOOK.rng(run.seed, then=(2,)).permutation(ids)[: _IN_A_STUDY_IF_SLOW if slow else _IN_A_STUDY].tolist()
+    )
     rows = np.sort(patches.rows_of(np.array(list(dict.fromkeys([*shown, *drawn])), dtype=str)))
     some = patches.some(rows, session.cache_root)
     of = np.array([clusters.get(i, "") for i in some.ids.tolist()], dtype=str)
@@ -234,7 +237,7 @@ def explain_chosen(
         out,
         session,
         methods=("cam",) if slow else ("cam", "occlusion"),
-        examined_patches=EXAMINED // 2,
+        examined_patches=EXAMINED // 4 if slow else EXAMINED // 2,
         show=shown,
         seed=run.seed,
     )
