@@ -14,7 +14,7 @@ import time
 import numpy as np
 import torch
 
-from sentinode.explain.nearest import Known
+from sentinode.explain.nearest import KnownFeatures
 
 PATCHES = 220_025
 ASKED = (1, 24)
@@ -33,7 +33,7 @@ def main() -> None:
         # As a network's: none is negative, and half of them are zero.
         features = np.maximum(rng.standard_normal((PATCHES, width), np.float32), 0)
         began = time.perf_counter()
-        known = Known(features)
+        known = KnownFeatures(features)
         print(f"{width} features: {time.perf_counter() - began:.1f} s to make them ready, once")
         for count in ASKED:
             asked = np.maximum(rng.standard_normal((count, width), np.float32), 0)

@@ -8,6 +8,9 @@ from typing import Final, Protocol, runtime_checkable
 ALL_RUNS: Final = "runs"
 """The step that all the runs of a study are parts of; it counts runs, and the others go on within it."""
 
+StepProgress = Callable[[int, int], None]
+"""What one step tells, called as on_progress(done, total)."""
+
 
 @runtime_checkable
 class Progress(Protocol):
@@ -23,6 +26,6 @@ def silent(_step: str, _done: int, _total: int, _note: str = "", /) -> None:
     """A Progress that tells nobody."""
 
 
-def of_step(progress: Progress, step: str) -> Callable[[int, int], None]:
+def of_step(progress: Progress, step: str) -> StepProgress:
     """A Progress bound to one step's name."""
     return lambda done, total: progress(step, done, total)

@@ -15,7 +15,7 @@ from conftest import make_patches
 from sentinode.config.presets import load_preset
 from sentinode.data.patches import PatchSet, symmetric_view
 from sentinode.errors import DataError
-from sentinode.explain.nearest import Alike, Known
+from sentinode.explain.nearest import Alike, KnownFeatures
 from sentinode.explain.neighbours import NEAREST, neighbours_of
 from sentinode.models.notebook import notebook_network
 from sentinode.models.p4m import RingReadout, p4m_network
@@ -79,7 +79,7 @@ def test_cosines_are_known_within_what_is_said_and_exactly_where_asked(
     known[:, 3] = 0.1  # of no use, and no reason to divide by nothing
     asked = np.concatenate([known[:3], rng.normal(0.3, 1, (7, 200)).astype(np.float32)])
     expected, before = cosines(asked, known), asked.copy()
-    for alike, truth in zip(Known(known.copy()).alike(asked), expected, strict=True):
+    for alike, truth in zip(KnownFeatures(known.copy()).alike(asked), expected, strict=True):
         assert (np.abs(alike.nearly - truth) <= alike.within).all()
         assert alike.within.max() < 0.03  # or nearly all would have to be compared exactly
         np.testing.assert_allclose(alike.exactly(np.arange(900)), truth, atol=200 * 2.0**-24)

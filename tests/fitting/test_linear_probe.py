@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sentinode.config.fit import FitHead
-from sentinode.fitting.linear_probe import Features, fit_head
+from sentinode.fitting.linear_probe import LabelledFeatures, fit_head
 from sentinode.models.backbones.backbone import Backbone, backbone
 
 PENALTIES = (1.0, 0.1, 0.01)
@@ -18,7 +18,7 @@ def network() -> Backbone:
     return backbone("test_efficientnet", pretrained=False, generator=torch.Generator().manual_seed(1))
 
 
-def sides(width: int) -> tuple[Features, Features]:
+def sides(width: int) -> tuple[LabelledFeatures, LabelledFeatures]:
     """Features of very different sizes, one of them constant, and labels that the first two decide, mostly."""
     rng = np.random.default_rng(3)
     made = []
@@ -27,7 +27,7 @@ def sides(width: int) -> tuple[Features, Features]:
         values = values.astype(np.float32)
         values[:, -1] = 7.0
         labels = (values[:, 0] + values[:, 1] * np.std(values[:, 0]) / np.std(values[:, 1]) > 0).astype(np.int64)
-        made.append(Features(values, labels))
+        made.append(LabelledFeatures(values, labels))
     return made[0], made[1]
 
 

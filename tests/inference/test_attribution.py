@@ -28,7 +28,7 @@ from sentinode.inference.attribution import (
 )
 from sentinode.inference.classifier import Classifier, TrainedRun
 from sentinode.inference.trained import TrainedNetwork
-from sentinode.models.backbones.backbone import Backbone, Features, backbone
+from sentinode.models.backbones.backbone import Backbone, FeatureKind, backbone
 from sentinode.models.build import build
 from sentinode.models.group_conv import inverse
 from sentinode.settings import override
@@ -74,7 +74,7 @@ def trained_head(network: nn.Module) -> nn.Module:
     return network.eval()
 
 
-def lite(features: Features) -> nn.Module:
+def lite(features: FeatureKind) -> nn.Module:
     pytest.importorskip("timm", reason="the extra zoo is not installed")
     generator = torch.Generator().manual_seed(1)
     return trained_head(backbone("tf_efficientnet_lite0", pretrained=False, generator=generator, features=features))
@@ -96,7 +96,7 @@ def notebook() -> nn.Module:
 
 @pytest.mark.numeric
 @pytest.mark.parametrize("features", ["last", "stages", "blocks"])
-def test_the_cam_of_a_backbone_and_its_bias_sum_to_the_logit_of_every_patch(features: Features) -> None:
+def test_the_cam_of_a_backbone_and_its_bias_sum_to_the_logit_of_every_patch(features: FeatureKind) -> None:
     found = attribute(explained(lite(features)), PATCHES, "cam")
     assert found.logits.std() > 0.01
     assert found.errors.max() < 1e-4

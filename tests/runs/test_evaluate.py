@@ -27,7 +27,7 @@ from sentinode.inference.classifier import Classifier
 from sentinode.inference.predictions import Predictions
 from sentinode.report.pages.page import write_report
 from sentinode.report.sections.tables import between
-from sentinode.runs.evaluate import Seen, validation_intervals
+from sentinode.runs.evaluate import SeenBefore, validation_intervals
 from sentinode.runs.run import Run, write_manifest
 from sentinode.session import Session
 from sentinode.settings import override, to_toml
@@ -78,7 +78,7 @@ def test_patches_that_were_trained_on_are_counted_and_said(run: Run, phantom_fol
     split = pd.read_csv(run.folder / "split.csv")
     trained, validated = ((split["side"] == side).sum() for side in ("training", "validation"))
     found = api.evaluate(run.folder, phantom_folder, phantom_folder / "train_labels.csv", here)
-    assert found.seen == Seen(trained, 0, 0, validated)
+    assert found.seen == SeenBefore(trained, 0, 0, validated)
     told = f"{trained} of {trained + validated} patches were in the training set: this score is too good."
     assert found.notices[0] == told
     assert "validation set" in found.notices[1]
@@ -88,7 +88,7 @@ def test_unseen_patches_are_told_nothing_of(
     run: Run, phantom_folder: Path, here: Session, truth: pd.DataFrame, table: Callable[[Sequence[str]], Path]
 ) -> None:
     found = api.evaluate(run.folder, phantom_folder, table(of_test(truth)), here)
-    assert found.seen == Seen(0, 0, 0, 0)
+    assert found.seen == SeenBefore(0, 0, 0, 0)
     assert found.notices == found.unknown  # two slides of each class
 
 
@@ -116,7 +116,7 @@ def test_a_slide_that_was_trained_on_is_known(
         tmp_path / "slides.csv", index=False
     )
     found = api.evaluate(run.folder, phantom_folder, table(ids), here, slides=tmp_path / "slides.csv")
-    assert found.seen == Seen(0, 0, 5, 0)
+    assert found.seen == SeenBefore(0, 0, 5, 0)
     assert [(slide.slide, slide.patches) for slide in found.slides] == [("elsewhere", len(ids) - 5), (taught, 5)]
 
 
@@ -392,7 +392,7 @@ def test_runs_are_compared_on_labelled_patches_by_the_same_rule(
     quick = override(load_preset("fair"), {"compare.replicates": 200})
     labels, out = table(ids), tmp_path / "out"
     comparison, evidence, seen = compare_runs_on(family, phantom_folder, labels, out, quick, here)
-    assert seen == Seen(0, 0, 0, 0)
+    assert seen == SeenBefore(0, 0, 0, 0)
     assert comparison.seeds == (25, 26, 27)
     assert sorted(comparison.ids) == sorted(ids)
     (verdict,) = evidence.verdicts

@@ -32,7 +32,7 @@ from sentinode.slides.camelyon import (
 )
 from sentinode.slides.cohort import judge_cohort
 from sentinode.slides.heatmap import Grid, HeatMap
-from sentinode.slides.judging import Entry, Model, SlideSettings
+from sentinode.slides.judging import Model, SlideEntry, SlideSettings
 from sentinode.slides.scores import SlideScores, verdict
 from slides.conftest import classifier_of, write_pyramid
 
@@ -182,7 +182,7 @@ def test_a_judged_cohort_is_scored(tmp_path: Path, tissue_rgb: np.ndarray, sessi
     (tmp_path / "truth" / "a.xml").write_text(asap_xml([lesion]))
     entries = []
     for name, rgb in (("a", tissue_rgb), ("b", tissue_rgb[:, ::-1])):
-        entries.append(Entry(write_pyramid(tmp_path / f"{name}.tif", np.ascontiguousarray(rgb)), name))
+        entries.append(SlideEntry(write_pyramid(tmp_path / f"{name}.tif", np.ascontiguousarray(rgb)), name))
     for out, seed in (("one", 1), ("two", 2)):
         model = Model(classifier_of(seed), out, "")
         judge_cohort(entries, model, SlideSettings(0.5, "as given"), tmp_path / out, session)

@@ -24,7 +24,7 @@ from sentinode.report.pages.page import write_report
 from sentinode.slides import heatmap, judging
 from sentinode.slides.cohort import COHORT_RECORD, CohortRecord, cohort_of, judge_cohort
 from sentinode.slides.heatmap import Grid
-from sentinode.slides.judging import Entry, Model, SlideSettings
+from sentinode.slides.judging import Model, SlideEntry, SlideSettings
 from sentinode.slides.outputs import Journal, open_heat_map, open_slide_record
 from sentinode.slides.reader import read_slide
 from sentinode.slides.tissue import Reason
@@ -57,7 +57,7 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def judged(slide: Path, tmp_path: Path, session: Session) -> Path:
-    judge_cohort([Entry(slide, "section")], model_of(classifier_of(1, 2)), SETTINGS, tmp_path / "out", session)
+    judge_cohort([SlideEntry(slide, "section")], model_of(classifier_of(1, 2)), SETTINGS, tmp_path / "out", session)
     return tmp_path / "out"
 
 
@@ -96,7 +96,7 @@ def test_every_slide_is_attempted_and_a_bad_one_has_its_reason(
     write_pyramid(folder / "nothing.tif", np.full_like(tissue_rgb, GLASS))
     write_pyramid(folder / "unknown.tif", tissue_rgb, spacing=None)
     (folder / "torn.svs").write_bytes(b"II*\0" + b"0" * 100)
-    entries = [*cohort_of([folder]), Entry(folder / "absent.svs", "absent")]
+    entries = [*cohort_of([folder]), SlideEntry(folder / "absent.svs", "absent")]
     out = tmp_path / "out"
     record = judge_cohort(entries, model_of(classifier), SETTINGS, out, session)
     reasons = {row.folder: row.reason for row in record.rows}
@@ -127,7 +127,7 @@ def test_a_bug_on_one_slide_does_not_stop_the_others(
         raise ZeroDivisionError("oh")
 
     monkeypatch.setattr(judging, "find_tissue", broken)
-    record = judge_cohort([Entry(slide, "a")], model_of(classifier), SETTINGS, tmp_path / "out", session)
+    record = judge_cohort([SlideEntry(slide, "a")], model_of(classifier), SETTINGS, tmp_path / "out", session)
     assert "ZeroDivisionError: oh. This is a bug" in record.rows[0].reason
 
 
@@ -136,7 +136,7 @@ def test_a_bug_on_one_slide_does_not_stop_the_others(
 def test_an_interrupted_slide_ends_in_the_same_bytes(
     tmp_path: Path, slide: Path, classifier: Classifier, session: Session, monkeypatch: pytest.MonkeyPatch, kept: int
 ) -> None:
-    entries, model = [Entry(slide, "section")], model_of(classifier)
+    entries, model = [SlideEntry(slide, "section")], model_of(classifier)
     judge_cohort(entries, model, SETTINGS, tmp_path / "whole", session)
 
     def interrupted(*arguments: Any, **options: Any) -> Iterator[heatmap.Block]:
@@ -170,7 +170,7 @@ def test_what_is_finished_is_not_judged_again(
 ) -> None:
     before = files_in(judged)
     monkeypatch.setattr(judging, "judge_blocks", None)
-    judge_cohort([Entry(slide, "section")], model_of(classifier_of(1, 2)), SETTINGS, judged, session)
+    judge_cohort([SlideEntry(slide, "section")], model_of(classifier_of(1, 2)), SETTINGS, judged, session)
     assert files_in(judged) == before
 
 
@@ -179,7 +179,7 @@ def test_a_dense_heat_map_says_how_far_off_it_is(tmp_path: Path, slide: Path, se
     for settings, dense in (({}, False), (p4m, True)):
         model, asked = model_of(classifier_of(1, settings=settings)), replace(SETTINGS, dense=dense)
         out = tmp_path / str(dense)
-        (row,) = judge_cohort([Entry(slide, "section")], model, asked, out, session).rows
+        (row,) = judge_cohort([SlideEntry(slide, "section")], model, asked, out, session).rows
         parity = open_slide_record(out / "section").parity
         assert parity is not None
         if dense:
@@ -197,7 +197,7 @@ def test_finer_cells_are_in_every_record(tmp_path: Path, slide: Path, classifier
     for stride in (32, 16):
         out = tmp_path / str(stride)
         record = judge_cohort(
-            [Entry(slide, "section")], model_of(classifier), replace(SETTINGS, stride=stride), out, session
+            [SlideEntry(slide, "section")], model_of(classifier), replace(SETTINGS, stride=stride), out, session
         )
         found = open_slide_record(out / "section")
         shape = -(-600 // stride), 800 // stride
@@ -234,14 +234,14 @@ def test_results_of_two_kinds_are_never_mixed(judged: Path, slide: Path, session
         case "stride":
             settings = replace(settings, stride=8)
     with pytest.raises(ConfigError, match=f"begun with another {changed}"):
-        judge_cohort([Entry(slide, "section")], model, settings, judged, session)
+        judge_cohort([SlideEntry(slide, "section")], model, settings, judged, session)
 
 
 def test_a_changed_file_never_gets_the_old_results(
     judged: Path, slide: Path, tissue_rgb: np.ndarray, session: Session
 ) -> None:
     write_pyramid(slide, tissue_rgb[::-1].copy())
-    record = judge_cohort([Entry(slide, "section")], model_of(classifier_of(1, 2)), SETTINGS, judged, session)
+    record = judge_cohort([SlideEntry(slide, "section")], model_of(classifier_of(1, 2)), SETTINGS, judged, session)
     assert "of another file" in record.rows[0].reason
 
 
@@ -273,7 +273,7 @@ def test_places_alone(tmp_path: Path, slide: Path, classifier: Classifier, sessi
     table = tmp_path / "places.csv"
     table.write_text("slide,x,y\nsection.tif,300,300\nother,1,1\nsection,10,20\n")
     settings = replace(SETTINGS, places=table)
-    judge_cohort([Entry(slide, "section")], model_of(classifier), settings, tmp_path / "out", session)
+    judge_cohort([SlideEntry(slide, "section")], model_of(classifier), settings, tmp_path / "out", session)
     cells = pd.read_csv(tmp_path / "out" / "section" / "cells.csv")
     assert cells[["x_px", "y_px"]].to_numpy().tolist() == [[284, 284], [-6, 4]]
     assert cells["probability"].notna().all()
@@ -309,7 +309,7 @@ def test_a_damaged_tile_is_counted(
 ) -> None:
     path = write_pyramid(tmp_path / "damaged.tif", tissue_rgb)
     destroy_tile(path, 2 * 7 + 3)
-    record = judge_cohort([Entry(path, "damaged")], model_of(classifier), SETTINGS, tmp_path / "out", session)
+    record = judge_cohort([SlideEntry(path, "damaged")], model_of(classifier), SETTINGS, tmp_path / "out", session)
     assert open_slide_record(tmp_path / "out" / "damaged").left_out["unreadable"] == 36
     assert "36 of" in record.rows[0].warnings[0]
 

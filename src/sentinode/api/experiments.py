@@ -29,7 +29,7 @@ from sentinode.report.pages.page import (
     write_tables_page,
 )
 from sentinode.runs.ensemble import join_runs
-from sentinode.runs.evaluate import Seen, cluster, open_labelled
+from sentinode.runs.evaluate import SeenBefore, cluster, open_labelled
 from sentinode.runs.load import classifier_of, open_runs, runtime_cache_of
 from sentinode.runs.material import gather
 from sentinode.runs.run import Run, claim_run
@@ -145,7 +145,7 @@ def compare_runs_on(
     slides: Path | None = None,
     network: Given | None = None,
     metrics: Mapping[str, Score | OwnMetric] | None = None,
-) -> tuple[Comparison, Evidence, Seen]:
+) -> tuple[Comparison, Evidence, SeenBefore]:
     """Compare finished runs on labelled patches, given as to `evaluate`, by the same rule as `compare_runs`.
 
     The runs need not share a split. The result and the page also count the patches that any of them was trained on. The

@@ -25,7 +25,7 @@ from sentinode.inference.classifier import Classifier
 from sentinode.models.own import Given, Recipes
 from sentinode.randomness import Purpose
 from sentinode.records import read_record, write_record
-from sentinode.runs.evaluate import Scored, cluster, open_labelled
+from sentinode.runs.evaluate import LabelledPatches, cluster, open_labelled
 from sentinode.runs.load import classifier_of, digest_of_model, open_runs, runtime_cache_of
 from sentinode.runs.run import Run
 from sentinode.session import Session
@@ -92,15 +92,17 @@ def _opened(folder: Path, own: Recipes, views: int | None, session: Session) -> 
     return classifier.name, ExplainedLogit.of(classifier, views=views)
 
 
-def _scored(images: Path, labels: Path | None, config: DataConfig, runs: tuple[Run, ...], session: Session) -> Scored:
+def _scored(
+    images: Path, labels: Path | None, config: DataConfig, runs: tuple[Run, ...], session: Session
+) -> LabelledPatches:
     """Labelled patches where there are labels; else those of the data's test part, or of a folder, as they are."""
     found = read_images(images, part="all" if labels else "test", config=config)
     if labels is not None or (found.listing.labels != UNLABELLED).any():
         return open_labelled(images, labels, config, runs, session)
-    return Scored(pack_all(found.listing, session), found.listing, {}, "", found.note)
+    return LabelledPatches(pack_all(found.listing, session), found.listing, {}, "", found.note)
 
 
-def _of_slide(slide: Path, at: Path, spacing: float | None, classifier: Classifier) -> Scored:
+def _of_slide(slide: Path, at: Path, spacing: float | None, classifier: Classifier) -> LabelledPatches:
     """The patches around places of a slide."""
     from sentinode.slides.heatmap import patches_around  # here: patches need no slides
     from sentinode.slides.judging import places_of
@@ -116,10 +118,12 @@ def _of_slide(slide: Path, at: Path, spacing: float | None, classifier: Classifi
     ids = np.array([f"{slide.stem}-{x:g}-{y:g}" for x, y in centres.tolist()], dtype=str)
     names, none = np.full(len(ids), slide.stem), np.full(len(ids), "")
     patches = PatchSet(ids, np.full(len(ids), UNLABELLED, np.int8), names, none, pixels)
-    return Scored(patches, patches, {}, "", "")
+    return LabelledPatches(patches, patches, {}, "", "")
 
 
-def _drawn(scored: Scored, images: str, most: int, runs: tuple[Run, ...], session: Session) -> ExplainedPatches:
+def _drawn(
+    scored: LabelledPatches, images: str, most: int, runs: tuple[Run, ...], session: Session
+) -> ExplainedPatches:
     """Up to so many of the patches, by chance, with their clusters."""
     every = scored.patches
     if len(every) > most:
@@ -142,7 +146,7 @@ def _drawn(scored: Scored, images: str, most: int, runs: tuple[Run, ...], sessio
     )
 
 
-def _notices(scored: Scored, runs: tuple[Run, ...]) -> tuple[str, ...]:
+def _notices(scored: LabelledPatches, runs: tuple[Run, ...]) -> tuple[str, ...]:
     known, count = scored.seen_by(runs).flattering, len(scored.patches)
     if not known:
         return ()

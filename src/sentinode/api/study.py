@@ -45,8 +45,8 @@ from sentinode.runs.study_record import (
     STUDY_IDENTITY,
     STUDY_RECORD,
     ClassCounts,
-    Question,
     StudyIdentity,
+    StudyQuestion,
     StudyRecord,
     VariantRecord,
 )
@@ -89,7 +89,7 @@ def study(
     `network` and `metrics` are as for `compare`.
     """
     own = Recipes.of(network)
-    questions: list[Question] = ["compare", "tune"] if config.tune else ["compare"]
+    questions: list[StudyQuestion] = ["compare", "tune"] if config.tune else ["compare"]
     asked = with_own_variants(config, own)
     return _Asked(data, asked, out, session or Session(), preset, questions, own, own_metrics(metrics)).answered(resume)
 
@@ -115,7 +115,7 @@ def compare(
     want a verdict): the report has each variant's score and each difference to the first, with intervals.
     """
     own = Recipes.of(network)
-    wanted: dict[Question, bool] = {"compare": variants, "leak": leak}
+    wanted: dict[StudyQuestion, bool] = {"compare": variants, "leak": leak}
     questions = [question for question, asked in wanted.items() if asked]
     asked = with_own_variants(config, own)
     return _Asked(data, asked, out, session or Session(), preset, questions, own, own_metrics(metrics)).answered(resume)
@@ -147,7 +147,7 @@ class _Asked:
     out: Path
     session: Session
     preset: str
-    questions: Collection[Question]
+    questions: Collection[StudyQuestion]
     own: Recipes
     metrics: Mapping[str, OwnMetric]
 
@@ -189,7 +189,7 @@ class _Asked:
 
         planned = self._runs_asked_for()
         store = RunStore(material, out / "runs", planned=planned, own=self.own)
-        asked: dict[Question, Comparison] = {}
+        asked: dict[StudyQuestion, Comparison] = {}
         if "compare" in self.questions:
             asked["compare"] = compare_variants(config, store)
         tuning = search(config, store, out / "tune") if "tune" in self.questions else None
@@ -368,7 +368,7 @@ def _classes(material: Material, split: Split, config: StudyConfig) -> dict[str,
     return {stage: ClassCounts(found.count(0), found.count(1)) for stage, found in stages.items()}
 
 
-def choose(asked: Mapping[Question, Comparison], metric: str) -> Variant:
+def choose(asked: Mapping[StudyQuestion, Comparison], metric: str) -> Variant:
     """The variant with the best mean validation score: the one to predict with, not a verdict.
 
     Of a leak audit only the trusted split is a candidate: what it shows of the others is that they flatter.
@@ -379,7 +379,7 @@ def choose(asked: Mapping[Question, Comparison], metric: str) -> Variant:
     return max(candidates, key=lambda variant: gain(metric) * variant.mean(metric))
 
 
-def rival_of(chosen: Variant, asked: Mapping[Question, Comparison]) -> Variant | None:
+def rival_of(chosen: Variant, asked: Mapping[StudyQuestion, Comparison]) -> Variant | None:
     """The variant whose disagreements with the chosen one are shown: the next best that was asked about with it."""
     for question, found in asked.items():
         others = [variant for variant in found.variants if variant.name != chosen.name]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -10,6 +10,7 @@ import pandas as pd
 from jaxtyping import Float32, Int, UInt8
 
 from sentinode.data.images import CENTRE_SIZE_PX, PATCH_SIZE_PX
+from sentinode.progress import StepProgress
 
 QUANTITIES: Final = (
     "red",
@@ -36,7 +37,7 @@ def appearance(
     pixels: Pixels,
     rows: Int[np.ndarray, " k"] | None = None,
     *,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: StepProgress | None = None,
 ) -> pd.DataFrame:
     """Describe patches (all, or those in `rows`), one line each, indexed by row.
 

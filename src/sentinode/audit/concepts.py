@@ -13,7 +13,6 @@ are within a third.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
@@ -25,6 +24,7 @@ from scipy import ndimage
 
 from sentinode.audit.appearance import DENSITY_OF_VALUE, brightness_of
 from sentinode.data.images import CENTRE_SIZE_PX, PATCH_SIZE_PX, SPACING_UM_PER_PX
+from sentinode.progress import StepProgress
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def concepts(
     rows: Int[np.ndarray, " k"] | None = None,
     *,
     workers: int = 2,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: StepProgress | None = None,
 ) -> pd.DataFrame:
     """Measure patches of 0.972 um/px (all, or those in `rows`), one line each, indexed by row: float32, by `NAMES`.
 

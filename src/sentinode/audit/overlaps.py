@@ -24,8 +24,9 @@ import numpy as np
 from jaxtyping import Int, UInt8, UInt32, UInt64
 
 from sentinode.audit.duplicates import Duplicate, scramble
-from sentinode.data.chunks import Pixels, Progress, in_threads
+from sentinode.data.chunks import Pixels, in_threads
 from sentinode.data.images import PATCH_SIZE_PX
+from sentinode.progress import StepProgress
 
 WINDOW_PX: Final = 8
 MIN_SHARED_PX: Final = 16
@@ -123,7 +124,7 @@ def match_anchors(
     anchors: list[UInt64[np.ndarray, " _"]],
     *,
     workers: int = 2,
-    on_progress: Progress | None = None,
+    on_progress: StepProgress | None = None,
 ) -> list[Overlap]:
     """The pairs of patches that overlap in at least `MIN_SHARED_PX` pixels each way, in order.
 

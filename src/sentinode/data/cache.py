@@ -39,8 +39,8 @@ from sentinode.data.listing import Listing, PatchArrays, PatchFiles
 from sentinode.data.packing import PackedChunk, pack_chunks, sum_of_pixels
 from sentinode.data.patches import PatchSet
 from sentinode.errors import DataError, SentinodeWarning, StorageError, storage_errors
+from sentinode.progress import StepProgress
 
-Progress = Callable[[int, int], None]
 MANIFEST: Final = "manifest.json"
 SUBSET: Final = "subset-"  # how folders of pixels that are not kept begin
 COMPILER: Final = "torch-compiler"
@@ -59,7 +59,7 @@ class Unreadable:
 
 
 @dataclass(frozen=True)
-class Manifest:
+class CacheManifest:
     """What a finished cache holds: how many patches were listed, which are not in it, and the sum of each chunk."""
 
     patches: int
@@ -73,7 +73,7 @@ class Manifest:
         return self.patches - len(self.unreadable)
 
 
-_MANIFEST: Final = TypeAdapter(Manifest)
+_MANIFEST: Final = TypeAdapter(CacheManifest)
 
 
 def cache_key(listing: Listing) -> str:
@@ -89,7 +89,7 @@ def pack(
     *,
     workers: int = 2,
     whole: bool = False,
-    on_progress: Progress | None = None,
+    on_progress: StepProgress | None = None,
     on_wait: Callable[[], None] | None = None,
 ) -> tuple[PatchSet, list[Unreadable]]:
     """The listing's patches from their cache, which is built where need be.
@@ -116,7 +116,7 @@ def pack_some(
     cache_root: Path,
     *,
     workers: int = 2,
-    on_progress: Progress | None = None,
+    on_progress: StepProgress | None = None,
 ) -> tuple[PatchSet, list[Unreadable]]:
     """Some rows of a listing, without adding to the cache: from the whole listing's, or else decoded for this call."""
     if len(rows) < len(listing) and read_manifest(cache_root / cache_key(listing), len(listing)) is None:
@@ -162,7 +162,7 @@ def _open(listing: Listing, folder: Path, workers: int, *, whole: bool) -> tuple
     return patches, manifest.unreadable
 
 
-def map_pixels(folder: Path, manifest: Manifest) -> UInt8[np.ndarray, "n 96 96 3"] | None:
+def map_pixels(folder: Path, manifest: CacheManifest) -> UInt8[np.ndarray, "n 96 96 3"] | None:
     """A finished cache's pixels, which nobody removes while they are in use; None where they were just removed."""
     try:
         with (folder / "pixels.u8").open("rb") as file:
@@ -196,7 +196,7 @@ def hold(file: IO[bytes], *, shared: bool) -> bool:
     return True
 
 
-def damaged_chunks(pixels: UInt8[np.ndarray, "n 96 96 3"], manifest: Manifest, *, whole: bool) -> list[int]:
+def damaged_chunks(pixels: UInt8[np.ndarray, "n 96 96 3"], manifest: CacheManifest, *, whole: bool) -> list[int]:
     """The chunks whose pixels no longer have their sum: of all of them, or of a sample where they are many."""
     chunks = np.arange(len(manifest.sums))
     if not whole and len(chunks) > _CHECKED_AT_OPENING:
@@ -205,7 +205,7 @@ def damaged_chunks(pixels: UInt8[np.ndarray, "n 96 96 3"], manifest: Manifest, *
     return [n for n in chunks.tolist() if sum_of_pixels(pixels[n * _CHUNK : (n + 1) * _CHUNK]) != manifest.sums[n]]
 
 
-def _decode_again(kept: Listing, folder: Path, manifest: Manifest, damaged: list[int], workers: int) -> None:
+def _decode_again(kept: Listing, folder: Path, manifest: CacheManifest, damaged: list[int], workers: int) -> None:
     """Put the pixels of damaged chunks right from the images, which have not changed since."""
     warnings.warn(
         f"packed pixels were damaged on the disk: {len(damaged)} of {len(manifest.sums)} chunks in {folder} are "
@@ -245,7 +245,7 @@ def _building(folder: Path, on_wait: Callable[[], None] | None) -> Iterator[None
         lock.release()
 
 
-def _build(listing: Listing, folder: Path, workers: int, on_progress: Progress | None) -> None:
+def _build(listing: Listing, folder: Path, workers: int, on_progress: StepProgress | None) -> None:
     path, total = folder / "pixels.u8", len(listing)
     chunks = [(number, range(at, min(at + _CHUNK, total))) for number, at in enumerate(range(0, total, _CHUNK))]
     finished: list[PackedChunk] = []
@@ -265,7 +265,7 @@ def _build(listing: Listing, folder: Path, workers: int, on_progress: Progress |
             sums = _close_gaps(path, total, [entry.row for entry in lost])
         with path.open("r+b") as pixels:
             os.fsync(pixels.fileno())
-        write_json(folder / MANIFEST, asdict(Manifest(total, lost, sums, str(_source(listing)))))
+        write_json(folder / MANIFEST, asdict(CacheManifest(total, lost, sums, str(_source(listing)))))
 
 
 def _source(listing: Listing) -> Path:
@@ -303,7 +303,7 @@ def _allocate(path: Path, count: int) -> None:
         file.truncate(size)
 
 
-def read_manifest(folder: Path, count: int | None = None) -> Manifest | None:
+def read_manifest(folder: Path, count: int | None = None) -> CacheManifest | None:
     """What a finished cache, of `count` patches if that is known, holds; None where it is not finished or damaged."""
     try:
         manifest = _MANIFEST.validate_json((folder / MANIFEST).read_bytes())
@@ -322,7 +322,7 @@ def _shape(count: int) -> tuple[int, int, int, int]:
 
 
 @dataclass(frozen=True)
-class Entry:
+class CacheEntry:
     """Something in a cache that can be made again: pixels, features, compiled code, or what a killed command left."""
 
     path: Path
@@ -354,7 +354,7 @@ def kept_array(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
 _COMPUTED: Final = {"features": "features of a backbone", "teachers": "what a teacher said"}
 
 
-def entries(cache_root: Path) -> list[Entry]:
+def entries(cache_root: Path) -> list[CacheEntry]:
     """What a cache holds, the least recently used first."""
     found = []
     for path in cache_root.iterdir() if cache_root.is_dir() else ():
@@ -369,9 +369,9 @@ def entries(cache_root: Path) -> list[Entry]:
     return sorted(found, key=lambda entry: entry.used)
 
 
-def _entry(path: Path, what: str, used: Path) -> Entry:
+def _entry(path: Path, what: str, used: Path) -> CacheEntry:
     files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
-    return Entry(path, sum(file.stat().st_size for file in files), used.stat().st_mtime, what)
+    return CacheEntry(path, sum(file.stat().st_size for file in files), used.stat().st_mtime, what)
 
 
 def limit_of(cache_root: Path) -> Limit:
@@ -386,7 +386,7 @@ def set_limit(cache_root: Path, limit: Limit) -> None:
     write_json(cache_root / _LIMIT_FILE, asdict(limit))
 
 
-def make_room(cache_root: Path, limit: Limit | None = None) -> list[Entry]:
+def make_room(cache_root: Path, limit: Limit | None = None) -> list[CacheEntry]:
     """Remove what was used longest ago until a cache holds no more than its limit; what is in use stays.
 
     Returns what was removed.

@@ -10,12 +10,13 @@ from typing import Final, TypeVar
 import numpy as np
 from jaxtyping import UInt8
 
+from sentinode.progress import StepProgress
+
 _CHUNK_PATCHES: Final = 32
 # The anchors of so many chunks take more than the 32 MB from which glibc always gives memory back.
 _BLOCK_CHUNKS: Final = 512
 
 Pixels = UInt8[np.ndarray, "n 96 96 3"]
-Progress = Callable[[int, int], None]
 _Result = TypeVar("_Result")
 
 
@@ -24,7 +25,7 @@ def map_chunks(
     pixels: Pixels,
     *,
     workers: int,
-    on_progress: Progress | None = None,
+    on_progress: StepProgress | None = None,
 ) -> Iterator[_Result]:
     """Yield `function(first row, chunk)` for consecutive chunks, in order, read by several threads.
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from sentinode.data.tfrecord import RECORDS, Images
+from sentinode.data.tfrecord import RECORDS, RecordImages
 from sentinode.errors import DataError
 
 if TYPE_CHECKING:
@@ -115,21 +115,21 @@ class OpenArrays:
     def __init__(self) -> None:
         self._stack = ExitStack()
         self._at: tuple[Path, str] | None = None
-        self._x: h5py.Dataset | np.ndarray | Images | None = None
+        self._x: h5py.Dataset | np.ndarray | RecordImages | None = None
 
     def read(self, file: Path, name: str, rows: Int[np.ndarray, " k"]) -> UInt8[np.ndarray, "k h w 3"]:
         """Rows of an array, which increase; raises DataError where they cannot be read."""
         if (file, name) != self._at:
             self.close()
             if RECORDS in file.name:
-                self._x = Images(file)
+                self._x = RecordImages(file)
                 self._stack.callback(self._x.close)
             elif file.suffix in NUMPY:
                 self._x = numpy_array(file, name)
             else:
                 self._x = self._stack.enter_context(open_h5(file, cache_bytes=_LARGEST_CHUNK_BYTES))[name]
             self._at = (file, name)
-        if isinstance(self._x, Images):
+        if isinstance(self._x, RecordImages):
             return self._x.at(rows)
         assert self._x is not None
         first, last = int(rows[0]), int(rows[-1])

@@ -50,7 +50,7 @@ def read_examples(file: Path) -> Iterator[Example]:
             offset = records.tell() + _FOOTER
 
 
-class Images:
+class RecordImages:
     """The images of a file's examples as rows of an array: indexed by their records' offsets, which increase."""
 
     def __init__(self, file: Path) -> None:

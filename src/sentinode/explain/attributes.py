@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -16,6 +15,7 @@ from sentinode.config.run import DataConfig
 from sentinode.data.patches import PatchSet
 from sentinode.data.tables import ID_COLUMNS, column_of, columns_of, is_unknown, read_table, require_ids, table_at
 from sentinode.errors import DataError
+from sentinode.progress import StepProgress
 
 FROM_PIXELS: Final = ("brightness", "optical_density", "saturation")
 PARTS: Final = 4
@@ -23,7 +23,7 @@ _FEW_VALUES: Final = 8
 
 
 @dataclass(frozen=True, eq=False)
-class Parts:
+class Subgrouping:
     """The subgroup of each of n patches, "" where unknown; `order` names them from least to most, if they have one."""
 
     names: Shaped[np.ndarray, " n"]
@@ -35,7 +35,7 @@ def attributes(
     ids: Shaped[np.ndarray, " n"],
     given: pd.DataFrame | None = None,
     *,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: StepProgress | None = None,
 ) -> pd.DataFrame:
     """The attributes of some patches, a line for each of `ids`, indexed by id.
 
@@ -51,31 +51,33 @@ def attributes(
     return table.join(joined.fillna(dict.fromkeys(words, "")))
 
 
-def parts_of(values: pd.Series) -> Parts:
+def parts_of(values: pd.Series) -> Subgrouping:
     """Cut an attribute into subgroups.
 
     Words are taken as they are, and so are up to 8 different numbers. More numbers are cut into 4 parts of equal
     size; where more than a quarter of them are 0, these are a part of their own, and the others are cut.
     """
     if not pd.api.types.is_numeric_dtype(values):
-        return Parts(values.to_numpy(dtype=str), None)
+        return Subgrouping(values.to_numpy(dtype=str), None)
     numbers = values.to_numpy(dtype=np.float64)
     known = np.isfinite(numbers)
     different = np.unique(numbers[known])
     if len(different) <= _FEW_VALUES:
         order = tuple(f"{value:g}" for value in different)
-        return Parts(np.array([f"{value:g}" if np.isfinite(value) else "" for value in numbers], dtype=str), order)
+        return Subgrouping(
+            np.array([f"{value:g}" if np.isfinite(value) else "" for value in numbers], dtype=str), order
+        )
     none = numbers == 0
     if none.sum() <= known.sum() / PARTS:
         return _cut(numbers)
     rest = _cut(np.where(none, np.nan, numbers))
     assert rest.order is not None
-    return Parts(np.where(none, "0", rest.names), ("0", *rest.order))
+    return Subgrouping(np.where(none, "0", rest.names), ("0", *rest.order))
 
 
-def _cut(numbers: Float[np.ndarray, " n"]) -> Parts:
+def _cut(numbers: Float[np.ndarray, " n"]) -> Subgrouping:
     names = quantile_groups("part", numbers)
-    return Parts(names, tuple(np.unique(names[names != ""]).tolist()))
+    return Subgrouping(names, tuple(np.unique(names[names != ""]).tolist()))
 
 
 def quantile_groups(quantity: str, values: Real[np.ndarray, " n"], parts: int = PARTS) -> Shaped[np.ndarray, " n"]:

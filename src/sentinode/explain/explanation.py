@@ -210,9 +210,9 @@ def explain_chosen(
     """What the first run of a study's choice looks at in its validation set, written into `out` but for the record.
 
     Of integrated gradients, the slowest, nothing is computed, and of backbones and ensembles class activation maps
-    alone, of one view and on half as many patches: the rest would take longer than their training, and is there by `sentinode explain`. Nothing is
-    examined on fewer validation patches than sit an exam. `clusters` is by id; `show` names patches, of which those in
-    the validation set are shown.
+    alone, of one view and on half as many patches: the rest would take longer than their training, and is there by
+    `sentinode explain`. Nothing is examined on fewer validation patches than sit an exam. `clusters` is by id; `show`
+    names patches, of which those in the validation set are shown.
     """
     run = chosen.runs[0]
     ids = run.predictions.ids

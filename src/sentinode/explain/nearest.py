@@ -55,7 +55,7 @@ class Alike:
         return rows[order], exact[order]
 
 
-class Known:
+class KnownFeatures:
     """Features of N patches, that others are compared with by the cosine, in deviations of the known from their mean.
 
     `features`, (N, d) float32, are overwritten by their unit vectors: of 220,025 patches with 1,280 features they take

@@ -20,7 +20,7 @@ from jaxtyping import Float, Float32, Int, UInt8
 from sentinode.audit.duplicates import hash_pixels, match_sums, sum_pixels
 from sentinode.audit.overlaps import find_anchors, match_anchors
 from sentinode.data.patches import SYMMETRIES, PatchSet, symmetric_view
-from sentinode.explain.nearest import Alike, Known
+from sentinode.explain.nearest import Alike, KnownFeatures
 from sentinode.inputs.preprocess import Prepared
 from sentinode.models.backbones.backbone import Backbone
 from sentinode.runs.features import FeatureStore, Penultimate, features_of
@@ -49,13 +49,13 @@ class NeighbourSearch:
         self._names = np.array(sorted(run.training_ids), dtype=str)
         self._rows = training.rows_of(self._names)
         self._labels = training.labels[self._rows]
-        self._known: list[tuple[float, Run, Backbone | Penultimate, Known]] = []
+        self._known: list[tuple[float, Run, Backbone | Penultimate, KnownFeatures]] = []
         for network, weight in zip(run.networks, run.weights or (1.0,), strict=True):
             if weight > 0:
                 config, module = network.config, network.network(self._session.device)
                 seen = module if isinstance(module, Backbone) else Penultimate(module, config.preprocess.size_px)
                 store = FeatureStore(training, config, None, seen, self._session)
-                self._known.append((weight, network, seen, Known(store.features(self._rows))))
+                self._known.append((weight, network, seen, KnownFeatures(store.features(self._rows))))
 
     def neighbourhoods(self, patches: PatchSet, k: int = 3) -> tuple[Neighbourhood, ...]:
         """Of each labelled patch the `k` training patches of each class most like it, itself never among them."""

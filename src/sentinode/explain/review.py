@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from sentinode.errors import RunError
 from sentinode.evaluation import metrics
 from sentinode.evaluation.clusters import ClusterKind
-from sentinode.explain.attributes import Parts, parts_of
+from sentinode.explain.attributes import Subgrouping, parts_of
 from sentinode.explain.galleries import worst_mistakes
 from sentinode.explain.label_errors import find_label_errors
 from sentinode.inference.predictions import Predictions
@@ -62,7 +62,7 @@ def review(
     # A patch without a slide is of an unknown one; a patch without a group shares no tissue with any other.
     unnamed = "" if cluster_kind == "slide" else ALONE
     of_clusters = np.array([clusters.get(i, "") or unnamed for i in mean.ids.tolist()])
-    parts: list[tuple[str, Parts]] = [(cluster_kind, Parts(of_clusters, None))]
+    parts: list[tuple[str, Subgrouping]] = [(cluster_kind, Subgrouping(of_clusters, None))]
     if attributes is not None:
         parts += [(str(name), parts_of(values)) for name, values in attributes.loc[mean.ids].items()]
     return Review(
@@ -87,7 +87,7 @@ def review(
     )
 
 
-def subgroups(members: Sequence[Predictions], by: str, parts: Parts, *, few: int = 50) -> Subgroups:
+def subgroups(members: Sequence[Predictions], by: str, parts: Subgrouping, *, few: int = 50) -> Subgroups:
     """Scores of each part of a variant's validation patches: the mean of the scores under each seed."""
     count = len(np.unique(parts.names[parts.names != ALONE])) + int(np.sum(parts.names == ALONE))
     if count > len(parts.names) / 2:

@@ -24,15 +24,17 @@ from sentinode.data.folder import PackedFolder
 from sentinode.data.images import encode_tiff
 from sentinode.data.patches import UNLABELLED, PatchSet
 from sentinode.errors import DataError, storage_errors
+from sentinode.progress import StepProgress
 
 PatchLayout = Literal["competition", "classes", "table", "arrays", "h5"]
 LAYOUTS: Final[tuple[PatchLayout, ...]] = get_args(PatchLayout)
 _CLASSES: Final = {0: "normal", 1: "tumour", UNLABELLED: ""}
 _AT_ONCE: Final = 512
-Told = Callable[[int, int], None]
 
 
-def write_patches(packed: PackedFolder, dest: Path, layout: PatchLayout, on_progress: Told | None = None) -> None:
+def write_patches(
+    packed: PackedFolder, dest: Path, layout: PatchLayout, on_progress: StepProgress | None = None
+) -> None:
     """Fill an empty folder; what names the labels is written last. `on_progress` counts patches.
 
     Raises DataError for an id, slide or patient that cannot be a file's name, StorageError where the disk is full.

@@ -33,7 +33,7 @@ class Chain:
     Parameters and their gradients keep their places in memory while it lives: make it when both have them.
     """
 
-    def __init__(self, blocks: list[Block], head: Head) -> None:
+    def __init__(self, blocks: list[ChainBlock], head: Head) -> None:
         self._blocks, self._head = blocks, head
 
     @classmethod
@@ -49,7 +49,7 @@ class Chain:
         if not at_hand():
             return None
         layers, end = list(network)[:-5], list(network)[-5:]
-        blocks: list[Block] = []
+        blocks: list[ChainBlock] = []
         for at in range(0, len(layers), 4):
             if (block := _block_of(layers[at : at + 4], first=at == 0)) is None:
                 return None
@@ -71,7 +71,7 @@ class Chain:
         return logits, losses
 
 
-def _block_of(layers: list[nn.Module], *, first: bool) -> Block | None:
+def _block_of(layers: list[nn.Module], *, first: bool) -> ChainBlock | None:
     """A convolution in one with what follows it, where the loops know it; the first gives no gradient back."""
     match layers:
         case [
@@ -83,7 +83,7 @@ def _block_of(layers: list[nn.Module], *, first: bool) -> Block | None:
             kernel, norm = _size(pool), one if isinstance(one, KerasBatchNorm) else other
             assert isinstance(norm, KerasBatchNorm)
             if kernel and _in_tiles(convolution, first=first):
-                return Block(convolution, norm, relu_first=norm is other, kernel=kernel, first=first)
+                return ChainBlock(convolution, norm, relu_first=norm is other, kernel=kernel, first=first)
     return None
 
 
@@ -125,7 +125,7 @@ def _in_tiles(convolution: nn.Conv2d, *, first: bool) -> bool:
     )
 
 
-class Block:
+class ChainBlock:
     """A convolution, batch norm, ReLU and max-pooling; activations are contiguous, (N, H, W, C)."""
 
     def __init__(

@@ -18,7 +18,7 @@ _ITERATIONS = 1000
 
 
 @dataclass(frozen=True, eq=False)
-class Features:
+class LabelledFeatures:
     """The patches of one set: features (n, d) and labels (n,), 0 or 1."""
 
     values: Float[np.ndarray, "n d"]
@@ -26,7 +26,7 @@ class Features:
 
 
 def fit_head(
-    network: Backbone, training: Features, validation: Features, config: HeadFitConfig, *, done: int = 0
+    network: Backbone, training: LabelledFeatures, validation: LabelledFeatures, config: HeadFitConfig, *, done: int = 0
 ) -> Iterator[EpochRecord]:
     """Fit the head once for each of `config.penalties`, from number `done` on; a record of each, as of an epoch.
 

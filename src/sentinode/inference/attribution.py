@@ -38,6 +38,7 @@ from sentinode.inputs.augment import as_input
 from sentinode.inputs.preprocess import preprocess
 from sentinode.models.backbones.backbone import Backbone
 from sentinode.models.group_conv import inverse
+from sentinode.progress import StepProgress
 
 if TYPE_CHECKING:
     from sentinode.inference.classifier import Classifier
@@ -174,7 +175,7 @@ class ExplainedLogit:
 
 
 def attribute(
-    explained: ExplainedLogit, patches: Pixels, method: Method, *, on_progress: Callable[[int, int], None] | None = None
+    explained: ExplainedLogit, patches: Pixels, method: Method, *, on_progress: StepProgress | None = None
 ) -> Attribution:
     """Maps of the patches' logits by a method.
 

@@ -39,7 +39,7 @@ from sentinode.evaluation.threshold import POINTS, OperatingPoint, PointName
 from sentinode.inference.network import Network, Probabilities
 from sentinode.inference.predictions import Predictions
 from sentinode.inputs.preprocess import preprocess, unnormalised_in_words
-from sentinode.progress import Progress, of_step, silent
+from sentinode.progress import Progress, StepProgress, of_step, silent
 
 Pixels = UInt8[np.ndarray, "n 96 96 3"]
 if TYPE_CHECKING:
@@ -218,7 +218,7 @@ class Classifier:
         """What it is, what it was trained on, and its validation scores with intervals, which take a few seconds."""
         return self._card()
 
-    def __call__(self, patches: Patches, *, on_progress: Callable[[int, int], None] | None = None) -> Probabilities:
+    def __call__(self, patches: Patches, *, on_progress: StepProgress | None = None) -> Probabilities:
         """The tumour probability of each patch, (N,) float64 in [0, 1], in the order given.
 
         `on_progress` hears how many patches are done, and of how many: of a stream, of those seen so far.
@@ -226,7 +226,7 @@ class Classifier:
         return self._judged(patches, on_progress)[0]
 
     def with_disagreement(
-        self, patches: Patches, *, on_progress: Callable[[int, int], None] | None = None
+        self, patches: Patches, *, on_progress: StepProgress | None = None
     ) -> tuple[Probabilities, Probabilities]:
         """The probabilities, and how far the networks disagree: the standard deviation of theirs, (N,).
 
@@ -234,9 +234,7 @@ class Classifier:
         """
         return self._judged(patches, on_progress)
 
-    def _judged(
-        self, patches: Patches, on_progress: Callable[[int, int], None] | None
-    ) -> tuple[Probabilities, Probabilities]:
+    def _judged(self, patches: Patches, on_progress: StepProgress | None) -> tuple[Probabilities, Probabilities]:
         found, spread, unnormalised, done = [np.empty(0)], [np.empty(0)], 0, 0
         total = len(patches) if isinstance(patches, np.ndarray) or _is_tensor(patches) or _are_images(patches) else 0
         at_once = max(_AT_ONCE, *(network.batch_size.largest for network in self._networks))

@@ -11,7 +11,6 @@ import hashlib
 import json
 import re
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -31,6 +30,7 @@ from sentinode.files import read_bytes
 from sentinode.inference.classifier import Card, Classifier, TrainedRun
 from sentinode.inference.network import BatchSize, Network, Probabilities, Sliceable, in_batches
 from sentinode.inference.predictions import Predictions
+from sentinode.progress import StepProgress
 from sentinode.records import VERSION, Numbers, parse_record, plain
 
 PATCHES: Final = "patches"
@@ -139,9 +139,7 @@ class OnnxNetwork(Network):
         """ONNX Runtime, with its version."""
         return f"onnxruntime {version('onnxruntime')}"
 
-    def probabilities(
-        self, prepared: Sliceable, *, on_progress: Callable[[int, int], None] | None = None
-    ) -> Probabilities:
+    def probabilities(self, prepared: Sliceable, *, on_progress: StepProgress | None = None) -> Probabilities:
         """The mean probability over the views, members and runs of each patch, in the order given."""
         return in_batches(prepared, self.batch_size, self._of_batch, on_progress)
 

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from sentinode.config.run import PreprocessConfig
+from sentinode.progress import StepProgress
 
 if TYPE_CHECKING:
     import torch
@@ -63,9 +64,7 @@ class Network(ABC):
         raise AssertionError("it is not dense")
 
     @abstractmethod
-    def probabilities(
-        self, prepared: Sliceable, *, on_progress: Callable[[int, int], None] | None = None
-    ) -> Probabilities:
+    def probabilities(self, prepared: Sliceable, *, on_progress: StepProgress | None = None) -> Probabilities:
         """The mean probability over the views of each patch, in the order given."""
 
 
@@ -97,7 +96,7 @@ def in_batches(
     prepared: Sliceable,
     size: BatchSize,
     ask: Callable[[UInt8[np.ndarray, "k s s 3"]], Probabilities],
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: StepProgress | None = None,
 ) -> Probabilities:
     """What `ask` gives for all patches, batch after batch; `size` learns from how long each takes."""
     found = np.empty(len(prepared))

@@ -25,6 +25,7 @@ from sentinode.inference.runtimes import PATCHES_TRIED, Choice, Fastest, Forward
 from sentinode.inputs.augment import as_input
 from sentinode.models.folded import folded
 from sentinode.models.group_conv import inverse
+from sentinode.progress import StepProgress
 
 _PACKAGES: Final = {"pytorch": "torch"}
 _MANY: Final = 1024  # patches and views
@@ -137,9 +138,7 @@ class TrainedNetwork(Network):
         return np.asarray(torch.sigmoid(torch.stack(said)).numpy().mean(axis=0))
 
     @torch.inference_mode()
-    def probabilities(
-        self, prepared: Sliceable, *, on_progress: Callable[[int, int], None] | None = None
-    ) -> Probabilities:
+    def probabilities(self, prepared: Sliceable, *, on_progress: StepProgress | None = None) -> Probabilities:
         """The mean probability over the views of each patch, in the order given."""
 
         # In double precision: in single, every logit above 17 would become the same probability, 1.
@@ -159,7 +158,7 @@ class TrainedNetwork(Network):
         prepared: Sliceable,
         views: int,
         joined: Callable[[Float[Tensor, "views n"]], Float[np.ndarray, " n"]],
-        on_progress: Callable[[int, int], None] | None = None,
+        on_progress: StepProgress | None = None,
     ) -> Float[np.ndarray, " n"]:
         forward: Forward = self.network
         size = self.batch_size

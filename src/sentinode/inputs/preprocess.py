@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from sentinode.config.run import PreprocessConfig
 from sentinode.data.images import PATCH_SIZE_PX
 from sentinode.data.patches import PatchSet, room_for
 from sentinode.inputs.macenko import normalise_stain
+from sentinode.progress import StepProgress
 
 _CHUNK = 2048
 _NOT_KNOWN = -1
@@ -103,7 +103,7 @@ def prepare(
     *,
     budget_mb: int,
     scratch: Path | None = None,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: StepProgress | None = None,
 ) -> Prepared:
     """Preprocess the given rows once and hold them, where that fits the budget (in MB); else on demand.
 

@@ -10,7 +10,7 @@ from torch import nn
 from sentinode.config.fit import FitAll, FitConfig, FitHead, FitStages
 from sentinode.config.run import ModelConfig, OwnModel, RunConfig, SeveralMaps, TimmModel
 from sentinode.errors import ConfigError
-from sentinode.models.backbones.backbone import Backbone, Weights, backbone
+from sentinode.models.backbones.backbone import Backbone, PretrainedWeights, backbone
 from sentinode.models.notebook import notebook_network
 from sentinode.models.own import NONE, Recipes
 from sentinode.models.p4m import p4m_network
@@ -76,7 +76,7 @@ def freeze(network: nn.Module, config: FitConfig) -> None:
                 network.freeze(network.body_stages)
 
 
-def _weights(config: TimmModel) -> Weights:
+def _weights(config: TimmModel) -> PretrainedWeights:
     match config.pretrained:
         case "auto":
             return True

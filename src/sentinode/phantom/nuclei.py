@@ -13,7 +13,7 @@ from scipy import ndimage
 
 BORDER_PX: Final = 16  # the rim of a section where no nucleus is centred; never cut from
 
-Plane = Float32[np.ndarray, "side side"]
+Layer = Float32[np.ndarray, "side side"]
 Sprites = Float32[np.ndarray, "sprites size size"]
 Points = Int[np.ndarray, "_ 2"]  # rows and columns
 
@@ -74,7 +74,7 @@ def draw_bodies(
     return draw_nuclei(rng, count, radius=radius, amount=amount, stretch=1.3, wobble=0.08, rim=0.15, mottle=0.12)
 
 
-def stamp(plane: Plane, sprites: Sprites, which: Int[np.ndarray, "_"], points: Points) -> None:
+def stamp(plane: Layer, sprites: Sprites, which: Int[np.ndarray, "_"], points: Points) -> None:
     """Lay sprite `which[i]` centred on `points[i]`, keeping the greater amount where they meet."""
     half = sprites.shape[1] // 2
     reach = np.arange(-half, half + 1)

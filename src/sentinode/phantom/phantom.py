@@ -12,7 +12,7 @@ import os
 import shutil
 import warnings
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Generator, Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
@@ -30,6 +30,7 @@ from sentinode.data.listing import PHANTOM_NOTE
 from sentinode.errors import DataError, RunError, SentinodeWarning, storage_errors
 from sentinode.phantom.cutting import Cutter, DefectKind, SlidePlan, TruthRow, field_side_px
 from sentinode.phantom.tissue import paint_section
+from sentinode.progress import StepProgress
 from sentinode.records import read_record, write_record
 
 PAINTER_VERSION: Final = 2
@@ -71,7 +72,7 @@ def write_phantom(
     slides: int = 24,
     seed: int = 25,
     workers: int | None = None,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: StepProgress | None = None,
 ) -> PhantomSummary:
     """Paint `slides` sections and write `patches` of them, in two disjoint parts, as a competition folder.
 

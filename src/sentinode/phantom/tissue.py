@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 from scipy import ndimage
 
-from sentinode.phantom.nuclei import Plane, Points, Sprites, draw_bodies, draw_nuclei, jittered_grid, stamp
+from sentinode.phantom.nuclei import Layer, Points, Sprites, draw_bodies, draw_nuclei, jittered_grid, stamp
 from sentinode.phantom.zones import Planted, Zones, bands, lay_out, noise
 
 # Directions in optical density (red, green, blue), of unit length after normalisation. Two ends of
@@ -25,7 +25,7 @@ _BROWN: Final = np.array([[0.60, 0.68, 0.45], [0.12, 0.87, 0.52]], np.float32)
 
 
 @dataclass(frozen=True)
-class Section:
+class TissueSection:
     """One slide's field as scanned, and the exact place of its tumour."""
 
     rgb: UInt8[np.ndarray, "side side 3"]
@@ -34,18 +34,18 @@ class Section:
 
 def paint_section(
     rng: np.random.Generator, *, side_px: int, tumour_share: float, planted: Planted | None = None
-) -> Section:
+) -> TissueSection:
     """Paint a square field; nests and small groups of tumour cover about `tumour_share` of it, or lie as `planted`."""
     zones = lay_out(rng, side_px, tumour_share, planted)
     haematoxylin, eosin = _paint_ground(rng, zones)
     _Cells(rng, zones).paint(haematoxylin, eosin)
-    return Section(_scan(rng, haematoxylin, eosin), zones.tumour)
+    return TissueSection(_scan(rng, haematoxylin, eosin), zones.tumour)
 
 
 # --- ground: amounts of stain without nuclei -------------------------------------------------------
 
 
-def _paint_ground(rng: np.random.Generator, zones: Zones) -> tuple[Plane, Plane]:
+def _paint_ground(rng: np.random.Generator, zones: Zones) -> tuple[Layer, Layer]:
     """Amounts of haematoxylin and eosin of everything that is not a cell of its own."""
     side = len(zones.node)
     grain_plane = ndimage.gaussian_filter(rng.standard_normal((side, side), np.float32), 1.6, truncate=3) * 5.6
@@ -98,7 +98,7 @@ class _Cells:
         self._rng, self._zones, self._side = rng, zones, len(zones.node)
         self._nuclei, self._bodies = np.zeros_like(zones.node), np.zeros_like(zones.node)
 
-    def paint(self, haematoxylin: Plane, eosin: Plane) -> None:
+    def paint(self, haematoxylin: Layer, eosin: Layer) -> None:
         """Stamp all cells onto the ground, in place."""
         self._lymphocytes()
         self._centroblasts()
@@ -200,7 +200,7 @@ class _Cells:
     def _keep(self, points: Points, share: np.ndarray) -> Points:
         return points[self._rng.random(len(points)) < share]
 
-    def _draw(self, points: Points, sprites: Sprites, onto: Plane, which: np.ndarray | None = None) -> None:
+    def _draw(self, points: Points, sprites: Sprites, onto: Layer, which: np.ndarray | None = None) -> None:
         stamp(onto, sprites, self._rng.integers(len(sprites), size=len(points)) if which is None else which, points)
 
 
@@ -212,7 +212,7 @@ def _at(level: np.ndarray, points: Points) -> np.ndarray:
 # --- stain and scanner ------------------------------------------------------------------------------
 
 
-def _scan(rng: np.random.Generator, haematoxylin: Plane, eosin: Plane) -> UInt8[np.ndarray, "side side 3"]:
+def _scan(rng: np.random.Generator, haematoxylin: Layer, eosin: Layer) -> UInt8[np.ndarray, "side side 3"]:
     """Give the section its slide's stain, focus, brightness and noise."""
     side = len(haematoxylin)
     brown = rng.beta(0.6, 0.6)

@@ -13,7 +13,7 @@ import io
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -34,6 +34,7 @@ from sentinode.machine import optional_module
 from sentinode.phantom.nuclei import BORDER_PX, Points
 from sentinode.phantom.tissue import paint_section
 from sentinode.phantom.zones import Planted, noise
+from sentinode.progress import StepProgress
 from sentinode.records import read_record, write_record
 
 SlideDefect = Literal[
@@ -94,7 +95,7 @@ def write_whole_slides(
     defects: Sequence[SlideDefect] = (),
     seed: int = 25,
     workers: int = 1,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: StepProgress | None = None,
 ) -> Path:
     """Paint so many slides into a new folder, which is complete or absent; the same arguments give the same bytes.
 

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float32
 from scipy import spatial
 
-from sentinode.phantom.nuclei import BORDER_PX, Plane, Points, jittered_grid, stamp
+from sentinode.phantom.nuclei import BORDER_PX, Layer, Points, jittered_grid, stamp
 
 _FAR_PX: Final = 60.0  # farther than this from a disc, distances are not told apart
 _COARSE_PX: Final = 4  # step of the grid on which distances to points are computed
@@ -20,15 +20,15 @@ _COARSE_PX: Final = 4  # step of the grid on which distances to points are compu
 class Zones:
     """Signed levels in pixels, positive inside the zone, unless said otherwise."""
 
-    node: Plane  # depth below the node's surface; fat outside
-    fat_wall: Plane  # distance from the nearest wall between two fat cells
-    follicle: Plane  # germinal centres
-    sinus: Plane
-    stroma: Plane  # capsule, trabeculae, walls of vessels
-    lumen: Plane  # of vessels
-    nest: Plane  # tumour nests
-    septum: Plane  # strands of stroma within the nests
-    crowd: Plane  # not a level: unit noise by which the density of lymphocytes varies
+    node: Layer  # depth below the node's surface; fat outside
+    fat_wall: Layer  # distance from the nearest wall between two fat cells
+    follicle: Layer  # germinal centres
+    sinus: Layer
+    stroma: Layer  # capsule, trabeculae, walls of vessels
+    lumen: Layer  # of vessels
+    nest: Layer  # tumour nests
+    septum: Layer  # strands of stroma within the nests
+    crowd: Layer  # not a level: unit noise by which the density of lymphocytes varies
     tumour: Bool[np.ndarray, "side side"]
     group_cells: Points  # cells of the metastases that are only a few cells
 
@@ -37,7 +37,7 @@ class Zones:
 class Planted:
     """Tumour where it is wanted, in place of tumour at random."""
 
-    nest: Plane
+    nest: Layer
     """A signed level in pixels, positive inside."""
     cells: Points
     """Single cells."""
@@ -106,7 +106,7 @@ def _around(points: Points, side: int, *, radius_px: int) -> Bool[np.ndarray, "s
     return marks > 0
 
 
-def noise(rng: np.random.Generator, side: int, scale_px: float) -> Plane:
+def noise(rng: np.random.Generator, side: int, scale_px: float) -> Layer:
     """Gaussian noise of unit variance, smooth over `scale_px`: random knots under Gaussian kernels.
 
     The kernel separates, so the plane is two small matrix products instead of a wide filter.
@@ -115,11 +115,11 @@ def noise(rng: np.random.Generator, side: int, scale_px: float) -> Plane:
     kernel = np.exp(-0.5 * ((np.arange(side, dtype=np.float32)[:, None] - knots) / scale_px) ** 2)
     kernel /= np.sqrt((kernel**2).sum(axis=1, keepdims=True))
     weights = rng.standard_normal((len(knots), len(knots)), np.float32)
-    plane: Plane = kernel @ weights @ kernel.T
+    plane: Layer = kernel @ weights @ kernel.T
     return plane
 
 
-def _refine(coarse: Float32[np.ndarray, "n n"], side: int) -> Plane:
+def _refine(coarse: Float32[np.ndarray, "n n"], side: int) -> Layer:
     """Interpolate a plane from the coarse grid, linearly along each axis."""
     at = np.arange(side) // _COARSE_PX
     share = (np.arange(side, dtype=np.float32) % _COARSE_PX) / _COARSE_PX
@@ -130,7 +130,7 @@ def _refine(coarse: Float32[np.ndarray, "n n"], side: int) -> Plane:
     return plane
 
 
-def _discs(rng: np.random.Generator, side: int, *, spacing: float, radii: tuple[float, float], keep: float) -> Plane:
+def _discs(rng: np.random.Generator, side: int, *, spacing: float, radii: tuple[float, float], keep: float) -> Layer:
     """Signed distance to the rim of scattered discs, positive inside; -60 stands for all beyond."""
     centres = jittered_grid(rng, side, spacing=spacing, jitter=0.3)
     radius = np.where(rng.random(len(centres)) < keep, rng.uniform(*radii, len(centres)), -_FAR_PX)
@@ -144,7 +144,7 @@ def _discs(rng: np.random.Generator, side: int, *, spacing: float, radii: tuple[
     return _refine(level, side)
 
 
-def _cell_walls(rng: np.random.Generator, where: Bool[np.ndarray, "side side"], *, spacing: float) -> Plane:
+def _cell_walls(rng: np.random.Generator, where: Bool[np.ndarray, "side side"], *, spacing: float) -> Layer:
     """Distance to the nearest edge between two Voronoi cells of scattered points; far elsewhere."""
     level = np.full(where.shape, _FAR_PX, np.float32)
     grid = np.argwhere(where)

@@ -49,7 +49,7 @@ _FEWEST_TO_CLUSTER: Final = 2
 
 
 @dataclass(frozen=True)
-class Seen:
+class SeenBefore:
     """How many of the scored patches a model knows; each is counted once, under the first of these that is true."""
 
     trained: int
@@ -135,7 +135,7 @@ def validation_intervals(runs: Sequence[Run]) -> Intervals:
 
 
 @dataclass(frozen=True)
-class SlideScores:
+class ScoresOfSlide:
     """One slide; NaN where it lacks the class that a score needs. The name "unknown" is of all patches without one."""
 
     slide: str
@@ -171,13 +171,13 @@ class Evaluation:
     note: str
     patches: int
     positive: int
-    seen: Seen
+    seen: SeenBefore
     scores: dict[str, Interval]
     """Of the mean probability of the model's networks, at the threshold 0.5 where there is one."""
     clusters: int
     cluster_kind: ClusterKind
     replicates: int
-    slides: tuple[SlideScores, ...]
+    slides: tuple[ScoresOfSlide, ...]
     """None where no slide is known."""
     points: tuple[PointApplied, ...]
     agreements: dict[Scale, Agreement]
@@ -215,7 +215,7 @@ class Evaluation:
 
 
 @dataclass(frozen=True, eq=False)
-class Scored:
+class LabelledPatches:
     """Labelled patches that are to be scored, and what is known of them beside their pixels.
 
     `everything`: all patches of the folder they are from; `tissue`: the number of the group of each id that shares
@@ -228,7 +228,7 @@ class Scored:
     labels: str
     note: str
 
-    def seen_by(self, runs: Sequence[Run]) -> Seen:
+    def seen_by(self, runs: Sequence[Run]) -> SeenBefore:
         """How many of the patches the runs know from their training."""
         trained = frozenset[str]().union(*(run.training_ids | run.taught_ids for run in runs))
         validated = frozenset[str]().union(*(run.predictions.ids.tolist() for run in runs))
@@ -251,10 +251,12 @@ class Scored:
         for members in kinds:
             counts.append(len(members - known))
             known |= members
-        return Seen(*counts)
+        return SeenBefore(*counts)
 
 
-def open_labelled(data: Path, labels: Path | None, config: DataConfig, runs: Sequence[Run], session: Session) -> Scored:
+def open_labelled(
+    data: Path, labels: Path | None, config: DataConfig, runs: Sequence[Run], session: Session
+) -> LabelledPatches:
     """The patches below `data` that a table id,label names, packed; without one, those of its test part.
 
     They are compared, pixel by pixel, with each other and with those in `data` that the runs were trained on. Slides
@@ -274,7 +276,7 @@ def open_labelled(data: Path, labels: Path | None, config: DataConfig, runs: Seq
     together = pack_all(listing, session, rows=taken)
     audit = audit_patches(together, session)
     scored = together.some(np.searchsorted(taken, rows), session.cache_root)
-    return Scored(_with_known_slides(scored, runs), listing, audit.groups, (labels or data).name, images.note)
+    return LabelledPatches(_with_known_slides(scored, runs), listing, audit.groups, (labels or data).name, images.note)
 
 
 def _with_known_slides(patches: PatchSet, runs: Sequence[Run]) -> PatchSet:
@@ -283,7 +285,7 @@ def _with_known_slides(patches: PatchSet, runs: Sequence[Run]) -> PatchSet:
     return replace(patches, slides=np.array(slides, dtype=str))
 
 
-def cluster(scored: Scored, config: RunConfig, session: Session) -> tuple[np.ndarray, ClusterKind]:
+def cluster(scored: LabelledPatches, config: RunConfig, session: Session) -> tuple[np.ndarray, ClusterKind]:
     """The cluster of each scored patch, "" for one on its own, and what they are: as for a run's validation set."""
     patches = scored.patches
     found = np.array([str(scored.tissue.get(i, "")) for i in patches.ids.tolist()], dtype=str)
@@ -298,7 +300,7 @@ def evaluate(
     classifier: Classifier,
     runs: Sequence[Run],
     predictions: Predictions,
-    scored: Scored,
+    scored: LabelledPatches,
     session: Session,
     *,
     own: Mapping[str, OwnMetric] | None = None,
@@ -341,13 +343,13 @@ def open_evaluation(folder: Path) -> tuple[Evaluation, Predictions]:
     return found, Predictions.read(path)
 
 
-def _by_slide(predictions: Predictions, slides: Shaped[np.ndarray, " n"]) -> tuple[SlideScores, ...]:
+def _by_slide(predictions: Predictions, slides: Shaped[np.ndarray, " n"]) -> tuple[ScoresOfSlide, ...]:
     found = []
     for slide in sorted(set(slides.tolist()), key=lambda slide: (not slide, slide)):
         inside = slides == slide
         labels, probabilities = predictions.labels[inside], predictions.probabilities[inside]
         found.append(
-            SlideScores(
+            ScoresOfSlide(
                 slide or UNKNOWN,
                 len(labels),
                 int(labels.sum()),

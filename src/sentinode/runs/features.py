@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from operator import itemgetter
 from pathlib import Path
 from typing import Final
@@ -19,12 +18,12 @@ from sentinode.config.run import RunConfig, TimmModel
 from sentinode.data.cache import kept_array
 from sentinode.data.patches import PatchSet
 from sentinode.device import Precision, has_bfloat16, in_precision
-from sentinode.fitting.linear_probe import Features
+from sentinode.fitting.linear_probe import LabelledFeatures
 from sentinode.inputs.augment import Draws, as_input, augmented, draw
 from sentinode.inputs.preprocess import Prepared
 from sentinode.models.backbones.backbone import Backbone
 from sentinode.models.p4m import RingReadout
-from sentinode.progress import of_step
+from sentinode.progress import StepProgress, of_step
 from sentinode.randomness import Purpose
 from sentinode.runs.material import Material
 from sentinode.runs.teacher import TeacherPredictions
@@ -40,7 +39,7 @@ def head_features(
     copies: CopiesConfig | None,
     network: Backbone,
     by_teacher: TeacherPredictions | None = None,
-) -> tuple[Features, Features]:
+) -> tuple[LabelledFeatures, LabelledFeatures]:
     """Features and labels of the training set, those that a teacher labels last, and of the validation set.
 
     The training set is there once for each of the copies. Without copies, and to validate, patches are looked at as
@@ -49,7 +48,7 @@ def head_features(
     split, patches = material.split(config), material.patches
     store = FeatureStore(patches, config, copies, network, material.session)
     rows = patches.rows_of(split.validation)
-    validation = Features(store.features(rows), patches.labels[rows].astype(np.int64))
+    validation = LabelledFeatures(store.features(rows), patches.labels[rows].astype(np.int64))
     rows = patches.rows_of(split.training)
     parts = [store.copies(rows, patches.labels[rows])]
     if by_teacher is not None and len(by_teacher.joined):
@@ -57,7 +56,7 @@ def head_features(
         store = FeatureStore(material.unlabelled.patches, config, copies, network, material.session)
         parts.append(store.copies(store.patches.rows_of(by_teacher.joined.ids), by_teacher.joined.labels))
     values, labels = (np.concatenate(of_parts) for of_parts in zip(*[(p.values, p.labels) for p in parts], strict=True))
-    return Features(values, labels), validation
+    return LabelledFeatures(values, labels), validation
 
 
 class Penultimate(nn.Module):
@@ -121,11 +120,11 @@ class FeatureStore:
         self._network, self._session = network, session
         self._digest = _digest(patches, config, network, session.device)
 
-    def copies(self, rows: Int[np.ndarray, " n"], labels: Shaped[np.ndarray, " n"]) -> Features:
+    def copies(self, rows: Int[np.ndarray, " n"], labels: Shaped[np.ndarray, " n"]) -> LabelledFeatures:
         """Of some rows all copies that are asked for, one behind the other, with their labels."""
         numbers = range(1, self._copies.count + 1) if self._copies else [_PLAIN]
         values = np.concatenate([self.features(rows, number) for number in numbers])
-        return Features(values, np.tile(labels.astype(np.int64), len(numbers)))
+        return LabelledFeatures(values, np.tile(labels.astype(np.int64), len(numbers)))
 
     def features(self, rows: Int[np.ndarray, " n"], copy: int = _PLAIN) -> Float[np.ndarray, "n d"]:
         """Of some rows: of the patches as they are, or of their copy of this number, from 1."""
@@ -200,7 +199,7 @@ def features_of(
     *,
     precision: Precision,
     device: torch.device,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: StepProgress | None = None,
 ) -> Float[np.ndarray, "n d"]:
     """What the last layer sees of each patch, in the order of `prepared`; of its copy, where `draws` make one."""
     network.eval()

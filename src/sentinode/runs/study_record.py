@@ -44,7 +44,7 @@ _SEALED: Final = (STUDY_CONFIG, STUDY_IDENTITY, "check.json", "explore.json", ST
 STUDY_EXPLANATION: Final = Path("explanation") / "explanation.json"
 """What the chosen variant looks at; a study of backbones or of few patches has none."""
 
-Question = Literal["compare", "tune", "leak"]
+StudyQuestion = Literal["compare", "tune", "leak"]
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class StudyIdentity:
     """identity.json: digests of what a study is of, by name, and what was asked; both must be equal to go on."""
 
     data: dict[str, str]
-    questions: list[Question]
+    questions: list[StudyQuestion]
     metrics: list[str]
     """Names of the user's own."""
 
@@ -100,7 +100,7 @@ class StudyRecord:
     split_in_words: str
     left_out: dict[str, int]
     notices: list[str]
-    asked: dict[Question, list[VariantRecord]]
+    asked: dict[StudyQuestion, list[VariantRecord]]
     """The variants and their runs by question."""
     tune_pruned: int
     chosen: str

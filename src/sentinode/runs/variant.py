@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _BEST_FIRST: Final[tuple[ClusterKind, ...]] = ("patient", "slide", "slide+stain", "slide+group", "stain", "group")
 
 
-class Scored(Protocol):
+class ScoredRun(Protocol):
     """What a comparison needs of a run, and has of a table of predictions, too (`studies/tables.py`)."""
 
     @property
@@ -47,7 +47,7 @@ class Scored(Protocol):
     def seeded(self) -> frozenset[Seeded]: ...
 
 
-R = TypeVar("R", bound=Scored, default=Run)
+R = TypeVar("R", bound=ScoredRun, default=Run)
 
 
 @dataclass(frozen=True, eq=False)

@@ -26,8 +26,8 @@ from sentinode.records import Number, read_record, write_record
 from sentinode.session import Session
 from sentinode.slides.heatmap import CELL_PX, COMPARED, Sweep, seconds_a_cell
 from sentinode.slides.judging import (
-    Entry,
     Model,
+    SlideEntry,
     SlideSettings,
     digest_of_table,
     judge_slide,
@@ -95,7 +95,7 @@ class _CohortBegun:
     sentinode: str
 
 
-def cohort_of(sources: Sequence[Path | str]) -> list[Entry]:
+def cohort_of(sources: Sequence[Path | str]) -> list[SlideEntry]:
     """The slides that files, directories and tables name, each once, in the order given.
 
     A table is a CSV with a column `slide`, paths relative to it, and perhaps `spacing` in um/px. A directory's slides
@@ -129,7 +129,7 @@ def cohort_of(sources: Sequence[Path | str]) -> list[Entry]:
             number += 1
             name = f"{base}-{number}"
         names[name.lower()] = None
-        entries.append(Entry(path, name, spacing))
+        entries.append(SlideEntry(path, name, spacing))
     return entries
 
 
@@ -163,7 +163,7 @@ def _from_table(path: Path) -> dict[Path, float | None]:
 
 
 def judge_cohort(
-    entries: Sequence[Entry], model: Model, settings: SlideSettings, out: Path, session: Session
+    entries: Sequence[SlideEntry], model: Model, settings: SlideSettings, out: Path, session: Session
 ) -> CohortRecord:
     """Judge every slide, and write the cohort's table, record and script behind the last; `out` is held by the caller.
 
@@ -172,8 +172,8 @@ def judge_cohort(
     """
     require_tifffile()
     _begin(out, model, settings)
-    rows: dict[Entry, SlideRow] = {}
-    waiting: list[tuple[Entry, int]] = []
+    rows: dict[SlideEntry, SlideRow] = {}
+    waiting: list[tuple[SlideEntry, int]] = []
     for number, entry in enumerate(entries):
         try:
             cells = prepare_slide(entry, model, settings, out / entry.name)
@@ -240,7 +240,7 @@ def _begin(out: Path, model: Model, settings: SlideSettings) -> None:
 
 
 def _estimate(
-    waiting: Sequence[tuple[Entry, int]], model: Model, settings: SlideSettings, out: Path, session: Session
+    waiting: Sequence[tuple[SlideEntry, int]], model: Model, settings: SlideSettings, out: Path, session: Session
 ) -> None:
     """Say how long judging will take, measured on a block of the slide with the most cells."""
     cells = sum(count for _, count in waiting)
@@ -258,7 +258,7 @@ def _estimate(
     session.notify(f"{cells:,} cells in {len(waiting)} of the slides, {cells / seconds:,.0f} per second: about {told}")
 
 
-def _failed(entry: Entry, error: Exception) -> SlideRow:
+def _failed(entry: SlideEntry, error: Exception) -> SlideRow:
     """The row of a slide that cannot be judged; what would fail every other slide too is raised."""
     if isinstance(error, FailureError):
         raise error
@@ -267,7 +267,7 @@ def _failed(entry: Entry, error: Exception) -> SlideRow:
     return SlideRow(str(entry.path), entry.name, "failed", told)
 
 
-def _row_of(entry: Entry, record: SlideRecord) -> SlideRow:
+def _row_of(entry: SlideEntry, record: SlideRecord) -> SlideRow:
     return SlideRow(
         str(entry.path),
         entry.name,
@@ -303,7 +303,7 @@ def _as_text(value: object) -> str:
             return "" if value is None else str(value)
 
 
-def _qupath_script(entries: Sequence[Entry], record: CohortRecord) -> str:
+def _qupath_script(entries: Sequence[SlideEntry], record: CohortRecord) -> str:
     """A script that puts each slide's lesions onto the image of the same file name in a project of QuPath's."""
     done = {row.folder for row in record.rows if row.state == "done"}
     folders = {entry.path.name: entry.name for entry in entries if entry.name in done}

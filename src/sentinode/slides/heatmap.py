@@ -10,7 +10,7 @@ a cell.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Container, Generator, Iterator, Sequence
+from collections.abc import Container, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from jaxtyping import Bool, Float, Float32, Int, UInt8
 from sentinode.data.images import CENTRE_SIZE_PX, PATCH_SIZE_PX
 from sentinode.errors import ConfigError, DataError
 from sentinode.inference.classifier import Classifier, NetworkInputs
+from sentinode.progress import StepProgress
 from sentinode.slides.guard import Unlike, features_of_cells, out_of_focus, unlike
 from sentinode.slides.reader import Plane, Slide
 from sentinode.slides.tissue import OVERVIEW_UM_PER_PX, Reason, find_tissue
@@ -137,7 +138,7 @@ def heat_map(
     *,
     stride: int = CELL_PX,
     dense: bool = False,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: StepProgress | None = None,
 ) -> HeatMap:
     """Judge every cell of a slide that shows tissue.
 

@@ -60,7 +60,7 @@ _TOLD_BY_NUCLEI: Final = 60  # patches that the spacing is estimated from
 
 
 @dataclass(frozen=True)
-class Entry:
+class SlideEntry:
     """One slide of a cohort, and the name of its folder in the results."""
 
     path: Path
@@ -104,7 +104,7 @@ class _Begun:
     warnings: tuple[str, ...]
 
 
-def open_entry(entry: Entry, settings: SlideSettings) -> tuple[Slide, Literal["file", "given"], tuple[str, ...]]:
+def open_entry(entry: SlideEntry, settings: SlideSettings) -> tuple[Slide, Literal["file", "given"], tuple[str, ...]]:
     """The slide with its spacing: the file's own, else the command's, else the table's."""
     slide = read_slide(entry.path)
     given = settings.spacing or entry.spacing
@@ -119,7 +119,7 @@ def open_entry(entry: Entry, settings: SlideSettings) -> tuple[Slide, Literal["f
     return slide, "file", (told,) if differs else ()
 
 
-def prepare_slide(entry: Entry, model: Model, settings: SlideSettings, folder: Path) -> int | None:
+def prepare_slide(entry: SlideEntry, model: Model, settings: SlideSettings, folder: Path) -> int | None:
     """How many cells are to be judged, with what that needs in the slide's folder; None for a finished slide."""
     slide, spacing_from, warnings = open_entry(entry, settings)
     with slide:
@@ -163,7 +163,7 @@ def prepare_slide(entry: Entry, model: Model, settings: SlideSettings, folder: P
         return _cells_to_judge(entry, settings, reason)
 
 
-def _cells_to_judge(entry: Entry, settings: SlideSettings, reason: np.ndarray) -> int:
+def _cells_to_judge(entry: SlideEntry, settings: SlideSettings, reason: np.ndarray) -> int:
     return (
         len(places_of(entry.path, settings.places, entry.name))
         if settings.places
@@ -172,7 +172,7 @@ def _cells_to_judge(entry: Entry, settings: SlideSettings, reason: np.ndarray) -
 
 
 def judge_slide(
-    entry: Entry, model: Model, settings: SlideSettings, folder: Path, told: Callable[[int], None]
+    entry: SlideEntry, model: Model, settings: SlideSettings, folder: Path, told: Callable[[int], None]
 ) -> SlideRecord:
     """Judge a slide that was looked at, and write its files; raises DataError where its pixels turn out to be bad."""
     begun = read_record(folder / BEGUN, _Begun)

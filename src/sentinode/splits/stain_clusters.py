@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Final
 
 import numpy as np
 from jaxtyping import Float32, Int, Shaped, UInt8
 
 from sentinode.errors import DataError
+from sentinode.progress import StepProgress
 
 # What `stain_statistics` gives, in blocks: the columns of each, and its weight in the clustering. On
 # phantoms, whose slides are known, the residual direction alone tells slides apart better than all
@@ -88,7 +88,7 @@ def uncut_clusters(clusters: Int[np.ndarray, " n"], groups: Shaped[np.ndarray, "
 
 def stain_statistics(
     pixels: Pixels,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: StepProgress | None = None,
     *,
     rows: Int[np.ndarray, " k"] | None = None,
 ) -> Float32[np.ndarray, "described 19"]:

@@ -12,13 +12,13 @@ from sentinode.audit.explore import EXPLORED, Explored
 from sentinode.config.study import StudyConfig
 from sentinode.records import read_record
 from sentinode.runs.decision import Decision, open_decision
-from sentinode.runs.evaluate import Seen
+from sentinode.runs.evaluate import SeenBefore
 from sentinode.runs.run import Run
 from sentinode.runs.study_record import (
     STUDY_CONFIG,
     STUDY_ERRORS,
     STUDY_EVIDENCE,
-    Question,
+    StudyQuestion,
     StudyRecord,
     VariantRecord,
 )
@@ -45,7 +45,7 @@ class EvidenceRecord:
     given: tuple[GivenRun, ...] = ()
     labels: str | None = None
     note: str = ""
-    seen: Seen | None = None
+    seen: SeenBefore | None = None
     tables: tuple[GivenTable, ...] = ()
     slides_unknown: int = 0
     """Of tables: how many patches count as one slide, for nothing tells theirs."""
@@ -55,8 +55,8 @@ class EvidenceRecord:
             raise ValueError("answers no question")
 
     @property
-    def questions(self) -> dict[Question, Evidence]:
-        asked: dict[Question, Evidence | None] = {"compare": self.compare, "tune": self.tune, "leak": self.leak}
+    def questions(self) -> dict[StudyQuestion, Evidence]:
+        asked: dict[StudyQuestion, Evidence | None] = {"compare": self.compare, "tune": self.tune, "leak": self.leak}
         return {question: found for question, found in asked.items() if found}
 
 
@@ -67,10 +67,10 @@ class FinishedStudy:
     folder: Path
     config: StudyConfig
     record: StudyRecord
-    comparisons: dict[Question, Comparison]
+    comparisons: dict[StudyQuestion, Comparison]
     check: CheckRecord
     explore: Explored
-    evidence: dict[Question, Evidence]
+    evidence: dict[StudyQuestion, Evidence]
     decision: Decision
     """Calibration and operating points for the mean of the chosen variant's runs."""
     errors: Review

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from rounding import Rounding
 from sentinode.models.backbones import backbone as zoo
-from sentinode.models.backbones.backbone import Backbone, Features, backbone
+from sentinode.models.backbones.backbone import Backbone, FeatureKind, backbone
 from sentinode.models.backbones.rows import frozen_then_trained, rows_of
 
 pytestmark = pytest.mark.numeric
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.numeric
 FROZEN = 3
 
 
-def network(features: Features, skipped_maps: int) -> Backbone:
+def network(features: FeatureKind, skipped_maps: int) -> Backbone:
     made = backbone(
         "tf_efficientnet_lite0",
         pretrained=False,
@@ -42,7 +42,7 @@ def gradients(of: Backbone, x: Tensor) -> tuple[Tensor, list[Tensor]]:
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize(("features", "skipped"), [("last", 0), ("stages", 0), ("stages", 2), ("blocks", 1)])
 def test_logits_gradients_and_statistics_are_those_of_the_whole_batch(
-    features: Features, skipped: int, training: bool, monkeypatch: pytest.MonkeyPatch
+    features: FeatureKind, skipped: int, training: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ours = network(features, skipped).train(training)
     whole, exact = copy.deepcopy(ours), copy.deepcopy(ours).double()

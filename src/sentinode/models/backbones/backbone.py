@@ -23,11 +23,11 @@ from sentinode.models.backbones.rows import Row, frozen_then_trained, rows_of
 from sentinode.models.summary import InitialWeights
 from sentinode.settings import suggestion
 
-Weights = bool | Literal["hub", "package"]
+PretrainedWeights = bool | Literal["hub", "package"]
 
 LARGEST: Final = 700_000_000
 """Most weights of a backbone; with gradients and Adam's moments they take 11 GB."""
-Features = Literal["last", "stages", "blocks"]
+FeatureKind = Literal["last", "stages", "blocks"]
 
 
 class Backbone(nn.Module):
@@ -50,7 +50,7 @@ class Backbone(nn.Module):
         *,
         mean: Sequence[float],
         std: Sequence[float],
-        features: Features,
+        features: FeatureKind,
         skipped_maps: int,
         resize_px: int | None,
         initial: InitialWeights,
@@ -191,7 +191,7 @@ class Backbone(nn.Module):
         return f"features={self.kind!r}{skipped}, resize_px={self.resize_px}, frozen_stages={self.frozen_stages}"
 
 
-def _maps(body: Any, kind: Features, prepared: Float[Tensor, "n 3 r r"]) -> list[Tensor]:
+def _maps(body: Any, kind: FeatureKind, prepared: Float[Tensor, "n 3 r r"]) -> list[Tensor]:
     """The maps (n, c, h, w) of a body's stages, or of its stem and all its rows of blocks."""
     finer = {"extra_blocks": True} if kind == "blocks" else {}
     maps: list[Tensor] = body.forward_intermediates(prepared, intermediates_only=True, **finer)
@@ -207,9 +207,9 @@ def _statistics(maps: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 2*c"]:
 def backbone(
     name: str,
     *,
-    pretrained: Weights,
+    pretrained: PretrainedWeights,
     generator: torch.Generator,
-    features: Features = "last",
+    features: FeatureKind = "last",
     skipped_maps: int = 0,
     resize_px: int | None = None,
 ) -> Backbone:
@@ -308,7 +308,7 @@ def _check_name(timm: Any, name: str) -> None:
         )
 
 
-def _feature_count(body: Any, features: Features, skipped: int, name: str, size_px: int) -> int:
+def _feature_count(body: Any, features: FeatureKind, skipped: int, name: str, size_px: int) -> int:
     if features == "last":
         return int(body.head_hidden_size)
     told = signature(body.forward_intermediates).parameters if hasattr(body, "forward_intermediates") else {}
@@ -329,7 +329,7 @@ def _feature_count(body: Any, features: Features, skipped: int, name: str, size_
     return 2 * sum(widths[skipped:])
 
 
-def _takes_package(name: str, pretrained: Weights) -> bool:
+def _takes_package(name: str, pretrained: PretrainedWeights) -> bool:
     if pretrained == "hub":
         return False
     if pretrained is True:

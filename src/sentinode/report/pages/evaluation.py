@@ -19,7 +19,7 @@ from sentinode.report.sections import patches as parts
 from sentinode.report.sections.decision import agreements, reliability_charts
 from sentinode.report.sections.patches import Answer
 from sentinode.report.sections.tables import Table, between, one_prediction
-from sentinode.runs.evaluate import Evaluation, SlideScores
+from sentinode.runs.evaluate import Evaluation, ScoresOfSlide
 
 _COVERS: Final = (
     "The intervals cover other slides like these, but not another training run, another scanner or another hospital."
@@ -88,7 +88,7 @@ def _answer(found: Evaluation, drawn: Sequence[Chart]) -> Answer:
     )
 
 
-def _slides(slides: Sequence[SlideScores]) -> Table:
+def _slides(slides: Sequence[ScoresOfSlide]) -> Table:
     rows = [
         [
             slide.slide,

@@ -28,7 +28,7 @@ _ORDERS: Final[dict[str, tuple[str, Callable[[SlideRow], Any]]]] = {
 
 
 @dataclass(frozen=True)
-class SlideCard:
+class ShownSlide:
     """A slide in the grid."""
 
     name: str
@@ -77,9 +77,9 @@ def _counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
-def _card(folder: Path, row: SlideRow, places: tuple[int, ...]) -> SlideCard:
+def _card(folder: Path, row: SlideRow, places: tuple[int, ...]) -> ShownSlide:
     if row.state == "failed":
-        return SlideCard(row.folder, _picture(folder / row.folder / THUMBNAIL), (), (row.reason,), places)
+        return ShownSlide(row.folder, _picture(folder / row.folder / THUMBNAIL), (), (row.reason,), places)
     largest = f"; the largest is of the size of {_ARTICLE[row.largest]}" if row.largest else ""
     lines = (
         f"{row.tissue_mm2:.1f} mm² of tissue, {row.judged_share:.1%} of its cells judged",
@@ -88,7 +88,7 @@ def _card(folder: Path, row: SlideRow, places: tuple[int, ...]) -> SlideCard:
     )
     overlay = folder / row.folder / OVERLAY
     picture = overlay if overlay.is_file() else folder / row.folder / THUMBNAIL
-    return SlideCard(row.folder, _picture(picture), lines, row.warnings, places)
+    return ShownSlide(row.folder, _picture(picture), lines, row.warnings, places)
 
 
 _ARTICLE: Final = {

@@ -16,7 +16,7 @@ _LABELS: Final = ("tumour-free", "tumour")
 
 
 @dataclass(frozen=True)
-class Alike:
+class ShownNeighbour:
     """A small picture; `lines` below it, and `tie`, what a neighbour has in common with the mistake, "" for nothing."""
 
     picture: Picture
@@ -25,18 +25,18 @@ class Alike:
 
 
 @dataclass(frozen=True)
-class Row:
+class NeighbourRow:
     """A mistake, and the training patches most like it, of each label by its name."""
 
-    mistake: Alike
-    of_class: dict[str, tuple[Alike, ...]]
+    mistake: ShownNeighbour
+    of_class: dict[str, tuple[ShownNeighbour, ...]]
 
 
 @dataclass(frozen=True)
 class NeighboursPart:
     """What `neighbours.html` shows."""
 
-    rows: list[Row]
+    rows: list[NeighbourRow]
     told: list[str]
 
 
@@ -49,17 +49,17 @@ def neighbours_part(folder: Path, review: Review) -> NeighboursPart | None:
     return NeighboursPart(rows, [_ties(review.neighbours), _among(review.neighbours)])
 
 
-def _row(folder: Path, of: Neighbourhood, probability: float) -> Row:
+def _row(folder: Path, of: Neighbourhood, probability: float) -> NeighbourRow:
     lines = (f"p = {probability:.3f}", f"labelled {_LABELS[of.label]}", of.slide)
     of_class = {
         name: tuple(_alike(folder, one) for one in neighbours)
         for name, neighbours in zip(_LABELS, of.of_class, strict=True)
     }
-    return Row(Alike(thumbnail(folder, of.id), tuple(filter(None, lines))), of_class)
+    return NeighbourRow(ShownNeighbour(thumbnail(folder, of.id), tuple(filter(None, lines))), of_class)
 
 
-def _alike(folder: Path, one: Neighbour) -> Alike:
-    return Alike(thumbnail(folder, one.id), tuple(filter(None, (f"{one.similarity:.2f}", one.slide))), one.tie)
+def _alike(folder: Path, one: Neighbour) -> ShownNeighbour:
+    return ShownNeighbour(thumbnail(folder, one.id), tuple(filter(None, (f"{one.similarity:.2f}", one.slide))), one.tie)
 
 
 def _ties(found: tuple[Neighbourhood, ...]) -> str:

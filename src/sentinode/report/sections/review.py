@@ -44,7 +44,7 @@ _MEANINGS: Final = {
 
 
 @dataclass(frozen=True)
-class Card(Picture):
+class ReviewedPatch(Picture):
     """A picture with further `lines` below its caption, `marks` in [0, 1] on a strip, and a map below it."""
 
     lines: tuple[str, ...] = ()
@@ -217,11 +217,11 @@ def _scores_table(name: str, lines: Sequence[SubgroupScores]) -> Table:
 
 def _card(
     folder: Path, review: Review, seen: Seen, said: str, label: str = "", *, marks: tuple[float, ...] = ()
-) -> Card:
+) -> ReviewedPatch:
     noun = _CLUSTERS[review.cluster_kind]
     slide = seen.slide if not seen.slide or seen.slide.startswith(noun.split()[0]) else f"{noun} {seen.slide}"
     of_patch = picture(folder, seen.id, said)
-    return Card(of_patch.id, of_patch.source, said, tuple(line for line in (label, slide) if line), marks)
+    return ReviewedPatch(of_patch.id, of_patch.source, said, tuple(line for line in (label, slide) if line), marks)
 
 
 def _shown(found: Found) -> str:
