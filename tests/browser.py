@@ -22,11 +22,16 @@ _OPTIONS: Final = (
 )  # fmt: skip
 
 
+_COMPLAINTS: Final = ("Runtime.exceptionThrown", "Log.entryAdded", "Runtime.consoleAPICalled")
+_WAIT_MS: Final = 20_000
+
+
 class Page:
     """One open page."""
 
     def __init__(self, asks: int, answers: int) -> None:
         self._asks, self._answers, self._session, self._last, self._rest = asks, answers, "", 0, b""
+        self._complaints: list[str] = []
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
         """A command of the DevTools protocol, and its result."""
@@ -42,10 +47,27 @@ class Page:
                 self._rest += read
             told, _, self._rest = self._rest.partition(b"\0")
             answer = json.loads(told)
+            if answer.get("method") in _COMPLAINTS:
+                self._hear(answer["method"], answer["params"])
             if answer.get("id") == self._last:
                 assert "error" not in answer, answer
                 found: dict[str, Any] = answer["result"]
                 return found
+
+    def _hear(self, method: str, told: dict[str, Any]) -> None:
+        match method:
+            case "Runtime.exceptionThrown":
+                self._complaints.append(json.dumps(told["exceptionDetails"]))
+            case "Log.entryAdded" if told["entry"]["level"] == "error":
+                self._complaints.append(f"{told['entry']['text']} {told['entry'].get('url', '')}")
+            case "Runtime.consoleAPICalled" if told["type"] == "error":
+                self._complaints.append(json.dumps(told["args"]))
+
+    def complaints(self) -> list[str]:
+        """What the console has shown as an error since this was last asked."""
+        self.evaluate("0")  # what came before has been heard by then
+        heard, self._complaints = self._complaints, []
+        return heard
 
     def evaluate(self, expression: str) -> Any:
         """What an expression in the page comes to; of a promise, what it keeps."""
@@ -53,15 +75,51 @@ class Page:
         assert "exceptionDetails" not in found, found["exceptionDetails"]
         return found["result"].get("value")
 
-    def attach(self, url: str, width: int, height: int) -> None:
-        target = self.call("Target.createTarget", url="about:blank")["targetId"]
-        self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+    def wait(self, expression: str) -> Any:
+        """What an expression comes to, once that is true of it."""
+        return self.evaluate(
+            f"""(async () => {{
+                for (const end = Date.now() + {_WAIT_MS}; Date.now() < end; ) {{
+                    const found = await ({expression});
+                    if (found) return found;
+                    await new Promise((go) => setTimeout(go, 10));
+                }}
+                throw new Error({json.dumps(f"not within {_WAIT_MS} ms: {expression}")});
+            }})()"""
+        )
+
+    def press(self, *keys: str) -> None:
+        """Keys of a keyboard, each down and up, to what has the focus."""
+        for key in keys:
+            what = {"key": key, "code": f"Key{key.upper()}" if key.isalpha() and len(key) == 1 else key}
+            if len(key) == 1:
+                what["text"] = key
+            self.call("Input.dispatchKeyEvent", type="keyDown", **what)
+            self.call("Input.dispatchKeyEvent", type="keyUp", **what)
+
+    def resize(self, width: int, height: int) -> None:
         self.call(
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 500
         )
-        self.call("Page.enable")
-        self.call("Page.navigate", url=url)
+
+    def prefer(self, **wishes: str) -> None:
+        """What whoever looks prefers, such as `color_scheme="dark"`."""
+        features = [{"name": f"prefers-{wish.replace('_', '-')}", "value": value} for wish, value in wishes.items()]
+        self.call("Emulation.setEmulatedMedia", features=features)
+
+    def goto(self, url: str) -> None:
+        """Another page, loaded; one that differs in its fragment alone is loaded anew as well."""
+        for each in ("about:blank", url):
+            self.call("Page.navigate", url=each)
         self.evaluate("new Promise((go) => document.readyState === 'complete' ? go() : addEventListener('load', go))")
+
+    def attach(self, url: str, width: int, height: int) -> None:
+        target = self.call("Target.createTarget", url="about:blank")["targetId"]
+        self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        self.resize(width, height)
+        for domain in ("Page", "Runtime", "Log"):
+            self.call(f"{domain}.enable")
+        self.goto(url)
 
 
 @contextmanager

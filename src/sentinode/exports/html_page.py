@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import shutil
 import subprocess
-from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,6 +26,9 @@ from sentinode.inference.trained import TrainedNetwork
 from sentinode.inputs.preprocess import sampled_px
 
 HTML: Final = "model.html"
+_PAGE: Final = Path(__file__).parent / "page"
+IMAGE_READER: Final = _PAGE / "image.js"
+"""The module that reads image files in a browser, which the service's page uses too."""
 _LARGEST: Final = 5_000_000  # weights: a browser computes them in plain loops
 _POINT: Final = "youden"
 
@@ -33,7 +36,8 @@ _POINT: Final = "youden"
 def write_html(classifier: Classifier, record: Exported, folder: Path) -> None:
     """Raises ExportError for a network with other layers than the page knows, or with too many weights."""
     described = describe(classifier, record)
-    page = _resource("page.html").replace("/*CORE*/", _resource("model.js"))
+    modules = "".join(map(_inlined, ("image.js", "model.js")))
+    page = _resource("page.html").replace("/*MODULES*/", modules)
     # In a script element "</" would end it, whatever a name holds.
     (folder / HTML).write_text(page.replace("/*MODEL*/", json.dumps(described).replace("</", "<\\/")), encoding="utf-8")
 
@@ -49,7 +53,7 @@ def html_runtimes(folder: Path) -> tuple[dict[str, Logits], dict[str, str]]:
 
     def logits_of(pixels: Pixels) -> Float[np.ndarray, " n"]:
         asked = base64.b64encode(np.ascontiguousarray(pixels).tobytes()).decode()
-        code = f"{_resource('model.js')}\nconst described = {described};\n{_IN_NODE}"
+        code = f"{_inlined('model.js')}\nconst described = {described};\n{_IN_NODE}"
         told = subprocess.run(
             [node, "-"], input=f"{code}answer('{asked}');", capture_output=True, text=True, check=True
         )
@@ -60,7 +64,7 @@ def html_runtimes(folder: Path) -> tuple[dict[str, Logits], dict[str, str]]:
 
 _IN_NODE: Final = """
 function answer(base64) {
-  const bytes = Buffer.from(base64, "base64"), model = new sentinode.Model(described), logits = [];
+  const bytes = Buffer.from(base64, "base64"), model = new Model(described), logits = [];
   for (let at = 0; at < bytes.length; at += 3 * 96 * 96)
     logits.push(model.logit({ width: 96, height: 96, rgb: bytes.subarray(at, at + 3 * 96 * 96) }));
   console.log(JSON.stringify(logits));
@@ -161,5 +165,10 @@ def _unknown(layer: nn.Module, name: str) -> ExportError:
     )
 
 
+def _inlined(module: str) -> str:
+    """A module's text for a script that is no module, which alone runs in a file and in a pipe to Node."""
+    return re.sub(r"^export ", "", _resource(module), flags=re.MULTILINE)
+
+
 def _resource(name: str) -> str:
-    return resources.files("sentinode.exports").joinpath("page", name).read_text(encoding="utf-8")
+    return (_PAGE / name).read_text(encoding="utf-8")

@@ -13,7 +13,7 @@ Known = Annotated[float | None, BeforeValidator(lambda x: None if isinstance(x, 
 
 
 class _Answer(BaseModel):
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
 
 class JudgedPatch(_Answer):

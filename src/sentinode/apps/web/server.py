@@ -38,6 +38,7 @@ from sentinode.apps.web.service import Service
 from sentinode.apps.web.uploads import MULTIPART, NPY, RefusedError, files_of, patches_of_npy
 from sentinode.errors import FailureError, one_line
 from sentinode.evaluation.calibration import Method
+from sentinode.exports.html_page import IMAGE_READER
 from sentinode.inference.classifier import Pixels
 
 T = TypeVar("T")
@@ -115,7 +116,7 @@ def _routes(service: Service) -> FastAPI:
         title="sentinode",
         version=sentinode.__version__,
         description=RESEARCH_USE,
-        docs_url=None,  # both pages fetch their scripts from elsewhere
+        docs_url=None,  # both fetch their scripts from elsewhere; docs.html is ours
         redoc_url=None,
         lifespan=alive,
         responses=_PROBLEMS,
@@ -218,7 +219,11 @@ def _routes(service: Service) -> FastAPI:
         return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
 
     mimetypes.add_type("text/javascript", ".js")  # some systems know it by a name that browsers refuse
-    files = {path.name: path for path in _STATIC.iterdir()}
+    files = {path.name: path for path in (*_STATIC.iterdir(), IMAGE_READER)}
+
+    @app.get("/docs", include_in_schema=False)
+    async def documents() -> FileResponse:
+        return FileResponse(files["docs.html"])
 
     @app.get("/", include_in_schema=False)
     @app.get("/{name}", include_in_schema=False)

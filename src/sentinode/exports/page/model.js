@@ -1,8 +1,6 @@
-"use strict";
 // A trained model in the browser: patches in, logits out, as `sentinode predict` has them to 1e-4. Nothing is sent.
 
-(() => {
-const PATCH_PX = 96, CENTRE_PX = 32, MARGIN_PX = 32;
+export const PATCH_PX = 96, CENTRE_PX = 32, MARGIN_PX = 32;
 
 const sigmoid = (logit) => 1 / (1 + Math.exp(-logit));
 const softplus = (x) => Math.max(x, 0) + Math.log1p(Math.exp(-Math.abs(x)));
@@ -116,7 +114,7 @@ function turned(x, symmetry) {
   return { ...x, data };
 }
 
-class Model {
+export class Model {
   constructor(described) {
     this.described = described;
     this.weights = floatsOf(described.weights);
@@ -149,87 +147,3 @@ class Model {
     return this.described.temperature ? sigmoid(logit / this.described.temperature) : null;
   }
 }
-
-// --- TIFF: uncompressed, LZW or deflated, 8 bits of RGB or RGBA, in strips or tiles ---
-
-async function decodeTiff(buffer) {
-  const view = new DataView(buffer), little = view.getUint16(0) === 0x4949;
-  const u16 = (at) => view.getUint16(at, little), u32 = (at) => view.getUint32(at, little);
-  if (u16(2) !== 42) throw new Error("it is no classic TIFF");
-  const tags = {}, first = u32(4), sizes = { 1: 1, 3: 2, 4: 4 };
-  for (let k = 0; k < u16(first); k++) {
-    const at = first + 2 + 12 * k, type = u16(at + 2), count = u32(at + 4), size = sizes[type];
-    if (!size || count > 1e6) continue;
-    const from = size * count <= 4 ? at + 8 : u32(at + 8);
-    tags[u16(at)] = Array.from({ length: count }, (_, n) =>
-      type === 1 ? view.getUint8(from + n) : type === 3 ? u16(from + 2 * n) : u32(from + 4 * n));
-  }
-  const one = (tag, otherwise) => (tags[tag] ?? [otherwise])[0];
-  const width = one(256), height = one(257), samples = one(277, 1), compression = one(259, 1), predictor = one(317, 1);
-  if (samples < 3 || (tags[258] ?? []).some((bits) => bits !== 8) || one(284, 1) !== 1)
-    throw new Error("it is not 8-bit RGB, pixel by pixel");
-  requireSize(width, height);
-  const tiled = tags[322] !== undefined, tileWidth = tiled ? one(322) : width, tileHeight = tiled ? one(323) : one(278, height);
-  const offsets = tags[tiled ? 324 : 273], counts = tags[tiled ? 325 : 279], across = Math.ceil(width / tileWidth);
-  const rgb = new Uint8Array(3 * width * height);
-  for (let k = 0; k < offsets.length; k++) {
-    const bytes = new Uint8Array(buffer, offsets[k], counts[k]), left = (k % across) * tileWidth, top = Math.floor(k / across) * tileHeight;
-    const rows = tiled ? tileHeight : Math.min(tileHeight, height - top);
-    const pixels = await unpacked(bytes, compression, tileWidth * rows * samples);
-    if (predictor === 2)
-      for (let y = 0; y < rows; y++)
-        for (let x = samples; x < tileWidth * samples; x++) pixels[y * tileWidth * samples + x] += pixels[y * tileWidth * samples + x - samples];
-    for (let y = 0; y < rows && top + y < height; y++)
-      for (let x = 0; x < tileWidth && left + x < width; x++)
-        for (let c = 0; c < 3; c++) rgb[3 * ((top + y) * width + left + x) + c] = pixels[(y * tileWidth + x) * samples + c];
-  }
-  return { width, height, rgb };
-}
-
-async function unpacked(bytes, compression, length) {
-  switch (compression) {
-    case 1:
-      return bytes.slice(0, length);
-    case 5:
-      return lzw(bytes, length);
-    case 8:
-    case 32946: {
-      const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
-      return new Uint8Array(await new Response(stream).arrayBuffer());
-    }
-    default:
-      throw new Error(`its compression (${compression}) is not read here; save it uncompressed, or as PNG`);
-  }
-}
-
-function lzw(bytes, length) {
-  const out = new Uint8Array(length), CLEAR = 256, END = 257;
-  let table = [], bits = 9, at = 0, filled = 0, before = null;
-  const reset = () => { table = []; bits = 9; before = null; };
-  const next = () => {
-    let code = 0;
-    for (let k = 0; k < bits; k++, at++) code = (code << 1) | ((bytes[at >> 3] >> (7 - (at & 7))) & 1);
-    return code;
-  };
-  const of = (code) => (code < 256 ? [code] : table[code - 258]);
-  while (at + bits <= 8 * bytes.length && filled < length) {
-    const code = next();
-    if (code === END) break;
-    if (code === CLEAR) { reset(); continue; }
-    const entry = of(code) ?? (before ? [...before, before[0]] : null);
-    if (!entry) throw new Error("its LZW data are damaged");
-    for (const value of entry) if (filled < length) out[filled++] = value;
-    if (before) table.push([...before, entry[0]]);
-    before = entry;
-    if (table.length + 258 >= (1 << bits) - 1 && bits < 12) bits++;
-  }
-  return out;
-}
-
-const MOST_PIXELS = 1e8;
-function requireSize(width, height) {
-  if (!(width > 0 && height > 0 && width * height <= MOST_PIXELS)) throw new Error("it has more than 100 million pixels");
-}
-
-globalThis.sentinode = { Model, decodeTiff, requireSize, PATCH_PX, CENTRE_PX, MARGIN_PX };
-})();
