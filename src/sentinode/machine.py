@@ -13,6 +13,7 @@ import stat
 import sys
 import tempfile
 import warnings
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
@@ -108,6 +109,20 @@ def processor_name() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
+
+
+def give_way() -> None:
+    """Let this process have what all others leave of the processors, from now on, its threads too."""
+    if sys.platform == "win32":
+        import ctypes
+
+        kernel = ctypes.windll.kernel32
+        kernel.SetPriorityClass(kernel.GetCurrentProcess(), 0x40)  # IDLE_PRIORITY_CLASS
+        return
+    os.nice(19)
+    if sys.platform == "linux":
+        with suppress(OSError):  # a sandbox may forbid it; then that much has to do
+            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
 def optional_module(name: str, *, what: str, extra: str) -> Any:

@@ -9,12 +9,12 @@ from sentinode.artefacts import claim, claim_file
 from sentinode.errors import ConfigError, DataError, RunError
 from sentinode.inference.classifier import Classifier
 from sentinode.models.own import Given, Recipes
-from sentinode.records import write_record
+from sentinode.records import read_record, write_record
 from sentinode.runs.load import classifier_of, digest_of_model, open_runs
 from sentinode.session import Session
-from sentinode.slides.cohort import COHORT_BEGUN, CohortRecord, cohort_of, judge_cohort
+from sentinode.slides.cohort import COHORT_BEGUN, COHORT_RECORD, CohortRecord, SlideRow, cohort_of, judge_cohort
 from sentinode.slides.heatmap import CELL_PX, require_stride
-from sentinode.slides.judging import Model, SlideSettings
+from sentinode.slides.judging import Model, SlideEntry, SlideSettings
 from sentinode.slides.scores import SlideScores, score_cohort
 
 _DEFAULT_POINT = "youden"
@@ -61,8 +61,8 @@ def judge_slides(
     if (out / COHORT_BEGUN).exists() and not resume:
         raise RunError("contains results of slides", where=out, remedy="Add --resume, or choose another folder.")
     with claim(out, begun=COHORT_BEGUN):
-        runs = open_runs(model, Recipes.of(network))
-        classifier = classifier_of(runs, session.device, folder=model)
+        judge = model_of(model, session, network=network)
+        classifier = judge.classifier
         above, rule = _operating_point(classifier, threshold, session)
         if calibrate is not None:
             classifier.calibration(calibrate)  # refused before the first slide is opened
@@ -73,10 +73,32 @@ def judge_slides(
                 remedy="Leave --dense out; docs/slides.md names the networks that can.",
             )
         settings = SlideSettings(above, rule, calibrate, dense, stride, spacing, at)
-        asked = Model(classifier, digest_of_model(model), str(runs[0].environment.get("data_note", "")))
-        record = judge_cohort(entries, asked, settings, out, session)
+        record = judge_cohort(entries, judge, settings, out, session)
         write_slides_page(out)
     return record
+
+
+def model_of(folder: Path, session: Session, *, network: Given | None = None) -> Model:
+    """A finished run, ensemble or study's choice as what judges slides; on PyTorch, for the same bits each time."""
+    runs = open_runs(folder, Recipes.of(network))
+    classifier = classifier_of(runs, session.device, folder=folder)
+    return Model(classifier, digest_of_model(folder), str(runs[0].environment.get("data_note", "")))
+
+
+def usual_settings(classifier: Classifier, session: Session) -> SlideSettings:
+    """How `judge_slides` judges where nothing else is asked for."""
+    return SlideSettings(*_operating_point(classifier, None, session))
+
+
+def judge_one_more(entry: SlideEntry, model: Model, settings: SlideSettings, out: Path, session: Session) -> SlideRow:
+    """Judge a slide in a cohort's folder, which the caller holds; table, record and page keep the others' rows."""
+    from sentinode.report.pages.page import write_slides_page
+
+    before = read_record(out / COHORT_RECORD, CohortRecord).rows if (out / COHORT_RECORD).is_file() else ()
+    others = [row for row in before if row.folder != entry.name]
+    record = judge_cohort([entry], model, settings, out, session, beside=others)
+    write_slides_page(out)
+    return record.rows[-1]
 
 
 def _operating_point(classifier: Classifier, asked: str | float | None, session: Session) -> tuple[float, str]:

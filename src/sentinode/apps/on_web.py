@@ -38,7 +38,10 @@ def serve(
     ] = None,
     slides: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Slides to show, by deep zoom.")] = None,
     heatmaps: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="What `slides` wrote of FOLDER: heat maps are laid over.")
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Where heat maps of FOLDER are kept: what `slides` wrote, and what is asked for."
+        ),
     ] = None,
     networks: Networks = None,
     cache: Cache = None,
@@ -71,7 +74,10 @@ def serve(
     if heatmaps is not None and slides is None:
         raise ConfigError("are of slides, and none are given", where="--heatmaps", remedy="Give --slides FOLDER.")
     from sentinode.api.load import load
+    from sentinode.api.slides import usual_settings
     from sentinode.apps.web.deep_zoom import Slides
+    from sentinode.apps.web.jobs import Jobs
+    from sentinode.apps.web.judge import HowToJudge, JudgingProcess
     from sentinode.apps.web.server import application, bound
     from sentinode.apps.web.server import serve as answer
     from sentinode.apps.web.service import Service, examined_maps
@@ -86,7 +92,14 @@ def serve(
         maps = "the service was started without --explanations"
         found = maps if explanations is None else examined_maps(explanations, classifier, digest)
         shown = None if slides is None else Slides(slides, heatmaps)
-        service = Service(classifier, digest, maps=found, limits=Limits(), slides=shown)
+        jobs: Jobs | str = "the service judges slides only by a run's folder. Start it with that"
+        if run.is_dir():
+            settings = usual_settings(classifier, session)
+            how = HowToJudge(run, tuple(networks or ()), settings, cache, device, session.threads)
+            jobs = Jobs(JudgingProcess(how), digest, settings)
+        service = Service(
+            classifier, digest, maps=found, limits=Limits(), slides=shown, jobs=jobs, notify=console.notice
+        )
         app = application(service, names=name or (), token=token)
         at = f"[{host}]" if ":" in host else host
         console.say(f"{classifier.name}: http://{at}:{listening.getsockname()[1]} (Ctrl-C ends it)")
@@ -95,7 +108,7 @@ def serve(
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, signal.default_int_handler)  # a container's stop is as good as Ctrl-C
         try:
-            answer(app, listening)
+            answer(app, service, listening)
         except KeyboardInterrupt:  # raised again, after what was begun is answered
             console.say(f"stopped; {service.metrics.patches:,} patches were judged")
 

@@ -163,15 +163,22 @@ def _from_table(path: Path) -> dict[Path, float | None]:
 
 
 def judge_cohort(
-    entries: Sequence[SlideEntry], model: Model, settings: SlideSettings, out: Path, session: Session
+    entries: Sequence[SlideEntry],
+    model: Model,
+    settings: SlideSettings,
+    out: Path,
+    session: Session,
+    *,
+    beside: Sequence[SlideRow] = (),
 ) -> CohortRecord:
     """Judge every slide, and write the cohort's table, record and script behind the last; `out` is held by the caller.
 
-    What lies in `out` from an interrupted command is gone on with. Raises ConfigError where that was begun with another
+    What lies in `out` from an interrupted command is gone on with. The rows `beside`, of slides that were judged
+    before, stay in the table and the record, ahead of the others. Raises ConfigError where that was begun with another
     model or other settings, StorageError where nothing can be written; what is wrong with a slide is in its row.
     """
     require_tifffile()
-    _begin(out, model, settings)
+    begin_cohort(out, model.digest, settings)
     rows: dict[SlideEntry, SlideRow] = {}
     waiting: list[tuple[SlideEntry, int]] = []
     for number, entry in enumerate(entries):
@@ -205,19 +212,19 @@ def judge_cohort(
         model.note,
         settings.threshold,
         settings.threshold_rule,
-        tuple(rows[entry] for entry in entries),
+        (*beside, *(rows[entry] for entry in entries)),
         settings.stride,
     )
     _write_table(out / SLIDES_TABLE, record)
-    write_text(out / QUPATH_SCRIPT, _qupath_script(entries, record))
+    write_text(out / QUPATH_SCRIPT, _qupath_script(record))
     write_record(out / COHORT_RECORD, record)
     return record
 
 
-def _begin(out: Path, model: Model, settings: SlideSettings) -> None:
-    """Write cohort.json, or compare it with what is asked for now."""
+def begin_cohort(out: Path, model_digest: str, settings: SlideSettings) -> None:
+    """Write cohort.json; where it is there, raise ConfigError if another model or other settings began it."""
     asked = _CohortBegun(
-        model.digest,
+        model_digest,
         settings.threshold,
         settings.calibration,
         settings.dense,
@@ -303,10 +310,9 @@ def _as_text(value: object) -> str:
             return "" if value is None else str(value)
 
 
-def _qupath_script(entries: Sequence[SlideEntry], record: CohortRecord) -> str:
+def _qupath_script(record: CohortRecord) -> str:
     """A script that puts each slide's lesions onto the image of the same file name in a project of QuPath's."""
-    done = {row.folder for row in record.rows if row.state == "done"}
-    folders = {entry.path.name: entry.name for entry in entries if entry.name in done}
+    folders = {Path(row.slide).name: row.folder for row in record.rows if row.state == "done"}
     pairs = ",\n".join(f"    {_groovy(name)}: {_groovy(folder)}" for name, folder in folders.items())
     return (
         "// In QuPath: open a project with these slides, open this script in Automate > Script editor, and choose\n"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
@@ -154,6 +154,31 @@ class SlideCard(_Answer):
     uploaded: bool
     """Whether a client sent it, which can remove it again."""
     research_use: str = RESEARCH_USE
+
+
+class Job(_Answer):
+    """A heat map that was asked for."""
+
+    id: str
+    slide: str
+    state: Literal["waiting", "running", "done", "failed"]
+    done: int = 0
+    total: int = 0
+    """Cells, of which `done` are judged; 0 until the tissue is found."""
+    note: str = ""
+    """What is being done, or how long it will take."""
+    problem: str | None = None
+    """Why it failed, in one line."""
+
+    @property
+    def is_over(self) -> bool:
+        return self.state in ("done", "failed")
+
+
+class JobList(_Answer):
+    """The heat maps that were asked for since the service was started, or wait since before, in their order."""
+
+    jobs: list[Job]
 
 
 class SlideNames(_Answer):

@@ -17,6 +17,7 @@ from PIL import Image
 
 from sentinode.apps.web.answers import SlideCard
 from sentinode.apps.web.heat_maps import HeatMapFiles, HeatMaps
+from sentinode.apps.web.judge import Task
 from sentinode.apps.web.uploads import RefusedError
 from sentinode.errors import DataError
 from sentinode.slides.cohort import cohort_of
@@ -53,7 +54,7 @@ class Slides:
     def __init__(self, folder: Path, results: Path | None) -> None:
         """`results`: of `sentinode slides` on the same folder. Raises DataError where the folder has no slides."""
         self._entries = {entry.name: entry for entry in cohort_of([folder])}
-        self._results, self._heat_maps = results, HeatMaps()
+        self.results, self._heat_maps = results, HeatMaps()
         self._open: OrderedDict[str, _Opened] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -65,7 +66,7 @@ class Slides:
     def card(self, name: str) -> SlideCard:
         """What a slide is; raises RefusedError for one that is not there or cannot be read."""
         slide = self._opened(name).slide
-        size, found = slide.levels[0], self._found(name)
+        size, found = slide.levels[0], self.found(name)
         return SlideCard(
             name=name,
             width_px=size.width,
@@ -130,12 +131,20 @@ class Slides:
     def heat_map(self, name: str) -> HeatMapFiles:
         """What `sentinode slides` found in it; raises RefusedError where it was not judged."""
         self._require(name)
-        if (found := self._found(name)) is None:
+        if (found := self.found(name)) is None:
             raise RefusedError(404, f"{name}: has no heat map. Ask for one: POST /v1/slides/{name}/heatmap.")
         return found
 
-    def _found(self, name: str) -> HeatMapFiles | None:
-        return None if self._results is None else self._heat_maps.of(self._results / name, name)
+    def task(self, name: str) -> Task:
+        """A slide, and the folder in which its heat map belongs; raises RefusedError where there is none."""
+        self._require(name)
+        if self.results is None:
+            raise RefusedError(409, "heat maps: have no folder to be kept in. Start the service with --heatmaps DIR.")
+        return self._entries[name], self.results
+
+    def found(self, name: str) -> HeatMapFiles | None:
+        """Its heat map; None where it was not judged."""
+        return None if self.results is None else self._heat_maps.of(self.results / name, name)
 
     def _require(self, name: str) -> None:
         if name not in self._entries:

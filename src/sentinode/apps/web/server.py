@@ -14,7 +14,7 @@ from typing import Annotated, Any, Final, TypeVar
 import uvicorn
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, PlainTextResponse, Response
+from fastapi.responses import FileResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp
@@ -24,6 +24,8 @@ from sentinode.apps.web.answers import (
     RESEARCH_USE,
     EvidenceMap,
     HeatMapCell,
+    Job,
+    JobList,
     Judged,
     ModelCard,
     Problem,
@@ -45,6 +47,7 @@ T = TypeVar("T")
 _STATIC: Final = Path(__file__).parent / "static"
 _GRACE_S: Final = 30
 _CONNECTIONS: Final = 512
+_BEAT_S: Final = 15.0  # a stream without news says something, lest a proxy takes it for dead
 _IMAGE: Final = {"type": "string", "format": "binary"}
 _FILES: Final = {"schema": {"type": "object", "properties": {"files": {"type": "array", "items": _IMAGE}}}}
 _BODY: Final = {"requestBody": {"required": True, "content": {MULTIPART: _FILES, NPY: {"schema": _IMAGE}}}}
@@ -76,7 +79,19 @@ def application(service: Service, *, names: Collection[str] = (), token: str | N
     return Gate(routes, service.metrics, limits, names, token.encode() if token else None, set())
 
 
-def serve(app: ASGIApp, listening: socket.socket) -> None:
+class _Server(uvicorn.Server):
+    """Uvicorn's, which says that it is about to stop before it waits for those who are still connected."""
+
+    def __init__(self, config: uvicorn.Config, leave: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._leave = leave
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._leave()
+        await super().shutdown(sockets)
+
+
+def serve(app: ASGIApp, service: Service, listening: socket.socket) -> None:
     """Answer on a bound socket until Ctrl-C or SIGTERM; requests that were begun are answered first."""
     config = uvicorn.Config(
         app,
@@ -88,7 +103,7 @@ def serve(app: ASGIApp, listening: socket.socket) -> None:
         limit_concurrency=_CONNECTIONS,
         timeout_graceful_shutdown=_GRACE_S,
     )
-    uvicorn.Server(config).run(sockets=[listening])
+    _Server(config, service.leave).run(sockets=[listening])
 
 
 def bound(host: str, port: int) -> socket.socket:
@@ -104,7 +119,7 @@ def bound(host: str, port: int) -> socket.socket:
 
 
 def _routes(service: Service) -> FastAPI:
-    limits = service.limits
+    limits, streams = service.limits, set[object]()
 
     @asynccontextmanager
     async def alive(_: FastAPI) -> AsyncIterator[None]:
@@ -159,10 +174,8 @@ def _routes(service: Service) -> FastAPI:
         return await service.card()
 
     async def of_slide(ask: Callable[..., T], *given: str | int) -> T:
-        if service.slides is None:
-            raise RefusedError(404, "slides: none are served. Start the service with --slides.")
         async with asyncio.timeout(limits.answer_s):
-            return await service.in_thread(ask, service.slides, *given)
+            return await service.in_thread(ask, service.require_slides(), *given)
 
     @app.get("/v1/slides", summary="The names of the slides")
     async def slides() -> SlideNames:
@@ -202,6 +215,48 @@ def _routes(service: Service) -> FastAPI:
     @app.get("/v1/slides/{name}/lesions.geojson", response_class=Response, summary="The lesions, as QuPath opens them")
     async def lesions(name: str) -> Response:
         return Response(await of_heat_map(name, HeatMapFiles.lesions), media_type="application/geo+json")
+
+    @app.post(
+        "/v1/slides/{name}/heatmap",
+        status_code=202,
+        responses={200: {"model": Job, "description": "It is there already."}},
+        summary="Have a slide judged",
+    )
+    async def ask_heat_map(name: str, response: Response) -> Job:
+        async with asyncio.timeout(limits.answer_s):
+            job = await service.ask_heat_map(name)
+        response.status_code = 200 if job.is_over else 202
+        return job
+
+    @app.get("/v1/jobs", summary="The heat maps that were asked for")
+    async def jobs() -> JobList:
+        return JobList(jobs=service.jobs.all)
+
+    @app.get("/v1/jobs/{number}", summary="How far a heat map is")
+    async def job(number: str) -> Job:
+        return service.jobs.job(number)
+
+    @app.get(
+        "/v1/jobs/{number}/events",
+        response_class=StreamingResponse,
+        responses={200: {"content": {"text/event-stream": {}}, "description": "progress, and at last done or failed."}},
+        summary="How far a heat map is, at once and on each change, until it is over",
+    )
+    async def events(number: str) -> StreamingResponse:
+        service.jobs.job(number)  # raises for one that is not there
+        if len(streams) >= limits.streams:
+            raise BusyError
+
+        async def told() -> AsyncIterator[str]:
+            streams.add(stream := object())
+            try:
+                async for job in service.jobs.follow(number, _BEAT_S):
+                    kind = job.state if job and job.is_over else "progress"
+                    yield f"event: {kind}\ndata: {job.model_dump_json()}\n\n" if job else ": nothing new\n\n"
+            finally:
+                streams.discard(stream)
+
+        return StreamingResponse(told(), media_type="text/event-stream")
 
     @app.get("/healthz", response_class=PlainTextResponse, summary="Whether the process lives")
     async def healthz() -> str:

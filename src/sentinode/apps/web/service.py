@@ -12,13 +12,14 @@ from typing import Any, Final, TypeVar
 
 import numpy as np
 
-from sentinode.apps.web.answers import EvidenceMap, Judged, JudgedPatch, ModelCard, Point, Score
+from sentinode.apps.web.answers import EvidenceMap, Job, Judged, JudgedPatch, ModelCard, Point, Score
 from sentinode.apps.web.batcher import Batcher, BusyError
 from sentinode.apps.web.deep_zoom import Slides
+from sentinode.apps.web.jobs import Jobs
 from sentinode.apps.web.metrics import Metrics
 from sentinode.apps.web.uploads import Limits, RefusedError, decoded
 from sentinode.data.images import PATCH_SIZE_PX, Patch, patch_id
-from sentinode.errors import ConfigError
+from sentinode.errors import ConfigError, SentinodeError
 from sentinode.evaluation.calibration import Method
 from sentinode.evaluation.threshold import OperatingPoint
 from sentinode.explain.explanation import EXPLANATION, Explanation, require_exam_of
@@ -70,10 +71,18 @@ class Service:
     """A model with its queue, in one event loop; between `start` and `stop` it answers."""
 
     def __init__(
-        self, classifier: Classifier, digest: str, *, maps: Maps | str, limits: Limits, slides: Slides | None = None
+        self,
+        classifier: Classifier,
+        digest: str,
+        *,
+        maps: Maps | str,
+        limits: Limits,
+        slides: Slides | None = None,
+        jobs: Jobs | str = "this service judges no slides",
+        notify: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """`digest`: of the model; `maps`: what maps it shows, or why it shows none."""
-        self.slides = slides
+        """`digest`: of the model; `maps`, `jobs`: what maps it shows and what judges slides, or why nothing does."""
+        self.slides, self._jobs, self._notify = slides, jobs, notify
         self.classifier, self.digest, self.limits, self.maps = classifier, digest, limits, maps
         self.metrics = Metrics()
         self.batcher = Batcher(classifier.with_disagreement, self.metrics, most_waiting=limits.patches_waiting)
@@ -88,11 +97,26 @@ class Service:
         self._card = loop.run_in_executor(self._painter, self._read_card)  # its intervals take seconds
         self._running = [loop.create_task(self.batcher.run()), self._card]
         await self.batcher.ask(np.zeros((1, PATCH_SIZE_PX, PATCH_SIZE_PX, 3), np.uint8))
+        if isinstance(self._jobs, Jobs):
+            self._running.append(loop.create_task(self._jobs.run()))
+            if (slides := self.slides) is not None and (out := slides.results) is not None:
+                try:
+                    await self._jobs.resume(out, slides.task)
+                except (RefusedError, SentinodeError) as error:
+                    self._notify(f"heat maps that were asked for before wait on: {error}")
         self.ready = True
+
+    def leave(self) -> None:
+        """Let go of whoever waits for news: the service is about to stop."""
+        self.ready = False
+        if isinstance(self._jobs, Jobs):
+            self._jobs.end_streams()
 
     async def stop(self) -> None:
         """Take nothing more, and answer what waits."""
-        self.ready = False
+        self.leave()
+        if isinstance(self._jobs, Jobs):
+            await self._jobs.close()
         self.batcher.close()
         await asyncio.gather(*self._running)
         self._decoders.shutdown()
@@ -101,6 +125,27 @@ class Service:
     async def in_thread(self, work: Callable[..., T], *given: object) -> T:
         """What `work` makes of what is given, in one of the threads that decode."""
         return await asyncio.get_running_loop().run_in_executor(self._decoders, work, *given)
+
+    @property
+    def jobs(self) -> Jobs:
+        """The heat maps that were asked for; raises RefusedError where none are judged."""
+        if isinstance(self._jobs, str):
+            raise RefusedError(409, f"heat maps: {self._jobs}.")
+        return self._jobs
+
+    async def ask_heat_map(self, name: str) -> Job:
+        """Have a slide judged; of one that this model has judged, the job is done. Raises RefusedError."""
+        task = self.require_slides().task(name)
+        found = await self.in_thread(self.require_slides().found, name)
+        if found is not None and found.record.request.model == self.digest:
+            return self.jobs.finished(task)
+        return await self.jobs.ask(task)
+
+    def require_slides(self) -> Slides:
+        """Raises RefusedError where none are served."""
+        if self.slides is None:
+            raise RefusedError(404, "slides: none are served. Start the service with --slides.")
+        return self.slides
 
     async def decoded(self, files: list[tuple[str, bytes]], spacing: float | None) -> Pixels:
         """The patches of images; raises RefusedError."""

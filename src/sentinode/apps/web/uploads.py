@@ -39,6 +39,8 @@ class Limits:
     posts: int = 32
     """Requests with a body that are held at once."""
     patches_waiting: int = 2048
+    streams: int = 64
+    """Clients that hear of jobs at once."""
 
 
 class RefusedError(Exception):
