@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,22 @@ def test_pages_are_drawn_without_a_network() -> None:
 def test_every_module_has_a_layer() -> None:
     named = {f"sentinode.{path.relative_to(ROOT).parts[0].removesuffix('.py')}" for path in MODULES}
     assert {layer_of(name) for name in named} == set(LAYERS)
+
+
+def test_no_two_public_types_share_a_name() -> None:
+    """Nor a class with another type; options of the command line are named as they are typed."""
+    classes, others = Counter[str](), set[str]()
+    for path in MODULES:
+        if path == ROOT / "apps" / "options.py":
+            continue
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            match node:
+                case ast.ClassDef(name=name):
+                    classes[name] += not name.startswith("_")
+                case ast.Assign(targets=[ast.Name(id=name)]) if not name.isupper():
+                    others.add(name)
+    assert [name for name, times in classes.items() if times > 1] == []
+    assert classes.keys() & others == set()
 
 
 def loads_only_weights(node: ast.AST) -> bool:

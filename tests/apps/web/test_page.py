@@ -21,7 +21,7 @@ from sentinode import Classifier
 from sentinode.api.slides import judge_slides
 from sentinode.apps.web.deep_zoom import Slides
 from sentinode.apps.web.server import application, bound
-from sentinode.apps.web.service import Maps, Service
+from sentinode.apps.web.service import Service, ShownMaps
 from sentinode.apps.web.uploads import Limits
 from sentinode.data.images import encode_tiff
 from sentinode.inference.attribution import ExplainedLogit
@@ -52,7 +52,7 @@ def address(served: Path, classifier: Classifier, tmp_path_factory: pytest.TempP
     write_pyramid(top / "slides" / "judged.tif", painted(3), spacing=SPACING)
     judge_slides(served, [top / "slides"], top / "found", session=Session(top / "cache", classifier.device))
     write_pyramid(top / "slides" / "new <b>.tif", painted(4), spacing=SPACING)
-    maps = Maps("occlusion", ExplainedLogit.of(classifier), 0.5)
+    maps = ShownMaps("occlusion", ExplainedLogit.of(classifier), 0.5)
     slides = Slides(top / "slides", top / "found")
     service = Service(classifier, digest_of_model(served), maps=maps, limits=Limits(), slides=slides)
     with bound("127.0.0.1", 0) as listening:

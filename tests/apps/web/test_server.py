@@ -19,7 +19,7 @@ from sentinode import Classifier
 from sentinode.apps.on_web import serve
 from sentinode.apps.web.gate import HEADERS, is_loopback
 from sentinode.apps.web.server import application, bound
-from sentinode.apps.web.service import Maps, Service
+from sentinode.apps.web.service import Service, ShownMaps
 from sentinode.apps.web.uploads import Limits
 from sentinode.data.images import encode_tiff, patch_id
 from sentinode.errors import ConfigError, FailureError
@@ -32,7 +32,7 @@ TOKEN = "correct-horse-battery-staple"
 
 
 def service_of(classifier: Classifier, *, digest: str = "0" * 64, limits: Limits | None = None) -> Service:
-    maps = Maps("occlusion", ExplainedLogit.of(classifier), 0.5)
+    maps = ShownMaps("occlusion", ExplainedLogit.of(classifier), 0.5)
     return Service(classifier, digest, maps=maps, limits=limits or Limits())
 
 

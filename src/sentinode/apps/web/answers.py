@@ -8,7 +8,7 @@ from typing import Annotated, Final, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 RESEARCH_USE: Final = "For research; not a medical device. No output of this service is a diagnosis."
-Known = Annotated[float | None, BeforeValidator(lambda x: None if isinstance(x, float) and math.isnan(x) else x)]
+Finite = Annotated[float | None, BeforeValidator(lambda x: None if isinstance(x, float) and math.isnan(x) else x)]
 """A number, or null where it is unknown."""
 
 
@@ -28,7 +28,7 @@ class JudgedPatch(_Answer):
     """null where the model has no calibration."""
     tumour: bool | None
     """Whether the probability, before calibration, is above the threshold; null where there is none."""
-    disagreement: Known
+    disagreement: Finite
     """Standard deviation of the networks' probabilities; null for one network."""
     reasons: list[str]
     """Why the probability may mean little here; empty for a patch like those of lymph node in H&E."""
@@ -47,12 +47,12 @@ class Judged(_Answer):
     patches: list[JudgedPatch]
 
 
-class Score(_Answer):
+class ModelScore(_Answer):
     """A validation score with its 95 % interval, or why that is unknown."""
 
-    estimate: Known
-    low: Known
-    high: Known
+    estimate: Finite
+    low: Finite
+    high: Finite
     reason: str | None
 
 
@@ -83,7 +83,7 @@ class ModelCard(_Answer):
     split: str
     clusters: int
     cluster_kind: str
-    scores: dict[str, Score]
+    scores: dict[str, ModelScore]
     operating_points: dict[str, Point]
     calibrations: list[str]
     undecided: str
@@ -134,9 +134,9 @@ class HeatMapPlace(_Answer):
 class HeatMapCell(_Answer):
     """What is said of one cell."""
 
-    probability: Known
+    probability: Finite
     """null where it was not judged."""
-    disagreement: Known
+    disagreement: Finite
     reason: str
     """Why it was not judged, such as "glass", or is "unlike" what the model knows; "" where nothing is to be said."""
 

@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar
 
 import numpy as np
 
-from sentinode.apps.web.answers import EvidenceMap, Job, Judged, JudgedPatch, ModelCard, Point, Score
+from sentinode.apps.web.answers import EvidenceMap, Job, Judged, JudgedPatch, ModelCard, ModelScore, Point
 from sentinode.apps.web.batcher import Batcher, BusyError
 from sentinode.apps.web.deep_zoom import Slides
 from sentinode.apps.web.jobs import Jobs
@@ -35,7 +35,7 @@ DEFAULT_POINT: Final = "youden"
 
 
 @dataclass(frozen=True, eq=False)
-class Maps:
+class ShownMaps:
     """The method whose maps are shown of a model, since it passed its exam."""
 
     method: MapMethod
@@ -43,7 +43,7 @@ class Maps:
     limit: float
 
 
-def examined_maps(folder: Path, classifier: Classifier, digest: str) -> Maps | str:
+def examined_maps(folder: Path, classifier: Classifier, digest: str) -> ShownMaps | str:
     """Of a folder of `sentinode explain`; or why no maps can be shown, because none passed.
 
     Raises RunError and ConfigError where the folder is no explanation of this model, as it predicts.
@@ -53,7 +53,7 @@ def examined_maps(folder: Path, classifier: Classifier, digest: str) -> Maps | s
     passed = [method for method in METHODS if method in exam.passed]
     if not passed:
         return "no method's maps passed their exam on this model"
-    return Maps(passed[0], ExplainedLogit.of(classifier), found.limit)
+    return ShownMaps(passed[0], ExplainedLogit.of(classifier), found.limit)
 
 
 def reasons_of(patch: Patch) -> list[str]:
@@ -75,7 +75,7 @@ class Service:
         classifier: Classifier,
         digest: str,
         *,
-        maps: Maps | str,
+        maps: ShownMaps | str,
         limits: Limits,
         slides: Slides | None = None,
         jobs: Jobs | str = "this service judges no slides",
@@ -239,7 +239,7 @@ class Service:
             clusters=card.clusters,
             cluster_kind=card.cluster_kind,
             scores={
-                name: Score(estimate=found.estimate, low=found.low, high=found.high, reason=found.reason)
+                name: ModelScore(estimate=found.estimate, low=found.low, high=found.high, reason=found.reason)
                 for name, found in card.scores.items()
             },
             operating_points={name: Point(**asdict(point)) for name, point in model.operating_points.items()},
