@@ -22,7 +22,6 @@ _OPTIONS: Final = (
 )  # fmt: skip
 
 
-_COMPLAINTS: Final = ("Runtime.exceptionThrown", "Log.entryAdded", "Runtime.consoleAPICalled")
 _WAIT_MS: Final = 20_000
 
 
@@ -32,6 +31,7 @@ class Page:
     def __init__(self, asks: int, answers: int) -> None:
         self._asks, self._answers, self._session, self._last, self._rest = asks, answers, "", 0, b""
         self._complaints: list[str] = []
+        self._loaded = False
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
         """A command of the DevTools protocol, and its result."""
@@ -41,27 +41,30 @@ class Page:
             message["sessionId"] = self._session
         os.write(self._asks, json.dumps(message).encode() + b"\0")
         while True:
-            while b"\0" not in self._rest:
-                read = os.read(self._answers, 1 << 16)
-                assert read, "the browser is gone"
-                self._rest += read
-            told, _, self._rest = self._rest.partition(b"\0")
-            answer = json.loads(told)
-            if answer.get("method") in _COMPLAINTS:
-                self._hear(answer["method"], answer["params"])
+            answer = self._heard()
             if answer.get("id") == self._last:
                 assert "error" not in answer, answer
                 found: dict[str, Any] = answer["result"]
                 return found
 
-    def _hear(self, method: str, told: dict[str, Any]) -> None:
-        match method:
-            case "Runtime.exceptionThrown":
-                self._complaints.append(json.dumps(told["exceptionDetails"]))
-            case "Log.entryAdded" if told["entry"]["level"] == "error":
-                self._complaints.append(f"{told['entry']['text']} {told['entry'].get('url', '')}")
-            case "Runtime.consoleAPICalled" if told["type"] == "error":
-                self._complaints.append(json.dumps(told["args"]))
+    def _heard(self) -> dict[str, Any]:
+        """The next thing that the browser tells: an answer, or what has happened."""
+        while b"\0" not in self._rest:
+            read = os.read(self._answers, 1 << 16)
+            assert read, "the browser is gone"
+            self._rest += read
+        text, _, self._rest = self._rest.partition(b"\0")
+        told: dict[str, Any] = json.loads(text)
+        match told.get("method"), told.get("params", {}):
+            case "Page.loadEventFired", _:
+                self._loaded = True
+            case "Runtime.exceptionThrown", {"exceptionDetails": details}:
+                self._complaints.append(json.dumps(details))
+            case "Log.entryAdded", {"entry": {"level": "error", "text": said, **more}}:
+                self._complaints.append(f"{said} {more.get('url', '')}")
+            case "Runtime.consoleAPICalled", {"type": "error", "args": said}:
+                self._complaints.append(json.dumps(said))
+        return told
 
     def complaints(self) -> list[str]:
         """What the console has shown as an error since this was last asked."""
@@ -110,8 +113,10 @@ class Page:
     def goto(self, url: str) -> None:
         """Another page, loaded; one that differs in its fragment alone is loaded anew as well."""
         for each in ("about:blank", url):
+            self._loaded = False
             self.call("Page.navigate", url=each)
-        self.evaluate("new Promise((go) => document.readyState === 'complete' ? go() : addEventListener('load', go))")
+            while not self._loaded:
+                self._heard()
 
     def attach(self, url: str, width: int, height: int) -> None:
         target = self.call("Target.createTarget", url="about:blank")["targetId"]

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image
 
@@ -31,7 +32,7 @@ from sentinode.session import Session
 from sentinode.settings import override
 
 CPU = torch.device("cpu")
-PATCHES = np.ascontiguousarray(make_patches(5, seed=5).pixels)
+PATCHES = np.ascontiguousarray(make_patches(6, seed=5).pixels)
 SMALL = {"preprocess.size_px": 32, "predict.views": 8}
 
 
@@ -83,6 +84,8 @@ def test_dropped_patches_get_the_probabilities_of_the_run(record: Exported, tmp_
     """Of every kind of file that the page reads; a patch's logit is the run's to 1e-4."""
     classifier = ensemble()
     page = page_of(classifier, replace(record, calibrations={"temperature": Temperature(2.0)}), tmp_path)
+    tiled = io.BytesIO()
+    tifffile.imwrite(tiled, PATCHES[5], tile=(64, 64), compression="zlib", predictor=True, byteorder=">")
     dropped = files(
         **{
             "a.tif": encode_tiff(PATCHES[0]),
@@ -90,13 +93,15 @@ def test_dropped_patches_get_the_probabilities_of_the_run(record: Exported, tmp_
             "c.tif": encoded(PATCHES[2], "TIFF", compression="tiff_lzw"),
             "d.webp": encoded(PATCHES[3], "WEBP", lossless=True),
             "e.tif": encoded(PATCHES[4], "TIFF", compression="tiff_adobe_deflate"),
+            "f.tif": tiled.getvalue(),
             "broken.png": b"no image",
+            "cut.tif": encoded(PATCHES[2], "TIFF", compression="tiff_lzw")[:-2000],
         }
     )
     with opened(page.as_uri(), tmp_path / "profile") as browser:
         logits = browser.evaluate(
             f"(async () => {{ const all = {dropped}; await openFiles(all); return await Promise.all("
-            "all.slice(0, 5).map(async (file) => model.logit(await imageOf(file)))); })()"
+            "all.slice(0, 6).map(async (file) => model.logit(await imageOf(file)))); })()"
         )
         said = browser.evaluate(texts("#patches .said"))
         errors = browser.evaluate(texts(".error"))
@@ -105,7 +110,7 @@ def test_dropped_patches_get_the_probabilities_of_the_run(record: Exported, tmp_
     assert logits == pytest.approx(classifier.logits(PATCHES), abs=1e-4)
     for told, probability in zip(said, classifier(PATCHES), strict=True):
         assert told.startswith(f"{probability:.3f}, calibrated ")
-    assert errors == ["broken.png: it is no image that this browser reads."]
+    assert errors == ["broken.png: it is no image that this browser reads.", "cut.tif: it ends before it should."]
     assert all(told.endswith(": no tumour") for told in after)
 
 

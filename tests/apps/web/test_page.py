@@ -8,27 +8,37 @@ import io
 import json
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import uvicorn
 from PIL import Image
 
+import sentinode
 from browser import Page, needs_browser, opened
 from conftest import make_patches
 from sentinode import Classifier
-from sentinode.api.slides import judge_slides
+from sentinode.api.slides import judge_one_more, judge_slides, model_of, usual_settings
 from sentinode.apps.web.deep_zoom import Slides
+from sentinode.apps.web.jobs import Jobs
+from sentinode.apps.web.judge import Task, Told
 from sentinode.apps.web.server import application, bound
 from sentinode.apps.web.service import Service, ShownMaps
 from sentinode.apps.web.uploads import Limits
+from sentinode.config.presets import load_preset
 from sentinode.data.images import encode_tiff
 from sentinode.inference.attribution import ExplainedLogit
 from sentinode.phantom.tissue import paint_section
 from sentinode.phantom.whole_slides import write_pyramid
 from sentinode.runs.load import digest_of_model
+from sentinode.runs.material import Material
+from sentinode.runs.train import train_run
 from sentinode.session import Session
+from sentinode.settings import override
+from sentinode.slides.cohort import SlideRow
 
 pytestmark = needs_browser
 PATCHES = np.ascontiguousarray(make_patches(3, seed=5).pixels)
@@ -44,17 +54,53 @@ def painted(seed: int) -> np.ndarray:
     return rgb
 
 
+class Here:
+    """A judge of slides in this process."""
+
+    def __init__(self, model: Path, session: Session) -> None:
+        self._model, self._session = model_of(model, session), session
+        self.settings = usual_settings(self._model.classifier, session)
+
+    def judge(self, task: Task, told: Told) -> SlideRow:
+        def progress(step: str, done: int, total: int, note: str = "", /) -> None:
+            if step == "judge cells":
+                told(done, total, note)
+
+        session = replace(self._session, progress=progress)
+        return judge_one_more(task[0], self._model, self.settings, task[1], session)
+
+    def stop(self) -> None:
+        """What was begun is done by then."""
+
+
 @pytest.fixture(scope="module")
-def address(served: Path, classifier: Classifier, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def pair(material: Material, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two networks in one model, which can differ."""
+    settings = {"fit.epochs": 1, "fit.batch_size": 16, "predict.views": 1, "split.validation_fraction": 0.5}
+    members = {"ensemble.weights": "equal", "ensemble.members": {"one": {}, "other": {"fit.seed": 26}}}
+    folder = tmp_path_factory.mktemp("pair") / "run"
+    train_run(material, override(load_preset("fair").run_config(), settings | members), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(pair: Path) -> Classifier:
+    return sentinode.load(pair, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def address(pair: Path, model: Classifier, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Of a service with a judged slide and one that is not judged, in a thread of this process."""
-    top = tmp_path_factory.mktemp("page")
+    top, digest = tmp_path_factory.mktemp("page"), digest_of_model(pair)
+    session = Session(top / "cache", torch.device("cpu"), workers=1)
     (top / "slides").mkdir()
     write_pyramid(top / "slides" / "judged.tif", painted(3), spacing=SPACING)
-    judge_slides(served, [top / "slides"], top / "found", session=Session(top / "cache", classifier.device))
+    judge_slides(pair, [top / "slides"], top / "found", session=session)
     write_pyramid(top / "slides" / "new <b>.tif", painted(4), spacing=SPACING)
-    maps = ShownMaps("occlusion", ExplainedLogit.of(classifier), 0.5)
-    slides = Slides(top / "slides", top / "found")
-    service = Service(classifier, digest_of_model(served), maps=maps, limits=Limits(), slides=slides)
+    judge = Here(pair, session)
+    maps = ShownMaps("occlusion", ExplainedLogit.of(model), 0.5)
+    slides, jobs = Slides(top / "slides", top / "found"), Jobs(judge, digest, judge.settings)
+    service = Service(model, digest, maps=maps, limits=Limits(), slides=slides, jobs=jobs)
     with bound("127.0.0.1", 0) as listening:
         server = uvicorn.Server(uvicorn.Config(application(service), log_level="error"))
         thread = threading.Thread(target=server.run, args=([listening],))
@@ -123,7 +169,7 @@ def heat_of(page: Page) -> np.ndarray:
 
 
 def test_dropped_patches_get_cards_which_another_threshold_decides_without_the_service(
-    page: Page, classifier: Classifier
+    page: Page, model: Classifier
 ) -> None:
     png = io.BytesIO()
     Image.fromarray(PATCHES[1]).save(png, "PNG")
@@ -131,7 +177,7 @@ def test_dropped_patches_get_cards_which_another_threshold_decides_without_the_s
     page.wait("document.querySelectorAll('#patches .map:not([hidden])').length === 2")
     page.wait("document.querySelector('#patches .refused')")
     said = page.evaluate("[...document.querySelectorAll('#patches .decision')].map((each) => each.textContent)")
-    point, expected = classifier.operating_point("youden"), classifier(PATCHES[:2])
+    point, expected = model.operating_point("youden"), model(PATCHES[:2])
     for told, p in zip(said, expected, strict=False):
         assert told == f"{'Tumour' if p > point.threshold else 'No tumour'}: {100 * p:.1f} %"
     assert page.evaluate(text("#patches li:nth-child(2) h3")) == "<i>b</i>.png"
@@ -160,6 +206,34 @@ def test_the_threshold_of_the_heat_map_moves_without_the_service(page: Page) -> 
     assert not (above & ~everything).any()
     assert not nothing.any()
     assert page.evaluate("performance.getEntriesByType('resource').length") == asked
+
+
+def test_where_the_networks_differ_is_a_layer_of_its_own(page: Page) -> None:
+    page.wait("document.querySelector('#viewer').ariaBusy === 'false'")
+    page.evaluate("document.querySelector('#outlined').click()")
+    put(page, "#threshold", 0)
+    probability = heat_of(page)
+    put(page, "#layer", "disagreement")
+    page.wait("document.querySelector('#viewer').ariaBusy === 'false'")
+    assert page.evaluate(text("#legend-is")).startswith("networks differ by: 0.0 % to 50.0 %")
+    disagreement = heat_of(page)
+    assert (disagreement[..., 3] > 0).any()
+    assert (disagreement != probability).any()
+
+
+def test_a_slide_is_judged_when_asked_and_its_heat_map_comes_by_itself(page: Page) -> None:
+    put(page, "#slide", "new <b>")
+    page.wait("document.querySelector('#judge:not([hidden])') && document.querySelector('#findings[hidden]')")
+    page.evaluate(
+        "window.told = []; new MutationObserver(() => told.push(document.querySelector('#judged-is').textContent))"
+        ".observe(document.querySelector('#judged-is'), { childList: true })"
+    )
+    page.evaluate("document.querySelector('#judge').click()")
+    page.wait(f"{SHOWN} && document.querySelector('#judge[hidden]')")
+    told = page.evaluate("told")
+    assert told[-1].startswith("new <b> is judged")
+    assert any(" of " in words for words in told)
+    assert page.evaluate("document.querySelector('#judged').hidden")
 
 
 def test_every_control_of_the_slide_has_a_key(page: Page) -> None:

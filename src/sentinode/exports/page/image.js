@@ -63,7 +63,8 @@ async function decodeTiff(buffer) {
   for (let k = 0; k < offsets.length; k++) {
     const bytes = new Uint8Array(buffer, offsets[k], counts[k]), left = (k % across) * tileWidth, top = Math.floor(k / across) * tileHeight;
     const rows = tiled ? tileHeight : Math.min(tileHeight, height - top);
-    const pixels = await unpacked(bytes, compression, tileWidth * rows * samples);
+    const length = tileWidth * rows * samples, pixels = await unpacked(bytes, compression, length);
+    if (pixels.length < length) throw new RangeError();
     if (predictor === 2)
       for (let y = 0; y < rows; y++)
         for (let x = samples; x < tileWidth * samples; x++) pixels[y * tileWidth * samples + x] += pixels[y * tileWidth * samples + x - samples];
@@ -83,7 +84,9 @@ async function unpacked(bytes, compression, length) {
     case 8:
     case 32946: {
       const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
-      return new Uint8Array(await new Response(stream).arrayBuffer());
+      return new Uint8Array(await new Response(stream).arrayBuffer().catch(() => {
+        throw new Error("its deflated data are damaged");
+      }));
     }
     default:
       throw new Error(`its compression (${compression}) is not read here; save it uncompressed, or as PNG`);
@@ -111,5 +114,5 @@ function lzw(bytes, length) {
     before = entry;
     if (table.length + 258 >= (1 << bits) - 1 && bits < 12) bits++;
   }
-  return out;
+  return out.subarray(0, filled);
 }

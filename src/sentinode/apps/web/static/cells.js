@@ -7,6 +7,7 @@ import { fetched } from "./service.js";
 const AT_ONCE = 6; // requests for tiles
 const MOST_KEPT = 200; // tiles, of 0.3 MB each
 const STROKES = [["#fff", 4], ["#1b1f24", 2]]; // outlines are seen on pale and on dark
+const THICK_FROM_PX = 8; // a cell's side, below which they are thinner
 
 export class CellLayer {
   // `viewer` is of OpenSeadragon and open; `place` is the card's heat_map; tiles lie below `path`.
@@ -52,9 +53,10 @@ export class CellLayer {
       pen.setTransform(zoom, 0, 0, zoom, corner.x, corner.y);
       pen.globalAlpha = 1;
       pen.lineJoin = "round";
+      const thinner = Math.min(1, Math.max(across, down) / ratio / THICK_FROM_PX);
       for (const [colour, width] of STROKES) {
         pen.strokeStyle = colour;
-        pen.lineWidth = width * ratio / zoom;
+        pen.lineWidth = (width * thinner * ratio) / zoom;
         pen.stroke(look.outlines);
       }
     }
@@ -120,6 +122,7 @@ export class CellLayer {
   }
 
   remove() {
+    this.look = null; // what is still on its way is not drawn
     this.viewer.removeHandler("update-viewport", this.redraw);
     this.canvas.remove();
   }

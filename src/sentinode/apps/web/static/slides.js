@@ -3,6 +3,7 @@
 
 import { CellLayer } from "./cells.js";
 import { MAPS, paintLegend } from "./colours.js";
+import { judgeSlide, watchJobOf } from "./jobs.js";
 import { reasonInWords } from "./reasons.js";
 import { scaleBar } from "./scale_bar.js";
 import { ask, fetched, headers, upload } from "./service.js";
@@ -69,6 +70,7 @@ async function openSlide() {
     byId("sheet").hidden = false;
     open = { card, path, viewer: deepZoom(card, path), cells: null, lesions, outlines: outlinesOf(lesions), chosen: -1 };
     byId("shown").hidden = !card.heat_map;
+    byId("judge").hidden = card.heat_map?.model_sha256 === model.model_sha256;
     byId("remove").hidden = !card.uploaded;
     showFindings(card, lesions);
     if (card.heat_map) chooseLayers(card.heat_map);
@@ -76,6 +78,7 @@ async function openSlide() {
       if (card.heat_map) open.cells = new CellLayer(open.viewer, card.heat_map, `${path}/heatmap_files`);
       applyView(viewInAddress());
     });
+    watchJobOf(card.name, reopenIfShown);
   } catch (error) {
     if (mine === turn) tellSlide(error.message);
   }
@@ -295,6 +298,8 @@ async function tellCell(point) {
 
 // --- slides that come and go ---
 
+const reopenIfShown = (name) => { if (open?.card.name === name) openSlide(); };
+
 export async function addSlide(file) {
   const told = byId("sent-is"), bar = byId("sent");
   bar.hidden = false;
@@ -384,6 +389,7 @@ byId("farther").addEventListener("click", zoomBy(0.5));
 byId("whole").addEventListener("click", () => open.viewer.viewport.goHome());
 byId("copy-link").addEventListener("click", copyLink);
 byId("save").addEventListener("click", savePicture);
+byId("judge").addEventListener("click", () => judgeSlide(open.card.name, reopenIfShown));
 byId("remove").addEventListener("click", removeSlide);
 byId("slide-files").addEventListener("change", ({ target }) => { if (target.files.length) addSlide(target.files[0]); target.value = ""; });
 addEventListener("hashchange", () => {
