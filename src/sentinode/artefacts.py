@@ -14,6 +14,7 @@ import json
 import math
 import os
 import re
+import secrets
 import shlex
 import shutil
 import socket
@@ -127,6 +128,28 @@ def claim_file(path: Path, *, of_finished: bool = False) -> Iterator[None]:
     with _alone(path.with_name(f".{path.name}{_LOCK}"), path):
         _sweep(path.parent.glob(f".{glob.escape(path.name)}.*{_PART}"))
         yield
+
+
+@contextmanager
+def passing_folder(parent: Path) -> Iterator[Path]:
+    """A new folder below `parent` that only this process writes, and only this user reads; at the end it is removed.
+
+    So is what killed processes left there. Raises StorageError.
+    """
+    with storage_errors(parent):
+        parent.mkdir(parents=True, exist_ok=True)
+        left = [path for path in parent.iterdir() if path.is_dir()]
+    for path in left:
+        with suppress(RunError, StorageError), claim_file(path):  # not while its process lives
+            shutil.rmtree(path, ignore_errors=True)
+    place = parent / f"{os.getpid()}-{secrets.token_hex(8)}"
+    with claim_file(place):
+        try:
+            with storage_errors(place):
+                place.mkdir(mode=0o700)
+            yield place
+        finally:
+            shutil.rmtree(place, ignore_errors=True)
 
 
 def tidy_finished(folder: Path) -> None:

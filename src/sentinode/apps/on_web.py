@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -43,6 +44,9 @@ def serve(
             metavar="DIR", help="Where heat maps of FOLDER are kept: what `slides` wrote, and what is asked for."
         ),
     ] = None,
+    largest_slide: Annotated[
+        float, typer.Option(min=0, metavar="GIB", help="The largest slide that clients may send; 0 for none at all.")
+    ] = 4.0,
     networks: Networks = None,
     cache: Cache = None,
     device: Device = "auto",
@@ -78,27 +82,35 @@ def serve(
     from sentinode.apps.web.deep_zoom import Slides
     from sentinode.apps.web.jobs import Jobs
     from sentinode.apps.web.judge import HowToJudge, JudgingProcess
+    from sentinode.apps.web.sent_slides import SentSlides
     from sentinode.apps.web.server import application, bound
     from sentinode.apps.web.server import serve as answer
     from sentinode.apps.web.service import Service, examined_maps
     from sentinode.apps.web.uploads import Limits
+    from sentinode.artefacts import passing_folder
     from sentinode.runs.load import digest_of_model
     from sentinode.runs.run import digest_of
 
-    with bound(host, port) as listening, console.steps() as progress:
+    with ExitStack() as until_the_end:
+        listening = until_the_end.enter_context(bound(host, port))
+        progress = until_the_end.enter_context(console.steps())
         session = session_of(cache, device, 1, progress, threads=threads, runtime=runtime)
         classifier = load(run, network=own, session=session)
         digest = digest_of(run) if run.suffix.lower() == EXPORTED and run.is_file() else digest_of_model(run)
         maps = "the service was started without --explanations"
         found = maps if explanations is None else examined_maps(explanations, classifier, digest)
-        shown = None if slides is None else Slides(slides, heatmaps)
+        limits, shown = Limits(slide_bytes=int(largest_slide * 2**30)), Slides(slides, heatmaps)
+        sent = None
+        if largest_slide:
+            folder = until_the_end.enter_context(passing_folder(session.cache_root / "sent"))
+            sent = SentSlides(folder, shown, limits)
         jobs: Jobs | str = "the service judges slides only by a run's folder. Start it with that"
         if run.is_dir():
             settings = usual_settings(classifier, session)
             how = HowToJudge(run, tuple(networks or ()), settings, cache, device, session.threads)
             jobs = Jobs(JudgingProcess(how), digest, settings)
         service = Service(
-            classifier, digest, maps=found, limits=Limits(), slides=shown, jobs=jobs, notify=console.notice
+            classifier, digest, maps=found, limits=limits, slides=shown, sent=sent, jobs=jobs, notify=console.notice
         )
         app = application(service, names=name or (), token=token)
         at = f"[{host}]" if ":" in host else host

@@ -87,7 +87,9 @@ def test_slides_are_served_by_name_and_nothing_else_is(classifier: Classifier, f
 def test_a_service_without_slides_says_so(classifier: Classifier) -> None:
     with service_client(classifier, None) as client:
         assert client.get("/v1/slides").json() == {"slides": []}
-        assert "--slides" in client.get("/v1/slides/x").json()["detail"]
+        assert "/v1/slides" in client.get("/v1/slides/x").json()["detail"]
+        answer = client.post("/v1/slides?name=x.tif", content=b"", headers={"content-type": "application/octet-stream"})
+        assert answer.status_code == 403
 
 
 def test_a_heat_map_is_that_of_its_folder(served: Path, tmp_path: Path, session: Session) -> None:

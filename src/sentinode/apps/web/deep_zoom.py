@@ -1,7 +1,7 @@
-"""Slides of a folder as Deep Zoom tiles, and what `sentinode slides` found in them. No slide is read whole.
+"""Slides as Deep Zoom tiles, and what `sentinode slides` found in them. No slide is read whole.
 
-Which slides there are is settled when the service starts: a name in a request is looked up among these, and no path is
-ever made of it.
+Which slides of a folder there are is settled when the service starts; those that clients send come and go. A name in a
+request is looked up among these, and no path is ever made of it.
 """
 
 from __future__ import annotations
@@ -9,7 +9,10 @@ from __future__ import annotations
 import io
 import math
 import threading
+import time
 from collections import OrderedDict
+from dataclasses import dataclass, field
+from itertools import chain, count
 from pathlib import Path
 from typing import Final
 
@@ -21,6 +24,7 @@ from sentinode.apps.web.judge import Task
 from sentinode.apps.web.uploads import RefusedError
 from sentinode.errors import DataError
 from sentinode.slides.cohort import cohort_of
+from sentinode.slides.judging import SlideEntry
 from sentinode.slides.reader import Overview, Slide, read_slide
 
 TILE_PX: Final = 256
@@ -48,20 +52,58 @@ class _Opened:
             return self._overview
 
 
-class Slides:
-    """The slides of a folder, by name; several threads may ask."""
+@dataclass(eq=False)
+class _Shown:
+    """A slide that is shown, and where its heat map belongs."""
 
-    def __init__(self, folder: Path, results: Path | None) -> None:
+    entry: SlideEntry
+    results: Path | None
+    uploaded: bool = False
+    used: float = field(default_factory=time.monotonic)
+
+
+class Slides:
+    """The slides of a folder and those that clients sent, by name; several threads may ask."""
+
+    def __init__(self, folder: Path | None = None, results: Path | None = None) -> None:
         """`results`: of `sentinode slides` on the same folder. Raises DataError where the folder has no slides."""
-        self._entries = {entry.name: entry for entry in cohort_of([folder])}
+        entries = [] if folder is None else cohort_of([folder])
+        self._shown = {entry.name: _Shown(entry, results) for entry in entries}
         self.results, self._heat_maps = results, HeatMaps()
         self._open: OrderedDict[str, _Opened] = OrderedDict()
         self._lock = threading.Lock()
 
     @property
     def names(self) -> list[str]:
-        """In the order of the folder."""
-        return list(self._entries)
+        """In the order of the folder, and then in that in which they were sent."""
+        return list(self._shown)
+
+    @property
+    def uploaded(self) -> dict[str, float]:
+        """The slides that clients sent, and for how many seconds each was not asked for."""
+        now = time.monotonic()
+        return {name: now - shown.used for name, shown in list(self._shown.items()) if shown.uploaded}
+
+    def add(self, slide: Slide, results: Path, spacing: float | None) -> str:
+        """Show a slide that a client sent; its name, which no other has."""
+        path = slide.path
+        with self._lock:
+            names = {name.lower() for name in self._shown}
+            numbered = (f"{path.stem}-{number}" for number in count(2))
+            name = next(name for name in chain([path.stem], numbered) if name.lower() not in names)
+            self._shown[name] = _Shown(SlideEntry(path, name, spacing), results, uploaded=True)
+            self._open[name] = _Opened(slide)
+        return name
+
+    def remove(self, name: str) -> Task:
+        """Show a slide no longer that a client sent; raises RefusedError for any other."""
+        if not self._require(name).uploaded:
+            raise RefusedError(403, f"{name}: was there when the service was started. Remove what was sent alone.")
+        task = self.task(name)
+        with self._lock:
+            del self._shown[name]
+            self._open.pop(name, None)
+        return task
 
     def card(self, name: str) -> SlideCard:
         """What a slide is; raises RefusedError for one that is not there or cannot be read."""
@@ -74,7 +116,7 @@ class Slides:
             spacing_um_per_px=None if slide.spacing is None else list(slide.spacing),
             tile_px=TILE_PX,
             heat_map=found and found.place,
-            uploaded=False,
+            uploaded=self._require(name).uploaded,
         )
 
     def descriptor(self, name: str) -> str:
@@ -130,31 +172,32 @@ class Slides:
 
     def heat_map(self, name: str) -> HeatMapFiles:
         """What `sentinode slides` found in it; raises RefusedError where it was not judged."""
-        self._require(name)
         if (found := self.found(name)) is None:
             raise RefusedError(404, f"{name}: has no heat map. Ask for one: POST /v1/slides/{name}/heatmap.")
         return found
 
     def task(self, name: str) -> Task:
         """A slide, and the folder in which its heat map belongs; raises RefusedError where there is none."""
-        self._require(name)
-        if self.results is None:
+        shown = self._require(name)
+        if shown.results is None:
             raise RefusedError(409, "heat maps: have no folder to be kept in. Start the service with --heatmaps DIR.")
-        return self._entries[name], self.results
+        return shown.entry, shown.results
 
     def found(self, name: str) -> HeatMapFiles | None:
         """Its heat map; None where it was not judged."""
-        return None if self.results is None else self._heat_maps.of(self.results / name, name)
+        shown = self._require(name)
+        return None if shown.results is None else self._heat_maps.of(shown.results / name, name)
 
-    def _require(self, name: str) -> None:
-        if name not in self._entries:
+    def _require(self, name: str) -> _Shown:
+        if (shown := self._shown.get(name)) is None:
             raise RefusedError(404, "no slide has this name. See /v1/slides.")
+        return shown
 
     def _opened(self, name: str) -> _Opened:
-        self._require(name)
+        shown = self._require(name)
+        shown.used, entry = time.monotonic(), shown.entry
         with self._lock:
             if name not in self._open:
-                entry = self._entries[name]
                 try:
                     self._open[name] = _Opened(read_slide(entry.path, spacing=entry.spacing))
                 except DataError as error:

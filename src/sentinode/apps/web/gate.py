@@ -34,6 +34,8 @@ HEADERS: Final = {
     "x-content-type-options": "nosniff",
     "cache-control": "no-store",
 }
+SLIDES: Final = "/v1/slides"
+"""Where slides are sent to, which are larger than all else."""
 _GUARDED: Final = ("/v1/", "/metrics")
 _TITLES: Final = {
     400: "Bad request",
@@ -50,6 +52,7 @@ _TITLES: Final = {
     429: "Too many requests",
     500: "Internal server error",
     503: "Service unavailable",
+    507: "Insufficient storage",
 }
 _AGAIN_S: Final = "1"
 
@@ -117,8 +120,8 @@ class Gate:
             nonlocal taken
             message = await receive()
             taken += len(message.get("body", b""))
-            if taken > self.limits.body_bytes:
-                raise RefusedError(*self._too_large)
+            if taken > self._most_bytes(scope):
+                raise RefusedError(*self._too_large(scope))
             return message
 
         if scope["method"] != "POST":
@@ -144,15 +147,18 @@ class Gate:
         length = headers.get("content-length", "0")
         if not length.isdecimal():
             return 400, "Content-Length: is no number. Leave it to your HTTP client."
-        if int(length) > self.limits.body_bytes:
-            return self._too_large
+        if int(length) > self._most_bytes(scope):
+            return self._too_large(scope)
         if scope["method"] == "POST" and len(self.held) >= self.limits.posts:
             return 429, f"{self.limits.posts} requests are being answered. Come again in {_AGAIN_S} s."
         return None
 
-    @property
-    def _too_large(self) -> tuple[int, str]:
-        return 413, f"the body: has more than {self.limits.body_bytes / 2**20:.0f} MiB. Send fewer images at once."
+    def _most_bytes(self, scope: Scope) -> int:
+        is_slide = scope["method"] == "POST" and scope["path"] == SLIDES
+        return self.limits.slide_bytes if is_slide else self.limits.body_bytes
+
+    def _too_large(self, scope: Scope) -> tuple[int, str]:
+        return 413, f"the body: has more than {self._most_bytes(scope) / 2**20:,.0f} MiB. Send less at once."
 
     def _is_ours(self, host: str) -> bool:
         try:

@@ -97,7 +97,7 @@ class Jobs:
         return self._jobs[number]
 
     async def forget(self, task: Task) -> None:
-        """Stop judging a slide, and remove its job, if there is one."""
+        """Stop judging a slide, and let go of its folder of results, in which no other is judged."""
         number = self._id(task)
         job = self._jobs.pop(number, None)
         self._tasks.pop(number, None)
@@ -105,7 +105,13 @@ class Jobs:
             if job.state == "running":
                 await asyncio.to_thread(self._judge.stop)
             await self._save(task[1])
+        await self._in_files(self._let_go, task[1])
         self._wake()
+
+    def is_judging(self, task: Task) -> bool:
+        """Whether a slide waits or is being judged."""
+        job = self._jobs.get(self._id(task))
+        return job is not None and not job.is_over
 
     async def follow(self, number: str, beat_s: float) -> AsyncIterator[Job | None]:
         """A job now, and after each change until it is over; None where nothing has changed for `beat_s` seconds."""
@@ -146,7 +152,8 @@ class Jobs:
             await asyncio.sleep(0.02)
         await asyncio.to_thread(self._judge.stop)
         self._judging.shutdown()
-        await self._in_files(self._let_go)
+        for out in list(self._held):
+            await self._in_files(self._let_go, out)
         self._files.shutdown()
 
     async def _run_one(self, number: str) -> None:
@@ -216,10 +223,9 @@ class Jobs:
         left = [self._tasks[number] for number, job in self._jobs.items() if not job.is_over]
         await self._in_files(_write_asked, out, tuple(entry.name for entry, folder in left if folder == out))
 
-    def _let_go(self) -> None:
-        for stack in self._held.values():
-            stack.close()
-        self._held.clear()
+    def _let_go(self, out: Path) -> None:
+        if (held := self._held.pop(out, None)) is not None:
+            held.close()
 
 
 def _write_asked(out: Path, names: tuple[str, ...]) -> None:

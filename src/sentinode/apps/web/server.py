@@ -34,10 +34,10 @@ from sentinode.apps.web.answers import (
 )
 from sentinode.apps.web.batcher import BusyError
 from sentinode.apps.web.deep_zoom import Slides
-from sentinode.apps.web.gate import PROBLEM, Gate, problem
+from sentinode.apps.web.gate import PROBLEM, SLIDES, Gate, problem
 from sentinode.apps.web.heat_maps import HeatMapFiles
 from sentinode.apps.web.service import Service
-from sentinode.apps.web.uploads import MULTIPART, NPY, RefusedError, files_of, patches_of_npy
+from sentinode.apps.web.uploads import MULTIPART, NPY, RAW, RefusedError, files_of, patches_of_npy
 from sentinode.errors import FailureError, one_line
 from sentinode.evaluation.calibration import Method
 from sentinode.exports.html_page import IMAGE_READER
@@ -51,6 +51,7 @@ _BEAT_S: Final = 15.0  # a stream without news says something, lest a proxy take
 _IMAGE: Final = {"type": "string", "format": "binary"}
 _FILES: Final = {"schema": {"type": "object", "properties": {"files": {"type": "array", "items": _IMAGE}}}}
 _BODY: Final = {"requestBody": {"required": True, "content": {MULTIPART: _FILES, NPY: {"schema": _IMAGE}}}}
+_SLIDE: Final = {"requestBody": {"required": True, "content": {RAW: {"schema": _IMAGE}}}}
 _PROBLEM: Final = {PROBLEM: {"schema": Problem.model_json_schema()}}
 _PROBLEMS: Final[dict[int | str, dict[str, Any]]] = {
     "4XX": {"content": _PROBLEM, "description": "What is wrong, in one line."},
@@ -175,11 +176,25 @@ def _routes(service: Service) -> FastAPI:
 
     async def of_slide(ask: Callable[..., T], *given: str | int) -> T:
         async with asyncio.timeout(limits.answer_s):
-            return await service.in_thread(ask, service.require_slides(), *given)
+            return await service.of_slides(ask, *given)
 
     @app.get("/v1/slides", summary="The names of the slides")
     async def slides() -> SlideNames:
-        return SlideNames(slides=[] if service.slides is None else service.slides.names)
+        return SlideNames(slides=service.slides.names)
+
+    @app.post(SLIDES, status_code=201, openapi_extra=_SLIDE, summary="Send a slide, to be shown until it is removed")
+    async def send_slide(
+        request: Request, name: Annotated[str, Query(min_length=1, max_length=255)], spacing: Spacing = None
+    ) -> SlideCard:
+        kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
+        if kind != RAW:
+            raise RefusedError(415, f"Content-Type: {kind[:80] or 'none'}. Send the slide's file as {RAW}.")
+        length = request.headers.get("content-length")
+        return await service.receive_slide(name, spacing, int(length) if length else None, request.stream())
+
+    @app.delete("/v1/slides/{name}", status_code=204, summary="Remove a slide that was sent, and its heat map")
+    async def remove_slide(name: str) -> None:
+        await service.remove_slide(name)
 
     @app.get("/v1/slides/{name}", summary="A slide's size and spacing, and the place of its heat map")
     async def slide(name: str) -> SlideCard:

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import numpy as np
 
-from sentinode.apps.web.answers import EvidenceMap, Job, Judged, JudgedPatch, ModelCard, ModelScore, Point
+from sentinode.apps.web.answers import EvidenceMap, Job, Judged, JudgedPatch, ModelCard, ModelScore, Point, SlideCard
 from sentinode.apps.web.batcher import Batcher, BusyError
 from sentinode.apps.web.deep_zoom import Slides
 from sentinode.apps.web.jobs import Jobs
 from sentinode.apps.web.metrics import Metrics
+from sentinode.apps.web.sent_slides import SentSlides, discard
 from sentinode.apps.web.uploads import Limits, RefusedError, decoded
 from sentinode.data.images import PATCH_SIZE_PX, Patch, patch_id
 from sentinode.errors import ConfigError, SentinodeError
@@ -32,6 +34,7 @@ from sentinode.slides.guard import Unlike, features_of_cells, out_of_focus, unli
 T = TypeVar("T")
 MOST_MAPS_WAITING: Final = 8
 DEFAULT_POINT: Final = "youden"
+_LOOKED_FOR_UNUSED_S: Final = 60.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,16 +81,21 @@ class Service:
         maps: ShownMaps | str,
         limits: Limits,
         slides: Slides | None = None,
+        sent: SentSlides | None = None,
         jobs: Jobs | str = "this service judges no slides",
         notify: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """`digest`: of the model; `maps`, `jobs`: what maps it shows and what judges slides, or why nothing does."""
-        self.slides, self._jobs, self._notify = slides, jobs, notify
+        """`digest`: of the model; `maps`, `jobs`: what maps it shows and what judges slides, or why nothing does.
+
+        `sent` takes the slides that clients send, to show them among `slides`; None where none are taken.
+        """
+        self.slides, self._sent, self._jobs, self._notify = slides or Slides(), sent, jobs, notify
         self.classifier, self.digest, self.limits, self.maps = classifier, digest, limits, maps
         self.metrics = Metrics()
         self.batcher = Batcher(classifier.with_disagreement, self.metrics, most_waiting=limits.patches_waiting)
         self.ready = False
         self._decoders, self._painter = ThreadPoolExecutor(2, "decode"), ThreadPoolExecutor(1, "maps")
+        self._readers = ThreadPoolExecutor(2, "slides")  # which may take long, and keep no patch waiting
         self._maps_waiting = 0
         self._running: list[asyncio.Future[Any]] = []
 
@@ -96,12 +104,13 @@ class Service:
         loop = asyncio.get_running_loop()
         self._card = loop.run_in_executor(self._painter, self._read_card)  # its intervals take seconds
         self._running = [loop.create_task(self.batcher.run()), self._card]
+        self._tidying = loop.create_task(self._remove_unused())
         await self.batcher.ask(np.zeros((1, PATCH_SIZE_PX, PATCH_SIZE_PX, 3), np.uint8))
         if isinstance(self._jobs, Jobs):
             self._running.append(loop.create_task(self._jobs.run()))
-            if (slides := self.slides) is not None and (out := slides.results) is not None:
+            if self.slides.results is not None:
                 try:
-                    await self._jobs.resume(out, slides.task)
+                    await self._jobs.resume(self.slides.results, self.slides.task)
                 except (RefusedError, SentinodeError) as error:
                     self._notify(f"heat maps that were asked for before wait on: {error}")
         self.ready = True
@@ -115,11 +124,13 @@ class Service:
     async def stop(self) -> None:
         """Take nothing more, and answer what waits."""
         self.leave()
+        self._tidying.cancel()
         if isinstance(self._jobs, Jobs):
             await self._jobs.close()
         self.batcher.close()
         await asyncio.gather(*self._running)
         self._decoders.shutdown()
+        self._readers.shutdown()
         self._painter.shutdown()
 
     async def in_thread(self, work: Callable[..., T], *given: object) -> T:
@@ -133,19 +144,43 @@ class Service:
             raise RefusedError(409, f"heat maps: {self._jobs}.")
         return self._jobs
 
+    async def of_slides(self, work: Callable[..., T], *given: object) -> T:
+        """What `work` makes of the slides, in one of the threads that read them."""
+        return await asyncio.get_running_loop().run_in_executor(self._readers, work, self.slides, *given)
+
     async def ask_heat_map(self, name: str) -> Job:
         """Have a slide judged; of one that this model has judged, the job is done. Raises RefusedError."""
-        task = self.require_slides().task(name)
-        found = await self.in_thread(self.require_slides().found, name)
+        task = self.slides.task(name)
+        found = await self.of_slides(Slides.found, name)
         if found is not None and found.record.request.model == self.digest:
             return self.jobs.finished(task)
         return await self.jobs.ask(task)
 
-    def require_slides(self) -> Slides:
-        """Raises RefusedError where none are served."""
-        if self.slides is None:
-            raise RefusedError(404, "slides: none are served. Start the service with --slides.")
-        return self.slides
+    async def receive_slide(
+        self, given: str, spacing: float | None, length: int | None, stream: AsyncIterator[bytes]
+    ) -> SlideCard:
+        """Take a slide that a client sends, and show it; raises RefusedError."""
+        if self._sent is None:
+            raise RefusedError(403, "slides: none are taken by this service.")
+
+        name = await self._sent.receive(given, spacing, length, stream)
+        return await self.of_slides(Slides.card, name)
+
+    async def remove_slide(self, name: str) -> None:
+        """Remove a slide that a client sent, its heat map too; raises RefusedError for any other."""
+        task = self.slides.remove(name)
+        if isinstance(self._jobs, Jobs):
+            await self._jobs.forget(task)
+        await asyncio.to_thread(discard, task[0].path)
+
+    async def _remove_unused(self) -> None:
+        while True:
+            await asyncio.sleep(_LOOKED_FOR_UNUSED_S)
+            for name, unused_s in self.slides.uploaded.items():
+                judging = isinstance(self._jobs, Jobs) and self._jobs.is_judging(self.slides.task(name))
+                if unused_s > self.limits.slide_s and not judging:
+                    with suppress(RefusedError):  # removed by its client meanwhile
+                        await self.remove_slide(name)
 
     async def decoded(self, files: list[tuple[str, bytes]], spacing: float | None) -> Pixels:
         """The patches of images; raises RefusedError."""

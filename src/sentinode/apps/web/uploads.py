@@ -17,6 +17,7 @@ from sentinode.errors import DataError, one_line
 from sentinode.inference.classifier import Pixels
 
 NPY: Final = "application/x-npy"
+RAW: Final = "application/octet-stream"
 MULTIPART: Final = "multipart/form-data"
 _LONGEST_NPY_HEADER: Final = 1024
 _LONGEST_NAME: Final = 120
@@ -33,7 +34,7 @@ class Limits:
     body_bytes: int = 16 * 2**20
     files: int = 256
     body_s: float = 20.0
-    """For a body to arrive in."""
+    """For a body to arrive in, and for each MiB of a slide."""
     answer_s: float = 30.0
     """For an answer, from then on."""
     posts: int = 32
@@ -41,6 +42,11 @@ class Limits:
     patches_waiting: int = 2048
     streams: int = 64
     """Clients that hear of jobs at once."""
+    slide_bytes: int = 4 * 2**30
+    slides: int = 8
+    """That clients sent, at once."""
+    slide_s: float = 3600.0
+    """For a slide to arrive in, and for one that was sent to be asked for again."""
 
 
 class RefusedError(Exception):
