@@ -14,8 +14,8 @@ import sentinode
 ROOT = Path(sentinode.__file__).parent
 LAYERS = [
     "errors", "files", "machine", "progress", "artefacts", "records", "settings", "randomness", "device", "processes",
-    "session", "config", "kernels", "data", "audit", "phantom", "splits", "inputs", "models", "evaluation", "inference",
-    "fitting", "runs", "studies", "explain", "slides", "exports", "report", "api", "apps",
+    "engine", "session", "config", "kernels", "data", "audit", "phantom", "splits", "inputs", "models", "evaluation",
+    "inference", "fitting", "runs", "studies", "explain", "slides", "exports", "report", "api", "apps",
 ]  # fmt: skip
 MODULES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
 

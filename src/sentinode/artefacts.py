@@ -3,7 +3,8 @@
 A file is written under a temporary name beside it, `.NAME.XXXXXXXX.part`, brought to the disk, and renamed. A command
 claims its folder (or file) before it works, and holds it until it is done: a lock of the operating system's, which ends
 with the process however that ends, so no dead process is ever in the way. What a killed one left half written is
-removed by the next that claims the folder. Whatever is finished, is sealed: nothing is claimed in it.
+removed by the next that claims the folder; of a folder within it that another process claimed, by the next that claims
+that one. Whatever is finished, is sealed: nothing is claimed in it.
 """
 
 from __future__ import annotations
@@ -106,12 +107,22 @@ def claim(folder: Path, *, begun: str | None = None, replaces: Collection[str] =
     try:
         with _alone(folder / _LOCK, folder):
             refuse_full(folder, begun, replaces)  # by whoever held it until now
-            _sweep(folder.rglob(f".*{_PART}"))
+            _sweep(_parts_below(folder))
             yield
     finally:
         with suppress(OSError):  # not empty: as it should be
             for path in made:
                 path.rmdir()
+
+
+@contextmanager
+def hold(folder: Path) -> Iterator[None]:
+    """Hold a folder, alone, whatever of a command's own lies in it, until the block ends; raises as `claim`."""
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with _alone(folder / _LOCK, folder):
+        _sweep(_parts_below(folder))
+        yield
 
 
 @contextmanager
@@ -156,7 +167,7 @@ def tidy_finished(folder: Path) -> None:
     """Take away what a process left that was killed between the last file of a folder and letting go of it."""
     if (folder / _LOCK).exists():
         with suppress(RunError, StorageError), _alone(folder / _LOCK, folder):
-            _sweep(folder.rglob(f".*{_PART}"))
+            _sweep(_parts_below(folder))
 
 
 def refuse_full(folder: Path, begun: str | None = None, replaces: Collection[str] = ()) -> None:
@@ -257,6 +268,15 @@ def _who_holds(holder: Path) -> str:
 def _is_passing(path: Path) -> bool:
     """Whether it is a lock, who holds it, or what a killed process left half written."""
     return path.name in (_LOCK, _LOCK + _HOLDER) or (path.name.startswith(".") and path.name.endswith(_PART))
+
+
+def _parts_below(folder: Path) -> Iterator[Path]:
+    """What is half written in a folder, but not in folders in it that are held, or were: who holds these sees to it."""
+    for path in list(folder.iterdir()):
+        if path.name.startswith(".") and path.name.endswith(_PART):
+            yield path
+        elif path.is_dir() and not path.is_symlink() and not (path / _LOCK).exists():
+            yield from _parts_below(path)
 
 
 def _sweep(leftovers: Iterable[Path]) -> None:

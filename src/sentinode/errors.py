@@ -11,6 +11,7 @@ SentinodeError
     ├── StorageError      the disk is full, the folder cannot be written
     ├── DivergedError     the loss is no longer a number
     ├── WeightsError      pretrained weights that cannot be had, or do not fit
+    ├── TasksError        some of many tasks failed; the others are finished
     ├── ExportError       a network that a format cannot hold, or that computes something else in it
     └── MissingExtraError an optional dependency is not installed
 
@@ -91,6 +92,9 @@ class DivergedError(FailureError): ...
 
 
 class WeightsError(FailureError): ...
+
+
+class TasksError(FailureError): ...
 
 
 class ExportError(FailureError): ...

@@ -184,3 +184,8 @@ def private_temporary_folder() -> Path:
         if not (stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077):
             return Path(tempfile.mkdtemp(prefix="sentinode-"))
     return place
+
+
+def environment_of(threads: int) -> dict[str, str]:
+    """The environment of a process that is begun to compute in so many threads."""
+    return {**os.environ, "OMP_NUM_THREADS": str(threads)}

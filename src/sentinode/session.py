@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sentinode.engine.engine import Engine
 from sentinode.errors import ConfigError
 from sentinode.machine import default_cache
 from sentinode.processes import ALONE, Processes
@@ -32,6 +33,9 @@ class Session:
 
     `runtime` says what computes the networks of a finished model that predicts or is evaluated: what `cache_root` keeps
     as the fastest for it on this processor, or PyTorch. Training, and what it rests on, is PyTorch's alone.
+
+    `engine` does what is many: the runs of a study, the members of an ensemble, slides. Without one this process does
+    them, one after the other.
     """
 
     cache_root: Path = field(default_factory=default_cache)
@@ -42,6 +46,7 @@ class Session:
     processes: Processes = ALONE
     threads: int | None = None
     runtime: str = "fastest"
+    engine: Engine | None = None
 
     def __post_init__(self) -> None:
         if self.device.type == "cuda":

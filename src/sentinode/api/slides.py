@@ -80,9 +80,10 @@ def judge_slides(
 
 def model_of(folder: Path, session: Session, *, network: Given | None = None) -> Model:
     """A finished run, ensemble or study's choice as what judges slides; on PyTorch, for the same bits each time."""
-    runs = open_runs(folder, Recipes.of(network))
+    own = Recipes.of(network)
+    runs = open_runs(folder, own)
     classifier = classifier_of(runs, session.device, folder=folder)
-    return Model(classifier, digest_of_model(folder), str(runs[0].environment.get("data_note", "")))
+    return Model(classifier, digest_of_model(folder), str(runs[0].environment.get("data_note", "")), folder, own)
 
 
 def usual_settings(classifier: Classifier, session: Session) -> SlideSettings:

@@ -10,16 +10,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sentinode.apps.options import (
+    Address,
     Cache,
     Config,
     Data,
     Device,
+    EngineName,
     Folds,
     GroupBy,
     Groups,
     Network,
     Networks,
     Preset,
+    ProcessCount,
     PseudoLabels,
     Resume,
     Settings,
@@ -76,6 +79,9 @@ def study(
     device: Device = "auto",
     workers: Workers = 2,
     threads: Threads = None,
+    engine: EngineName = "here",
+    processes: ProcessCount = None,
+    address: Address = None,
 ) -> None:
     """Run the whole study: check, explore, split, compare, tune, predict, report."""
     asked = asked_study(preset, config, settings, slides, groups, group_by, folds, spacing=spacing, default="quick")
@@ -90,7 +96,7 @@ def study(
     from sentinode.apps import console, results
 
     with console.steps() as progress:
-        session = session_of(cache, device, workers, progress, threads=threads)
+        session = session_of(cache, device, workers, progress, threads=threads, engine=(engine, processes, address))
         if data is None:
             console.notice("no DATA was given: the study uses a phantom, which is synthetic tissue")
         root, origin = data or default_phantom(session), origin_of(preset, config, "quick")
@@ -120,6 +126,9 @@ def train(
     device: Device = "auto",
     workers: Workers = 2,
     threads: Threads = None,
+    engine: EngineName = "here",
+    processes: ProcessCount = None,
+    address: Address = None,
 ) -> None:
     """Train one network, or the members of an ensemble, and keep everything needed to check and use it."""
     asked = asked_run(preset, config, settings, slides, groups, group_by, spacing=spacing, pseudo_labels=pseudo_labels)
@@ -131,7 +140,15 @@ def train(
     from sentinode.apps import console, results
 
     with console.steps() as progress:
-        session = session_of(cache, device, workers, progress, threads=threads, several_processes=True)
+        session = session_of(
+            cache,
+            device,
+            workers,
+            progress,
+            threads=threads,
+            several_processes=True,
+            engine=(engine, processes, address),
+        )
         run = api.fit(data, asked, out, session, resume=resume, network=own)
     if session.processes.writes:
         results.show_trained(run)
@@ -222,6 +239,9 @@ def compare(
     device: Device = "auto",
     workers: Workers = 2,
     threads: Threads = None,
+    engine: EngineName = "here",
+    processes: ProcessCount = None,
+    address: Address = None,
 ) -> None:
     """Train variants on the same patches, splits, seeds and batch order, and judge the differences.
 
@@ -230,7 +250,7 @@ def compare(
     several.
     """
     asked = asked_study(preset, config, settings, slides, groups, group_by, folds, spacing=spacing, default="fair")
-    begin = partial(session_of, cache, device, workers, threads=threads)
+    begin = partial(session_of, cache, device, workers, threads=threads, engine=(engine, processes, address))
     given = [first, *map(Path, more or [])]
     of_training: dict[str, object] = {"--variants": variants, "--seeds": seeds, "--folds": folds, "--leak": leak}
     of_training |= {"--preset": preset, "--groups": groups, "--group-by": group_by, "--resume": resume}
@@ -378,6 +398,9 @@ def tune(
     device: Device = "auto",
     workers: Workers = 2,
     threads: Threads = None,
+    engine: EngineName = "here",
+    processes: ProcessCount = None,
+    address: Address = None,
 ) -> None:
     """Search over settings (default: batch-norm momentum); every trial is a run for each seed."""
     asked = asked_study(preset, config, settings, slides, groups, group_by, folds, spacing=spacing, default="fair")
@@ -391,7 +414,7 @@ def tune(
     from sentinode.apps import console, results
 
     with console.steps() as progress:
-        session = session_of(cache, device, workers, progress, threads=threads)
+        session = session_of(cache, device, workers, progress, threads=threads, engine=(engine, processes, address))
         origin = origin_of(preset, config, "fair")
         result = api.tune(data, asked, out, session, preset=origin, resume=resume, network=own)
     results.show_study(result)

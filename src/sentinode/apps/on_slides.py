@@ -7,7 +7,19 @@ from typing import Annotated
 
 import typer
 
-from sentinode.apps.options import Cache, Device, Finished, Networks, Resume, Threads, own_network, session_of
+from sentinode.apps.options import (
+    Address,
+    Cache,
+    Device,
+    EngineName,
+    Finished,
+    Networks,
+    ProcessCount,
+    Resume,
+    Threads,
+    own_network,
+    session_of,
+)
 from sentinode.apps.paths import require_results, require_slides, require_something_to_draw, require_table
 
 
@@ -50,6 +62,9 @@ def slides(
     cache: Cache = None,
     device: Device = "auto",
     threads: Threads = None,
+    engine: EngineName = "here",
+    processes: ProcessCount = None,
+    address: Address = None,
 ) -> None:
     """Judge whole slides: a heat map, lesions and pictures of each, and a table and a page of all."""
     require_results(run)
@@ -61,7 +76,7 @@ def slides(
     from sentinode.apps import console, results
 
     with console.steps() as progress:
-        session = session_of(cache, device, 1, progress, threads=threads)
+        session = session_of(cache, device, 1, progress, threads=threads, engine=(engine, processes, address))
         record = api.judge_slides(
             run,
             sources,

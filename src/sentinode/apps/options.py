@@ -15,8 +15,11 @@ from sentinode.apps.paths import require_table
 from sentinode.errors import ConfigError
 
 if TYPE_CHECKING:
+    import torch
+
     from sentinode.config.run import RunConfig, Weighting
     from sentinode.config.study import StudyConfig
+    from sentinode.engine.engine import Engine
     from sentinode.progress import Progress
     from sentinode.session import Session
 
@@ -96,6 +99,25 @@ Workers = Annotated[int, typer.Option(min=1, help="Threads or processes for read
 Threads = Annotated[
     int | None,
     typer.Option(min=1, metavar="N", help="Threads for computation (default: one for each free processor)."),
+]
+
+EngineName = Annotated[
+    str,
+    typer.Option(
+        "--engine",
+        metavar="NAME",
+        help="Who does what is many: here (this process, one after the other), local (several processes of this "
+        "machine), ray (Ray, begun here) or ray://HOST:PORT.",
+    ),
+]
+ProcessCount = Annotated[
+    int | None,
+    typer.Option(
+        "--processes", min=1, metavar="N", help="With --engine: most at a time (default: as many as processors allow)."
+    ),
+]
+Address = Annotated[
+    str | None, typer.Option(metavar="HOST:PORT", help="With --engine ray: join the Ray cluster there.")
 ]
 
 Runtime = Annotated[
@@ -244,6 +266,7 @@ def session_of(
     threads: int | None = None,
     several_processes: bool = False,
     runtime: str = "fastest",
+    engine: tuple[str, int | None, str | None] = ("here", None, None),
 ) -> Session:
     """A session of the options; raises ConfigError where a launcher began several processes of a command for one."""
     from sentinode.apps import console
@@ -266,8 +289,32 @@ def session_of(
             )
         processes = Processes.launched(on_cpu=place.type == "cpu")
         place = processes.device(place)
-    told = progress if processes.writes else silent
-    return Session(root, place, workers, told, console.notice, processes, _threads(threads, processes.count), runtime)
+    told, does_many = progress if processes.writes else silent, _engine(*engine, place)
+    if does_many is not None and processes.count > 1:
+        raise ConfigError("several processes were launched for one run", where="--engine", remedy="Leave it out.")
+    shared = _threads(threads, processes.count)
+    return Session(root, place, workers, told, console.notice, processes, shared, runtime, does_many)
+
+
+def _engine(name: str, processes: int | None, address: str | None, device: torch.device) -> Engine | None:
+    """The engine that the options ask for; None for this process."""
+    from sentinode.engine.local import Local
+
+    if address is not None and name != "ray":
+        raise ConfigError("belongs to --engine ray", where="--address", remedy="Add that, or leave it out.")
+    match name:
+        case "here":
+            if processes is not None:
+                raise ConfigError("belongs to --engine local or ray", where="--processes", remedy="Add one of them.")
+            return None
+        case "local":
+            import torch
+
+            gpus = torch.cuda.device_count() if device.type == "cuda" else 0
+            return Local(processes, tuple(f"cuda:{k}" for k in range(gpus)) or (device.type,))
+        case _:
+            told = f"unknown engine {name!r}"
+            raise ConfigError(told, where="--engine", remedy="Give here, local, ray or ray://HOST:PORT.")
 
 
 def cache_root(given: Path | None) -> Path:

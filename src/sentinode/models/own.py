@@ -12,6 +12,7 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -196,6 +197,40 @@ class Recipes:
         if len({name.casefold() for name in names}) < len(names):
             raise ConfigError("two networks have one name", where="network", remedy="Give a mapping of names to them.")
         return cls(known)
+
+    @property
+    def addresses(self) -> dict[str, list[str]]:
+        """By the name of each, the module and the name in it that another process finds it by, and its source's digest.
+
+        Raises ConfigError for what no other process would find.
+        """
+        for recipe in self.known:
+            if recipe.factory.__module__ == "__main__" or not recipe.factory.__qualname__.isidentifier():
+                raise ConfigError(
+                    f"the network {recipe.name!r} is defined where other processes do not find it",
+                    where="network",
+                    remedy="Define it at the top of a module that is imported, or do without an engine.",
+                )
+        return {
+            recipe.name: [recipe.factory.__module__, recipe.factory.__qualname__, recipe.source_sha256]
+            for recipe in self.known
+        }
+
+    @classmethod
+    def at(cls, addresses: Mapping[str, Sequence[str]]) -> Recipes:
+        """Those at the addresses, whose modules are imported: their code runs. Raises ConfigError for other sources."""
+        found = []
+        for name, (module, factory, source) in addresses.items():
+            try:
+                recipe = Recipe.of(getattr(import_module(module), factory), name)
+            except (ImportError, AttributeError) as error:
+                told = f"the network {name!r} cannot be imported in another process ({error})"
+                raise ConfigError(told, where="network", remedy="Install its module there.") from error
+            if recipe.source_sha256 != source:
+                told = f"the network {name!r} is of another source in another process"
+                raise ConfigError(told, where="network", remedy="Install the same module on every machine.")
+            found.append(recipe)
+        return cls(tuple(found))
 
     def of_source(self, model: OwnModel) -> Recipe | None:
         return next((recipe for recipe in self.known if recipe.source_sha256 == model.source_sha256), None)

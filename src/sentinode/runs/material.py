@@ -64,7 +64,8 @@ class Material:
     `eligible`: (N,) bool, the patches that runs may use (default: all that are labelled); `unlabelled`: what
     a teacher may label; `pixel_digests`: (N,) SHA-1 of each patch's pixels, where they are known already;
     `notices`: what is to be said of the data on every page; `origin`: whose patches they are; `session`: where and
-    with what all runs on them are computed.
+    with what all runs on them are computed; `stain_clusters`: (n,) str, those of the candidates that are known already,
+    by the number asked for.
     """
 
     def __init__(
@@ -80,21 +81,21 @@ class Material:
         note: str = "",
         origin: Origin = "other",
         session: Session | None = None,
+        stain_clusters: Mapping[int | None, np.ndarray] | None = None,
     ) -> None:
         self.patches, self.note, self.session = patches, note, session or Session()
         self.origin: Origin = origin
-        self.unlabelled, self.patients_known = unlabelled, patients_known
+        self.unlabelled, self.patients_known, self.given_groups = unlabelled, patients_known, groups
         if patients_known:
             groups = _patients(patches, groups)
-        self._pixel_digests, self._tissue, self._notices = pixel_digests, groups, notices
+        self.pixel_digests, self._tissue, self.own_notices = pixel_digests, groups, notices
         used = patches.labels >= 0 if eligible is None else (patches.labels >= 0) & eligible
         self.candidates = PatchTable(patches.ids[used], patches.labels[used], patches.slides[used], groups[used])
-        self._used = used
+        self.used = used
         self._splits: dict[Any, Split] = {}
         self._prepared: tuple[Any, tuple[Prepared, Prepared]] | None = None
         self._stain_statistics = cache(self._describe_stain)
-        self._by_stain = cache(self._cluster_by_stain)
-        self._slides_else_stain = cache(self._cluster_rest_by_stain)
+        self.stain_clusters = dict(stain_clusters or {})
 
     @cached_property
     def labels_by_id(self) -> dict[str, int]:
@@ -111,7 +112,7 @@ class Material:
         return {
             "patches": _sha256(*patches.ids.tolist()),
             "labels": _sha256(patches.labels.astype(np.int8).tobytes()),
-            "pixels": _sha256_of_pixels(patches, self._pixel_digests),
+            "pixels": _sha256_of_pixels(patches, self.pixel_digests),
             "slides": _sha256(*patches.slides.tolist()),
             "groups": _sha256(*patches.groups.tolist()),
             "shared tissue": _sha256(*self._tissue.tolist()),
@@ -162,22 +163,24 @@ class Material:
                 names = self.candidates.slides
             case "patient" | "group":
                 names = self.candidates.groups
-            case "stain":
-                names = self._by_stain(config.data.stain_clusters)
             case "slide+group":
                 names = np.where(self._on_slide != "", self._on_slide, self.candidates.groups)
-            case "slide+stain":
-                names = self._slides_else_stain(config.data.stain_clusters)
+            case ("stain" | "slide+stain") as kind:
+                asked = config.data.stain_clusters
+                if asked not in self.stain_clusters:
+                    make = self._cluster_by_stain if kind == "stain" else self._cluster_rest_by_stain
+                    self.stain_clusters[asked] = make(asked)
+                names = self.stain_clusters[asked]
         return dict(zip(self.candidates.ids.tolist(), names.tolist(), strict=True))
 
     @property
     def notices(self) -> list[str]:
         """What is to be said of the data, and of clusters that are slides for a part of the patches."""
         if self.cluster_kind not in ("slide+group", "slide+stain"):
-            return [*self._notices]
+            return [*self.own_notices]
         known, rest = self._on_slide != "", self.cluster_kind.removeprefix("slide+")
         return [
-            *self._notices,
+            *self.own_notices,
             f"intervals draw slides where they are known ({int(known.sum()):,} patches of "
             f"{len(np.unique(self._on_slide[known])):,} slides) and {_STAND_INS[rest]} for the rest "
             f"({int((~known).sum()):,} patches)",
@@ -253,7 +256,7 @@ class Material:
 
     def _describe_stain(self, *, of_rest: bool) -> np.ndarray:
         """(k, 19) float32: the stain statistics of all candidates, or of those without a slide."""
-        rows = np.flatnonzero(self._used)
+        rows = np.flatnonzero(self.used)
         if of_rest:
             rows = rows[self._on_slide == ""]
         return stain_statistics(self.patches.pixels, of_step(self.session.progress, "stain"), rows=rows)

@@ -17,7 +17,7 @@ import torch
 from sentinode.artefacts import write_text
 from sentinode.config.fit import FitHead, FitStages, HeadFitConfig
 from sentinode.config.run import NotebookModel, OwnModel, RunConfig
-from sentinode.errors import RunError, SentinodeWarning
+from sentinode.errors import ConfigError, RunError, SentinodeWarning
 from sentinode.evaluation.metrics import OwnMetric, scores
 from sentinode.fitting.checkpoint import load_checkpoint, load_weights, save_checkpoint, save_weights
 from sentinode.fitting.epochs import EpochRecord, FitState, fit_epochs, steps_in_epoch
@@ -119,6 +119,8 @@ class _Training:
             self._begin(resume=resume)
         if is_finished(self.folder):
             return Run.open(self.folder, self.own)
+        if self.session.engine is not None:
+            self._train_together(members)
         runs = [
             train_run(self.material, member, place, resume=True, own=self.own, metrics=self.metrics)
             for place, member in members.items()
@@ -127,6 +129,18 @@ class _Training:
             seal_blend(self.folder, self.config, runs, self.material.clusters_by_id(self.config), self.metrics)
         self.processes.wait()
         return Run.open(self.folder, self.own)
+
+    def _train_together(self, members: Mapping[Path, RunConfig]) -> None:
+        """Have the session's engine train the members."""
+        from sentinode.runs.training_tasks import train_together  # which trains with this module
+
+        if self.metrics:
+            raise ConfigError(
+                "metrics of your own are functions, which are not sent to other processes",
+                where="metrics",
+                remedy="Do without an engine.",
+            )
+        train_together(self.material, list(members.items()), self.own)
 
     def of_network(self, *, resume: bool, on_epoch: OnEpoch | None) -> Run:
         """Begin or go on, train epoch by epoch, keep the best, and seal."""

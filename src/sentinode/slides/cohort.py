@@ -1,8 +1,8 @@
 """Many slides, one model: every slide is attempted, a bad one leaves its reason, and what was done is never done again.
 
 First all slides are looked at: opened, and searched for tissue on an overview. So what cannot be judged is told at
-once, and how long the rest takes is known before it begins. Then they are judged, one after the other. Each slide has a
-folder of its own in the results, and a row in `slides.csv`.
+once, and how long the rest takes is known before it begins. Then they are judged, one after the other; an engine does
+both, slide by slide, several at a time. Each slide has a folder of its own in the results, and a row in `slides.csv`.
 """
 
 from __future__ import annotations
@@ -179,6 +179,26 @@ def judge_cohort(
     """
     require_tifffile()
     begin_cohort(out, model.digest, settings)
+    judged = _judge_here if session.engine is None else _judge_together
+    rows = judged(entries, model, settings, out, session)
+    record = CohortRecord(
+        model.classifier.name,
+        model.note,
+        settings.threshold,
+        settings.threshold_rule,
+        (*beside, *(rows[entry] for entry in entries)),
+        settings.stride,
+    )
+    _write_table(out / SLIDES_TABLE, record)
+    write_text(out / QUPATH_SCRIPT, _qupath_script(record))
+    write_record(out / COHORT_RECORD, record)
+    return record
+
+
+def _judge_here(
+    entries: Sequence[SlideEntry], model: Model, settings: SlideSettings, out: Path, session: Session
+) -> dict[SlideEntry, SlideRow]:
+    """All slides are looked at, so that it is known how much there is to do; then they are judged, one by one."""
     rows: dict[SlideEntry, SlideRow] = {}
     waiting: list[tuple[SlideEntry, int]] = []
     for number, entry in enumerate(entries):
@@ -207,18 +227,22 @@ def judge_cohort(
             rows[entry] = _failed(entry, error)
             told(cells)
         done += cells
-    record = CohortRecord(
-        model.classifier.name,
-        model.note,
-        settings.threshold,
-        settings.threshold_rule,
-        (*beside, *(rows[entry] for entry in entries)),
-        settings.stride,
-    )
-    _write_table(out / SLIDES_TABLE, record)
-    write_text(out / QUPATH_SCRIPT, _qupath_script(record))
-    write_record(out / COHORT_RECORD, record)
-    return record
+    return rows
+
+
+def _judge_together(
+    entries: Sequence[SlideEntry], model: Model, settings: SlideSettings, out: Path, session: Session
+) -> dict[SlideEntry, SlideRow]:
+    """The session's engine has each slide looked at and judged in one go, for looking takes its time too."""
+    from sentinode.slides.slide_tasks import judge_together  # here: one process does without
+
+    rows: dict[SlideEntry, SlideRow] = {}
+    for entry, outcome in judge_together(entries, model, settings, out, session).items():
+        if outcome.failure is None:
+            rows[entry] = _row_of(entry, open_slide_record(out / entry.name))
+        else:
+            rows[entry] = SlideRow(str(entry.path), entry.name, "failed", outcome.failure.reason)
+    return rows
 
 
 def begin_cohort(out: Path, model_digest: str, settings: SlideSettings) -> None:

@@ -22,6 +22,7 @@ import sentinode
 from sentinode.artefacts import write_atomically
 from sentinode.errors import DataError, RunError
 from sentinode.inference.classifier import Classifier
+from sentinode.models.own import NONE, Recipes
 from sentinode.records import read_record, write_record
 from sentinode.slides.guard import FEWEST, Look, Unlike, look_at
 from sentinode.slides.heatmap import (
@@ -76,6 +77,9 @@ class Model:
     classifier: Classifier
     digest: str
     note: str
+    folder: Path | None = None
+    """Where other processes open it."""
+    own: Recipes = NONE
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,6 +14,7 @@ from sentinode.progress import ALL_RUNS
 from sentinode.runs.material import Material
 from sentinode.runs.run import Run, is_finished
 from sentinode.runs.train import train_run
+from sentinode.runs.training_tasks import train_together
 from sentinode.runs.variant import Variant
 from sentinode.settings import override
 from sentinode.splits.split import Split
@@ -26,13 +27,13 @@ class RunStore:
     """Trains runs below one folder, and never the same run twice: equal settings share one folder.
 
     `planned`: how many runs will be asked for; progress is told how many are done. `own` makes the networks of a user's
-    own that their settings name.
+    own that their settings name. Where the session has an engine, it trains those of `train_all` together.
     """
 
     def __init__(self, material: Material, folder: Path, *, planned: int = 0, own: Recipes = NONE) -> None:
         self.material, self.folder, self.own = material, folder, own
         self._runs: dict[str, Run] = {}
-        self._planned, self._asked_for = planned, 0
+        self._planned, self._asked_for = planned, set[str]()
 
     def train(self, name: str, config: RunConfig, *, on_epoch: Callable[[dict[str, Any]], None] | None = None) -> Run:
         """The run of these settings: trained in `<folder>/<name>`, unless it is here under another name.
@@ -51,13 +52,28 @@ class RunStore:
         if told:
             for row in run.history.to_dict("records"):
                 told({str(column): value for column, value in row.items()})
-        self._asked_for += 1
+        self._asked_for.add(name)
         self._tell()
         return run
 
+    def train_all(self, asked: Sequence[tuple[str, RunConfig]]) -> None:
+        """Have the session's engine, if there is one, train what is not there yet; `train` opens what it trained.
+
+        Raises TasksError where some could not be trained; the others are.
+        """
+        if self.material.session.engine is None:
+            return
+        first: dict[str, tuple[Path, RunConfig]] = {}
+        for name, config in asked:
+            if (key := config.digest()) not in self._runs:
+                first.setdefault(key, (self.folder / name, config))
+        others = len(self._asked_for) + len(asked) - len(first)
+        train_together(self.material, list(first.values()), self.own, done=others, total=self._planned)
+        self._asked_for.update(name for name, _ in asked)
+
     def _tell(self) -> None:
-        if self._asked_for < self._planned:
-            self.material.session.progress(ALL_RUNS, self._asked_for, self._planned)
+        if len(self._asked_for) < self._planned:
+            self.material.session.progress(ALL_RUNS, len(self._asked_for), self._planned)
 
 
 def grid(config: StudyConfig) -> list[tuple[str, dict[str, Scalar]]]:
@@ -161,7 +177,12 @@ def _train(
     prefix: str = "",
 ) -> list[Variant]:
     runs: dict[str, list[Run]] = {name: [] for name in configs}
-    for place, of_place in grid(config):  # variants within a split: its pixels are prepared once
-        for name, own in configs.items():
-            runs[name].append(store.train(f"{prefix}{name}-{place}", override(own, of_place)))
+    asked = [  # variants within a split: its pixels are prepared once
+        (variant, f"{prefix}{variant}-{place}", override(own, of_place))
+        for place, of_place in grid(config)
+        for variant, own in configs.items()
+    ]
+    store.train_all([(name, own) for _, name, own in asked])
+    for variant, name, own in asked:
+        runs[variant].append(store.train(name, own))
     return [Variant(name, settings[name], tuple(of_variant)) for name, of_variant in runs.items()]

@@ -1,0 +1,84 @@
+"""Slides as tasks: what is sent to judge one elsewhere, and how it is done there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Final
+
+from sentinode.artefacts import hold
+from sentinode.config.run import RunningConfig
+from sentinode.engine.engine import Watch, in_sight
+from sentinode.engine.task import Desk, Outcome, Task
+from sentinode.errors import RunError
+from sentinode.runs.load import classifier_of, digest_of_model, open_runs
+from sentinode.runs.training_tasks import needs_of, sent_along, workplace
+from sentinode.session import Session
+from sentinode.slides.judging import Model, SlideEntry, SlideSettings, judge_slide, prepare_slide
+from sentinode.slides.outputs import SLIDE_MANIFEST
+
+ALL_SLIDES: Final = "slides"
+"""The step that all slides of a cohort are parts of."""
+
+_open: dict[str, Model] = {}
+"""The model that this process judged with last, by its digest."""
+
+
+def judge_together(
+    entries: Sequence[SlideEntry], model: Model, settings: SlideSettings, out: Path, session: Session
+) -> dict[SlideEntry, Outcome]:
+    """Have the session's engine look at every slide and judge it; what became of each."""
+    assert session.engine is not None
+    assert model.folder is not None
+    tasks = [_task(entry, model, settings, out, session) for entry in entries]
+    of_task = dict(zip((task.name for task in tasks), entries, strict=True))
+    outcomes = session.engine.run(tasks, Watch(ALL_SLIDES, session.progress, session.notify))
+    return {of_task[outcome.task.name]: outcome for outcome in map(in_sight, outcomes)}
+
+
+def _task(entry: SlideEntry, model: Model, settings: SlideSettings, out: Path, session: Session) -> Task:
+    assert model.folder is not None
+    places = None if settings.places is None else str(settings.places.resolve())
+    return Task(
+        "slide",
+        entry.name,
+        {
+            **sent_along(session, out / entry.name, model.own.addresses),
+            "slide": str(entry.path.resolve()),
+            "spacing": entry.spacing,
+            "settings": {**asdict(settings), "places": places},
+            "model": str(model.folder.resolve()),
+            "note": model.note,
+        },
+        needs_of(RunningConfig(), session),
+        digests={"model": model.digest},
+    )
+
+
+def do(task: Task, desk: Desk) -> None:
+    """Judge the slide of a task; what is there of it is gone on with."""
+    given = task.given
+    entry = SlideEntry(Path(given["slide"]), task.name, given["spacing"])
+    places = given["settings"]["places"]
+    settings = SlideSettings(**{**given["settings"], "places": None if places is None else Path(places)})
+    folder = Path(given["out"])
+    with workplace(task, desk) as (session, own):
+        if task.digests["model"] not in _open:
+            _open.clear()
+            runs = open_runs(Path(given["model"]), own)
+            classifier = classifier_of(runs, session.device, folder=Path(given["model"]))
+            found = Model(classifier, digest_of_model(Path(given["model"])), given["note"])
+            if found.digest != task.digests["model"]:
+                raise RunError("is another model than the task is of", where=given["model"], remedy="Give it again.")
+            _open[found.digest] = found
+        model = _open[task.digests["model"]]
+        if (folder / SLIDE_MANIFEST).exists():
+            prepare_slide(entry, model, settings, folder)  # that it is what was asked for
+            return
+        with hold(folder):
+            cells = prepare_slide(entry, model, settings, folder)
+            if cells is not None:
+                judge_slide(
+                    entry, model, settings, folder, lambda done: desk.progress(f"judge {entry.name}", done, cells)
+                )
