@@ -19,7 +19,7 @@ from sentinode.config.run import RunConfig
 from sentinode.engine import engine
 from sentinode.engine.engine import ATTEMPTS, Attempts, Board, Watch
 from sentinode.engine.local import Local
-from sentinode.engine.task import Desk, Needs, Outcome, Task, do
+from sentinode.engine.task import Desk, EngineTask, Needs, TaskOutcome, do
 from sentinode.errors import ConfigError, RunError, TasksError
 from sentinode.models.own import Recipes
 from sentinode.runs.material import Material, gather
@@ -47,8 +47,8 @@ def material_in(session: Session) -> Material:
     return Material(patches, patches.groups, session=session)
 
 
-def task_named(name: str) -> Task:
-    return Task("run", name, {})
+def task_named(name: str) -> EngineTask:
+    return EngineTask("run", name, {})
 
 
 def test_a_task_is_plain_data(session: Session, run_config: RunConfig, tmp_path: Path) -> None:
@@ -56,7 +56,7 @@ def test_a_task_is_plain_data(session: Session, run_config: RunConfig, tmp_path:
     config = override(run_config, {"running.cpus": 3, "running.memory_mb": 900})
     task = tasks.task(tmp_path / "runs" / "a", config)
     assert task.needs == Needs(cpus=3, gpus=0.0, memory_mb=900)
-    assert Task.from_json(task.to_json()) == task
+    assert EngineTask.from_json(task.to_json()) == task
     told = json.loads(task.to_json())
     assert told["given"]["out"] == str(tmp_path / "runs" / "a")
     assert set(told["files"]["material"]) == {"material.json", "tables.npz", "pixels.u8"}
@@ -69,12 +69,12 @@ def test_a_task_is_plain_data(session: Session, run_config: RunConfig, tmp_path:
 @pytest.mark.parametrize("text", ["{}", "[]", "nonsense", '{"kind": "os.system", "name": "a", "given": {}}'])
 def test_what_is_no_task_is_refused(text: str) -> None:
     with pytest.raises(RunError, match="is not a task"):
-        Task.from_json(text)
+        EngineTask.from_json(text)
 
 
 def test_a_task_of_another_version_is_refused() -> None:
     with pytest.raises(RunError, match=r"sent by sentinode 0\.0\.1 to sentinode .* Install the same version"):
-        Task.from_json(replace(task_named("a"), version="0.0.1").to_json())
+        EngineTask.from_json(replace(task_named("a"), version="0.0.1").to_json())
 
 
 def test_a_network_that_other_processes_do_not_find_is_refused(session: Session) -> None:
@@ -139,7 +139,7 @@ def test_one_view_shows_all_tasks_and_the_steps_of_a_few() -> None:
     assert [words[0] for words in told[20:]] == [f"train {n}" for n in range(6)]
     board.told(task_named("9"), {"notice": "it is warm"})
     assert told[-1] == "9: it is warm"
-    board.ended(task_named("0"), Outcome(task_named("0")))
+    board.ended(task_named("0"), TaskOutcome(task_named("0")))
     assert told[-2:] == [("train 0", 9, 9, ""), ("runs", 1, 20, "19 at a time")]
 
 
@@ -177,7 +177,7 @@ def test_a_result_that_does_not_come_into_sight_is_a_failure(
 ) -> None:
     monkeypatch.setattr(engine, "PATIENCE_S", 0.0)
     task = RunTasks(material_in(session), Recipes.of(None)).task(tmp_path / "runs" / "a", run_config)
-    seen = engine.in_sight(Outcome(task))
+    seen = engine.in_sight(TaskOutcome(task))
     assert seen.failure is not None
     assert "must lie in a folder that is shared" in seen.failure.reason
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from sentinode.artefacts import RUN_SEAL
-from sentinode.engine.task import Failure, Outcome, Task
+from sentinode.engine.task import EngineTask, Failure, TaskOutcome
 from sentinode.errors import TasksError, one_line
 from sentinode.progress import Progress, silent
 
@@ -34,7 +34,7 @@ class Watch:
     """What all the tasks together are called."""
     progress: Progress = silent
     notify: Callable[[str], None] = lambda _: None
-    row: Callable[[Task, dict[str, Any]], bool] = lambda _task, _row: True
+    row: Callable[[EngineTask, dict[str, Any]], bool] = lambda _task, _row: True
     done: int = 0
     """How many of the step were done before these tasks."""
     total: int | None = None
@@ -44,7 +44,7 @@ class Watch:
 class Engine(Protocol):
     """Does tasks somewhere, several at a time."""
 
-    def run(self, tasks: Iterable[Task], watch: Watch) -> Iterator[Outcome]:
+    def run(self, tasks: Iterable[EngineTask], watch: Watch) -> Iterator[TaskOutcome]:
         """The outcome of every task, as they end; each is tried three times at most.
 
         The next task is asked of `tasks` when there is room for one, so what it is may depend on outcomes so far. Where
@@ -56,14 +56,14 @@ class Engine(Protocol):
 class Attempts:
     """Which task is to be done next: new ones as they are asked for, and failed ones again after a pause."""
 
-    tasks: Iterator[Task]
+    tasks: Iterator[EngineTask]
     pause_s: float = PAUSE_S
-    _again: deque[tuple[float, Task]] = field(default_factory=deque)
+    _again: deque[tuple[float, EngineTask]] = field(default_factory=deque)
     _failed: dict[str, int] = field(default_factory=dict)
     """How often, by the task's name."""
     _asked_all: bool = False
 
-    def next(self) -> Task | None:
+    def next(self) -> EngineTask | None:
         """A task that can be begun now."""
         if self._again and self._again[0][0] <= time.monotonic():
             return self._again.popleft()[1]
@@ -78,17 +78,17 @@ class Attempts:
         """Whether nothing is left, but for what is being done."""
         return self._asked_all and not self._again
 
-    def outcome(self, task: Task, told: dict[str, Any]) -> Outcome | None:
+    def outcome(self, task: EngineTask, told: dict[str, Any]) -> TaskOutcome | None:
         """What a task's last message, as `task.do` returns it, amounts to; None where it will be tried again."""
         before = self._failed.get(task.name, 0)
         if told.get("stopped"):
-            return Outcome(task, attempts=before + 1, stopped=True)
+            return TaskOutcome(task, attempts=before + 1, stopped=True)
         if "failed" not in told:
-            return Outcome(task, attempts=before + 1)
+            return TaskOutcome(task, attempts=before + 1)
         self._failed[task.name] = before + 1
         failure = Failure(one_line(str(told["failed"])), bool(told.get("for_good")))
         if failure.for_good or before + 1 >= ATTEMPTS:
-            return Outcome(task, failure, before + 1)
+            return TaskOutcome(task, failure, before + 1)
         self._again.append((time.monotonic() + self.pause_s * 2**before, task))
         return None
 
@@ -96,16 +96,16 @@ class Attempts:
 class Board:
     """One view of all tasks: how many are done, doing and failed, and the own steps of a few that are being done."""
 
-    def __init__(self, watch: Watch, tasks: Iterable[Task]) -> None:
+    def __init__(self, watch: Watch, tasks: Iterable[EngineTask]) -> None:
         self._watch, self._done, self._failed = watch, watch.done, 0
         self._count = watch.total or (len(tasks) if isinstance(tasks, Sequence) else None)
         self._doing: dict[str, dict[str, int]] = {}  # the totals of each task's open steps
 
-    def begun(self, task: Task) -> None:
+    def begun(self, task: EngineTask) -> None:
         self._doing[task.name] = {}
         self._tell()
 
-    def told(self, task: Task, message: dict[str, Any]) -> None:
+    def told(self, task: EngineTask, message: dict[str, Any]) -> None:
         """A task's message that needs no answer."""
         if "notice" in message:
             self._watch.notify(f"{task.name}: {message['notice']}")
@@ -119,7 +119,7 @@ class Board:
             steps[step] = total
         self._watch.progress(step, done, total, note)
 
-    def ended(self, task: Task, outcome: Outcome | None) -> None:
+    def ended(self, task: EngineTask, outcome: TaskOutcome | None) -> None:
         """Of an attempt; None where there will be another."""
         for step, total in self._doing.pop(task.name, {}).items():
             self._watch.progress(step, total, total, "" if outcome and outcome.failure is None else "failed")
@@ -138,7 +138,7 @@ class Board:
             self._watch.progress(self._watch.step, self._done, self._count, ", ".join(filter(None, words)))
 
 
-def in_sight(outcome: Outcome) -> Outcome:
+def in_sight(outcome: TaskOutcome) -> TaskOutcome:
     """The outcome of a task, after its sealed folder came into sight; a failure where that does not happen."""
     folder, until = Path(outcome.task.given["out"]), time.monotonic() + PATIENCE_S
     while not (outcome.failure or outcome.stopped or (folder / RUN_SEAL).is_file()):
@@ -151,7 +151,7 @@ def in_sight(outcome: Outcome) -> Outcome:
     return outcome
 
 
-def require_done(outcomes: Iterable[Outcome], *, where: Path) -> None:
+def require_done(outcomes: Iterable[TaskOutcome], *, where: Path) -> None:
     """Wait for all tasks; raises TasksError, with each reason, where any of them failed."""
     ended = list(outcomes)
     failed = [(found.task.name, found.attempts, found.failure.reason) for found in ended if found.failure]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from sentinode.engine.engine import PAUSE_S, Attempts, Board, Watch
-from sentinode.engine.task import Outcome, Task
+from sentinode.engine.task import EngineTask, TaskOutcome
 from sentinode.errors import ConfigError
 from sentinode.machine import environment_of, free_processors
 
@@ -46,12 +46,12 @@ class Local:
         processes = self.processes or usual
         return processes, cpus or max(1, free // processes)
 
-    def run(self, tasks: Iterable[Task], watch: Watch) -> Iterator[Outcome]:
+    def run(self, tasks: Iterable[EngineTask], watch: Watch) -> Iterator[TaskOutcome]:
         """See `Engine`."""
         attempts, board = Attempts(iter(tasks), self.pause_s), Board(watch, tasks)
         heard: queue.Queue[tuple[_Process, str | None]] = queue.Queue()
         idle: list[_Process] = []
-        doing: dict[_Process, Task] = {}
+        doing: dict[_Process, EngineTask] = {}
         most: int | None = None
         try:
             while True:

@@ -40,7 +40,7 @@ class Needs:
 
 
 @dataclass(frozen=True)
-class Task:
+class EngineTask:
     """One of many. `given` holds only what JSON has: settings as text, paths, digests, numbers.
 
     files: by what the work calls them, the files that it reads, each by its name and where it lies on the machine that
@@ -62,7 +62,7 @@ class Task:
         return text
 
     @classmethod
-    def from_json(cls, text: str) -> Task:
+    def from_json(cls, text: str) -> EngineTask:
         """Raises RunError for anything else, and for a task of another version of sentinode."""
         try:
             found = _TASK.validate_json(text)
@@ -74,7 +74,7 @@ class Task:
         return found
 
 
-_TASK: Final = TypeAdapter(Task)
+_TASK: Final = TypeAdapter(EngineTask)
 
 
 @dataclass(frozen=True)
@@ -86,17 +86,17 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TaskOutcome:
     """What became of a task. Its result lies in its folder; `failure` is None where it does."""
 
-    task: Task
+    task: EngineTask
     failure: Failure | None = None
     attempts: int = 1
     stopped: bool = False
     """Whether it was told to stop, as a trial that is pruned."""
 
 
-class StoppedError(Exception):
+class PrunedError(Exception):
     """Raised within a task that was told to stop: a part of what it was asked to do is what is wanted of it."""
 
 
@@ -120,12 +120,12 @@ class Desk:
         self.tell({"notice": text})
 
     def go_on(self, row: Mapping[str, Any]) -> None:
-        """Report an epoch; raises StoppedError where whoever asked for the task has seen enough."""
+        """Report an epoch; raises PrunedError where whoever asked for the task has seen enough."""
         if not self.ask({"row": dict(row)}):
-            raise StoppedError
+            raise PrunedError
 
 
-def do(task: Task, desk: Desk) -> dict[str, Any]:
+def do(task: EngineTask, desk: Desk) -> dict[str, Any]:
     """Do a task in this process, whatever happens; returns what became of it, as plain data."""
     module, name = _DOERS[task.kind]
     with warnings.catch_warnings():
@@ -136,7 +136,7 @@ def do(task: Task, desk: Desk) -> dict[str, Any]:
         )
         try:
             getattr(import_module(module), name)(task, desk)
-        except StoppedError:
+        except PrunedError:
             return {"stopped": True}
         except SentinodeError as error:
             return {"failed": str(error), "for_good": isinstance(error, _FOR_GOOD)}

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sentinode.engine.task import Desk, Task, do
+from sentinode.engine.task import Desk, EngineTask, do
 
 
 def serve(threads: int, device: str) -> None:
@@ -44,11 +44,11 @@ def serve(threads: int, device: str) -> None:
         return bool(json.loads(lines.get()))
 
     while True:
-        task = Task.from_json(lines.get())
+        task = EngineTask.from_json(lines.get())
         tell({"over": do(task, Desk(threads, device, tell, ask, partial(_place, task)))})
 
 
-def _place(task: Task, group: str, name: str) -> Path:
+def _place(task: EngineTask, group: str, name: str) -> Path:
     """On one machine every file is where it is."""
     return Path(task.files[group][name])
 

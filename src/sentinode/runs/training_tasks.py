@@ -15,7 +15,7 @@ import torch
 
 from sentinode.config.run import RunConfig, RunningConfig
 from sentinode.engine.engine import Watch, in_sight, require_done
-from sentinode.engine.task import Desk, Needs, Task
+from sentinode.engine.task import Desk, EngineTask, Needs
 from sentinode.errors import RunError
 from sentinode.models.own import NONE, Recipes
 from sentinode.progress import ALL_RUNS
@@ -49,7 +49,7 @@ def needs_of(running: RunningConfig, session: Session) -> Needs:
 
 
 @contextmanager
-def workplace(task: Task, desk: Desk) -> Iterator[tuple[Session, Recipes]]:
+def workplace(task: EngineTask, desk: Desk) -> Iterator[tuple[Session, Recipes]]:
     """The session and the networks of the user's own to do a task with; raises RunError where its results find no way.
 
     Within, the current folder is that of whoever asked, if it is to be seen from here: settings may name a teacher by
@@ -115,10 +115,10 @@ class RunTasks:
         self._session, self._networks = material.session, own.addresses
         self._digest, self._files = save_material(material)
 
-    def task(self, folder: Path, config: RunConfig, *, watched: bool = False) -> Task:
+    def task(self, folder: Path, config: RunConfig, *, watched: bool = False) -> EngineTask:
         """A task that trains the run of a folder; `watched`: each epoch asks whether to go on."""
         along = sent_along(self._session, folder, self._networks)
-        return Task(
+        return EngineTask(
             "run",
             folder.name,
             {**along, "settings": to_toml(config), "watched": watched},
@@ -128,7 +128,7 @@ class RunTasks:
         )
 
 
-def do(task: Task, desk: Desk) -> None:
+def do(task: EngineTask, desk: Desk) -> None:
     """Train the run of a task; what is there of it is gone on with."""
     with workplace(task, desk) as (session, own):
         train_run(
@@ -141,7 +141,7 @@ def do(task: Task, desk: Desk) -> None:
         )
 
 
-def _material(task: Task, desk: Desk, session: Session) -> Material:
+def _material(task: EngineTask, desk: Desk, session: Session) -> Material:
     """The task's material: the last one's, if it is the same."""
     digest = task.digests[_MATERIAL]
     if digest not in _open:

@@ -10,7 +10,7 @@ from typing import Final
 from sentinode.artefacts import hold
 from sentinode.config.run import RunningConfig
 from sentinode.engine.engine import Watch, in_sight
-from sentinode.engine.task import Desk, Outcome, Task
+from sentinode.engine.task import Desk, EngineTask, TaskOutcome
 from sentinode.errors import RunError
 from sentinode.runs.load import classifier_of, digest_of_model, open_runs
 from sentinode.runs.training_tasks import needs_of, sent_along, workplace
@@ -27,7 +27,7 @@ _open: dict[str, Model] = {}
 
 def judge_together(
     entries: Sequence[SlideEntry], model: Model, settings: SlideSettings, out: Path, session: Session
-) -> dict[SlideEntry, Outcome]:
+) -> dict[SlideEntry, TaskOutcome]:
     """Have the session's engine look at every slide and judge it; what became of each."""
     assert session.engine is not None
     assert model.folder is not None
@@ -37,10 +37,10 @@ def judge_together(
     return {of_task[outcome.task.name]: outcome for outcome in map(in_sight, outcomes)}
 
 
-def _task(entry: SlideEntry, model: Model, settings: SlideSettings, out: Path, session: Session) -> Task:
+def _task(entry: SlideEntry, model: Model, settings: SlideSettings, out: Path, session: Session) -> EngineTask:
     assert model.folder is not None
     places = None if settings.places is None else str(settings.places.resolve())
-    return Task(
+    return EngineTask(
         "slide",
         entry.name,
         {
@@ -56,7 +56,7 @@ def _task(entry: SlideEntry, model: Model, settings: SlideSettings, out: Path, s
     )
 
 
-def do(task: Task, desk: Desk) -> None:
+def do(task: EngineTask, desk: Desk) -> None:
     """Judge the slide of a task; what is there of it is gone on with."""
     given = task.given
     entry = SlideEntry(Path(given["slide"]), task.name, given["spacing"])
