@@ -35,7 +35,7 @@ _REMEDY: Final = "Remove it; it is made again."
 
 
 @dataclass(frozen=True)
-class _Record:
+class _Saved:
     """material.json: what the tables do not hold. It is written last."""
 
     tables_sha256: str
@@ -63,7 +63,7 @@ def save_material(material: Material) -> tuple[str, dict[str, str]]:
     tables = io.BytesIO()
     np.savez(tables, allow_pickle=False, **arrays)
     pixels, offset = _in_a_file(whole.pixels)
-    record = _Record(
+    record = _Saved(
         hashlib.sha256(tables.getvalue()).hexdigest(),
         offset,
         material.patients_known,
@@ -92,7 +92,7 @@ def open_material(digest: str, place: Callable[[str], Path], session: Session) -
 
     Of the pixels the size is looked at; a run that begins checks nothing of them, as no run does of its cache.
     """
-    record = read_record(place(MATERIAL), _Record)
+    record = read_record(place(MATERIAL), _Saved)
     content = place(_TABLES).read_bytes()
     if hashlib.sha256(repr(record).encode()).hexdigest() != digest:
         raise RunError("holds other patches than the task is of", where=place(MATERIAL), remedy=_REMEDY)
