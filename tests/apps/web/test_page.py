@@ -25,6 +25,7 @@ from sentinode.api.slides import judge_one_more, judge_slides, model_of, usual_s
 from sentinode.apps.web.deep_zoom import Slides
 from sentinode.apps.web.jobs import Jobs
 from sentinode.apps.web.judge import Task, Told
+from sentinode.apps.web.sent_slides import SentSlides
 from sentinode.apps.web.server import application, bound
 from sentinode.apps.web.service import Service, ShownMaps
 from sentinode.apps.web.uploads import Limits
@@ -100,7 +101,9 @@ def address(pair: Path, model: Classifier, tmp_path_factory: pytest.TempPathFact
     judge = Here(pair, session)
     maps = ShownMaps("occlusion", ExplainedLogit.of(model), 0.5)
     slides, jobs = Slides(top / "slides", top / "found"), Jobs(judge, digest, judge.settings)
-    service = Service(model, digest, maps=maps, limits=Limits(), slides=slides, jobs=jobs)
+    (top / "sent").mkdir()
+    sent = SentSlides(top / "sent", slides, Limits())
+    service = Service(model, digest, maps=maps, limits=Limits(), slides=slides, sent=sent, jobs=jobs)
     with bound("127.0.0.1", 0) as listening:
         server = uvicorn.Server(uvicorn.Config(application(service), log_level="error"))
         thread = threading.Thread(target=server.run, args=([listening],))
@@ -234,6 +237,20 @@ def test_a_slide_is_judged_when_asked_and_its_heat_map_comes_by_itself(page: Pag
     assert told[-1].startswith("new <b> is judged")
     assert any(" of " in words for words in told)
     assert page.evaluate("document.querySelector('#judged').hidden")
+
+
+def test_a_dropped_slide_is_shown_until_it_is_removed(page: Page, tmp_path: Path) -> None:
+    write_pyramid(tmp_path / "mine.tif", painted(5), spacing=SPACING)
+    dropped(page, "#slides", **{"mine.tif": (tmp_path / "mine.tif").read_bytes()})
+    page.wait("document.querySelector('#remove:not([hidden])') && document.querySelector('#slide').value === 'mine'")
+    assert page.evaluate(text("#slide-is")).startswith("900 x 700 pixels, 0.972 um a pixel; not judged yet")
+    page.wait("document.querySelector('#viewer canvas')")
+    page.evaluate("document.querySelector('#remove').click()")
+    page.wait(f"{text('#sent-is')} === 'mine is removed.' && {SHOWN}")
+    assert "mine" not in page.evaluate("[...document.querySelector('#slide').options].map((each) => each.value)")
+    dropped(page, "#patches-title", **{"none.svs": b"no slide"})
+    page.wait(f"{text('#sent-is')}.startsWith('none.svs: does not begin')")
+    page.complaints()  # the browser itself tells of what is refused
 
 
 def test_every_control_of_the_slide_has_a_key(page: Page) -> None:

@@ -37,7 +37,7 @@ async function showModel() {
 }
 
 // Of what is dropped anywhere, that is a slide which is dropped on the slides, has a slide's name, or is too large for a patch.
-const SLIDES = /\.(svs|ndpi|scn|bif|dcm|vms|vmu|mrxs)$/i, LARGEST_PATCH = 16 * 2 ** 20;
+const SLIDES = /\.(svs|svslide|ndpi|scn|bif|czi|mrxs|dcm|vms|vmu)$/i, LARGEST_PATCH = 16 * 2 ** 20;
 
 function dropped(event) {
   const [onSlides, all] = [event.target.closest?.("#slides"), [...event.dataTransfer.files]];

@@ -14,6 +14,7 @@ const LAYERS = {
   disagreement: { words: "networks differ by", most: 0.5, least: 0 }, // a standard deviation of numbers from 0 to 1 is 0.5 at most
 };
 const STEP = 0.01, MOST_LISTED = 500, POINTER_MS = 120, MARGIN = 0.5;
+const NO_SLIDES = "No slides are here. Drop one, or start the service with --slides.";
 const RESEARCH = "For research; not a medical device.";
 
 const byId = (id) => document.getElementById(id);
@@ -33,7 +34,7 @@ export async function showSlides(served) {
   byId("slides").hidden = false;
   await listSlides();
   const { slide } = viewInAddress();
-  if (!select.options.length) return tellSlide("No slides are served. Drop one, or start the service with --slides.");
+  if (!select.options.length) return tellSlide(NO_SLIDES);
   if (slide && [...select.options].some((option) => option.value === slide)) select.value = slide;
   else if (slide) tellSlide(`The link's slide, ${slide}, is not among these.`);
   await openSlide();
@@ -304,11 +305,12 @@ export async function addSlide(file) {
   const told = byId("sent-is"), bar = byId("sent");
   bar.hidden = false;
   try {
-    const card = await upload(`v1/slides?${new URLSearchParams({ name: file.name })}`, file, (share) => {
+    const spacing = byId("slide-spacing").value, asked = new URLSearchParams({ name: file.name, ...(spacing && { spacing }) });
+    const card = await upload(`v1/slides?${asked}`, file, (share) => {
       bar.value = share;
       told.textContent = share < 1 ? `${file.name}: ${percent(share)} is sent` : `${file.name}: being looked at …`;
     });
-    told.textContent = `${file.name} is there. The service forgets it an hour after it was last looked at.`;
+    told.textContent = `${file.name} is there.`;
     await listSlides();
     select.value = card.name;
     await openSlide();
@@ -326,8 +328,8 @@ async function removeSlide() {
     byId("sent-is").textContent = `${card.name} is removed.`;
     await listSlides();
     await openSlide();
-    if (!select.value) tellSlide("");
-    select.focus();
+    if (!select.value) tellSlide(NO_SLIDES);
+    byId("slide-files").focus();
   } catch (error) {
     byId("sent-is").textContent = error.message;
   }
