@@ -9,9 +9,9 @@ import numpy as np
 
 from sentinode.artefacts import claim
 from sentinode.config.run import DataConfig
-from sentinode.data.folder import pack_all, read_images
+from sentinode.data.folder import open_folder, pack_all, pack_folder, read_images
 from sentinode.data.patches import UNLABELLED, PatchSet
-from sentinode.errors import DataError
+from sentinode.errors import ConfigError, DataError
 from sentinode.explain.explanation import (
     BEFORE_EXPLANATION,
     EXPLANATION,
@@ -20,13 +20,15 @@ from sentinode.explain.explanation import (
     explain_material,
     require_exam_of,
 )
+from sentinode.explain.neighbours import NeighbourSearch
 from sentinode.inference.attribution import ExplainedLogit
 from sentinode.inference.classifier import Classifier
 from sentinode.models.own import Given, Recipes
 from sentinode.randomness import Purpose
 from sentinode.records import read_record, write_record
-from sentinode.runs.evaluate import LabelledPatches, cluster, open_labelled
+from sentinode.runs.evaluate import LabelledPatches, cluster, open_labelled, with_known_slides
 from sentinode.runs.load import classifier_of, digest_of_model, open_runs, runtime_cache_of
+from sentinode.runs.material import Material
 from sentinode.runs.run import Run
 from sentinode.session import Session
 
@@ -85,6 +87,28 @@ def explain_model(
         write_record(out / EXPLANATION, found)
         write_explanation_page(out, found)
     return found
+
+
+def training_neighbours(
+    model: Path | str, data: Path | str, session: Session | None = None, *, network: Given | None = None
+) -> NeighbourSearch:
+    """The patches that a model learned from, ready to be asked which of them it takes for most like others.
+
+    Of what a study chose, the first run is asked. `data` is the folder that was trained on, which its ids, labels and
+    pixels must show: raises ConfigError where they do not, DataError where it cannot be read.
+    """
+    session, data = session or Session(), Path(data)
+    run = open_runs(Path(model), Recipes.of(network))[0]
+    known = run.config.data.model_copy(update={"slides": None, "groups": None, "attributes": None})
+    folder, _ = open_folder(data, known)
+    patches = pack_folder(folder, session).training
+    if Material(patches, patches.groups, session=session).data_hash != run.environment["data_sha256"]:
+        raise ConfigError(
+            f"holds other patches than {run.name} was trained on, or other labels",
+            where=data,
+            remedy="Give the data that it was trained on.",
+        )
+    return NeighbourSearch(run, with_known_slides(patches, [run]), session=session)
 
 
 def _opened(folder: Path, own: Recipes, views: int | None, session: Session) -> tuple[str, ExplainedLogit]:

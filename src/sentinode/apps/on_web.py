@@ -37,6 +37,10 @@ def serve(
         Path | None,
         typer.Option(metavar="DIR", help="What `explain` wrote of this run: maps that passed their exam are shown."),
     ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(metavar="DATA", help="What RUN was trained on: the training patches most like each are shown."),
+    ] = None,
     slides: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Slides to show, by deep zoom.")] = None,
     heatmaps: Annotated[
         Path | None,
@@ -77,6 +81,7 @@ def serve(
         )
     if heatmaps is not None and slides is None:
         raise ConfigError("are of slides, and none are given", where="--heatmaps", remedy="Give --slides FOLDER.")
+    from sentinode.api.explain import training_neighbours
     from sentinode.api.load import load
     from sentinode.api.slides import usual_settings
     from sentinode.apps.web.deep_zoom import Slides
@@ -99,6 +104,7 @@ def serve(
         digest = digest_of(run) if run.suffix.lower() == EXPORTED and run.is_file() else digest_of_model(run)
         maps = "the service was started without --explanations"
         found = maps if explanations is None else examined_maps(explanations, classifier, digest)
+        nearest = None if data is None else training_neighbours(run, data, session, network=own)
         limits, shown = Limits(slide_bytes=int(largest_slide * 2**30)), Slides(slides, heatmaps)
         sent = None
         if largest_slide:
@@ -110,7 +116,15 @@ def serve(
             how = HowToJudge(run, tuple(networks or ()), settings, cache, device, session.threads)
             jobs = Jobs(JudgingProcess(how), digest, settings)
         service = Service(
-            classifier, digest, maps=found, limits=limits, slides=shown, sent=sent, jobs=jobs, notify=console.notice
+            classifier,
+            digest,
+            maps=found,
+            limits=limits,
+            neighbours=nearest,
+            slides=shown,
+            sent=sent,
+            jobs=jobs,
+            notify=console.notice,
         )
         app = application(service, names=name or (), token=token)
         at = f"[{host}]" if ":" in host else host

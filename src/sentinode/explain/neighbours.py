@@ -45,7 +45,7 @@ class NeighbourSearch:
     """
 
     def __init__(self, run: Run, training: PatchSet, *, session: Session | None = None) -> None:
-        self._session, self._training = session or Session(), training
+        self._session, self.training = session or Session(), training
         self._names = np.array(sorted(run.training_ids), dtype=str)
         self._rows = training.rows_of(self._names)
         self._labels = training.labels[self._rows]
@@ -59,7 +59,7 @@ class NeighbourSearch:
 
     def neighbourhoods(self, patches: PatchSet, k: int = 3) -> tuple[Neighbourhood, ...]:
         """Of each labelled patch the `k` training patches of each class most like it, itself never among them."""
-        labels, training = self._labels, self._training
+        labels, training = self._labels, self.training
         itself = np.searchsorted(self._names, patches.ids).clip(max=len(self._names) - 1)
         picked: list[list[tuple[Int[np.ndarray, " k"], Float[np.ndarray, " k"]]]] = []
         found: list[tuple[int, int]] = []

@@ -276,10 +276,11 @@ def open_labelled(
     together = pack_all(listing, session, rows=taken)
     audit = audit_patches(together, session)
     scored = together.some(np.searchsorted(taken, rows), session.cache_root)
-    return LabelledPatches(_with_known_slides(scored, runs), listing, audit.groups, (labels or data).name, images.note)
+    return LabelledPatches(with_known_slides(scored, runs), listing, audit.groups, (labels or data).name, images.note)
 
 
-def _with_known_slides(patches: PatchSet, runs: Sequence[Run]) -> PatchSet:
+def with_known_slides(patches: PatchSet, runs: Sequence[Run]) -> PatchSet:
+    """The same; the slides of those that have none are what the runs know of them."""
     known = _joined([run.clusters_by_id for run in runs if run.cluster_kind == "slide"])
     slides = [slide or known.get(i, "") for i, slide in zip(patches.ids.tolist(), patches.slides.tolist(), strict=True)]
     return replace(patches, slides=np.array(slides, dtype=str))

@@ -94,6 +94,10 @@ class ModelCard(_Answer):
     """The method whose maps `POST /v1/explain` gives; null where it gives none."""
     no_maps: str
     """Why it gives none."""
+    neighbours: bool
+    """Whether `POST /v1/neighbours` answers."""
+    no_neighbours: str
+    """Why it does not."""
     research_use: str = RESEARCH_USE
 
 
@@ -107,6 +111,30 @@ class EvidenceMap(_Answer):
     """Of the colour scale of the explanation's own pages, in logits a pixel."""
     map: str
     """96 x 96 float32, little-endian, row by row, in base64; logits a pixel, positive for tumour."""
+    research_use: str = RESEARCH_USE
+
+
+class TrainingPatch(_Answer):
+    """A patch that the model learned from, and how alike it takes another for."""
+
+    id: str
+    label: int
+    """1 for tumour, 0 for none."""
+    slide: str
+    """"" where it is unknown."""
+    similarity: float
+    """At most 1: the cosine of what the network's last layer is given, in deviations of the training set."""
+    tie: Literal["", "equal", "nearly equal", "shared tissue"]
+    """What the two have in common beyond looks: then the model knows the patch from training."""
+    picture: str
+    """A PNG as a data: URI."""
+
+
+class TrainingNeighbours(_Answer):
+    """Of each patch of a request the nearest training patches of either class, the nearest first."""
+
+    model_sha256: str
+    neighbours: list[list[TrainingPatch]]
     research_use: str = RESEARCH_USE
 
 

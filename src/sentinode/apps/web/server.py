@@ -31,6 +31,7 @@ from sentinode.apps.web.answers import (
     Problem,
     SlideCard,
     SlideNames,
+    TrainingNeighbours,
 )
 from sentinode.apps.web.batcher import BusyError
 from sentinode.apps.web.deep_zoom import Slides
@@ -170,6 +171,12 @@ def _routes(service: Service) -> FastAPI:
                 raise RefusedError(422, f"the body: holds {len(patches)} patches. Send one at a time.")
             return await service.explain(patches[0])
 
+    @app.post("/v1/neighbours", openapi_extra=_BODY, summary="Show the training patches most like each patch")
+    async def neighbours(request: Request, spacing: Spacing = None) -> TrainingNeighbours:
+        async with asyncio.timeout(limits.body_s + limits.answer_s):
+            _, patches = await patches_of(request, spacing)
+            return await service.nearest(patches)
+
     @app.get("/v1/model", summary="The model: its card, scores with 95 % intervals, operating points")
     async def model() -> ModelCard:
         return await service.card()
@@ -245,7 +252,7 @@ def _routes(service: Service) -> FastAPI:
 
     @app.get("/v1/jobs", summary="The heat maps that were asked for")
     async def jobs() -> JobList:
-        return JobList(jobs=service.jobs.all)
+        return JobList(jobs=service.asked_for)
 
     @app.get("/v1/jobs/{number}", summary="How far a heat map is")
     async def job(number: str) -> Job:

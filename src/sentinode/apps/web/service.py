@@ -4,16 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import io
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import numpy as np
+from PIL import Image
 
-from sentinode.apps.web.answers import EvidenceMap, Job, Judged, JudgedPatch, ModelCard, ModelScore, Point, SlideCard
+from sentinode.apps.web.answers import (
+    EvidenceMap,
+    Job,
+    Judged,
+    JudgedPatch,
+    ModelCard,
+    ModelScore,
+    Point,
+    SlideCard,
+    TrainingNeighbours,
+    TrainingPatch,
+)
 from sentinode.apps.web.batcher import Batcher, BusyError
 from sentinode.apps.web.deep_zoom import Slides
 from sentinode.apps.web.jobs import Jobs
@@ -21,10 +35,12 @@ from sentinode.apps.web.metrics import Metrics
 from sentinode.apps.web.sent_slides import SentSlides, discard
 from sentinode.apps.web.uploads import Limits, RefusedError, decoded
 from sentinode.data.images import PATCH_SIZE_PX, Patch, patch_id
+from sentinode.data.patches import UNLABELLED, PatchSet
 from sentinode.errors import ConfigError, SentinodeError
 from sentinode.evaluation.calibration import Method
 from sentinode.evaluation.threshold import OperatingPoint
 from sentinode.explain.explanation import EXPLANATION, Explanation, require_exam_of
+from sentinode.explain.neighbours import NeighbourSearch
 from sentinode.inference.attribution import METHODS, ExplainedLogit, attribute
 from sentinode.inference.attribution import Method as MapMethod
 from sentinode.inference.classifier import Classifier, Pixels
@@ -33,6 +49,9 @@ from sentinode.slides.guard import Unlike, features_of_cells, out_of_focus, unli
 
 T = TypeVar("T")
 MOST_MAPS_WAITING: Final = 8
+MOST_COMPARED: Final = 32
+_NO_NEIGHBOURS: Final = "the service was started without --data"
+_NEIGHBOURS: Final = 3  # of each class
 DEFAULT_POINT: Final = "youden"
 _LOOKED_FOR_UNUSED_S: Final = 60.0
 
@@ -70,6 +89,30 @@ def _reasons_of_all(patches: Pixels) -> list[list[str]]:
     return [reasons_of(patch) for patch in patches]
 
 
+def _nearest(search: NeighbourSearch, patches: Pixels) -> list[list[TrainingPatch]]:
+    """A patch that was trained on is its own neighbour: that is the first thing to be known of it."""
+    none = np.full(len(patches), "")
+    asked = PatchSet(none, np.full(len(patches), UNLABELLED, np.int8), none, none, patches)
+    found = []
+    for of_patch in search.neighbourhoods(asked, _NEIGHBOURS):
+        nearest = sorted(chain(*of_patch.of_class), key=lambda neighbour: -neighbour.similarity)
+        rows = search.training.rows_of(np.array([neighbour.id for neighbour in nearest], dtype=str))
+        pictures = [_picture(search.training.pixels[row]) for row in rows]
+        found.append(
+            [
+                TrainingPatch(**asdict(neighbour), picture=picture)
+                for neighbour, picture in zip(nearest, pictures, strict=True)
+            ]
+        )
+    return found
+
+
+def _picture(patch: Patch) -> str:
+    file = io.BytesIO()
+    Image.fromarray(patch).save(file, "PNG", compress_level=1)
+    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
 class Service:
     """A model with its queue, in one event loop; between `start` and `stop` it answers."""
 
@@ -80,17 +123,19 @@ class Service:
         *,
         maps: ShownMaps | str,
         limits: Limits,
+        neighbours: NeighbourSearch | None = None,
         slides: Slides | None = None,
         sent: SentSlides | None = None,
         jobs: Jobs | str = "this service judges no slides",
         notify: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """`digest`: of the model; `maps`, `jobs`: what maps it shows and what judges slides, or why nothing does.
+        """`digest`: of the model; `maps`, `jobs`: what gives them, or why nothing does.
 
         `sent` takes the slides that clients send, to show them among `slides`; None where none are taken.
         """
         self.slides, self._sent, self._jobs, self._notify = slides or Slides(), sent, jobs, notify
         self.classifier, self.digest, self.limits, self.maps = classifier, digest, limits, maps
+        self.neighbours = neighbours
         self.metrics = Metrics()
         self.batcher = Batcher(classifier.with_disagreement, self.metrics, most_waiting=limits.patches_waiting)
         self.ready = False
@@ -143,6 +188,11 @@ class Service:
         if isinstance(self._jobs, str):
             raise RefusedError(409, f"heat maps: {self._jobs}.")
         return self._jobs
+
+    @property
+    def asked_for(self) -> list[Job]:
+        """The heat maps that were asked for; none where none are judged."""
+        return [] if isinstance(self._jobs, str) else self._jobs.all
 
     async def of_slides(self, work: Callable[..., T], *given: object) -> T:
         """What `work` makes of the slides, in one of the threads that read them."""
@@ -224,14 +274,7 @@ class Service:
         maps = self.maps
         if isinstance(maps, str):
             raise RefusedError(409, f"maps: {maps}. Ask `POST /v1/predict` alone.")
-        if self._maps_waiting >= MOST_MAPS_WAITING:
-            raise BusyError
-        self._maps_waiting += 1
-        try:
-            loop = asyncio.get_running_loop()
-            found = await loop.run_in_executor(self._painter, attribute, maps.explained, patch[None], maps.method)
-        finally:
-            self._maps_waiting -= 1
+        found = await self._behind_others(attribute, maps.explained, patch[None], maps.method)
         if found.refused:
             raise RefusedError(409, f"maps: of this patch by {maps.method}, {found.refused}. No map is shown of it.")
         return EvidenceMap(
@@ -241,6 +284,26 @@ class Service:
             limit=maps.limit,
             map=base64.b64encode(found.maps[0].astype("<f4").tobytes()).decode(),
         )
+
+    async def nearest(self, patches: Pixels) -> TrainingNeighbours:
+        """The training patches most like each; raises RefusedError where the training set is not at hand, BusyError."""
+        search = self.neighbours
+        if search is None:
+            raise RefusedError(404, f"neighbours: {_NO_NEIGHBOURS}. Start it with --data DATA.")
+        if len(patches) > MOST_COMPARED:
+            raise RefusedError(422, f"the body: holds {len(patches)} patches. Send at most {MOST_COMPARED} at once.")
+        found = await self._behind_others(_nearest, search, patches)
+        return TrainingNeighbours(model_sha256=self.digest, neighbours=found)
+
+    async def _behind_others(self, work: Callable[..., T], *given: object) -> T:
+        """What `work` makes of what is given, one after the other; raises BusyError where too much waits."""
+        if self._maps_waiting >= MOST_MAPS_WAITING:
+            raise BusyError
+        self._maps_waiting += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._painter, work, *given)
+        finally:
+            self._maps_waiting -= 1
 
     async def card(self) -> ModelCard:
         """What the model is; the first time it may take a few seconds."""
@@ -284,4 +347,6 @@ class Service:
             labels=list(model.labels),
             maps=None if isinstance(self.maps, str) else self.maps.method,
             no_maps=self.maps if isinstance(self.maps, str) else "",
+            neighbours=self.neighbours is not None,
+            no_neighbours="" if self.neighbours else _NO_NEIGHBOURS,
         )
