@@ -1,56 +1,66 @@
-// Judging a slide: it is asked for, and what comes of it is told while it goes on.
+// Judging a slide: it is asked for, and how far it is stands below the slide that is shown. Only that one's job is
+// followed, for a browser has few connections; it goes on in any case, also when the page is closed.
 
 import { ask, events } from "./service.js";
 
 const byId = (id) => document.getElementById(id);
 const button = byId("judge"), bar = byId("judged"), told = byId("judged-is");
-let watched = null; // the job whose events are being told
+let slide = "", followed = null; // the slide that is shown, and { id, stop } of its job
 
-// Have a slide judged; `done(name)` is called when its heat map is there.
-export async function judgeSlide(name, done) {
+const isOver = ({ state }) => state === "done" || state === "failed";
+
+// Another slide is shown, or the same again: what was told of one before goes.
+export function tellJobsOf(name) {
+  if (name === slide) return;
+  slide = name;
+  followed?.stop.abort();
+  followed = null;
+  button.disabled = false;
+  bar.hidden = true;
+  told.textContent = "";
+}
+
+// Have the slide judged; `done` is called when its heat map is there.
+export async function judge(done) {
   button.disabled = true;
+  await follow(() => ask(`v1/slides/${encodeURIComponent(slide)}/heatmap`, { method: "POST" }), done);
+}
+
+// Follow the job that judges the slide, if there is one.
+export async function followJob(done) {
+  await follow(async () => (await ask("v1/jobs")).jobs.find((job) => job.slide === slide && !isOver(job)), done);
+}
+
+async function follow(find, done) {
+  const mine = slide, stop = new AbortController();
   try {
-    await watch(await ask(`v1/slides/${encodeURIComponent(name)}/heatmap`, { method: "POST" }), done);
+    let job = await find();
+    if (!job || slide !== mine || followed?.id === job.id) return;
+    followed = { id: job.id, stop };
+    tell(job);
+    if (!isOver(job)) for await (const { data } of events(`v1/jobs/${encodeURIComponent(job.id)}/events`, stop.signal)) tell((job = data));
+    followed = null;
+    if (job.state === "done") done();
   } catch (error) {
-    told.textContent = error.message;
-  } finally {
+    if (slide !== mine) return; // it was left
+    followed = null;
     button.disabled = false;
-  }
-}
-
-// Tell of the job that judges a slide, if there is one: it goes on when the page is closed.
-export async function watchJobOf(name, done) {
-  try {
-    const { jobs } = await ask("v1/jobs");
-    const job = jobs.find((each) => each.slide === name && ["waiting", "running"].includes(each.state));
-    if (job && job.id !== watched) await watch(job, done);
-  } catch (error) {
+    bar.hidden = true;
     told.textContent = error.message;
   }
-}
-
-async function watch(job, done) {
-  watched = job.id;
-  tell(job);
-  try {
-    if (job.state !== "done") for await (const { data } of events(`v1/jobs/${encodeURIComponent(job.id)}/events`)) tell(job = data);
-  } finally {
-    watched = null;
-    bar.hidden = true;
-  }
-  if (job.state === "done") done(job.slide);
 }
 
 function tell(job) {
-  const { state, slide, done, total, note, problem } = job, count = (n) => n.toLocaleString("en");
-  bar.hidden = state === "done" || state === "failed";
-  if (state === "running" && total) bar.value = done / total;
+  const count = (n) => n.toLocaleString("en");
+  button.disabled = !isOver(job);
+  bar.hidden = isOver(job);
+  if (job.total) bar.value = job.done / job.total;
   else bar.removeAttribute("value");
   const words = {
-    waiting: `${slide} waits for its turn`,
-    running: `${slide}: ${count(done)} of ${count(total)}`,
-    done: `${slide} is judged`,
-    failed: `${slide} was not judged: ${problem}`,
+    waiting: `${job.slide} waits for its turn`,
+    running: `${job.slide} is being judged${job.total ? `: ${count(job.done)} of ${count(job.total)} cells` : ""}`,
+    done: `${job.slide} is judged`,
+    failed: `${job.slide} was not judged: ${job.problem}`,
   };
-  told.textContent = [words[state], note].filter(Boolean).join("; ");
+  told.textContent = [words[job.state], !isOver(job) && job.note].filter(Boolean).join("; ");
 }

@@ -24,9 +24,9 @@ export async function ask(path, options) {
   return (await fetched(path, options)).json();
 }
 
-// The events of a stream, as {event, data}; by fetch, for an EventSource cannot send the token.
-export async function* events(path) {
-  const reader = (await fetched(path)).body.pipeThrough(new TextDecoderStream()).getReader();
+// The events of a stream, as {event, data}, until it ends or is stopped; by fetch, for an EventSource cannot send the token.
+export async function* events(path, signal) {
+  const reader = (await fetched(path, { signal })).body.pipeThrough(new TextDecoderStream()).getReader();
   for (let rest = ""; ; ) {
     const { value, done } = await reader.read();
     if (done) return;

@@ -3,7 +3,7 @@
 
 import { CellLayer } from "./cells.js";
 import { MAPS, paintLegend } from "./colours.js";
-import { judgeSlide, watchJobOf } from "./jobs.js";
+import { followJob, judge, tellJobsOf } from "./jobs.js";
 import { reasonInWords } from "./reasons.js";
 import { scaleBar } from "./scale_bar.js";
 import { ask, fetched, headers, upload } from "./service.js";
@@ -20,7 +20,7 @@ const RESEARCH = "For research; not a medical device.";
 const byId = (id) => document.getElementById(id);
 const select = byId("slide"), layer = byId("layer"), colours = byId("colours"), opacity = byId("opacity"), threshold = byId("threshold"), outlined = byId("outlined");
 const thresholds = {}; // of each layer of the open slide
-let open = null; // { card, path, viewer, cells, lesions, chosen }
+let opened = null; // { card, path, viewer, cells, lesions, chosen }
 let turn = 0, model = null;
 
 const percent = (p) => `${(100 * p).toFixed(1)} %`;
@@ -33,10 +33,15 @@ export async function showSlides(served) {
   model = served;
   byId("slides").hidden = false;
   await listSlides();
-  const { slide } = viewInAddress();
   if (!select.options.length) return tellSlide(NO_SLIDES);
-  if (slide && [...select.options].some((option) => option.value === slide)) select.value = slide;
-  else if (slide) tellSlide(`The link's slide, ${slide}, is not among these.`);
+  await openLink();
+}
+
+// Open the slide that the address names, or else the one that is chosen.
+async function openLink() {
+  const { slide } = viewInAddress(), isHere = [...select.options].some((option) => option.value === slide);
+  byId("link-is").textContent = slide && !isHere ? `The slide of the link, ${slide}, is not here.` : "";
+  if (isHere) select.value = slide;
   await openSlide();
 }
 
@@ -51,9 +56,9 @@ function tellSlide(text) {
 }
 
 function close() {
-  open?.cells?.remove();
-  open?.viewer.destroy();
-  open = null;
+  opened?.cells?.remove();
+  opened?.viewer.destroy();
+  opened = null;
   byId("sheet").hidden = byId("shown").hidden = true;
   byId("judge").hidden = byId("remove").hidden = true;
 }
@@ -61,6 +66,7 @@ function close() {
 async function openSlide() {
   const mine = ++turn, name = select.value, path = pathOf(name);
   close();
+  tellJobsOf(name);
   if (!name) return;
   tellSlide(`${name} is being opened …`);
   try {
@@ -69,17 +75,17 @@ async function openSlide() {
     if (mine !== turn) return; // another slide was chosen meanwhile
     describe(card);
     byId("sheet").hidden = false;
-    open = { card, path, viewer: deepZoom(card, path), cells: null, lesions, outlines: outlinesOf(lesions), chosen: -1 };
+    opened = { card, path, viewer: deepZoom(card, path), cells: null, lesions, outlines: outlinesOf(lesions), chosen: -1 };
     byId("shown").hidden = !card.heat_map;
     byId("judge").hidden = card.heat_map?.model_sha256 === model.model_sha256;
     byId("remove").hidden = !card.uploaded;
     showFindings(card, lesions);
     if (card.heat_map) chooseLayers(card.heat_map);
-    open.viewer.addOnceHandler("open", () => {
-      if (card.heat_map) open.cells = new CellLayer(open.viewer, card.heat_map, `${path}/heatmap_files`);
+    opened.viewer.addOnceHandler("open", () => {
+      if (card.heat_map) opened.cells = new CellLayer(opened.viewer, card.heat_map, `${path}/heatmap_files`);
       applyView(viewInAddress());
     });
-    watchJobOf(card.name, reopenIfShown);
+    followJob(openSlide);
   } catch (error) {
     if (mine === turn) tellSlide(error.message);
   }
@@ -141,49 +147,49 @@ function show() {
   paintLegend(byId("legend"), colours.value);
   byId("legend").setAttribute("aria-label", `${words}: the colours from ${percent(least)} to ${percent(most)}`);
   byId("legend-is").textContent = `${words}: ${percent(least)} to ${percent(most)}; what is below is clear`;
-  const lines = outlined.checked ? open?.outlines : null;
-  open?.cells?.show({ layer: layer.value, colours: colours.value, least, most, opacity: Number(opacity.value), outlines: lines });
+  const lines = outlined.checked ? opened?.outlines : null;
+  opened?.cells?.show({ layer: layer.value, colours: colours.value, least, most, opacity: Number(opacity.value), outlines: lines });
 }
 
 // --- the view: its scale, its link, its picture ---
 
 function drawScale() {
-  const um = open.card.spacing_um_per_px, bar = byId("scale-bar");
+  const um = opened.card.spacing_um_per_px, bar = byId("scale-bar");
   bar.hidden = !um;
   if (!um) return;
-  const { viewport } = open.viewer, { px, words } = scaleBar(um[0] / viewport.viewportToImageZoom(viewport.getZoom(true)));
+  const { viewport } = opened.viewer, { px, words } = scaleBar(um[0] / viewport.viewportToImageZoom(viewport.getZoom(true)));
   bar.querySelector("span").style.width = `${px}px`;
   bar.querySelector("b").textContent = words;
 }
 
 function currentView() {
-  const { viewport } = open.viewer, centre = viewport.viewportToImageCoordinates(viewport.getCenter());
-  const view = { slide: open.card.name, x: centre.x.toFixed(2), y: centre.y.toFixed(2), zoom: Number(viewport.viewportToImageZoom(viewport.getZoom()).toPrecision(9)) };
-  if (!open.card.heat_map) return view;
+  const { viewport } = opened.viewer, centre = viewport.viewportToImageCoordinates(viewport.getCenter());
+  const view = { slide: opened.card.name, x: centre.x.toFixed(2), y: centre.y.toFixed(2), zoom: Number(viewport.viewportToImageZoom(viewport.getZoom()).toPrecision(9)) };
+  if (!opened.card.heat_map) return view;
   return { ...view, layer: layer.value, threshold: Number(thresholds[layer.value].toPrecision(6)), opacity: opacity.value, colours: colours.value };
 }
 
 function keepView() {
-  if (open?.viewer.viewport) putInAddress(currentView());
+  if (opened?.viewer.viewport) putInAddress(currentView());
 }
 
 function applyView(view) {
-  if (open.card.heat_map) {
+  if (opened.card.heat_map) {
     if (view.colours in MAPS) colours.value = view.colours;
     if (view.opacity !== undefined) opacity.value = view.opacity;
-    if (open.card.heat_map.layers.includes(view.layer)) layer.value = view.layer;
-    if (view.slide === open.card.name && view.threshold !== undefined) thresholds[layer.value] = view.threshold;
+    if (opened.card.heat_map.layers.includes(view.layer)) layer.value = view.layer;
+    if (view.slide === opened.card.name && view.threshold !== undefined) thresholds[layer.value] = view.threshold;
     useLayer();
   }
-  const { viewport } = open.viewer;
-  if (view.slide !== open.card.name || !(view.zoom > 0) || view.x === undefined || view.y === undefined) return;
+  const { viewport } = opened.viewer;
+  if (view.slide !== opened.card.name || !(view.zoom > 0) || view.x === undefined || view.y === undefined) return;
   viewport.zoomTo(viewport.imageToViewportZoom(view.zoom), null, true);
   viewport.panTo(viewport.imageToViewportCoordinates(view.x, view.y), true);
 }
 
 // The view as a canvas: the slide, what lies over it, the scale, and whose it is.
 function picture() {
-  const { card, cells, viewer } = open, slide = viewer.drawer.canvas, ratio = slide.width / viewer.viewport.getContainerSize().x;
+  const { card, cells, viewer } = opened, slide = viewer.drawer.canvas, ratio = slide.width / viewer.viewport.getContainerSize().x;
   const lines = [card.name, ...(cells ? [`${byId("legend-is").textContent}; model ${card.heat_map.model_sha256.slice(0, 12)}`] : []), RESEARCH];
   const line = 20 * ratio, canvas = Object.assign(document.createElement("canvas"), { width: slide.width, height: slide.height + (lines.length + 0.5) * line });
   const pen = canvas.getContext("2d");
@@ -208,7 +214,7 @@ function picture() {
 
 async function savePicture() {
   const blob = await new Promise((done) => picture().toBlob(done, "image/png"));
-  const link = Object.assign(document.createElement("a"), { href: URL.createObjectURL(blob), download: `${open.card.name}.png` });
+  const link = Object.assign(document.createElement("a"), { href: URL.createObjectURL(blob), download: `${opened.card.name}.png` });
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 1000);
 }
@@ -263,12 +269,12 @@ function showFindings(card, lesions) {
 const areaOf = (mm2) => (mm2 >= 0.01 ? mm2.toFixed(2) : mm2.toPrecision(1));
 
 function goToLesion(k) {
-  const { lesions, viewer: { viewport } } = open, listed = byId("lesions").children;
+  const { lesions, viewer: { viewport } } = opened, listed = byId("lesions").children;
   if (!lesions.length) return;
-  open.chosen = (k + listed.length) % listed.length;
-  [...listed].forEach((row, n) => (n === open.chosen ? row.firstChild.setAttribute("aria-current", "true") : row.firstChild.removeAttribute("aria-current")));
-  listed[open.chosen].scrollIntoView({ block: "nearest" });
-  const corners = ringsOf(lesions[open.chosen]).flat(), [xs, ys] = [corners.map(([x]) => x), corners.map(([, y]) => y)];
+  opened.chosen = (k + listed.length) % listed.length;
+  [...listed].forEach((row, n) => (n === opened.chosen ? row.firstChild.setAttribute("aria-current", "true") : row.firstChild.removeAttribute("aria-current")));
+  listed[opened.chosen].scrollIntoView({ block: "nearest" });
+  const corners = ringsOf(lesions[opened.chosen]).flat(), [xs, ys] = [corners.map(([x]) => x), corners.map(([, y]) => y)];
   const [left, top, right, bottom] = [Math.min(...xs), Math.min(...ys), Math.max(...xs), Math.max(...ys)];
   const margin = MARGIN * Math.max(right - left, bottom - top);
   viewport.fitBounds(viewport.imageToViewportRectangle(left - margin, top - margin, right - left + 2 * margin, bottom - top + 2 * margin), slower.matches);
@@ -282,8 +288,8 @@ function pointed({ offsetX, offsetY }) {
 
 // Say what was judged of the cell at a point of the viewer, in its own pixels.
 async function tellCell(point) {
-  if (!open?.card.heat_map) return;
-  const { card, path, viewer } = open, { x, y } = viewer.viewport.viewerElementToImageCoordinates(point);
+  if (!opened?.card.heat_map) return;
+  const { card, path, viewer } = opened, { x, y } = viewer.viewport.viewerElementToImageCoordinates(point);
   if (x < 0 || y < 0 || x >= card.width_px || y >= card.height_px) return;
   const place = `At ${count(Math.round(x))}, ${count(Math.round(y))}: `;
   const mine = turn;
@@ -298,8 +304,6 @@ async function tellCell(point) {
 }
 
 // --- slides that come and go ---
-
-const reopenIfShown = (name) => { if (open?.card.name === name) openSlide(); };
 
 export async function addSlide(file) {
   const told = byId("sent-is"), bar = byId("sent");
@@ -322,7 +326,7 @@ export async function addSlide(file) {
 }
 
 async function removeSlide() {
-  const { card, path } = open;
+  const { card, path } = opened;
   try {
     await fetched(path, { method: "DELETE" });
     byId("sent-is").textContent = `${card.name} is removed.`;
@@ -344,17 +348,17 @@ const KEYS = {
   ".": () => changed(opacity, Number(opacity.value) + 0.1),
   l: () => next(layer),
   c: () => next(colours),
-  n: () => goToLesion(open.chosen + 1),
-  p: () => goToLesion(open.chosen < 0 ? -1 : open.chosen - 1),
+  n: () => goToLesion(opened.chosen + 1),
+  p: () => goToLesion(opened.chosen < 0 ? -1 : opened.chosen - 1),
   o: () => { outlined.checked = !outlined.checked; show(); },
-  i: () => tellCell(open.viewer.viewport.getContainerSize().divide(2)),
+  i: () => tellCell(opened.viewer.viewport.getContainerSize().divide(2)),
 };
 const OF_THE_VIEWER = /^(Arrow|Key[WASD]$|Equal$|Minus$|Digit0$|Numpad)/;
 
 function pressed(event) {
   const { key, code, ctrlKey, altKey, metaKey } = event.originalEvent;
   if (ctrlKey || altKey || metaKey || !OF_THE_VIEWER.test(code)) event.preventDefaultAction = true; // it would turn or mirror the slide
-  if (ctrlKey || altKey || metaKey || !open.card.heat_map || !(key in KEYS)) return;
+  if (ctrlKey || altKey || metaKey || !opened.card.heat_map || !(key in KEYS)) return;
   event.preventDefaultAction = true;
   KEYS[key]();
   keepView();
@@ -370,7 +374,7 @@ function next(choice) {
   choice.dispatchEvent(new Event("change"));
 }
 
-const zoomBy = (factor) => () => { open.viewer.viewport.zoomBy(factor); open.viewer.viewport.applyConstraints(); };
+const zoomBy = (factor) => () => { opened.viewer.viewport.zoomBy(factor); opened.viewer.viewport.applyConstraints(); };
 
 // OpenSeadragon would add a style for touch screens, which the policy of this page refuses, unless one is there: this is
 // of no language, and styles nothing.
@@ -388,16 +392,15 @@ threshold.addEventListener("input", () => useThreshold(threshold.value));
 for (const control of [opacity, threshold]) control.addEventListener("change", keepView);
 byId("closer").addEventListener("click", zoomBy(2));
 byId("farther").addEventListener("click", zoomBy(0.5));
-byId("whole").addEventListener("click", () => open.viewer.viewport.goHome());
+byId("whole").addEventListener("click", () => opened.viewer.viewport.goHome());
 byId("copy-link").addEventListener("click", copyLink);
 byId("save").addEventListener("click", savePicture);
-byId("judge").addEventListener("click", () => judgeSlide(open.card.name, reopenIfShown));
+byId("judge").addEventListener("click", () => judge(openSlide));
 byId("remove").addEventListener("click", removeSlide);
 byId("slide-files").addEventListener("change", ({ target }) => { if (target.files.length) addSlide(target.files[0]); target.value = ""; });
 addEventListener("hashchange", () => {
   const view = viewInAddress();
-  if (!view.slide || !open) return;
-  if (view.slide === open.card.name) return applyView(view);
-  select.value = view.slide;
-  openSlide();
+  if (!view.slide || !opened) return;
+  if (view.slide === opened.card.name) applyView(view);
+  else openLink();
 });
