@@ -12,6 +12,7 @@ from conftest import make_patches
 from in_turn import InTurn
 from sentinode import Session, judge_slides
 from sentinode.config.run import RunConfig
+from sentinode.engine.shard import Shard
 from sentinode.runs.material import Material
 from sentinode.runs.train import train_run
 from slides.conftest import write_pyramid
@@ -50,3 +51,11 @@ def test_slides_that_an_engine_judges_are_what_one_process_judges(
     again = InTurn()
     judge_slides(tmp_path / "run", slides, tmp_path / "many", replace(session, engine=again), resume=True)
     assert (tmp_path / "many" / "slides.csv").read_bytes() == serial["slides.csv"]
+
+    shards = [Shard.parse(text) for text in ("2/2", "1/2")]
+    parts = [judge_slides(tmp_path / "run", slides, tmp_path / "shards", session, shard=shard) for shard in shards]
+    assert [[row.folder for row in part.rows] for part in parts] == [["two"], ["one", "bad"]]
+    assert not (tmp_path / "shards" / "slides.csv").exists()
+    judge_slides(tmp_path / "run", slides, tmp_path / "shards", session, resume=True)
+    of_shards = {p.relative_to(tmp_path / "shards"): p.read_bytes() for p in (tmp_path / "shards").rglob("*.*")}
+    assert all(of_shards[Path(name)] == content for name, content in serial.items())

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
-from sentinode.artefacts import claim, claim_file
+from sentinode.artefacts import claim, claim_file, refuse_full
+from sentinode.engine.shard import Shard
 from sentinode.errors import ConfigError, DataError, RunError
 from sentinode.inference.classifier import Classifier
 from sentinode.models.own import Given, Recipes
 from sentinode.records import read_record, write_record
 from sentinode.runs.load import classifier_of, digest_of_model, open_runs
 from sentinode.session import Session
-from sentinode.slides.cohort import COHORT_BEGUN, COHORT_RECORD, CohortRecord, SlideRow, cohort_of, judge_cohort
+from sentinode.slides.cohort import (
+    COHORT_BEGUN,
+    COHORT_RECORD,
+    CohortRecord,
+    SlideRow,
+    cohort_of,
+    judge_cohort,
+    judge_shard,
+)
 from sentinode.slides.heatmap import CELL_PX, require_stride
 from sentinode.slides.judging import Model, SlideEntry, SlideSettings
 from sentinode.slides.scores import SlideScores, score_cohort
@@ -35,6 +45,7 @@ def judge_slides(
     stride: int = CELL_PX,
     dense: bool = False,
     network: Given | None = None,
+    shard: Shard | None = None,
 ) -> CohortRecord:
     """Judge every cell of tissue of whole slides with a run, ensemble or study's choice; write and return the results.
 
@@ -45,7 +56,8 @@ def judge_slides(
     without it, the operating point "youden" is used, or 0.5 where the model has none. `calibrate` is as for `predict`.
     `stride`, 32, 16 or 8, is a cell's side in pixels of the model's spacing: half of it takes four times as long.
     `dense`: networks that can go over blocks of a slide at once do so, which is faster and not quite the same; each
-    slide's record says how far off it is.
+    slide's record says how far off it is. With `shard` a share of the slides is judged, and the record, which is
+    not written then, has these alone; several shards may fill `out` at once, and a call with `resume` ends the work.
 
     A slide that cannot be judged has the reason in its row, and the others their results. Raises ConfigError where
     `out` was begun with another model or other settings, or none of the networks can be dense.
@@ -58,9 +70,10 @@ def judge_slides(
         raise ConfigError("is for heat maps; single places have no cells", where="stride", remedy="Leave it out.")
     model, out, at = Path(model), Path(out), None if at is None else Path(at)
     entries = cohort_of([sources] if isinstance(sources, Path | str) else sources)
-    if (out / COHORT_BEGUN).exists() and not resume:
+    if (out / COHORT_BEGUN).exists() and not resume and shard is None:
         raise RunError("contains results of slides", where=out, remedy="Add --resume, or choose another folder.")
-    with claim(out, begun=COHORT_BEGUN):
+    refuse_full(out, COHORT_BEGUN)
+    with claim(out, begun=COHORT_BEGUN) if shard is None else nullcontext():
         judge = model_of(model, session, network=network)
         classifier = judge.classifier
         above, rule = _operating_point(classifier, threshold, session)
@@ -73,6 +86,9 @@ def judge_slides(
                 remedy="Leave --dense out; docs/slides.md names the networks that can.",
             )
         settings = SlideSettings(above, rule, calibrate, dense, stride, spacing, at)
+        if shard is not None:
+            rows = judge_shard(shard.part(entries), judge, settings, out, session)
+            return CohortRecord(classifier.name, judge.note, above, rule, tuple(rows), stride)
         record = judge_cohort(entries, judge, settings, out, session)
         write_slides_page(out)
     return record

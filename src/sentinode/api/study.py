@@ -13,13 +13,14 @@ import pandas as pd
 
 from sentinode.api.results import Study
 from sentinode.api.settings import with_own_network, with_own_variants
-from sentinode.artefacts import claim, tidy_finished, write_text
+from sentinode.artefacts import claim, refuse_full, tidy_finished, write_text
 from sentinode.audit.check import CHECK
 from sentinode.audit.explore import EXPLORED, explore
 from sentinode.config.run import RunConfig
 from sentinode.config.study import StudyConfig
 from sentinode.data.competition import TABLES
 from sentinode.data.tables import head_of
+from sentinode.engine.shard import Shard
 from sentinode.errors import RunError, SubmissionError
 from sentinode.evaluation.metrics import OwnMetric, Score, gain, own_metrics
 from sentinode.explain.attributes import attributes, attributes_of_folder
@@ -36,7 +37,7 @@ from sentinode.report.pages.page import CHECK_PAGE, REPORT, write_check_page, wr
 from sentinode.runs.decision import DECISION
 from sentinode.runs.load import classifier_of
 from sentinode.runs.material import Gathered, Material, gather, require_same
-from sentinode.runs.run import Run
+from sentinode.runs.run import Run, is_finished
 from sentinode.runs.study_record import (
     STUDY_CONFIG,
     STUDY_ERRORS,
@@ -58,14 +59,18 @@ from sentinode.studies.comparison import Comparison
 from sentinode.studies.evidence import weigh
 from sentinode.studies.study import EvidenceRecord
 from sentinode.studies.training import (
+    PlannedRun,
     RunStore,
     audit_leak,
     audited_splits,
     compare_variants,
     grid,
     require_auditable,
+    require_comparable,
+    runs_of_audit,
+    runs_of_comparison,
 )
-from sentinode.studies.tune import search, trial_count
+from sentinode.studies.tune import runs_of_grid, search, trial_count
 
 EXAMPLES_A_CLASS: Final = 12
 INPUTS_A_CLASS: Final = 2
@@ -138,6 +143,46 @@ def tune(
     return _Asked(data, asked, out, session or Session(), preset, ["tune"], own, own_metrics(metrics)).answered(resume)
 
 
+def train_shard(
+    data: Path,
+    config: StudyConfig,
+    out: Path,
+    shard: Shard,
+    session: Session | None = None,
+    *,
+    questions: Collection[StudyQuestion],
+    network: Given | None = None,
+) -> list[Run]:
+    """Train a shard's share of the runs of a study or comparison; several shards may fill the folder at once.
+
+    Which runs these are depends on nothing but the settings. What is finished is left alone; a run that fails stops no
+    other, and TasksError names it. `study` or `compare` with `resume` ends the work, when all shards have done theirs:
+    a search that learns from run to run, which no shard has a part of, is done there.
+    """
+    own = Recipes.of(network)
+    asked = with_own_variants(config, own) if "compare" in questions else with_own_network(config, own)
+    return _Asked(data, asked, out, session or Session(), "", questions, own, {}).shard(shard)
+
+
+def unfinished(
+    config: StudyConfig, out: Path, questions: Collection[StudyQuestion], *, network: Given | None = None
+) -> list[str]:
+    """The runs of a study that shards have yet to train, by their folders' names."""
+    asked = with_own_variants(config, Recipes.of(network)) if "compare" in questions else config
+    return [run.name for run in planned_runs(asked, questions) if not is_finished(out / "runs" / run.name)]
+
+
+def planned_runs(config: StudyConfig, questions: Collection[StudyQuestion]) -> list[PlannedRun]:
+    """Every run that is known before any is trained, each once, though several questions may ask for it."""
+    runs = runs_of_comparison(config) if "compare" in questions else []
+    runs += runs_of_grid(config) if "tune" in questions else []
+    runs += runs_of_audit(config) if "leak" in questions else []
+    first: dict[str, PlannedRun] = {}
+    for run in runs:
+        first.setdefault(run.config.digest(), run)
+    return list(first.values())
+
+
 @dataclass(frozen=True, eq=False)
 class _Asked:
     """One study on its way from a data folder to its pages: its questions, and what answers them."""
@@ -154,10 +199,7 @@ class _Asked:
     def answered(self, resume: bool) -> Study:
         """Run it, or go on with it: what can be refused is refused before anything is trained."""
         config, out = self.config, self.out
-        config.require_askable(self.questions)
-        if "leak" in self.questions:
-            require_auditable(config)
-        require_sound(config.variants().values() or [config.run_config()], self.own)
+        self._require_possible()
         finished = (out / STUDY_RECORD).is_file()
         if finished:
             tidy_finished(out)
@@ -174,6 +216,29 @@ class _Asked:
             if not (out / REPORT).is_file():
                 write_study_page(done)
         return done
+
+    def shard(self, shard: Shard) -> list[Run]:
+        """Train a share of the runs. The study's folder is not held: its other shards, and their folders, are there."""
+        self._require_possible()
+        if not (self.out / STUDY_RECORD).is_file():
+            refuse_full(self.out, STUDY_CONFIG)
+        self._refuse_another(resume=True)
+        material = gather(self.data, self.config, self.session).material
+        self._settle_identity(material.identity(self._shown_split()))
+        if "compare" in self.questions:
+            require_comparable(self.config, material)
+        part = [(run.name, run.config) for run in shard.part(planned_runs(self.config, self.questions))]
+        store = RunStore(material, self.out / "runs", planned=len(part), own=self.own)
+        store.train_part(part)
+        return [store.train(*run) for run in part]
+
+    def _require_possible(self) -> None:
+        """Raise ConfigError where the settings cannot answer the questions, or a network of the user's own is bad."""
+        config = self.config
+        config.require_askable(self.questions)
+        if "leak" in self.questions:
+            require_auditable(config)
+        require_sound(config.variants().values() or [config.run_config()], self.own)
 
     def _answer(
         self, gathered: Gathered, given: pd.DataFrame | None, asked_ids: np.ndarray | None

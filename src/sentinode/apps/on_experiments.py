@@ -12,6 +12,7 @@ import typer
 from sentinode.apps.options import (
     Address,
     Cache,
+    Collect,
     Config,
     Data,
     Device,
@@ -26,11 +27,13 @@ from sentinode.apps.options import (
     PseudoLabels,
     Resume,
     Settings,
+    ShardName,
     Slides,
     Spacing,
     Threads,
     Workers,
     asked_run,
+    asked_shard,
     asked_student,
     asked_study,
     origin_of,
@@ -48,11 +51,13 @@ from sentinode.apps.paths import (
     require_tables,
     what_to_compare,
 )
-from sentinode.errors import ConfigError
+from sentinode.errors import ConfigError, RunError
 
 if TYPE_CHECKING:
     from sentinode.config.study import StudyConfig
+    from sentinode.engine.shard import Shard
     from sentinode.progress import Progress
+    from sentinode.runs.study_record import StudyQuestion
     from sentinode.session import Session
 
 _LEAK_FOLDS = 3
@@ -82,13 +87,17 @@ def study(
     engine: EngineName = "here",
     processes: ProcessCount = None,
     address: Address = None,
+    shard: ShardName = None,
+    collect: Collect = False,
 ) -> None:
     """Run the whole study: check, explore, split, compare, tune, predict, report."""
     asked = asked_study(preset, config, settings, slides, groups, group_by, folds, spacing=spacing, default="quick")
-    asked.require_askable(["compare", "tune"] if asked.tune else ["compare"])
+    questions: list[StudyQuestion] = ["compare", "tune"] if asked.tune else ["compare"]
+    asked.require_askable(questions)
     if data is not None:
         require_data(data)
-    require_place(out, "study.toml", resume=resume)
+    part = asked_shard(shard, collect=collect)
+    require_place(out, "study.toml", resume=resume or collect or part is not None)
     own = own_network(networks)
 
     from sentinode.api import study as api
@@ -100,13 +109,48 @@ def study(
         if data is None:
             console.notice("no DATA was given: the study uses a phantom, which is synthetic tissue")
         root, origin = data or default_phantom(session), origin_of(preset, config, "quick")
-        result = api.study(root, asked, out, session, preset=origin, resume=resume, network=own)
+        if part is not None:
+            _train_shard(part, root, asked, out, session, questions, own)
+            return
+        if collect:
+            _require_collected(asked, out, questions, own)
+        result = api.study(root, asked, out, session, preset=origin, resume=resume or collect, network=own)
     for text in result.record.notices:
         console.notice(text)
     results.show_study(result)
     console.say(f"{out / 'report.html'}")
     if result.record.submission_rows:
         console.say(f"{out / 'submission.csv'}")
+
+
+def _train_shard(
+    shard: Shard,
+    data: Path,
+    asked: StudyConfig,
+    out: Path,
+    session: Session,
+    questions: list[StudyQuestion],
+    own: dict[str, Callable[[], Any]] | None,
+) -> None:
+    from sentinode.api.study import train_shard
+    from sentinode.apps import console
+
+    runs = train_shard(data, asked, out, shard, session, questions=questions, network=own)
+    console.say(f"shard {shard}: {len(runs)} runs are finished; give --collect when all shards are")
+
+
+def _require_collected(
+    asked: StudyConfig, out: Path, questions: list[StudyQuestion], own: dict[str, Callable[[], Any]] | None
+) -> None:
+    """Raise RunError where a shard has not done its share."""
+    from sentinode.api.study import unfinished
+
+    if left := unfinished(asked, out, questions, network=own):
+        raise RunError(
+            f"{len(left)} runs of its shards are not finished (first: {left[0]})",
+            where=out,
+            remedy="Give the shards again; what is finished is not done twice. Or train the rest here, with --resume.",
+        )
 
 
 def train(
@@ -242,6 +286,8 @@ def compare(
     engine: EngineName = "here",
     processes: ProcessCount = None,
     address: Address = None,
+    shard: ShardName = None,
+    collect: Collect = False,
 ) -> None:
     """Train variants on the same patches, splits, seeds and batch order, and judge the differences.
 
@@ -254,6 +300,7 @@ def compare(
     given = [first, *map(Path, more or [])]
     of_training: dict[str, object] = {"--variants": variants, "--seeds": seeds, "--folds": folds, "--leak": leak}
     of_training |= {"--preset": preset, "--groups": groups, "--group-by": group_by, "--resume": resume}
+    of_training |= {"--shard": shard, "--collect": collect}
     match what_to_compare(first, given):
         case "tables":
             why = "is for runs that are still to be trained, but tables of predictions were given"
@@ -273,19 +320,27 @@ def compare(
             why, remedy = "is for finished runs, but none was given", "Give folders of runs in place of DATA."
             _refuse({"--data": patches, "--labels": labels}, why, remedy=remedy)
             require_settings_files(named := [*(variants or []), *(more or [])])
-            require_place(out, "study.toml", resume=resume)
+            part = asked_shard(shard, collect=collect)
+            require_place(out, "study.toml", resume=resume or collect or part is not None)
             own = own_network(networks)
             compares = bool(named or own) or not leak
             asked = _to_train(asked, named, len(own or ()), seeds, compares=compares, leak=leak)
+            wanted: dict[StudyQuestion, bool] = {"compare": compares, "leak": leak}
+            questions = [question for question, is_asked in wanted.items() if is_asked]
 
             from sentinode.api.study import compare
             from sentinode.apps import console, results
 
             with console.steps() as progress:
-                origin = origin_of(preset, config, "fair")
+                session = begin(progress)
+                if part is not None:
+                    _train_shard(part, first, asked, out, session, questions, own)
+                    return
+                if collect:
+                    _require_collected(asked, out, questions, own)
                 result = compare(
-                    first, asked, out, begin(progress), preset=origin, resume=resume, variants=compares, leak=leak,
-                    network=own,
+                    first, asked, out, session, preset=origin_of(preset, config, "fair"), resume=resume or collect,
+                    variants=compares, leak=leak, network=own,
                 )  # fmt: skip
             results.show_study(result)
             console.say(f"{out / 'report.html'}")

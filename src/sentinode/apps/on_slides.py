@@ -16,7 +16,9 @@ from sentinode.apps.options import (
     Networks,
     ProcessCount,
     Resume,
+    ShardName,
     Threads,
+    asked_shard,
     own_network,
     session_of,
 )
@@ -65,12 +67,13 @@ def slides(
     engine: EngineName = "here",
     processes: ProcessCount = None,
     address: Address = None,
+    shard: ShardName = None,
 ) -> None:
     """Judge whole slides: a heat map, lesions and pictures of each, and a table and a page of all."""
     require_results(run)
     require_slides(sources)
     require_table(at)
-    own = own_network(networks)
+    part, own = asked_shard(shard), own_network(networks)
 
     from sentinode.api import slides as api
     from sentinode.apps import console, results
@@ -90,9 +93,13 @@ def slides(
             stride=stride,
             dense=dense,
             network=own,
+            shard=part,
         )
     results.show_slides(record)
-    console.say(f"{out / 'report.html'}")
+    if part is None:
+        console.say(f"{out / 'report.html'}")
+    else:
+        console.say(f"shard {shard}: {len(record.rows)} slides; give --resume without --shard when all shards are done")
     if record.failed:
         raise SystemExit(1)
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sentinode.apps.paths import require_table
+from sentinode.engine.shard import Shard
 from sentinode.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -101,6 +102,17 @@ Threads = Annotated[
     typer.Option(min=1, metavar="N", help="Threads for computation (default: one for each free processor)."),
 ]
 
+ShardName = Annotated[
+    str | None,
+    typer.Option(
+        "--shard",
+        metavar="K/N",
+        help="Do the K-th of N shares of the work, as 3/20: for the jobs of a batch system, side by side.",
+    ),
+]
+Collect = Annotated[
+    bool, typer.Option("--collect", help="End the work of all shards: compare, predict, write the pages.")
+]
 EngineName = Annotated[
     str,
     typer.Option(
@@ -199,6 +211,13 @@ def asked_student(student: str, teacher: Path, settings: list[str] | None) -> Ru
                 f"setting {name!r} is the teacher's", where="the options", remedy="Leave it out, or use train."
             )
     return override(_base(preset, config, "swift").run_config(), given, where="the options")
+
+
+def asked_shard(shard: str | None, *, collect: bool = False) -> Shard | None:
+    """The shard that a command line asks for; raises ConfigError for what is none, or where all are to be collected."""
+    if shard is not None and collect:
+        raise ConfigError("--shard and --collect cannot be used together", remedy="Collect when all shards are done.")
+    return None if shard is None else Shard.parse(shard)
 
 
 def _base(preset: str | None, config: Path | None, default: str) -> StudyConfig:

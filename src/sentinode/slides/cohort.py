@@ -13,6 +13,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Final, Literal
 
@@ -30,6 +31,7 @@ from sentinode.slides.judging import (
     SlideEntry,
     SlideSettings,
     digest_of_table,
+    judge_alone,
     judge_slide,
     open_entry,
     prepare_slide,
@@ -193,6 +195,31 @@ def judge_cohort(
     write_text(out / QUPATH_SCRIPT, _qupath_script(record))
     write_record(out / COHORT_RECORD, record)
     return record
+
+
+def judge_shard(
+    entries: Sequence[SlideEntry], model: Model, settings: SlideSettings, out: Path, session: Session
+) -> list[SlideRow]:
+    """Judge some slides of a cohort that other processes judge other slides of; the folder `out` is not held.
+
+    The cohort's table, record and script are left to `judge_cohort`, which finds what is finished. Raises ConfigError
+    where the cohort was begun with another model or other settings.
+    """
+    require_tifffile()
+    begin_cohort(out, model.digest, settings)
+    if session.engine is not None:
+        rows = _judge_together(entries, model, settings, out, session)
+        return [rows[entry] for entry in entries]
+    found = []
+    for number, entry in enumerate(entries, 1):
+        told = partial(session.progress, f"judge {entry.name}")
+        try:
+            judge_alone(entry, model, settings, out / entry.name, told)
+            found.append(_row_of(entry, open_slide_record(out / entry.name)))
+        except Exception as error:
+            found.append(_failed(entry, error))
+        session.progress("slides", number, len(entries))
+    return found
 
 
 def _judge_here(

@@ -19,7 +19,7 @@ from PIL import Image
 from scipy import ndimage
 
 import sentinode
-from sentinode.artefacts import write_atomically
+from sentinode.artefacts import hold, write_atomically
 from sentinode.errors import DataError, RunError
 from sentinode.inference.classifier import Classifier
 from sentinode.models.own import NONE, Recipes
@@ -218,6 +218,23 @@ def judge_slide(
         with Image.open(folder / THUMBNAIL) as picture:
             write_results(folder, found, record, picture.convert("RGB"))
         return record
+
+
+def judge_alone(
+    entry: SlideEntry, model: Model, settings: SlideSettings, folder: Path, told: Callable[[int, int], None]
+) -> None:
+    """Look at a slide and judge it, its folder held, for other processes may judge slides beside it.
+
+    `told` hears how many cells of how many are judged. What is finished is only checked. Raises DataError where the
+    slide cannot be judged, RunError where another process judges it or the folder has results of something else.
+    """
+    if (folder / SLIDE_MANIFEST).exists():
+        prepare_slide(entry, model, settings, folder)
+        return
+    with hold(folder):
+        cells = prepare_slide(entry, model, settings, folder)
+        if cells is not None:
+            judge_slide(entry, model, settings, folder, lambda done: told(done, cells))
 
 
 def _look_at_slide(

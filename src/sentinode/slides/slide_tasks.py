@@ -7,7 +7,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
-from sentinode.artefacts import hold
 from sentinode.config.run import RunningConfig
 from sentinode.engine.engine import Watch, in_sight
 from sentinode.engine.task import Desk, EngineTask, TaskOutcome
@@ -15,8 +14,7 @@ from sentinode.errors import RunError
 from sentinode.runs.load import classifier_of, digest_of_model, open_runs
 from sentinode.runs.training_tasks import needs_of, sent_along, workplace
 from sentinode.session import Session
-from sentinode.slides.judging import Model, SlideEntry, SlideSettings, judge_slide, prepare_slide
-from sentinode.slides.outputs import SLIDE_MANIFEST
+from sentinode.slides.judging import Model, SlideEntry, SlideSettings, judge_alone
 
 ALL_SLIDES: Final = "slides"
 """The step that all slides of a cohort are parts of."""
@@ -73,12 +71,4 @@ def do(task: EngineTask, desk: Desk) -> None:
                 raise RunError("is another model than the task is of", where=given["model"], remedy="Give it again.")
             _open[found.digest] = found
         model = _open[task.digests["model"]]
-        if (folder / SLIDE_MANIFEST).exists():
-            prepare_slide(entry, model, settings, folder)  # that it is what was asked for
-            return
-        with hold(folder):
-            cells = prepare_slide(entry, model, settings, folder)
-            if cells is not None:
-                judge_slide(
-                    entry, model, settings, folder, lambda done: desk.progress(f"judge {entry.name}", done, cells)
-                )
+        judge_alone(entry, model, settings, folder, lambda *cells: desk.progress(f"judge {entry.name}", *cells))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from sentinode.config.run import DrawnSplit, RunConfig, Scalar, Value
 from sentinode.config.study import StudyConfig
-from sentinode.errors import ConfigError
+from sentinode.errors import ConfigError, SentinodeError, TasksError
 from sentinode.models.own import NONE, Recipes
 from sentinode.progress import ALL_RUNS
 from sentinode.runs.material import Material
@@ -21,6 +22,15 @@ from sentinode.splits.split import Split
 from sentinode.studies.comparison import Comparison, paired
 
 _AS_SET: Final = "as-set"  # the only variant of a study that compares none
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """A run that a study asks for: of which variant it is, its folder's name, and its settings."""
+
+    variant: str
+    name: str
+    config: RunConfig
 
 
 class RunStore:
@@ -71,6 +81,25 @@ class RunStore:
         train_together(self.material, list(first.values()), self.own, done=others, total=self._planned)
         self._asked_for.update(name for name, _ in asked)
 
+    def train_part(self, asked: Sequence[tuple[str, RunConfig]]) -> None:
+        """Train what is not there yet, with the session's engine or without; a run that fails stops no other.
+
+        Raises TasksError where some could not be trained; the others are.
+        """
+        self.train_all(asked)
+        failed: list[str] = []
+        for name, config in asked:
+            try:
+                self.train(name, config)
+            except SentinodeError as error:
+                failed.append(f"{name}: {str(error).rstrip('.')}")
+        if failed:
+            raise TasksError(
+                f"{len(failed)} of {len(asked)} failed: {'; '.join(failed)}",
+                where=self.folder,
+                remedy="The others are finished; correct that, and give the same command again.",
+            )
+
     def _tell(self) -> None:
         if len(self._asked_for) < self._planned:
             self.material.session.progress(ALL_RUNS, len(self._asked_for), self._planned)
@@ -105,10 +134,20 @@ def grid(config: StudyConfig) -> list[tuple[str, dict[str, Scalar]]]:
 
 def compare_variants(config: StudyConfig, store: RunStore) -> Comparison:
     """Train every variant of the config on every seed and fold; without variants the config alone."""
+    require_comparable(config, store.material)
     settings = config.compare.variants or {_AS_SET: {}}
+    return paired(_train(settings, runs_of_comparison(config), store))
+
+
+def runs_of_comparison(config: StudyConfig) -> list[PlannedRun]:
+    """Every variant's run on every seed and fold, in the order in which they are trained."""
+    return _planned(config, config.variants() or {_AS_SET: config.run_config()})
+
+
+def require_comparable(config: StudyConfig, material: Material) -> None:
+    """Raise ConfigError where variants would validate on other patches, or be the same runs."""
     configs = config.variants() or {_AS_SET: config.run_config()}
-    _refuse_twins(configs, require_same_validation(config, configs, store.material))
-    return paired(_train(config, settings, configs, store))
+    _refuse_twins(configs, require_same_validation(config, configs, material))
 
 
 def require_same_validation(
@@ -146,9 +185,14 @@ def audit_leak(config: StudyConfig, store: RunStore) -> Comparison:
     once under each split and seed, so differences are paired. Raises ConfigError as `require_auditable` does.
     """
     require_auditable(config)
-    base, splits = config.run_config(), audited_splits(config)
-    configs = {name: override(base, settings) for name, settings in splits.items()}
-    return paired(_train(config, splits, configs, store, prefix="leak-"), same_split=False)
+    return paired(_train(audited_splits(config), runs_of_audit(config), store), same_split=False)
+
+
+def runs_of_audit(config: StudyConfig) -> list[PlannedRun]:
+    """The runs of each split that an audit compares, in the order in which they are trained."""
+    base = config.run_config()
+    configs = {name: override(base, settings) for name, settings in audited_splits(config).items()}
+    return _planned(config, configs, prefix="leak-")
 
 
 def audited_splits(config: StudyConfig) -> dict[str, dict[str, Scalar]]:
@@ -168,21 +212,19 @@ def require_auditable(config: StudyConfig) -> None:
         )
 
 
-def _train(
-    config: StudyConfig,
-    settings: Mapping[str, Mapping[str, Value]],
-    configs: Mapping[str, RunConfig],
-    store: RunStore,
-    *,
-    prefix: str = "",
-) -> list[Variant]:
-    runs: dict[str, list[Run]] = {name: [] for name in configs}
-    asked = [  # variants within a split: its pixels are prepared once
-        (variant, f"{prefix}{variant}-{place}", override(own, of_place))
+def _planned(config: StudyConfig, configs: Mapping[str, RunConfig], *, prefix: str = "") -> list[PlannedRun]:
+    return [  # variants within a split: its pixels are prepared once
+        PlannedRun(variant, f"{prefix}{variant}-{place}", override(own, of_place))
         for place, of_place in grid(config)
         for variant, own in configs.items()
     ]
-    store.train_all([(name, own) for _, name, own in asked])
-    for variant, name, own in asked:
-        runs[variant].append(store.train(name, own))
+
+
+def _train(
+    settings: Mapping[str, Mapping[str, Value]], planned: Sequence[PlannedRun], store: RunStore
+) -> list[Variant]:
+    runs: dict[str, list[Run]] = {name: [] for name in settings}
+    store.train_all([(run.name, run.config) for run in planned])
+    for run in planned:
+        runs[run.variant].append(store.train(run.name, run.config))
     return [Variant(name, settings[name], tuple(of_variant)) for name, of_variant in runs.items()]

@@ -28,7 +28,7 @@ from sentinode.runs.run import Run
 from sentinode.runs.variant import Variant
 from sentinode.settings import folder_name, override, short_name
 from sentinode.studies.comparison import Comparison, paired
-from sentinode.studies.training import RunStore, grid, require_same_validation
+from sentinode.studies.training import PlannedRun, RunStore, grid, require_same_validation
 
 _DEFAULT_TRIALS: Final = 20
 _JOURNAL: Final = "optuna.journal"
@@ -66,6 +66,25 @@ def search(config: StudyConfig, store: RunStore, folder: Path) -> Tuning:
             study.tell(trial, _mean_score(runs, base.fit.metric))
         found = _in_order(study, variants, config, base, store)
     return Tuning(paired(found), _count(study, TrialState.PRUNED))
+
+
+def runs_of_grid(config: StudyConfig) -> list[PlannedRun]:
+    """The runs of a search that tries the points of a grid to the end; none for others: they learn from run to run."""
+    asked, base = config.search, config.trials_base()
+    if asked.sampler != "grid" or asked.pruner != "none":
+        return []
+    points = [dict(zip(asked.search, point, strict=True)) for point in _points(asked)[: trial_count(asked)]]
+    return [
+        PlannedRun(variant_name(point), _run_name(point, place), override(base, {**point, **of_place}))
+        for point in points
+        for place, of_place in grid(config)
+    ]
+
+
+def _points(config: TuneConfig) -> list[tuple[Scalar, ...]]:
+    """A grid's points in an order of the seed's."""
+    points = list(itertools.product(*(space for space in config.search.values() if isinstance(space, list))))
+    return [points[at] for at in np.random.default_rng(config.seed).permutation(len(points))]
 
 
 def _train_trial(
@@ -175,12 +194,10 @@ class _Draws(optuna.samplers.BaseSampler):
         return inner.sample_independent(study, trial, param_name, param_distribution)
 
     def _first_unfinished_point(self, study: optuna.Study) -> dict[str, Scalar]:
-        """The grid's points stand in an order of the seed's; the journal tells which are finished."""
+        """The journal tells which are finished."""
         settled = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
         done = {repr([trial.params[name] for name in self._names]) for trial in settled}
-        points = list(itertools.product(*(space for space in self._config.search.values() if isinstance(space, list))))
-        order = np.random.default_rng(self._config.seed).permutation(len(points))
-        point = next(points[at] for at in order if repr(list(points[at])) not in done)
+        point = next(point for point in _points(self._config) if repr(list(point)) not in done)
         return dict(zip(self._names, point, strict=True))
 
 
