@@ -22,7 +22,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     (start,) = (cell for cell in notebook.cells if cell["id"] == "start")
     assert "patches=800, slides=16" in start["source"]
-    start["source"] = start["source"].replace("patches=800, slides=16", "patches=300, slides=12")
+    start["source"] = start["source"].replace("patches=800, slides=16", "patches=200, slides=12")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
         at_place = {"metadata": {"path": str(place)}}

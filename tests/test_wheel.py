@@ -36,7 +36,7 @@ assert Path(sentinode.__file__).is_relative_to(sys.argv[1]), sentinode.__file__
 assert not any(path.endswith("src") for path in sys.path), sys.path
 small = ["--set", "fit.epochs=1", "--set", "seeds=[25]", "--set", "tune=none", "--set", "compare.replicates=100"]
 for arguments in (
-    ["phantom", "phantom", "--patches", "300", "--slides", "12"],
+    ["phantom", "phantom", "--patches", "160", "--slides", "12"],
     ["study", "phantom", "--preset", "quick", "--out", "study", "--cache", "cache", *small],
     ["predict", "study", "phantom", "--out", "again.csv", "--cache", "cache"],
 ):

@@ -16,6 +16,7 @@ import sentinode
 from sentinode.config.presets import load_preset
 from sentinode.config.study import StudyConfig
 from sentinode.errors import DataError, RunError, SubmissionError
+from sentinode.explain import explanation
 from sentinode.explain.explanation import Explanation
 from sentinode.phantom.phantom import write_phantom
 from sentinode.records import read_record
@@ -170,13 +171,15 @@ def test_a_study_is_not_resumed_with_other_data_or_another_question(
     assert {path: path.read_bytes() for path in before} == before
 
 
-def test_a_study_of_enough_validation_patches_says_what_its_choice_looks_at(tmp_path: Path) -> None:
+def test_a_study_of_enough_validation_patches_says_what_its_choice_looks_at(
+    phantom_folder: Path, session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It is sealed with the study, and its mistakes stand beside their maps."""
-    data, out = tmp_path / "data", tmp_path / "study"
-    write_phantom(data, patches=560, slides=8, seed=3, workers=1)
+    monkeypatch.setattr(explanation, "EXAMINED", 48)
+    out = tmp_path / "study"
     settings = {"fit.epochs": 1, "predict.views": 1, "split.validation_fraction": 0.3, "seeds": [25]}
     config = override(load_preset("fair"), settings)
-    sentinode.compare(data, config, out, Session(tmp_path / "cache", workers=1))
+    sentinode.compare(phantom_folder, config, out, session)
     found = read_record(out / STUDY_EXPLANATION, Explanation)
     assert STUDY_EXPLANATION.as_posix() in StudyRecord.read(out).sha256
     assert [exam.method for exam in found.exam.methods] == ["cam", "occlusion", "constant", "edges"]
