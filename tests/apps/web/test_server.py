@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 from starlette.testclient import TestClient
@@ -173,12 +174,14 @@ def test_what_is_wrong_is_told_in_one_line(
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # the command silences its decoders
-def test_malformed_uploads_are_never_the_services_fault(client: TestClient) -> None:
-    rng = np.random.default_rng(19)
+def test_malformed_uploads_are_never_the_services_fault_and_memory_stays_flat(client: TestClient) -> None:
+    rng, process = np.random.default_rng(19), psutil.Process()
     whole = [encode_tiff(PATCHES[0]), *(encoded(PATCHES[0], kind) for kind in ("PNG", "JPEG", "WEBP", "TIFF", "BMP")),
              encoded(PATCHES[0], "TIFF", compression="jpeg")]  # fmt: skip
-    statuses = set()
+    statuses, held = set(), 0
     for number in range(500):
+        if number == 150:  # once all decoders were asked
+            held = process.memory_info().rss
         content = bytearray(npy(PATCHES[:1]) if number % 10 == 9 else whole[number % len(whole)])
         for at in rng.integers(0, min(len(content), (40, 400, len(content))[number % 3]), 1 + number % 7):
             content[at] = rng.integers(256)
@@ -198,6 +201,7 @@ def test_malformed_uploads_are_never_the_services_fault(client: TestClient) -> N
             require_problem(answer)
     assert statuses <= {200, 400, 422}
     assert 422 in statuses
+    assert process.memory_info().rss - held < 8 * 2**20
     assert client.get("/readyz").text == "ready\n"
 
 
@@ -215,6 +219,41 @@ def test_bodies_are_bounded_before_they_are_read(classifier: Classifier) -> None
 def test_names_are_data_and_stay_in_one_line(client: TestClient) -> None:
     answer = client.post("/v1/predict", files={"files": ("../<script>a\u202eb", b"nothing")})
     assert require_problem(answer, 422).startswith("<script>a\\u202eb: is not an image")  # in JSON, which is no markup
+
+
+@pytest.mark.parametrize(
+    ("header", "value"),
+    [
+        ("content-security-policy", "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
+         "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"),
+        ("cross-origin-opener-policy", "same-origin"),
+        ("cross-origin-resource-policy", "same-origin"),
+        ("permissions-policy", "camera=(), geolocation=(), microphone=()"),
+        ("referrer-policy", "no-referrer"),
+        ("x-content-type-options", "nosniff"),
+        ("cache-control", "no-store"),
+    ],
+)  # fmt: skip
+def test_each_header_is_on_answers_of_every_kind(
+    client: TestClient, classifier: Classifier, header: str, value: str
+) -> None:
+    locked = TestClient(application(service_of(classifier), token=TOKEN), base_url=LOOPBACK)
+    kinds = {
+        200: client.get("/"),
+        401: locked.get("/v1/model"),
+        403: client.get("/v1/model", headers={"origin": "https://evil.example"}),
+        404: client.get("/no"),
+        405: client.delete("/v1/model"),
+        413: client.post("/v1/predict", content=b"", headers={"content-length": "99999999999"}),
+        415: client.post("/v1/predict"),
+        421: client.get("/", headers={"host": "evil.example"}),
+        422: client.post(
+            "/v1/predict?threshold=2", content=npy(PATCHES), headers={"content-type": "application/x-npy"}
+        ),
+    }
+    assert {status: answer.status_code for status, answer in kinds.items()} == {status: status for status in kinds}
+    assert {answer.headers[header] for answer in kinds.values()} == {value}
+    assert len(HEADERS) == 7
 
 
 @pytest.mark.parametrize(

@@ -83,8 +83,8 @@ class Gate:
     names: Collection[str]
     """That `Host` may say, beside localhost and addresses, which no other site can make its own."""
     token: bytes | None
-    held: set[int]
-    """The requests with a body that are in the house."""
+    held: dict[int, int]
+    """The requests with a body that are in the house, and how many bytes of it each may hold."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or pass it on."""
@@ -127,11 +127,11 @@ class Gate:
         if scope["method"] != "POST":
             await self.app(scope, bounded, send)
             return
-        self.held.add(id(scope))
+        self.held[id(scope)] = self._bytes_held(scope, headers)
         try:
             await self.app(scope, bounded, send)
         finally:
-            self.held.discard(id(scope))
+            del self.held[id(scope)]
 
     def _refused(self, scope: Scope, headers: Headers) -> tuple[int, str] | None:
         host = headers.get("host", "")
@@ -149,9 +149,16 @@ class Gate:
             return 400, "Content-Length: is no number. Leave it to your HTTP client."
         if int(length) > self._most_bytes(scope):
             return self._too_large(scope)
-        if scope["method"] == "POST" and len(self.held) >= self.limits.posts:
-            return 429, f"{self.limits.posts} requests are being answered. Come again in {_AGAIN_S} s."
+        if scope["method"] == "POST":
+            held = sum(self.held.values()) + self._bytes_held(scope, headers)
+            if len(self.held) >= self.limits.posts or held > self.limits.held_bytes:
+                return 429, f"{len(self.held)} requests are being answered. Come again in {_AGAIN_S} s."
         return None
+
+    def _bytes_held(self, scope: Scope, headers: Headers) -> int:
+        """What a body may take of the memory: slides go to the disk."""
+        most = min(self._most_bytes(scope), self.limits.body_bytes)
+        return min(int(headers.get("content-length", most)), most)
 
     def _most_bytes(self, scope: Scope) -> int:
         is_slide = scope["method"] == "POST" and scope["path"] == SLIDES

@@ -34,6 +34,7 @@ from sentinode.apps.web.answers import (
     TrainingNeighbours,
 )
 from sentinode.apps.web.batcher import BusyError
+from sentinode.apps.web.connections import Connection
 from sentinode.apps.web.deep_zoom import Slides
 from sentinode.apps.web.gate import PROBLEM, SLIDES, Gate, problem
 from sentinode.apps.web.heat_maps import HeatMapFiles
@@ -47,7 +48,7 @@ from sentinode.inference.classifier import Pixels
 T = TypeVar("T")
 _STATIC: Final = Path(__file__).parent / "static"
 _GRACE_S: Final = 30
-_CONNECTIONS: Final = 512
+_BACKLOG: Final = 512
 _BEAT_S: Final = 15.0  # a stream without news says something, lest a proxy takes it for dead
 _IMAGE: Final = {"type": "string", "format": "binary"}
 _FILES: Final = {"schema": {"type": "object", "properties": {"files": {"type": "array", "items": _IMAGE}}}}
@@ -78,41 +79,43 @@ def application(service: Service, *, names: Collection[str] = (), token: str | N
     and the health of the service are to be had; None for everybody.
     """
     routes, limits = _routes(service), service.limits
-    return Gate(routes, service.metrics, limits, names, token.encode() if token else None, set())
+    return Gate(routes, service.metrics, limits, names, token.encode() if token else None, {})
 
 
-class _Server(uvicorn.Server):
-    """Uvicorn's, which says that it is about to stop before it waits for those who are still connected."""
+class Server(uvicorn.Server):
+    """Uvicorn's, with connections of our limits; those who hear of jobs are let go before it waits for the others."""
 
-    def __init__(self, config: uvicorn.Config, leave: Callable[[], None]) -> None:
-        super().__init__(config)
-        self._leave = leave
+    def __init__(self, app: ASGIApp, service: Service) -> None:
+        self._leave = service.leave
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http=Connection.within(service.limits),
+                log_level="error",
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                ws="none",
+                timeout_graceful_shutdown=_GRACE_S,
+            )
+        )
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Take nothing new, and answer what was begun."""
         self._leave()
         await super().shutdown(sockets)
 
 
 def serve(app: ASGIApp, service: Service, listening: socket.socket) -> None:
     """Answer on a bound socket until Ctrl-C or SIGTERM; requests that were begun are answered first."""
-    config = uvicorn.Config(
-        app,
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        ws="none",
-        limit_concurrency=_CONNECTIONS,
-        timeout_graceful_shutdown=_GRACE_S,
-    )
-    _Server(config, service.leave).run(sockets=[listening])
+    Server(app, service).run(sockets=[listening])
 
 
 def bound(host: str, port: int) -> socket.socket:
     """A socket that listens there; raises FailureError where it cannot, such as for a port that is taken."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family, backlog=_CONNECTIONS)
+        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise FailureError(

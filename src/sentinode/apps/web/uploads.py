@@ -33,12 +33,17 @@ class Limits:
 
     body_bytes: int = 16 * 2**20
     files: int = 256
+    headers_s: float = 10.0
+    """For the headers of a request to arrive in."""
+    unread_s: float = 30.0
+    """For a client to read what waits for it."""
     body_s: float = 20.0
     """For a body to arrive in, and for each MiB of a slide."""
     answer_s: float = 30.0
     """For an answer, from then on."""
-    posts: int = 32
-    """Requests with a body that are held at once."""
+    posts: int = 128
+    held_bytes: int = 256 * 2**20
+    """Requests with a body that are held at once, and the bytes of all their bodies."""
     patches_waiting: int = 2048
     streams: int = 64
     """Clients that hear of jobs at once."""
