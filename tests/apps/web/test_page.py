@@ -31,11 +31,13 @@ from sentinode.apps.web.service import Service, ShownMaps
 from sentinode.apps.web.uploads import Limits
 from sentinode.config.presets import load_preset
 from sentinode.data.images import encode_tiff
+from sentinode.explain.neighbours import NeighbourSearch
 from sentinode.inference.attribution import ExplainedLogit
 from sentinode.phantom.tissue import paint_section
 from sentinode.phantom.whole_slides import write_pyramid
 from sentinode.runs.load import digest_of_model
 from sentinode.runs.material import Material
+from sentinode.runs.run import Run
 from sentinode.runs.train import train_run
 from sentinode.session import Session
 from sentinode.settings import override
@@ -90,7 +92,9 @@ def model(pair: Path) -> Classifier:
 
 
 @pytest.fixture(scope="module")
-def address(pair: Path, model: Classifier, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def address(
+    pair: Path, model: Classifier, material: Material, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
     """Of a service with a judged slide and one that is not judged, in a thread of this process."""
     top, digest = tmp_path_factory.mktemp("page"), digest_of_model(pair)
     session = Session(top / "cache", torch.device("cpu"), workers=1)
@@ -103,7 +107,10 @@ def address(pair: Path, model: Classifier, tmp_path_factory: pytest.TempPathFact
     slides, jobs = Slides(top / "slides", top / "found"), Jobs(judge, digest, judge.settings)
     (top / "sent").mkdir()
     sent = SentSlides(top / "sent", slides, Limits())
-    service = Service(model, digest, maps=maps, limits=Limits(), slides=slides, sent=sent, jobs=jobs)
+    nearest = NeighbourSearch(Run.open(pair), material.patches, session=session)
+    service = Service(
+        model, digest, maps=maps, limits=Limits(), slides=slides, sent=sent, jobs=jobs, neighbours=nearest
+    )
     with bound("127.0.0.1", 0) as listening:
         server = uvicorn.Server(uvicorn.Config(application(service), log_level="error"))
         thread = threading.Thread(target=server.run, args=([listening],))
@@ -164,6 +171,14 @@ def put(page: Page, selector: str, value: object) -> None:
     )
 
 
+def requests(page: Page, path: str) -> int:
+    """How often the page has asked for such a path."""
+    named = f"({{ name }}) => name.includes({path!r})"
+    count: int = page.evaluate(f"performance.getEntriesByType('resource').filter({named}).length")
+    assert count > 0
+    return count
+
+
 def heat_of(page: Page) -> np.ndarray:
     """What is laid over the slide: RGBA."""
     page.wait("new Promise((go) => requestAnimationFrame(() => requestAnimationFrame(() => go(true))))")
@@ -177,7 +192,7 @@ def test_dropped_patches_get_cards_which_another_threshold_decides_without_the_s
     png = io.BytesIO()
     Image.fromarray(PATCHES[1]).save(png, "PNG")
     dropped(page, "#drop", **{"a.tif": encode_tiff(PATCHES[0]), "<i>b</i>.png": png.getvalue(), "c.tif": b"II*\0"})
-    page.wait("document.querySelectorAll('#patches .map:not([hidden])').length === 2")
+    page.wait("document.querySelectorAll('#patches .neighbours:not([hidden])').length === 2")
     page.wait("document.querySelector('#patches .refused')")
     said = page.evaluate("[...document.querySelectorAll('#patches .decision')].map((each) => each.textContent)")
     point, expected = model.operating_point("youden"), model(PATCHES[:2])
@@ -186,13 +201,26 @@ def test_dropped_patches_get_cards_which_another_threshold_decides_without_the_s
     assert page.evaluate(text("#patches li:nth-child(2) h3")) == "<i>b</i>.png"
     drawn = "[...document.querySelector('.patch').getContext('2d').getImageData(0, 0, 96, 96).data]"
     np.testing.assert_array_equal(np.reshape(page.evaluate(drawn), (96, 96, 4))[..., :3], PATCHES[0])
-    asked = page.evaluate("performance.getEntriesByType('resource').length")
+    asked = requests(page, "v1/predict")
     for limit, word in ((0, "Tumour"), (1, "No tumour")):
         put(page, "#decide-above", limit)
         said = page.evaluate("[...document.querySelectorAll('.decision')].slice(0, 2).map((each) => each.textContent)")
         assert all(told.startswith(f"{word}: ") for told in said)
-    assert page.evaluate("performance.getEntriesByType('resource').length") == asked
+    assert requests(page, "v1/predict") == asked
     page.complaints()  # the browser itself tells of the refused file
+
+
+def test_a_card_shows_the_nearest_training_patches_and_which_is_the_same(
+    page: Page, pair: Path, material: Material
+) -> None:
+    known = material.patches.pixels[material.patches.rows_of(np.array([min(Run.open(pair).training_ids)]))[0]]
+    dropped(page, "#drop", **{"a.tif": encode_tiff(known)})
+    page.wait("document.querySelectorAll('#patches .neighbours li').length === 6")
+    said = page.evaluate("[...document.querySelectorAll('#patches .neighbours li')].map((each) => each.textContent)")
+    assert [told.startswith("tumour, of s") for told in said].count(True) == 3
+    assert sum(told.endswith("similarity 1.000, the same patch") for told in said) == 1
+    assert "from training" in page.evaluate(text("#patches .warned"))
+    page.wait("document.querySelector('.neighbours canvas').width === 96")
 
 
 def test_the_threshold_of_the_heat_map_moves_without_the_service(page: Page) -> None:
@@ -200,7 +228,7 @@ def test_the_threshold_of_the_heat_map_moves_without_the_service(page: Page) -> 
     page.evaluate("document.querySelector('#outlined').click()")
     put(page, "#threshold", 0)
     everything = heat_of(page)[..., 3] > 0
-    asked = page.evaluate("performance.getEntriesByType('resource').length")
+    asked = requests(page, "heatmap_files")
     put(page, "#threshold", 0.5)
     above = heat_of(page)[..., 3] > 0
     put(page, "#threshold", 1)
@@ -208,7 +236,7 @@ def test_the_threshold_of_the_heat_map_moves_without_the_service(page: Page) -> 
     assert 0 < above.sum() < everything.sum()
     assert not (above & ~everything).any()
     assert not nothing.any()
-    assert page.evaluate("performance.getEntriesByType('resource').length") == asked
+    assert requests(page, "heatmap_files") == asked
 
 
 def test_where_the_networks_differ_is_a_layer_of_its_own(page: Page) -> None:

@@ -23,7 +23,7 @@ async function showModel() {
   byId("model").textContent = `${served.name}: ${served.kind} of ${networks}, trained on ${count(served.training_patches)} patches, ` +
     `validated on ${count(served.validation_patches)}; ${served.split}.${data} ` +
     (served.maps ? `Maps: ${served.maps.replace("_", " ")}, which passed its exam; orange for tumour, blue against, and the square is the centre that a label speaks of.` : `No maps: ${served.no_maps}.`) +
-    (served.no_neighbours ? ` No nearest training patches: ${served.no_neighbours}` : "");
+    (served.no_neighbours ? ` No nearest training patches: ${served.no_neighbours}.` : "");
   byId("scores").replaceChildren(...Object.entries(served.scores).map(([name, score]) => {
     const row = document.createElement("div"), term = document.createElement("dt"), value = document.createElement("dd");
     term.textContent = name.replaceAll("_", " ");

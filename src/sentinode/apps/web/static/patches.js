@@ -144,19 +144,22 @@ function showMap(figure, said) {
   figure.hidden = false;
 }
 
-// The nearest training patches of either class, each with its label, slide and similarity.
+// The nearest training patches of either class, each with its label, slide and similarity, and what more it has in common.
+const TIES = { equal: "the same patch", "nearly equal": "nearly the same patch", "shared tissue": "shares tissue with it" };
+
 function showNeighbours(item, neighbours) {
   const box = item.querySelector(".neighbours");
   box.hidden = false;
-  box.querySelector("ul").replaceChildren(...neighbours.map((each) => {
+  box.querySelector("p").textContent = neighbours.some(({ tie }) => tie) ? "The model knows this patch, or some of it, from training." : "";
+  box.querySelector("ul").replaceChildren(...neighbours.map(({ id, label, slide, similarity, tie, picture }) => {
     const row = document.createElement("li"), canvas = document.createElement("canvas"), words = document.createElement("span");
-    const label = each.label ? "tumour" : "no tumour";
-    row.className = each.label ? "tumour" : "clear";
-    words.textContent = `${label}, ${each.slide ? `slide ${each.slide}` : "slide unknown"}, similarity ${each.similarity.toFixed(3)}`;
+    const told = [label ? "tumour" : "no tumour", slide ? `of ${slide}` : "slide unknown", `similarity ${similarity.toFixed(3)}`, TIES[tie]];
+    row.className = label ? "tumour" : "clear";
+    row.title = id;
+    words.textContent = told.filter(Boolean).join(", ");
     canvas.setAttribute("role", "img");
-    canvas.setAttribute("aria-label", `training patch ${each.id}`);
-    row.title = each.id;
-    const bytes = Uint8Array.from(atob(each.picture.split(",")[1]), (c) => c.charCodeAt(0));
+    canvas.setAttribute("aria-label", `training patch ${id}`);
+    const bytes = Uint8Array.from(atob(picture.split(",")[1]), (c) => c.charCodeAt(0));
     imageOf(new Blob([bytes])).then((image) => drawn(image, canvas));
     row.append(canvas, words);
     return row;

@@ -13,7 +13,7 @@ const LAYERS = {
   probability: { words: "tumour probability", most: 1, least: 0.5 },
   disagreement: { words: "networks differ by", most: 0.5, least: 0 }, // a standard deviation of numbers from 0 to 1 is 0.5 at most
 };
-const STEP = 0.01, MOST_LISTED = 500, POINTER_MS = 120, MARGIN = 0.5;
+const STEP = 0.01, MOST_LISTED = 500, POINTER_MS = 120, MARGIN = 0.25;
 const NO_SLIDES = "No slides are here. Drop one, or start the service with --slides.";
 const RESEARCH = "For research; not a medical device.";
 
