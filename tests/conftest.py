@@ -15,6 +15,7 @@ from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+import hypothesis
 import jaxtyping
 import numpy as np
 import pytest
@@ -105,6 +106,10 @@ _LONGEST_FIRST = (
     "studies/test_training.py",
     "audit/test_overlaps.py",
 )
+
+
+hypothesis.settings.register_profile("untimed", deadline=None)  # a machine may be busy: no test asserts a time
+hypothesis.settings.load_profile("untimed")
 
 
 def pytest_configure() -> None:

@@ -69,7 +69,7 @@ def test_a_shift_in_any_direction_is_found(dx: int, dy: int) -> None:
 shifts = st.integers(-(PATCH - MIN_SHARED_PX), PATCH - MIN_SHARED_PX)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(dx=shifts, dy=shifts, seed=st.integers(0, 1000), smooth=st.booleans())
 def test_any_planted_shift_with_enough_shared_tissue_is_found(dx: int, dy: int, seed: int, smooth: bool) -> None:
     noise = np.random.default_rng(seed).integers(0, 256, (300, 300, 3), dtype=np.uint8)

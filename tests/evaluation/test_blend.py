@@ -32,7 +32,7 @@ def simplex(members: int, steps: int) -> np.ndarray:
     return np.array([(*w, steps - sum(w)) for w in others if sum(w) <= steps]) / steps
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.sampled_from([(2, 1000), (3, 60)]), st.integers(0, 10_000))
 def test_no_weights_of_a_grid_are_better(size: tuple[int, int], seed: int) -> None:
     members, steps = size

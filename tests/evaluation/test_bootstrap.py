@@ -35,7 +35,7 @@ def example(seed: int, *, ties: bool) -> tuple[np.ndarray, np.ndarray, np.ndarra
     return labels, np.round(probabilities, 1) if ties else probabilities, weights
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 100_000), st.booleans())
 def test_weighted_metrics_agree_with_scikit_learn(seed: int, ties: bool) -> None:
     labels, p, weights = example(seed, ties=ties)
@@ -54,7 +54,7 @@ def test_weighted_metrics_agree_with_scikit_learn(seed: int, ties: bool) -> None
         assert {name: got[name] for name in expected} == pytest.approx(expected, abs=2e-6)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 100_000), st.booleans())
 def test_a_weight_is_a_number_of_copies(seed: int, ties: bool) -> None:
     labels, p, weights = example(seed, ties=ties)
@@ -514,7 +514,7 @@ def test_equal_replicates_of_too_few_slides_are_called_too_few() -> None:
     assert "at least 3 would be needed" in told.reason
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.integers(0, 100_000),
     st.integers(1, 5),

@@ -55,7 +55,7 @@ def test_agreement_with_proc(a: np.ndarray, b: np.ndarray, p_value: float) -> No
     assert independent.delong(OUTCOME, b, a) == pytest.approx(-p_value, rel=1e-10)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 100_000), st.booleans())
 def test_agreement_with_the_definition_over_all_pairs(seed: int, ties: bool) -> None:
     rng = np.random.default_rng(seed)

@@ -27,7 +27,7 @@ def test_auc_by_hand() -> None:
     assert np.isnan(metrics.auc(labels, np.array([0.1, np.nan, 0.35, 0.8])))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 100_000), st.booleans())
 def test_agreement_with_scikit_learn(seed: int, ties: bool) -> None:
     labels, p = example(seed, ties=ties)
@@ -50,7 +50,7 @@ def test_agreement_with_scikit_learn(seed: int, ties: bool) -> None:
         assert metrics.sensitivity_at_specificity(labels, p, specificity) == pytest.approx(best)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 100_000))
 def test_auc_sees_order_only(seed: int) -> None:
     labels, p = example(seed, ties=True)

@@ -55,7 +55,7 @@ def test_least_cost_by_hand() -> None:
     assert "prevalence 0.1" in rare.rule
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.integers(0, 100_000))
 def test_no_other_threshold_is_better(seed: int) -> None:
     labels, p = example(seed)
@@ -73,7 +73,7 @@ def test_no_other_threshold_is_better(seed: int) -> None:
         assert own == pytest.approx(min(costs))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 100_000))
 def test_the_threshold_gives_what_the_point_says_in_any_order(seed: int) -> None:
     labels, p = example(seed)

@@ -64,7 +64,7 @@ def test_a_sample_larger_than_a_class_is_clipped_with_a_notice() -> None:
     assert f"clipped to {smaller}" in notices[0]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 10_000), st.integers(4, 60), st.floats(0.15, 0.5))
 def test_no_slide_stands_on_two_sides(seed: int, slides: int, fraction: float) -> None:
     data = candidates(400, slides=slides, seed=seed)
