@@ -189,3 +189,14 @@ def private_temporary_folder() -> Path:
 def environment_of(threads: int) -> dict[str, str]:
     """The environment of a process that is begun to compute in so many threads."""
     return {**os.environ, "OMP_NUM_THREADS": str(threads)}
+
+
+def keep_ray_to_itself(*, loopback: bool) -> None:
+    """Let Ray, which reads this when it is imported, report nothing home; with `loopback`, listen on the loopback only.
+
+    By itself it listens on every address of the machine, whatever address a node is given. The variable is meant for
+    systems on which Ray makes no clusters.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if loopback:
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")

@@ -331,6 +331,10 @@ def _engine(name: str, processes: int | None, address: str | None, device: torch
 
             gpus = torch.cuda.device_count() if device.type == "cuda" else 0
             return Local(processes, tuple(f"cuda:{k}" for k in range(gpus)) or (device.type,))
+        case _ if name == "ray" or name.startswith("ray://"):
+            from sentinode.engine.on_ray import OnRay
+
+            return OnRay(address if name == "ray" else name, processes)
         case _:
             told = f"unknown engine {name!r}"
             raise ConfigError(told, where="--engine", remedy="Give here, local, ray or ray://HOST:PORT.")
