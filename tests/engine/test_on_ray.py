@@ -16,7 +16,7 @@ import psutil
 import pytest
 import torch
 
-from engine.test_local import material_in, results_of
+from engine.test_local import material_in, results_of, task_named
 from sentinode.config.run import RunConfig
 from sentinode.engine.engine import Watch, in_sight, require_done
 from sentinode.engine.on_ray import OnRay
