@@ -321,6 +321,11 @@ def test_a_click_on_a_lesion_goes_there_and_the_link_opens_the_same_view(page: P
     page.goto(f"{address}#slide=none&x=a&zoom=-1&colours=red&threshold=7")
     page.wait(SHOWN)
     assert page.evaluate(text("#link-is")) == "The slide of the link, none, is not here."
+    page.goto(f"{address}#slide=judged&layer=none&colours=toString&threshold=7&opacity=-3&x=1e999&y=2&zoom=0")
+    page.wait(SHOWN)
+    assert page.evaluate("['colours', 'opacity', 'threshold'].map((id) => document.getElementById(id).value)") == [
+        "violet", "0", "1",
+    ]  # fmt: skip
 
 
 def test_the_scale_bar_is_as_long_as_it_says(page: Page) -> None:

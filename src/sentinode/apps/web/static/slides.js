@@ -20,8 +20,8 @@ const RESEARCH = "For research; not a medical device.";
 const byId = (id) => document.getElementById(id);
 const select = byId("slide"), layer = byId("layer"), colours = byId("colours"), opacity = byId("opacity"), threshold = byId("threshold"), outlined = byId("outlined");
 const thresholds = {}; // of each layer of the open slide
-let opened = null; // { card, path, viewer, cells, lesions, chosen }
-let turn = 0, model = null;
+let opened = null; // { card, path, viewer, cells, lesions, outlines, chosen }
+let turn = 0, looked = 0, model = null; // turns of slides and of cells: an answer that comes late is not for the one that is shown
 
 const percent = (p) => `${(100 * p).toFixed(1)} %`;
 const count = (n) => n.toLocaleString("en");
@@ -77,7 +77,7 @@ async function openSlide() {
     byId("sheet").hidden = false;
     opened = { card, path, viewer: deepZoom(card, path), cells: null, lesions, outlines: outlinesOf(lesions), chosen: -1 };
     byId("shown").hidden = !card.heat_map;
-    byId("judge").hidden = card.heat_map?.model_sha256 === model.model_sha256;
+    byId("judge").hidden = !card.spacing_um_per_px || card.heat_map?.model_sha256 === model.model_sha256;
     byId("remove").hidden = !card.uploaded;
     showFindings(card, lesions);
     if (card.heat_map) chooseLayers(card.heat_map);
@@ -93,7 +93,7 @@ async function openSlide() {
 
 function describe(card) {
   const um = card.spacing_um_per_px, found = card.heat_map;
-  const size = `${count(card.width_px)} x ${count(card.height_px)} pixels, ${um ? `${um[0].toPrecision(3)} um a pixel` : "of unknown spacing: no scale is shown"}`;
+  const size = `${count(card.width_px)} x ${count(card.height_px)} pixels, ${um ? `${um[0].toPrecision(3)} um a pixel` : "of unknown spacing: it has no scale, and cannot be judged"}`;
   const judged = found ? `judged in cells of ${found.step_um[0].toFixed(0)} um` : "not judged yet";
   const other = found && found.model_sha256 !== model.model_sha256 ? `, by another model (${found.model_sha256.slice(0, 12)})` : "";
   tellSlide(`${size}; ${judged}${other}`);
@@ -175,10 +175,11 @@ function keepView() {
 
 function applyView(view) {
   if (opened.card.heat_map) {
-    if (view.colours in MAPS) colours.value = view.colours;
+    if (Object.hasOwn(MAPS, view.colours ?? "")) colours.value = view.colours;
     if (view.opacity !== undefined) opacity.value = view.opacity;
     if (opened.card.heat_map.layers.includes(view.layer)) layer.value = view.layer;
-    if (view.slide === opened.card.name && view.threshold !== undefined) thresholds[layer.value] = view.threshold;
+    if (view.slide === opened.card.name && view.threshold !== undefined)
+      thresholds[layer.value] = Math.max(0, Math.min(LAYERS[layer.value].most, view.threshold));
     useLayer();
   }
   const { viewport } = opened.viewer;
@@ -273,9 +274,10 @@ function goToLesion(k) {
   if (!lesions.length) return;
   opened.chosen = (k + listed.length) % listed.length;
   [...listed].forEach((row, n) => (n === opened.chosen ? row.firstChild.setAttribute("aria-current", "true") : row.firstChild.removeAttribute("aria-current")));
-  listed[opened.chosen].scrollIntoView({ block: "nearest" });
-  const corners = ringsOf(lesions[opened.chosen]).flat(), [xs, ys] = [corners.map(([x]) => x), corners.map(([, y]) => y)];
-  const [left, top, right, bottom] = [Math.min(...xs), Math.min(...ys), Math.max(...xs), Math.max(...ys)];
+  byId("lesions").scrollTop = listed[opened.chosen].offsetTop - byId("lesions").clientHeight / 2; // the list alone, not the page
+  let [left, top, right, bottom] = [Infinity, Infinity, -Infinity, -Infinity];
+  for (const [x, y] of ringsOf(lesions[opened.chosen]).flat())
+    [left, top, right, bottom] = [Math.min(left, x), Math.min(top, y), Math.max(right, x), Math.max(bottom, y)];
   const margin = MARGIN * Math.max(right - left, bottom - top);
   viewport.fitBounds(viewport.imageToViewportRectangle(left - margin, top - margin, right - left + 2 * margin, bottom - top + 2 * margin), slower.matches);
 }
@@ -292,7 +294,7 @@ async function tellCell(point) {
   const { card, path, viewer } = opened, { x, y } = viewer.viewport.viewerElementToImageCoordinates(point);
   if (x < 0 || y < 0 || x >= card.width_px || y >= card.height_px) return;
   const place = `At ${count(Math.round(x))}, ${count(Math.round(y))}: `;
-  const mine = turn;
+  const mine = ++looked;
   const told = await ask(`${path}/cells?${new URLSearchParams({ x: x.toFixed(1), y: y.toFixed(1) })}`).then(
     ({ probability, disagreement, reason }) => [
       probability === null ? "not judged" : `tumour ${percent(probability)}`,
@@ -300,7 +302,7 @@ async function tellCell(point) {
     ].join("; "),
     (error) => error.message,
   );
-  if (mine === turn) byId("cell").textContent = place + told;
+  if (mine === looked && opened?.card === card) byId("cell").textContent = place + told;
 }
 
 // --- slides that come and go ---
