@@ -17,6 +17,7 @@ from sentinode.slides.guard import (
     Look,
     Unlike,
     features_of_cells,
+    features_of_patches,
     look_at,
     out_of_focus,
     raw_spacing,
@@ -81,6 +82,13 @@ def test_a_block_is_looked_at_as_its_patches_are(tissue_rgb: np.ndarray) -> None
     for cell_px in (16, 8):
         times = 32 // cell_px
         assert np.allclose(features_of_cells(block, cell_px)[::times, ::times], found, atol=1e-3)
+
+
+def test_patches_together_get_the_numbers_of_each_alone(tissue_rgb: np.ndarray) -> None:
+    patches = np.stack([tissue_rgb[k : k + 96, 5 * k : 5 * k + 96] for k in range(0, 90, 9)])
+    patches[3], patches[6] = 0, 255
+    alone = np.concatenate([features_of_cells(patch)[0] for patch in patches])
+    np.testing.assert_array_equal(features_of_patches(patches), alone)
 
 
 def test_what_is_out_of_focus_is_told_from_what_is_sharp_or_flat(tissue_rgb: np.ndarray) -> None:

@@ -192,6 +192,15 @@ def features_of_cells(rgb: UInt8[np.ndarray, "height width 3"], cell_px: int = C
     ).astype(np.float64)
 
 
+def features_of_patches(patches: Patches) -> Float[np.ndarray, "n 15"]:
+    """The same numbers of patches that lie nowhere: stacked, they are cells, of which every third is a patch's.
+
+    No number of a patch depends on what lies above or below it.
+    """
+    column = np.ascontiguousarray(patches).reshape(-1, PATCH_SIZE_PX, 3)
+    return features_of_cells(column)[:: PATCH_SIZE_PX // CENTRE_SIZE_PX, 0]
+
+
 def _tint(mean: Float[np.ndarray, "*cells 3"]) -> Float[np.ndarray, "*cells 2"]:
     """By how much green is denser than red, and than blue, as shares of all."""
     total = mean.sum(axis=-1) + 0.15

@@ -25,7 +25,7 @@ from sentinode.apps.web.uploads import RefusedError
 from sentinode.errors import DataError
 from sentinode.slides.cohort import cohort_of
 from sentinode.slides.judging import SlideEntry
-from sentinode.slides.reader import Overview, Slide, read_slide
+from sentinode.slides.reader import Slide, read_slide
 
 TILE_PX: Final = 256
 _OPEN_AT_ONCE: Final = 4  # slides, each with its cache of tiles
@@ -40,16 +40,22 @@ class _Opened:
 
     def __init__(self, slide: Slide) -> None:
         self.slide, self._lock = slide, threading.Lock()
-        self._overview: Overview | None = None
+        self._overview: list[tuple[Image.Image, tuple[float, float]]] = []
 
-    def overview(self) -> Overview:
-        """The whole slide in about 2,048 pixels."""
+    def overview(self, scale: float) -> tuple[Image.Image, tuple[float, float]]:
+        """The whole slide in at most about 2,048 pixels, as coarse as it may be for this scale; and what its own is."""
         with self._lock:
-            if self._overview is None:
+            if not self._overview:
                 size, along = self.slide.levels[0], self.slide.spacing or (_ASSUMED_UM, _ASSUMED_UM)
                 longest_um = max(size.width * along[0], size.height * along[1])
-                self._overview = self.slide.overview(longest_um / _OVERVIEW_PX)
-            return self._overview
+                whole = self.slide.overview(longest_um / _OVERVIEW_PX)
+                self._overview.append((Image.fromarray(whole.rgb), whole.scale))
+                while max((finer := self._overview[-1])[0].size) > 1:
+                    half = finer[0].reduce(2)
+                    self._overview.append((half, (finer[1][0] * 2, finer[1][1] * 2)))
+            return next(
+                (found for found in reversed(self._overview) if max(found[1]) <= scale * 1.01), self._overview[0]
+            )
 
 
 @dataclass(eq=False)
@@ -149,13 +155,13 @@ class Slides:
         fits = [k for k, of in enumerate(opened.slide.levels) if of.downsample <= scale * 1.01]
         finest = max(fits, key=lambda k: opened.slide.levels[k].downsample, default=0)
         ratio = scale / opened.slide.levels[finest].downsample
-        if ratio > _FARTHEST:
-            whole = opened.overview()
-            box = (left * scale / whole.scale[0], top * scale / whole.scale[1],
-                   (left + across) * scale / whole.scale[0], (top + down) * scale / whole.scale[1])  # fmt: skip
-            limit = whole.rgb.shape[1], whole.rgb.shape[0]
-            box = (box[0], box[1], min(box[2], limit[0]), min(box[3], limit[1]))
-            picture = Image.fromarray(whole.rgb).resize((across, down), Image.Resampling.BOX, box)
+        small = max(width, height) <= _OVERVIEW_PX
+        whole, wide = opened.overview(scale) if small or ratio > _FARTHEST else (None, (math.inf, math.inf))
+        if whole is not None and (max(wide) <= scale * 1.01 or ratio > _FARTHEST):
+            box = (left * scale / wide[0], top * scale / wide[1],
+                   min((left + across) * scale / wide[0], whole.width),
+                   min((top + down) * scale / wide[1], whole.height))  # fmt: skip
+            picture = whole.resize((across, down), Image.Resampling.BOX, box)
         else:
             first = round(left * ratio), round(top * ratio)
             size = opened.slide.levels[finest]
@@ -164,7 +170,9 @@ class Slides:
                     max(1, min(round(down * ratio), size.height - first[1])))  # fmt: skip
             rgb, _ = opened.slide.read_what_can_be(finest, *first, *read)
             picture = Image.fromarray(rgb)
-            if read != (across, down):
+            if ratio.is_integer() and read == (across * ratio, down * ratio):
+                picture = picture.reduce(int(ratio))
+            elif read != (across, down):
                 picture = picture.resize((across, down), Image.Resampling.BOX)
         file = io.BytesIO()
         picture.save(file, "JPEG", quality=_QUALITY)

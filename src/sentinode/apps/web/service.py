@@ -45,7 +45,7 @@ from sentinode.inference.attribution import METHODS, ExplainedLogit, attribute
 from sentinode.inference.attribution import Method as MapMethod
 from sentinode.inference.classifier import Classifier, Pixels
 from sentinode.records import read_record
-from sentinode.slides.guard import Unlike, features_of_cells, out_of_focus, unlike
+from sentinode.slides.guard import Unlike, features_of_patches, out_of_focus, unlike
 
 T = TypeVar("T")
 MOST_MAPS_WAITING: Final = 8
@@ -78,15 +78,16 @@ def examined_maps(folder: Path, classifier: Classifier, digest: str) -> ShownMap
     return ShownMaps(passed[0], ExplainedLogit.of(classifier), found.limit)
 
 
-def reasons_of(patch: Patch) -> list[str]:
-    """Why a patch is not like those of lymph node in H&E, as heat maps of slides say it; empty where it is like."""
-    features = features_of_cells(patch)
-    found = Unlike(int(unlike(features)[0, 0])).word
-    return [reason for reason in (found, "out of focus" if out_of_focus(features)[0, 0] else "") if reason]
+def reasons_of(patches: Pixels) -> list[list[str]]:
+    """Why each patch is not like those of lymph node in H&E, as heat maps of slides say it; empty where it is like."""
+    features = features_of_patches(patches)
+    told = zip(unlike(features).tolist(), out_of_focus(features).tolist(), strict=True)
+    return [[*([Unlike(code).word] if code else []), *(["out of focus"] if blurred else [])] for code, blurred in told]
 
 
-def _reasons_of_all(patches: Pixels) -> list[list[str]]:
-    return [reasons_of(patch) for patch in patches]
+def _looked_at(patches: Pixels) -> list[tuple[str, list[str]]]:
+    """The id of each patch, and its reasons."""
+    return [(patch_id(patch), reasons) for patch, reasons in zip(patches, reasons_of(patches), strict=True)]
 
 
 def _nearest(search: NeighbourSearch, patches: Pixels) -> list[list[TrainingPatch]]:
@@ -245,7 +246,7 @@ class Service:
         point = self._point(threshold)
         fitted = self.classifier.calibrations.get(calibration)
         probabilities, disagreements = await self.batcher.ask(patches)
-        looked = await self.in_thread(_reasons_of_all, patches)
+        looked = await self.in_thread(_looked_at, patches)
         return Judged(
             model=self.classifier.name,
             model_sha256=self.digest,
@@ -255,7 +256,7 @@ class Service:
             patches=[
                 JudgedPatch(
                     name=name,
-                    id=patch_id(patch),
+                    id=own_id,
                     probability=probability,
                     # One by one: a vector's last numbers may be computed by other instructions than its first.
                     calibrated_probability=float(fitted.apply(np.array([probability]))[0]) if fitted else None,
@@ -263,8 +264,8 @@ class Service:
                     disagreement=disagreement,
                     reasons=reasons,
                 )
-                for name, patch, probability, disagreement, reasons in zip(
-                    names, patches, probabilities.tolist(), disagreements.tolist(), looked, strict=True
+                for name, (own_id, reasons), probability, disagreement in zip(
+                    names, looked, probabilities.tolist(), disagreements.tolist(), strict=True
                 )
             ],
         )
