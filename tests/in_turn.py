@@ -1,8 +1,8 @@
-"""An engine for tests that does each task in this process, of what it was sent as JSON and nothing else."""
+"""Engines for tests that do each task in this process, of what they were sent as JSON and nothing else."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from pathlib import Path
 
 from sentinode.engine.engine import Attempts, Board, Watch
@@ -10,15 +10,23 @@ from sentinode.engine.task import Desk, EngineTask, TaskOutcome, do
 
 
 class InTurn:
-    def __init__(self) -> None:
-        self.sent: list[EngineTask] = []
+    """Begins as many tasks as may be done `at_a_time`, and does the one that was begun last first."""
 
-    def run(self, tasks: Iterable[EngineTask], watch: Watch) -> Iterator[TaskOutcome]:
-        attempts, board = Attempts(iter(tasks), pause_s=0), Board(watch, tasks)
-        while task := attempts.next():
-            self.sent.append(EngineTask.from_json(task.to_json()))
-            board.begun(task)
-            outcome = attempts.outcome(task, do(self.sent[-1], self._desk(self.sent[-1], watch, board)))
+    def __init__(self, at_a_time: int = 1) -> None:
+        self.sent: list[EngineTask] = []
+        self._at_a_time = at_a_time
+
+    def run(self, tasks: Iterable[EngineTask | None], watch: Watch) -> Generator[TaskOutcome, None, None]:
+        attempts, board, doing = Attempts(iter(tasks), pause_s=0), Board(watch, tasks), list[EngineTask]()
+        while True:
+            while len(doing) < self._at_a_time and (task := attempts.next()):
+                doing.append(EngineTask.from_json(task.to_json()))
+                self.sent.append(doing[-1])
+                board.begun(task)
+            if not doing and attempts.over:
+                return
+            task = doing.pop()
+            outcome = attempts.outcome(task, do(task, self._desk(task, watch, board)))
             board.ended(task, outcome)
             if outcome:
                 yield outcome

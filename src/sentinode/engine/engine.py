@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -44,11 +44,11 @@ class Watch:
 class Engine(Protocol):
     """Does tasks somewhere, several at a time."""
 
-    def run(self, tasks: Iterable[EngineTask], watch: Watch) -> Iterator[TaskOutcome]:
+    def run(self, tasks: Iterable[EngineTask | None], watch: Watch) -> Generator[TaskOutcome, None, None]:
         """The outcome of every task, as they end; each is tried three times at most.
 
-        The next task is asked of `tasks` when there is room for one, so what it is may depend on outcomes so far. Where
-        the caller stops asking, the tasks that are being done are stopped.
+        The next task is asked of `tasks` when there is room for one, so what it is may depend on outcomes so far; None
+        is said where it is not known yet. Where the caller stops asking, the tasks that are being done are stopped.
         """
 
 
@@ -56,7 +56,7 @@ class Engine(Protocol):
 class Attempts:
     """Which task is to be done next: new ones as they are asked for, and failed ones again after a pause."""
 
-    tasks: Iterator[EngineTask]
+    tasks: Iterator[EngineTask | None]
     pause_s: float = PAUSE_S
     _again: deque[tuple[float, EngineTask]] = field(default_factory=deque)
     _failed: dict[str, int] = field(default_factory=dict)
@@ -69,9 +69,11 @@ class Attempts:
             return self._again.popleft()[1]
         if self._asked_all:
             return None
-        task = next(self.tasks, None)
-        self._asked_all = task is None
-        return task
+        try:
+            return next(self.tasks)
+        except StopIteration:
+            self._asked_all = True
+            return None
 
     @property
     def over(self) -> bool:
@@ -96,7 +98,7 @@ class Attempts:
 class Board:
     """One view of all tasks: how many are done, doing and failed, and the own steps of a few that are being done."""
 
-    def __init__(self, watch: Watch, tasks: Iterable[EngineTask]) -> None:
+    def __init__(self, watch: Watch, tasks: Iterable[EngineTask | None]) -> None:
         self._watch, self._done, self._failed = watch, watch.done, 0
         self._count = watch.total or (len(tasks) if isinstance(tasks, Sequence) else None)
         self._doing: dict[str, dict[str, int]] = {}  # the totals of each task's open steps

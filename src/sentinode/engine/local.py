@@ -7,7 +7,7 @@ import queue
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
@@ -46,7 +46,7 @@ class Local:
         processes = self.processes or usual
         return processes, cpus or max(1, free // processes)
 
-    def run(self, tasks: Iterable[EngineTask], watch: Watch) -> Iterator[TaskOutcome]:
+    def run(self, tasks: Iterable[EngineTask | None], watch: Watch) -> Generator[TaskOutcome, None, None]:
         """See `Engine`."""
         attempts, board = Attempts(iter(tasks), self.pause_s), Board(watch, tasks)
         heard: queue.Queue[tuple[_Process, str | None]] = queue.Queue()

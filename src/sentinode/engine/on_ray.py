@@ -11,7 +11,7 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +43,7 @@ class OnRay:
     most: int | None = None
     pause_s: float = PAUSE_S
 
-    def run(self, tasks: Iterable[EngineTask], watch: Watch) -> Iterator[TaskOutcome]:
+    def run(self, tasks: Iterable[EngineTask | None], watch: Watch) -> Generator[TaskOutcome, None, None]:
         """See `Engine`."""
         with self._joined() as ray:
             yield from _Driver(ray, self, Attempts(iter(tasks), self.pause_s), Board(watch, tasks), watch).outcomes()

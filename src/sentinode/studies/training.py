@@ -43,7 +43,7 @@ class RunStore:
     def __init__(self, material: Material, folder: Path, *, planned: int = 0, own: Recipes = NONE) -> None:
         self.material, self.folder, self.own = material, folder, own
         self._runs: dict[str, Run] = {}
-        self._planned, self._asked_for = planned, set[str]()
+        self.planned, self._asked_for = planned, set[str]()
 
     def train(self, name: str, config: RunConfig, *, on_epoch: Callable[[dict[str, Any]], None] | None = None) -> Run:
         """The run of these settings: trained in `<folder>/<name>`, unless it is here under another name.
@@ -66,6 +66,15 @@ class RunStore:
         self._tell()
         return run
 
+    @property
+    def counted(self) -> int:
+        """How many of the planned runs were asked for."""
+        return len(self._asked_for)
+
+    def has(self, run: PlannedRun) -> bool:
+        """Whether it is there already, under whatever name."""
+        return run.config.digest() in self._runs or is_finished(self.folder / run.name)
+
     def train_all(self, asked: Sequence[tuple[str, RunConfig]]) -> None:
         """Have the session's engine, if there is one, train what is not there yet; `train` opens what it trained.
 
@@ -77,8 +86,8 @@ class RunStore:
         for name, config in asked:
             if (key := config.digest()) not in self._runs:
                 first.setdefault(key, (self.folder / name, config))
-        others = len(self._asked_for) + len(asked) - len(first)
-        train_together(self.material, list(first.values()), self.own, done=others, total=self._planned)
+        others = self.counted + len(asked) - len(first)
+        train_together(self.material, list(first.values()), self.own, done=others, total=self.planned)
         self._asked_for.update(name for name, _ in asked)
 
     def train_part(self, asked: Sequence[tuple[str, RunConfig]]) -> None:
@@ -101,8 +110,8 @@ class RunStore:
             )
 
     def _tell(self) -> None:
-        if len(self._asked_for) < self._planned:
-            self.material.session.progress(ALL_RUNS, len(self._asked_for), self._planned)
+        if len(self._asked_for) < self.planned:
+            self.material.session.progress(ALL_RUNS, len(self._asked_for), self.planned)
 
 
 def grid(config: StudyConfig) -> list[tuple[str, dict[str, Scalar]]]:

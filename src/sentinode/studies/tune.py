@@ -7,7 +7,8 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,10 +22,14 @@ from optuna.trial import FrozenTrial, TrialState
 from sentinode.artefacts import claim
 from sentinode.config.run import RunConfig, Scalar
 from sentinode.config.study import Range, StudyConfig, TuneConfig
+from sentinode.engine.engine import Watch, in_sight, require_done
+from sentinode.engine.task import EngineTask
 from sentinode.errors import RunError, storage_errors
 from sentinode.evaluation.metrics import gain
+from sentinode.progress import ALL_RUNS
 from sentinode.randomness import Purpose
 from sentinode.runs.run import Run
+from sentinode.runs.training_tasks import RunTasks
 from sentinode.runs.variant import Variant
 from sentinode.settings import folder_name, override, short_name
 from sentinode.studies.comparison import Comparison, paired
@@ -50,22 +55,157 @@ def search(config: StudyConfig, store: RunStore, folder: Path) -> Tuning:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     base, asked = config.trials_base(), config.search
     require_same_validation(config, config.trials(), store.material)
-    variants: dict[int, Variant] = {}
     with claim(folder, begun=_JOURNAL):
         study = _open_journal(folder / _JOURNAL, asked, base.fit.metric)
-        while _count(study, TrialState.COMPLETE, TrialState.PRUNED) < trial_count(asked):
-            trial = _interrupted(study) or study.ask()
-            settings = {key: _suggest(trial, key, space) for key, space in asked.search.items()}
-            try:
-                runs = _train_trial(trial, settings, config, base, store)
-            except optuna.TrialPruned:
-                study.tell(trial, state=TrialState.PRUNED)
-                continue
-            trial.set_user_attr("runs", [run.name for run in runs])
-            variants[trial.number] = Variant(variant_name(settings), settings, tuple(runs))
-            study.tell(trial, _mean_score(runs, base.fit.metric))
+        if store.material.session.engine is None:
+            variants = _try_in_turn(study, config, base, store)
+        else:
+            variants = _Trials(study, config, base, store).tried_together()
         found = _in_order(study, variants, config, base, store)
     return Tuning(paired(found), _count(study, TrialState.PRUNED))
+
+
+def _try_in_turn(study: optuna.Study, config: StudyConfig, base: RunConfig, store: RunStore) -> dict[int, Variant]:
+    """One trial after the other; those of this call as variants, by their numbers."""
+    asked = config.search
+    variants: dict[int, Variant] = {}
+    while _count(study, TrialState.COMPLETE, TrialState.PRUNED) < trial_count(asked):
+        trial = _interrupted(study) or study.ask()
+        settings = {key: _suggest(trial, key, space) for key, space in asked.search.items()}
+        try:
+            runs = _train_trial(trial, settings, config, base, store)
+        except optuna.TrialPruned:
+            study.tell(trial, state=TrialState.PRUNED)
+            continue
+        variants[trial.number] = _tell(study, trial, settings, runs, base)
+    return variants
+
+
+def _tell(
+    study: optuna.Study, trial: optuna.Trial, settings: dict[str, Scalar], runs: list[Run], base: RunConfig
+) -> Variant:
+    trial.set_user_attr("runs", [run.name for run in runs])
+    study.tell(trial, _mean_score(runs, base.fit.metric))
+    return Variant(variant_name(settings), settings, tuple(runs))
+
+
+@dataclass(eq=False)
+class _Open:
+    """A trial that is under way: its runs, those of them that are there, and how many were begun and are being done."""
+
+    trial: optuna.Trial
+    settings: dict[str, Scalar]
+    planned: list[PlannedRun]
+    runs: dict[str, Run] = field(default_factory=dict)
+    begun: int = 0
+    doing: int = 0
+    failed: bool = False
+
+
+class _Trials:
+    """Trials side by side, each run of them a task of the session's engine.
+
+    This process alone writes the journal: it asks for a trial when there is room for one, hears of each epoch of a
+    trial's first run, and says whether that is to go on.
+    """
+
+    def __init__(self, study: optuna.Study, config: StudyConfig, base: RunConfig, store: RunStore) -> None:
+        self._study, self._config, self._base, self._store = study, config, base, store
+        self._make = RunTasks(store.material, store.own)
+        self._open: dict[int, _Open] = {}
+        self._tasks: dict[str, tuple[_Open, PlannedRun]] = {}
+        """What is being done, by the names of the runs: trials of the same settings wait for each other."""
+        self._variants: dict[int, Variant] = {}
+
+    def tried_together(self) -> dict[int, Variant]:
+        """Those of this call as variants, by their numbers; raises TasksError where a run failed, after all others."""
+        session, store = self._store.material.session, self._store
+        assert session.engine is not None
+        watch = Watch(
+            ALL_RUNS, session.progress, session.notify, self._row, done=store.counted, total=store.planned or None
+        )
+        ended = []
+        with closing(session.engine.run(self._next_tasks(), watch)) as outcomes:
+            for outcome in map(in_sight, outcomes):
+                ended.append(outcome)
+                of, run = self._tasks.pop(outcome.task.name)
+                of.doing -= 1
+                if outcome.stopped:
+                    self._study.tell(of.trial, state=TrialState.PRUNED)
+                    del self._open[of.trial.number]
+                elif outcome.failure is not None:
+                    of.failed = True  # and stays open: it is gone on with when the command is given again
+                else:
+                    self._add(of, run)
+        require_done(ended, where=self._store.folder)
+        return self._variants
+
+    def _next_tasks(self) -> Iterator[EngineTask | None]:
+        """The next run of a trial that is open, else the first of a new one; None while all wait for a run's end."""
+        while True:
+            for of in [*self._open.values()]:
+                if (run := self._next_run(of)) is not None:
+                    of.doing += 1
+                    self._tasks[run.name] = of, run
+                    yield self._make.task(self._store.folder / run.name, run.config, watched=self._watched(of))
+                    break
+            else:
+                settled = _count(self._study, TrialState.COMPLETE, TrialState.PRUNED)
+                if settled + len(self._open) < trial_count(self._config.search):
+                    self._begin()
+                elif self._tasks:
+                    yield None
+                else:
+                    return
+
+    def _begin(self) -> None:
+        """The next trial: one that was interrupted, or a new one."""
+        running = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        known = next((found for found in running if found.number not in self._open), None)
+        trial = optuna.Trial(self._study, known._trial_id) if known else self._study.ask()
+        settings = {key: _suggest(trial, key, space) for key, space in self._config.search.search.items()}
+        self._open[trial.number] = _Open(trial, settings, _planned(settings, self._config, self._base))
+
+    def _watched(self, of: _Open) -> bool:
+        """Whether each epoch is heard of as it is trained: of the first run, where a pruner may stop it."""
+        return self._config.search.pruner != "none" and not of.runs
+
+    def _next_run(self, of: _Open) -> PlannedRun | None:
+        """A run of a trial that can be begun now. What is there already is added to the trial on the way."""
+        while of.begun < len(of.planned) and not of.failed and not (of.doing and self._watched(of)):
+            run = of.planned[of.begun]
+            if run.name in self._tasks:
+                return None
+            of.begun += 1
+            if not self._store.has(run):
+                return run
+            try:
+                self._add(of, run)
+            except optuna.TrialPruned:
+                self._study.tell(of.trial, state=TrialState.PRUNED)
+                del self._open[of.trial.number]
+                return None
+        return None
+
+    def _add(self, of: _Open, run: PlannedRun) -> None:
+        """Open a finished run of a trial, tell the journal its epochs, and, with the last of its runs, its score."""
+        of.runs[run.name] = self._store.train(run.name, run.config, on_epoch=self._report(of, run))
+        if len(of.runs) == len(of.planned):
+            runs = [of.runs[planned.name] for planned in of.planned]
+            self._variants[of.trial.number] = _tell(self._study, of.trial, of.settings, runs, self._base)
+            del self._open[of.trial.number]
+
+    def _report(self, of: _Open, run: PlannedRun) -> Callable[[dict[str, Any]], None]:
+        order, fit = of.planned.index(run), self._base.fit
+        return _report_to(of.trial, fit.metric, first_step=order * fit.epochs_planned, runs_before=order)
+
+    def _row(self, task: EngineTask, row: dict[str, Any]) -> bool:
+        """Tell the journal an epoch of a trial's first run; whether the trial goes on."""
+        try:
+            self._report(*self._tasks[task.name])(row)
+        except optuna.TrialPruned:
+            return False
+        return True
 
 
 def runs_of_grid(config: StudyConfig) -> list[PlannedRun]:
@@ -74,9 +214,13 @@ def runs_of_grid(config: StudyConfig) -> list[PlannedRun]:
     if asked.sampler != "grid" or asked.pruner != "none":
         return []
     points = [dict(zip(asked.search, point, strict=True)) for point in _points(asked)[: trial_count(asked)]]
+    return [run for point in points for run in _planned(point, config, base)]
+
+
+def _planned(settings: dict[str, Scalar], config: StudyConfig, base: RunConfig) -> list[PlannedRun]:
+    """A trial's runs, one for each seed and fold."""
     return [
-        PlannedRun(variant_name(point), _run_name(point, place), override(base, {**point, **of_place}))
-        for point in points
+        PlannedRun(variant_name(settings), _run_name(settings, place), override(base, {**settings, **of_place}))
         for place, of_place in grid(config)
     ]
 
@@ -92,9 +236,9 @@ def _train_trial(
 ) -> list[Run]:
     """One run for each seed and fold; raises TrialPruned where the first of them is not worth finishing."""
     runs: list[Run] = []
-    for order, (place, of_place) in enumerate(grid(config)):
-        report = _report_to(trial, base.fit.metric, first_step=order * base.fit.epochs_planned, runs_before=len(runs))
-        runs.append(store.train(_run_name(settings, place), override(base, {**settings, **of_place}), on_epoch=report))
+    for order, run in enumerate(_planned(settings, config, base)):
+        report = _report_to(trial, base.fit.metric, first_step=order * base.fit.epochs_planned, runs_before=order)
+        runs.append(store.train(run.name, run.config, on_epoch=report))
     return runs
 
 
@@ -128,10 +272,7 @@ def _in_order(
         variant = ran.get(trial.number) or Variant(
             variant_name(settings),
             settings,
-            tuple(
-                store.train(_run_name(settings, place), override(base, {**settings, **of_place}))
-                for place, of_place in grid(config)
-            ),
+            tuple(store.train(run.name, run.config) for run in _planned(settings, config, base)),
         )
         variants.setdefault(variant.name, variant)
     if not variants:
@@ -186,17 +327,19 @@ class _Draws(optuna.samplers.BaseSampler):
         inner: optuna.samplers.BaseSampler
         match self._config.sampler:
             case "grid":
-                return self._first_unfinished_point(study)[param_name]
+                return self._first_free_point(study, trial.number)[param_name]
             case "tpe":
-                inner = optuna.samplers.TPESampler(seed=seed)
+                # Trials that are under way count as bad ones, so that those beside them look elsewhere.
+                inner = optuna.samplers.TPESampler(seed=seed, constant_liar=True)
             case "random":
                 inner = optuna.samplers.RandomSampler(seed=seed)
         return inner.sample_independent(study, trial, param_name, param_distribution)
 
-    def _first_unfinished_point(self, study: optuna.Study) -> dict[str, Scalar]:
-        """The journal tells which are finished."""
-        settled = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
-        done = {repr([trial.params[name] for name in self._names]) for trial in settled}
+    def _first_free_point(self, study: optuna.Study, number: int) -> dict[str, Scalar]:
+        """The journal tells which points are tried, or being tried by another trial."""
+        taken = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING))
+        others = [other for other in taken if other.number != number and set(self._names) <= set(other.params)]
+        done = {repr([other.params[name] for name in self._names]) for other in others}
         point = next(point for point in _points(self._config) if repr(list(point)) not in done)
         return dict(zip(self._names, point, strict=True))
 
