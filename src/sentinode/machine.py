@@ -14,6 +14,7 @@ import sys
 import tempfile
 import warnings
 from contextlib import suppress
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
@@ -100,6 +101,7 @@ def _quota_of(group: Path) -> float:
         return math.inf
 
 
+@cache
 def processor_name() -> str:
     """What the system calls the processor."""
     try:

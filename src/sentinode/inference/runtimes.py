@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Final, Literal, get_args
@@ -224,7 +225,9 @@ def _apart(said: Tensor, reference: Tensor) -> float:
     return float((said - reference).abs().max())
 
 
+@cache
 def _installed(package: str) -> str:
+    """Its version, "" where it is not; asked of the system once, for that takes a millisecond."""
     with suppress(PackageNotFoundError):
         return version(package)
     return ""
