@@ -27,7 +27,7 @@ demo: install ## a small study of synthetic tissue, demo/study/report.html, and 
 	@echo "report:     $(CURDIR)/demo/study/report.html"
 	@echo "heat maps:  $(CURDIR)/demo/heatmaps/report.html"
 	@echo "submission: $(CURDIR)/demo/study/submission.csv"
-	@echo "its page:   $(BIN)/sentinode serve demo/study --slides demo/slides/slides --heatmaps demo/heatmaps"
+	@echo "its page:   $(BIN)/sentinode serve demo/study --data demo/phantom --slides demo/slides/slides --heatmaps demo/heatmaps"
 
 # Two processes of one thread each are faster than one; a file's tests share what they have prepared.
 test: install ## all tests

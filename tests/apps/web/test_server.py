@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+import typer
 from PIL import Image
 from starlette.testclient import TestClient
 
@@ -365,3 +367,19 @@ def test_the_command_wants_a_token_before_other_machines_can_ask(served: Path, t
 def test_a_port_that_is_taken_is_told_in_one_line() -> None:
     with bound("127.0.0.1", 0) as taken, pytest.raises(FailureError, match="cannot listen"):
         bound("127.0.0.1", taken.getsockname()[1])
+
+
+def test_the_demo_ends_with_the_command_that_opens_its_page() -> None:
+    """Its options are known, and each folder that it names is one that the demo has written."""
+    recipe = (Path(__file__).parents[3] / "Makefile").read_text(encoding="utf-8")
+    lines = recipe[recipe.index("\ndemo:") :].split("\n\n")[0].splitlines()
+    told = re.fullmatch(r'\t@echo "its page: +\$\(BIN\)/sentinode serve (.+)"', lines[-1])
+    assert told is not None
+    words = shlex.split(told[1])
+    app = typer.Typer()
+    app.command()(serve)
+    given = typer.main.get_command(app).make_context("serve", words.copy()).params
+    folders = [str(given[name]) for name in ("run", "data", "slides", "heatmaps")]
+    assert sorted(folders) == sorted(word for word in words if not word.startswith("--"))
+    written = [word for line in lines[:-1] for word in line.split() if word.startswith("demo/")]
+    assert all(any(Path(folder).is_relative_to(one) for one in written) for folder in folders)
