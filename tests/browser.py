@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import select
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ _OPTIONS: Final = (
 )  # fmt: skip
 
 
-_WAIT_MS: Final = 20_000
+_WAIT_S: Final = 60  # of a busy machine
 
 
 class Page:
@@ -50,6 +51,7 @@ class Page:
     def _heard(self) -> dict[str, Any]:
         """The next thing that the browser tells: an answer, or what has happened."""
         while b"\0" not in self._rest:
+            assert select.select([self._answers], [], [], _WAIT_S)[0], f"the browser says nothing for {_WAIT_S} s"
             read = os.read(self._answers, 1 << 16)
             assert read, "the browser is gone"
             self._rest += read
@@ -82,12 +84,12 @@ class Page:
         """What an expression comes to, once that is true of it."""
         return self.evaluate(
             f"""(async () => {{
-                for (const end = Date.now() + {_WAIT_MS}; Date.now() < end; ) {{
+                for (const end = Date.now() + {500 * _WAIT_S}; Date.now() < end; ) {{
                     const found = await ({expression});
                     if (found) return found;
                     await new Promise((go) => setTimeout(go, 10));
                 }}
-                throw new Error({json.dumps(f"not within {_WAIT_MS} ms: {expression}")});
+                throw new Error({json.dumps(f"not within {_WAIT_S / 2:g} s: {expression}")});
             }})()"""
         )
 

@@ -107,6 +107,7 @@ def test_dropped_patches_get_the_probabilities_of_the_run(record: Exported, tmp_
         errors = browser.evaluate(texts(".error"))
         browser.evaluate("at('threshold').value = 1; at('threshold').dispatchEvent(new Event('input'))")
         after = browser.evaluate(texts("#patches .said"))
+        assert browser.complaints() == []
     assert logits == pytest.approx(classifier.logits(PATCHES), abs=1e-4)
     for told, probability in zip(said, classifier(PATCHES), strict=True):
         assert told.startswith(f"{probability:.3f}, calibrated ")
@@ -124,6 +125,7 @@ def test_a_dropped_region_is_scanned_cell_by_cell(record: Exported, tmp_path: Pa
         cells = browser.evaluate("[...regions[0].cells]")
         said = browser.evaluate(texts("section p"))
         overflow = browser.evaluate("document.documentElement.scrollWidth - innerWidth")
+        assert browser.complaints() == []
     assert overflow <= 0
     patches = np.stack([region[32 * r : 32 * r + 96, 32 * c : 32 * c + 96] for r in range(3) for c in range(4)])
     assert cells == pytest.approx(classifier(patches), abs=1e-5)

@@ -132,7 +132,7 @@ def page(browser: Page, address: str) -> Iterator[Page]:
     browser.resize(1280, 900)
     browser.prefer(reduced_motion="reduce", color_scheme="light")
     browser.goto(address)
-    browser.wait(SHOWN)
+    browser.wait(f"{SHOWN} && location.hash.includes('zoom')")  # the slide is drawn, and stands still
     yield browser
     assert browser.complaints() == []
 
@@ -361,6 +361,9 @@ def test_colour_maps_need_no_colour_vision(page: Page) -> None:
 
 
 def test_the_view_is_saved_as_a_png_with_its_scale_and_words(page: Page, tmp_path: Path) -> None:
+    seen = "document.querySelector('#viewer canvas')"
+    pixels = f"{seen}.getContext('2d').getImageData(0, 0, {seen}.width, {seen}.height).data.buffer"
+    page.wait(f"new Set(new Uint32Array({pixels})).size > 100")  # the slide's tiles are there
     page.call("Page.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path))
     page.evaluate("document.querySelector('#save').click()")
     saved = tmp_path / "judged.png"

@@ -260,7 +260,7 @@ function showFindings(card, lesions) {
   const reasons = Object.entries(found.reasons).sort(([, a], [, b]) => b - a);
   byId("reasons").replaceChildren(...reasons.map(([word, share]) => {
     const row = document.createElement("li");
-    row.textContent = `${reasonInWords(word)}: ${percent(share)} of the tissue`;
+    row.textContent = `${reasonInWords(word)}: ${share < 0.0005 ? "less than 0.1 %" : percent(share)} of the tissue`;
     return row;
   }));
   byId("reasons-are").textContent = reasons.length ? "" : "Nothing: all tissue is like lymph node in H&E, and was judged.";
