@@ -123,8 +123,9 @@ class Board:
 
     def ended(self, task: EngineTask, outcome: TaskOutcome | None) -> None:
         """Of an attempt; None where there will be another."""
+        how = "failed" if outcome is None or outcome.failure else "stopped" if outcome.stopped else ""
         for step, total in self._doing.pop(task.name, {}).items():
-            self._watch.progress(step, total, total, "" if outcome and outcome.failure is None else "failed")
+            self._watch.progress(step, total, total, how)
         self._done += outcome is not None
         self._failed += outcome is not None and outcome.failure is not None
         if outcome is None:

@@ -26,11 +26,15 @@ _open: dict[str, Model] = {}
 def judge_together(
     entries: Sequence[SlideEntry], model: Model, settings: SlideSettings, out: Path, session: Session
 ) -> dict[SlideEntry, TaskOutcome]:
-    """Have the session's engine look at every slide and judge it; what became of each."""
+    """Have the session's engine look at every slide and judge it; what became of each.
+
+    The largest files go first, so that no worker is left alone at the end with one that takes long.
+    """
     assert session.engine is not None
     assert model.folder is not None
-    tasks = [_task(entry, model, settings, out, session) for entry in entries]
-    of_task = dict(zip((task.name for task in tasks), entries, strict=True))
+    in_order = sorted(entries, key=lambda entry: _size(entry.path), reverse=True)
+    tasks = [_task(entry, model, settings, out, session) for entry in in_order]
+    of_task = {entry.name: entry for entry in entries}
     outcomes = session.engine.run(tasks, Watch(ALL_SLIDES, session.progress, session.notify))
     return {of_task[outcome.task.name]: outcome for outcome in map(in_sight, outcomes)}
 
@@ -52,6 +56,10 @@ def _task(entry: SlideEntry, model: Model, settings: SlideSettings, out: Path, s
         needs_of(RunningConfig(), session),
         digests={"model": model.digest},
     )
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
 
 
 def do(task: EngineTask, desk: Desk) -> None:
