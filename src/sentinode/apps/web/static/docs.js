@@ -28,8 +28,8 @@ function typeOf(schema) {
 }
 
 function boundsOf(schema) {
-  const told = { exclusiveMinimum: "above", minimum: "from", exclusiveMaximum: "below", maximum: "to", maxLength: "characters at most:" };
-  return Object.entries(told).filter(([name]) => schema[name] !== undefined).map(([name, word]) => `${word} ${schema[name]}`).join(", ");
+  const told = { exclusiveMinimum: "above #", minimum: "from #", exclusiveMaximum: "below #", maximum: "to #", maxLength: "of at most # characters" };
+  return Object.entries(told).filter(([name]) => schema[name] !== undefined).map(([name, text]) => text.replace("#", schema[name])).join(", ");
 }
 
 function table(head, rows, label) {
@@ -44,7 +44,8 @@ function route(method, path, said) {
   if (said.description) box.append(made("p", words(said.description)));
   const parameters = said.parameters ?? [];
   if (parameters.length) box.append(made("h3", "Parameters"), table(["name", "where", "type", "what it says"], parameters.map((of) => [
-    made("code", of.name), of.required ? `${of.in}, needed` : of.in, typeOf(of.schema), words(of.description ?? of.schema?.description),
+    made("code", of.name), of.required ? `${of.in}, needed` : of.in, typeOf(of.schema),
+    [...words(of.description ?? of.schema?.description), ...(of.schema?.default === undefined ? [] : [` Default: ${of.schema.default}.`])],
   ]), `Parameters of ${named}`));
   const bodies = Object.entries(said.requestBody?.content ?? {});
   if (bodies.length) box.append(made("h3", "Body, one of"), table(["kind", "type"], bodies.map(([kind, of]) => [
