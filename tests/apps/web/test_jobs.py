@@ -220,6 +220,7 @@ def test_a_folder_of_another_model_and_one_that_is_held_are_refused(
         answer = client.post("/v1/slides/two/heatmap")
         assert answer.status_code == 409
         assert "being written by process" in answer.json()["detail"]
+        assert "/" not in answer.json()["detail"]  # nor the command of who does
 
 
 def test_without_a_folder_or_a_run_the_option_is_named(classifier: Classifier, folder: Path) -> None:

@@ -24,6 +24,7 @@ from sentinode.apps.web.server import application
 from sentinode.apps.web.service import Service
 from sentinode.apps.web.uploads import Limits, RefusedError
 from sentinode.artefacts import passing_folder
+from sentinode.errors import DataError
 from sentinode.phantom.whole_slides import write_pyramid
 
 RGB = np.full((300, 400, 3), 243, np.uint8)
@@ -130,6 +131,20 @@ def test_what_is_no_slide_is_refused_and_leaves_nothing(
     assert says in answer.json()["detail"]
     assert str(place) not in answer.json()["detail"]
     assert left_in(place) == []
+
+
+def test_openslides_own_words_name_no_folder(
+    client: TestClient, place: Path, slide: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, **_: object) -> None:
+        raise DataError(f"OpenSlide cannot read it (Invalid TIFF: {path})", where=path, remedy="")
+
+    for module in ("sent_slides", "deep_zoom"):
+        monkeypatch.setattr(f"sentinode.apps.web.{module}.read_slide", refuse)
+    for answer in (client.post("/v1/slides?name=a.tif", content=slide, headers=RAW), client.get("/v1/slides/here")):
+        assert answer.status_code in (409, 422)
+        assert "Invalid TIFF" in answer.json()["detail"]
+        assert str(place) not in answer.json()["detail"]
 
 
 def test_slides_are_bounded_in_bytes_and_number(classifier: Classifier, place: Path, slide: bytes) -> None:

@@ -209,7 +209,8 @@ class Slides:
                 try:
                     self._open[name] = _Opened(read_slide(entry.path, spacing=entry.spacing))
                 except DataError as error:
-                    raise RefusedError(409, f"{name}: {error.what}. Copy it again from its source.") from error
+                    told = error.what.replace(str(entry.path), entry.path.name)  # OpenSlide names the file
+                    raise RefusedError(409, f"{name}: {told}. Copy it again from its source.") from error
                 if len(self._open) > _OPEN_AT_ONCE:
                     self._open.popitem(last=False)  # closed when the last tile that is read from it is done
             self._open.move_to_end(name)

@@ -215,8 +215,9 @@ class Jobs:
                 begin_cohort(out, self._digest, self._settings)
                 self._held[out] = stack.pop_all()
         except SentinodeError as error:
+            told = error.what.partition(" (")[0]  # behind it stands the command of who holds the folder, with its paths
             raise RefusedError(
-                409, f"the folder of heat maps: {error.what}. Start the service with another --heatmaps."
+                409, f"the folder of heat maps: {told}. Start the service with another --heatmaps."
             ) from error
 
     async def _save(self, out: Path) -> None:

@@ -101,7 +101,8 @@ class SentSlides:
             slide = read_slide(path, spacing=spacing)
             _require_tiles(slide)
         except DataError as error:
-            raise RefusedError(422, f"{path.name}: {error.what}. Send a slide that this service can read.") from error
+            told = error.what.replace(str(path), path.name)  # OpenSlide names the file
+            raise RefusedError(422, f"{path.name}: {told}. Send a slide that this service can read.") from error
         return self._slides.add(slide, path.with_name(_HEAT_MAPS), spacing)
 
 
