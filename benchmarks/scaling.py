@@ -58,6 +58,14 @@ _CPU = torch.device("cpu")
 # --- measured here ----------------------------------------------------------------------------------
 
 
+class _Told(dict[str, Any]):
+    """What is measured, each told at once, for all of it takes minutes."""
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        super().__setitem__(name, value)
+        print(f"{name}: {value}", flush=True)
+
+
 def measure(scratch: Path, runs: int, engines: Sequence[str], data: Path | None) -> dict[str, Any]:
     """Seconds of the runs in turn and by engines, and of what a task costs beside its work."""
     if data is None:
@@ -68,7 +76,7 @@ def measure(scratch: Path, runs: int, engines: Sequence[str], data: Path | None)
     material = gather(data, config, session).material
     configs = [override(config, {"fit.seed": seed}) for seed in range(runs)]
     train_run(material, config, scratch / "warm-up")  # loops are compiled once on a machine
-    found: dict[str, Any] = {"runs": runs, "patches": len(material.candidates), "epochs": EPOCHS}
+    found = _Told({"runs": runs, "patches": len(material.candidates), "epochs": EPOCHS})
     weights: set[str] = set()
     for threads in (1, 2):
         material.session = Session(scratch / "cache", _CPU, threads=threads)
@@ -301,8 +309,6 @@ def main() -> None:
             measured = measure(Path(folder), asked.runs, asked.engines, asked.data)
         if asked.json:
             write_json(asked.json, measured)
-    for name, value in measured.items():
-        print(f"{name}: {value}")
     serial = measured["in turn, 1 threads"]
     for engine in asked.engines:
         if f"{engine}, 2 workers" not in measured:

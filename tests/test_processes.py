@@ -47,11 +47,24 @@ import os, sys
 import accelerate, timm, sentinode.api.experiments
 from sentinode.apps.cli import run
 from sentinode.report.pages import page
+from sentinode.runs import train
 page.write_run_page = lambda run: run.folder / "report.html"  # no page is what is looked at here
 first = os.fork()
 rank = "0" if first else "1"
 os.environ.update(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE="2", LOCAL_WORLD_SIZE="2")
 code = run(sys.argv[1:])
+
+# Once more, cut in the second epoch, and gone on with.
+*ask, out = sys.argv[1:]
+tell = train._Training._tell
+def cut(training, history):
+    if len(history) == 2:
+        raise KeyboardInterrupt
+    tell(training, history)
+train._Training._tell = cut
+code |= run([*ask, out + "-cut"]) != 1
+train._Training._tell = tell
+code |= run([*ask, out + "-cut", "--resume"])
 sys.exit(code or (os.waitpid(first, 0)[1] if first else 0))
 """
 
@@ -116,7 +129,9 @@ def test_two_processes_train_what_one_does(
         env={**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())},
     )
     assert finished.returncode == 0, finished.stderr[-2000:]
-    assert finished.stdout.count("average_precision") == 1  # one process tells
+    assert finished.stdout.count("average_precision") == 2  # one process tells of both runs
+    for name in ("model.safetensors", "predictions.csv", "scores.json"):
+        assert (tmp_path / "two" / name).read_bytes() == (tmp_path / "two-cut" / name).read_bytes()
     config = override(load_preset("fair").run_config(), parse_settings(SETTINGS))
     material = gather(phantom_folder, config, Session(tmp_path / "cache", torch.device("cpu"), workers=1)).material
     for seed in ("1", "2", "3"):

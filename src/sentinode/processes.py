@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +20,10 @@ if TYPE_CHECKING:  # a session is at hand where PyTorch is not yet needed
 class Processes:
     """The process at `rank` of `count`, from 0; `accelerator` is accelerate's, None for a process on its own.
 
-    Every process draws the same batches and takes every `count`-th patch of each; gradients are averaged over all
-    patches, so that a step is that of one process. Batch norm sees its own process's patches, as is usual; its moving
-    statistics are averaged after every epoch.
+    Every process draws the same batches and takes every `count`-th patch of each. PyTorch's DistributedDataParallel,
+    which accelerate wraps a network in, averages gradients while they are computed; each process's loss weighs as many
+    patches as it has, so that a step is that of one process. Batch norm sees its own process's patches, as is usual;
+    its moving statistics are averaged after every epoch.
     """
 
     rank: int = 0
@@ -31,13 +34,16 @@ class Processes:
     def launched(cls, *, on_cpu: bool) -> Processes:
         """Join the processes that `accelerate launch` or `torchrun` began; MissingExtraError without accelerate."""
         try:
-            from accelerate import Accelerator  # an extra
+            from accelerate import Accelerator, DistributedDataParallelKwargs  # an extra
         except ModuleNotFoundError as error:
             raise MissingExtraError(
                 "several processes were launched, and accelerate is not installed",
                 remedy="Run: pip install 'sentinode[gpus]'",
             ) from error
-        accelerator = Accelerator(cpu=on_cpu)
+        # Each process's moving statistics stay its own in an epoch; and maps that a head leaves out have no gradient.
+        joined = DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=True)
+        warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
+        accelerator = Accelerator(cpu=on_cpu, kwargs_handlers=[joined])
         return cls(accelerator.process_index, accelerator.num_processes, accelerator)
 
     @property
@@ -64,6 +70,17 @@ class Processes:
         if self.count == 1:
             return values
         return values[self.rank :: self.count] if self.holds(len(values)) else values[:1]
+
+    def together(self, network: torch.nn.Module) -> Callable[[Tensor], Tensor]:
+        """The network as it is trained: its gradients are those of all processes."""
+        if self.count == 1:
+            return network
+        wrapped: torch.nn.Module = self.accelerator.prepare_model(network, device_placement=False)
+        return wrapped
+
+    def weigh(self, loss: Tensor, patches: int) -> Tensor:
+        """The mean loss of this process's part of a batch of so many, for the processes' mean to be the batch's."""
+        return loss if self.count == 1 else loss * (self.holds(patches) * self.count / patches)
 
     def average(self, values: Tensor) -> None:
         """Replace values by their mean over the processes."""

@@ -63,11 +63,11 @@ class FitState:
     """The network with its gradients written out, where it can be; autograd finds them otherwise."""
     average: WeightAverage | None
     forward: Callable[[Tensor], Tensor]
-    """The network itself, or compiled."""
+    """The network itself, or compiled, or joined with those of other processes."""
     epochs_done: int = 0
 
     @classmethod
-    def start(cls, network: nn.Module, config: FitConfig) -> FitState:
+    def start(cls, network: nn.Module, config: FitConfig, processes: Processes = ALONE) -> FitState:
         freeze(network, config)
         named = trainable(network)
         if isinstance(config, FitHead):  # fitted whole: it takes no step
@@ -79,8 +79,10 @@ class FitState:
             weight_decay=config.weight_decay,
             rates=_rates(network, list(named), config.layer_decay if isinstance(config, FitStages) else 1.0),
         )
-        chain = Chain.of(network) if config.precision == "float32" else None
-        forward = torch.compile(network) if config.compile else network
+        # Several processes share the gradients that autograd finds.
+        chain = Chain.of(network) if config.precision == "float32" and processes.count == 1 else None
+        joined = processes.together(network)
+        forward = torch.compile(joined) if config.compile else joined
         state = cls(network, optimizer, chain, None, forward)
         state.begin_average(config)
         return state
@@ -177,8 +179,7 @@ def train_step(
         with in_precision(precision, inputs.device):
             logits = state.forward(inputs).squeeze(1).float()
         losses = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
-        torch.autograd.backward(losses.mean())
-    state.optimizer.average_gradient(processes, weight=processes.holds(in_batch) * processes.count / in_batch)
+        torch.autograd.backward(processes.weigh(losses.mean(), in_batch))
     state.optimizer.step(rate_factor)
     if state.average is not None:
         state.average.after_step(state.network)

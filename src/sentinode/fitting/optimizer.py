@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from sentinode.config.fit import CosineSchedule, DescentConfig
 from sentinode.kernels import at_hand
-from sentinode.processes import Processes
 
 
 @dataclass(frozen=True)
@@ -69,12 +68,6 @@ class KerasAdam:
     def zero_grad(self) -> None:
         """Set all gradients to zero; they are added to from then on."""
         self._gradient.zero_()
-
-    def average_gradient(self, processes: Processes, *, weight: float) -> None:
-        """Average the gradient over processes, each weighted by its share of the batch, 1 for an equal one."""
-        if processes.count > 1:
-            self._gradient *= weight
-            processes.average(self._gradient)
 
     @torch.no_grad()
     def step(self, factor: float = 1.0) -> None:

@@ -30,7 +30,7 @@ from sentinode.inputs.preprocess import notices as preprocessing_notices
 from sentinode.models.backbones.backbone import Backbone
 from sentinode.models.build import build
 from sentinode.models.own import NONE, Recipes, require_same_sources
-from sentinode.processes import Processes
+from sentinode.processes import ALONE, Processes
 from sentinode.randomness import Purpose
 from sentinode.records import write_record
 from sentinode.runs.decision import DECISION, decide, own_scores
@@ -147,7 +147,7 @@ class _Training:
         keep_freed_memory()
         config, folder, writes = self.config, self.folder, self.processes.writes
         # Before the run is begun, for weights may be missing; a finished run is not built again.
-        state = None if is_finished(folder) else _new_state(config, self.session.device, self.own)
+        state = None if is_finished(folder) else _new_state(config, self.session.device, self.own, self.processes)
         by_teacher = self._begin_together(resume=resume)
         if state is None:
             return Run.open(folder, self.own)
@@ -398,9 +398,9 @@ def open_streams(material: Material, config: RunConfig, by_teacher: TeacherPredi
     return Streams(training, validation, (*notices, *preprocessing_notices(*prepared)), by_teacher)
 
 
-def _new_state(config: RunConfig, device: torch.device, own: Recipes) -> FitState:
+def _new_state(config: RunConfig, device: torch.device, own: Recipes, processes: Processes = ALONE) -> FitState:
     generator = torch.Generator().manual_seed(Purpose.INITIAL_WEIGHTS.seed(config.fit.seed))
     network = build(config.model, input_size_px=config.preprocess.size_px, generator=generator, own=own)
     if isinstance(network, Backbone):
         network.require_trainable(config.preprocess.size_px)
-    return FitState.start(network.to(device), config.fit)
+    return FitState.start(network.to(device), config.fit, processes)
