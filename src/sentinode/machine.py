@@ -13,7 +13,6 @@ import stat
 import sys
 import tempfile
 import warnings
-from contextlib import suppress
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -121,10 +120,7 @@ def give_way() -> None:
         kernel = ctypes.windll.kernel32
         kernel.SetPriorityClass(kernel.GetCurrentProcess(), 0x40)  # IDLE_PRIORITY_CLASS
         return
-    os.nice(19)
-    if sys.platform == "linux":
-        with suppress(OSError):  # a sandbox may forbid it; then that much has to do
-            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    os.nice(19)  # Linux's idle class made patches no faster, and beside other busy programs the work stood still
 
 
 def optional_module(name: str, *, what: str, extra: str) -> Any:

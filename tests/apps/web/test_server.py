@@ -309,6 +309,7 @@ def test_what_is_counted_is_told_to_prometheus(classifier: Classifier) -> None:
     assert lines['sentinode_request_seconds_bucket{route="/v1/predict",le="+Inf"}'] == "1"
     assert lines["sentinode_patches_total"] == "4"  # with the one that is asked at the start
     assert lines["sentinode_ready"] == "1"
+    assert lines["sentinode_heat_maps_waiting"] == lines["sentinode_slides_sent"] == "0"
 
 
 def test_the_document_names_every_route_and_its_answers(client: TestClient) -> None:

@@ -295,7 +295,13 @@ def _routes(service: Service) -> FastAPI:
 
     @app.get("/metrics", response_class=PlainTextResponse, summary="Counters, for Prometheus")
     async def metrics() -> PlainTextResponse:
-        text = service.metrics.text({"patches_waiting": service.batcher.waiting, "ready": float(service.ready)})
+        gauges = {
+            "patches_waiting": service.batcher.waiting,
+            "heat_maps_waiting": sum(not job.is_over for job in service.asked_for),
+            "slides_sent": len(service.slides.uploaded),
+            "ready": float(service.ready),
+        }
+        text = service.metrics.text(gauges)
         return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
 
     mimetypes.add_type("text/javascript", ".js")  # some systems know it by a name that browsers refuse
