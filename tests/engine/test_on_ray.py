@@ -186,9 +186,16 @@ def test_ray_that_is_begun_here_listens_on_the_loopback_alone(cluster: Any) -> N
 
 
 def test_a_cluster_that_is_not_there_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object, **__: object) -> None:
+    asked: list[tuple[Any, ...]] = []
+
+    def refuse(address: str, **options: Any) -> None:
+        asked.append((address, options.get("include_dashboard"), options.get("num_cpus")))
         raise ConnectionError("nobody\nlistens")
 
     monkeypatch.setattr(ray, "init", refuse)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    with pytest.raises(FailureError, match="--engine ray: Ray cannot be joined"):
+        next(OnRay(most=3).run([task_named("a")], Watch("runs")))
+    assert asked == [("local", False, 3)]  # and not what runs here by chance
     with pytest.raises(FailureError, match=r"10\.9\.9\.9:6379: Ray cannot be joined \(nobody listens\)"):
         next(OnRay("10.9.9.9:6379").run([task_named("a")], Watch("runs")))

@@ -19,7 +19,7 @@ from sentinode.errors import TasksError, one_line
 from sentinode.progress import Progress, silent
 
 ATTEMPTS: Final = 3
-PAUSE_S: Final = 2.0
+PAUSE_S: Final = 5.0
 """Before a task is tried again; twice as long before the last time: what a lost process held is free by then."""
 PATIENCE_S: Final = 60.0
 """As long a shared folder may take to show here what was written elsewhere."""

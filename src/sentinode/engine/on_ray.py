@@ -21,7 +21,7 @@ from filelock import FileLock
 
 from sentinode.engine.engine import PAUSE_S, Attempts, Board, Watch
 from sentinode.engine.task import Desk, EngineTask, Needs, TaskOutcome, do
-from sentinode.errors import FailureError, SentinodeError, one_line
+from sentinode.errors import ConfigError, FailureError, SentinodeError, one_line
 from sentinode.machine import default_cache, free_processors, keep_ray_to_itself, optional_module
 
 Parcels = dict[str, dict[str, tuple[str, list[Any]]]]
@@ -61,7 +61,7 @@ class OnRay:
             asked |= {"num_cpus": self.most or free_processors(), "object_store_memory": _STORE}
             asked |= {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
         try:
-            ray.init(self.address, **asked)
+            ray.init(self.address or "local", **asked)  # with no address, one that happens to run here would be joined
         except (OSError, RuntimeError, ValueError) as error:
             told = f"Ray cannot be joined ({one_line(str(error))[:200]})"
             raise FailureError(
@@ -87,6 +87,7 @@ class _Driver:
         self._parcels: dict[str, dict[str, tuple[str, list[Any]]]] = {}
         self._answers: dict[str, bool] = {}
         self._needs = Needs()
+        self._is_told = False
         self._room = (0.0, 0)  # until when it is known, and how much there is
 
     def outcomes(self) -> Iterator[TaskOutcome]:
@@ -159,8 +160,6 @@ class _Driver:
 
     def _room_for(self) -> int:
         """How many tasks such as the last all machines can do at a time now; machines may join and leave."""
-        if self._asked.most is not None:
-            return self._asked.most
         if time.monotonic() > self._room[0]:
             needs = self._needs
             wanted = {"CPU": needs.cpus or 1, "GPU": needs.gpus, "memory": (needs.memory_mb or 0) * 1e6}
@@ -169,8 +168,19 @@ class _Driver:
                 for node in self._ray.nodes()
                 if node["Alive"]
             ]
-            self._room = time.monotonic() + 1.0, max(1, sum(found))
+            self._room = time.monotonic() + 1.0, min(self._asked.most or sum(found), max(1, sum(found)))
+            if not any(found) and not self._is_told:
+                self._tell_that_none_has({name: amount for name, amount in wanted.items() if amount})
         return self._room[1]
+
+    def _tell_that_none_has(self, wanted: dict[str, float]) -> None:
+        """No machine has what a task asks for: one of a cluster's may join, but what is begun here stays as it is."""
+        asked = " and ".join(f"{name} {amount:,g}" for name, amount in wanted.items())
+        if self._asked.address is None:
+            told = f"a task asks for {asked}, which this machine does not have"
+            raise ConfigError(told, where="running", remedy="Lower running.cpus, running.gpus or running.memory_mb.")
+        self._watch.notify(f"a task asks for {asked}, which no machine of the cluster has now: it waits for one")
+        self._is_told = True
 
     def _here(self) -> dict[str, Any]:
         if self._ray.util.client.ray.is_connected():  # by a proxy; this machine is none of the cluster's
