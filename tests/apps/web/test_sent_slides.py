@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import struct
+import threading
 import time
 import zlib
 from collections.abc import AsyncIterator, Iterator
@@ -19,6 +20,8 @@ from starlette.testclient import TestClient
 from sentinode import Classifier
 from sentinode.apps.web import service as service_module
 from sentinode.apps.web.deep_zoom import Slides
+from sentinode.apps.web.jobs import Jobs
+from sentinode.apps.web.judge import StoppedError, Task, Told
 from sentinode.apps.web.sent_slides import SentSlides
 from sentinode.apps.web.server import application
 from sentinode.apps.web.service import Service
@@ -26,6 +29,8 @@ from sentinode.apps.web.uploads import Limits, RefusedError
 from sentinode.artefacts import passing_folder
 from sentinode.errors import DataError
 from sentinode.phantom.whole_slides import write_pyramid
+from sentinode.slides.cohort import SlideRow
+from sentinode.slides.judging import SlideSettings
 
 RGB = np.full((300, 400, 3), 243, np.uint8)
 RAW = {"content-type": "application/octet-stream"}
@@ -201,6 +206,40 @@ def test_what_nobody_asks_for_goes(
             assert client.get("/v1/slides/a/image.dzi").status_code == 200  # asked for, again and again
         time.sleep(0.7)
         assert client.get("/v1/slides").json() == {"slides": ["here"]}
+        assert left_in(place) == []
+
+
+class Endless:
+    """A judge that is never done."""
+
+    def __init__(self) -> None:
+        self._stop = threading.Event()
+
+    def judge(self, _task: Task, _told: Told) -> SlideRow:
+        self._stop.clear()  # an idle queue stops its judge, too
+        self._stop.wait(20)
+        raise StoppedError
+
+    def stop(self) -> None:
+        self._stop.set()
+
+
+def test_a_slide_that_is_being_judged_is_still_wanted_and_can_be_removed(
+    classifier: Classifier, place: Path, slide: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service_module, "_LOOKED_FOR_UNUSED_S", 0.05)
+    limits, slides = Limits(slide_s=0.3), Slides()
+    service = Service(
+        classifier, "m", maps="", limits=limits, slides=slides, sent=SentSlides(place / "sent", slides, limits),
+        jobs=Jobs(Endless(), "m", SlideSettings(0.5, "default")),
+    )  # fmt: skip
+    with TestClient(application(service), base_url="http://localhost") as client:
+        client.post("/v1/slides?name=a.tif", content=slide, headers=RAW)
+        assert client.post("/v1/slides/a/heatmap").status_code == 202
+        time.sleep(0.6)
+        assert client.get("/v1/slides").json() == {"slides": ["a"]}
+        assert client.delete("/v1/slides/a").status_code == 204
+        assert client.get("/v1/jobs").json() == {"jobs": []}
         assert left_in(place) == []
 
 

@@ -90,6 +90,10 @@ class Slides:
         now = time.monotonic()
         return {name: now - shown.used for name, shown in list(self._shown.items()) if shown.uploaded}
 
+    def use(self, name: str) -> None:
+        """Note that a slide is still wanted; raises RefusedError for one that is not there."""
+        self._require(name).used = time.monotonic()
+
     def add(self, slide: Slide, results: Path, spacing: float | None) -> str:
         """Show a slide that a client sent; its name, which no other has."""
         path = slide.path

@@ -213,7 +213,6 @@ class Service:
         """Take a slide that a client sends, and show it; raises RefusedError."""
         if self._sent is None:
             raise RefusedError(403, "slides: none are taken by this service.")
-
         name = await self._sent.receive(given, spacing, length, stream)
         return await self.of_slides(Slides.card, name)
 
@@ -228,9 +227,10 @@ class Service:
         while True:
             await asyncio.sleep(_LOOKED_FOR_UNUSED_S)
             for name, unused_s in self.slides.uploaded.items():
-                judging = isinstance(self._jobs, Jobs) and self._jobs.is_judging(self.slides.task(name))
-                if unused_s > self.limits.slide_s and not judging:
-                    with suppress(RefusedError):  # removed by its client meanwhile
+                with suppress(RefusedError):  # removed by its client meanwhile
+                    if isinstance(self._jobs, Jobs) and self._jobs.is_judging(self.slides.task(name)):
+                        self.slides.use(name)
+                    elif unused_s > self.limits.slide_s:
                         await self.remove_slide(name)
 
     async def decoded(self, files: list[tuple[str, bytes]], spacing: float | None) -> Pixels:
