@@ -37,13 +37,14 @@ from sentinode.apps.web.uploads import Limits, RefusedError, decoded
 from sentinode.data.images import PATCH_SIZE_PX, Patch, patch_id
 from sentinode.data.patches import UNLABELLED, PatchSet
 from sentinode.errors import ConfigError, SentinodeError
-from sentinode.evaluation.calibration import Method
+from sentinode.evaluation.calibration import Calibration, Method
 from sentinode.evaluation.threshold import OperatingPoint
 from sentinode.explain.explanation import EXPLANATION, Explanation, require_exam_of
 from sentinode.explain.neighbours import NeighbourSearch
 from sentinode.inference.attribution import METHODS, ExplainedLogit, attribute
 from sentinode.inference.attribution import Method as MapMethod
 from sentinode.inference.classifier import Classifier, Pixels
+from sentinode.inference.network import Probabilities
 from sentinode.records import read_record
 from sentinode.slides.guard import Unlike, features_of_patches, out_of_focus, unlike
 
@@ -85,9 +86,16 @@ def reasons_of(patches: Pixels) -> list[list[str]]:
     return [[*([Unlike(code).word] if code else []), *(["out of focus"] if blurred else [])] for code, blurred in told]
 
 
-def _looked_at(patches: Pixels) -> list[tuple[str, list[str]]]:
-    """The id of each patch, and its reasons."""
-    return [(patch_id(patch), reasons) for patch, reasons in zip(patches, reasons_of(patches), strict=True)]
+def _looked_at(
+    patches: Pixels, probabilities: Probabilities, fitted: Calibration | None
+) -> list[tuple[str, list[str], float | None]]:
+    """Of each patch its id, its reasons and its calibrated probability: the last one by one, as it would be alone.
+
+    A vector's last numbers may be computed by other instructions than its first.
+    """
+    ids, reasons = map(patch_id, patches), reasons_of(patches)
+    calibrated = (float(fitted.apply(p[None])[0]) if fitted else None for p in probabilities)
+    return list(zip(ids, reasons, calibrated, strict=True))
 
 
 def _nearest(search: NeighbourSearch, patches: Pixels) -> list[list[TrainingPatch]]:
@@ -246,7 +254,7 @@ class Service:
         point = self._point(threshold)
         fitted = self.classifier.calibrations.get(calibration)
         probabilities, disagreements = await self.batcher.ask(patches)
-        looked = await self.in_thread(_looked_at, patches)
+        looked = await self.in_thread(_looked_at, patches, probabilities, fitted)
         return Judged(
             model=self.classifier.name,
             model_sha256=self.digest,
@@ -258,13 +266,12 @@ class Service:
                     name=name,
                     id=own_id,
                     probability=probability,
-                    # One by one: a vector's last numbers may be computed by other instructions than its first.
-                    calibrated_probability=float(fitted.apply(np.array([probability]))[0]) if fitted else None,
+                    calibrated_probability=calibrated,
                     tumour=probability > point.threshold if point else None,
                     disagreement=disagreement,
                     reasons=reasons,
                 )
-                for name, (own_id, reasons), probability, disagreement in zip(
+                for name, (own_id, reasons, calibrated), probability, disagreement in zip(
                     names, looked, probabilities.tolist(), disagreements.tolist(), strict=True
                 )
             ],
