@@ -13,7 +13,7 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -24,7 +24,6 @@ import pytest
 from PIL import Image
 from typer.main import get_command
 
-from conftest import blank_figures
 from sentinode.api.export import FORMATS
 from sentinode.apps.cli import app
 from sentinode.config.presets import PRESETS
@@ -36,6 +35,8 @@ from sentinode.evaluation.calibration import Method
 from sentinode.exports.patches import LAYOUTS
 from sentinode.phantom.whole_slides import paint_slide, write_pyramid
 from sentinode.runs.run import Run, write_manifest
+
+pytestmark = pytest.mark.usefixtures("undrawn")  # `tests/report` draws pages
 
 TINY = [
     "--set", "fit.epochs=1", "--set", "seeds=[25]", "--set", "tune.search={'model.bn_momentum'=[0.75, 0.5]}",
@@ -98,13 +99,6 @@ def refused(result: Result, said: str, code: int = 2) -> None:
     assert result.stderr.rstrip().endswith(lines[0])
     assert "Traceback" not in result.stderr
     assert result.returncode == code
-
-
-@pytest.fixture(autouse=True)
-def undrawn() -> Iterator[None]:
-    """Blank figures in the pages that a test writes itself; those of `finished` are drawn."""
-    with blank_figures():
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -376,8 +370,7 @@ def two_runs(phantom_folder: Path, cache: Path, tmp_path_factory: pytest.TempPat
     for name, size in (("25", 32), ("26", 48)):
         asked = ["--preset", "quick", "--set", "fit.epochs=2", "--set", f"fit.seed={name}", "--set", "predict.views=1"]
         size_px = f"preprocess.size_px={size}"
-        with blank_figures():
-            result = sentinode("train", phantom_folder, "--out", root / name, *asked, "--set", size_px, cache=cache)
+        result = sentinode("train", phantom_folder, "--out", root / name, *asked, "--set", size_px, cache=cache)
         assert result.returncode == 0, result.stderr
     return [root / "25", root / "26"]
 
@@ -636,8 +629,7 @@ EIGHT_EPOCHS = ["--set", "fit.epochs=8", "--set", "fit.batch_size=4", "--set", "
 @pytest.fixture(scope="module")
 def uninterrupted(phantom_folder: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("uninterrupted") / "run"
-    with blank_figures():
-        result = sentinode("train", phantom_folder, "--out", out, *EIGHT_EPOCHS, cache=cache)
+    result = sentinode("train", phantom_folder, "--out", out, *EIGHT_EPOCHS, cache=cache)
     assert result.returncode == 0, result.stderr
     return out
 
