@@ -433,8 +433,8 @@ def _png(image: Image.Image) -> bytes:
 
 
 def require_tifffile() -> Any:
-    """The module that writes TIFF; raises MissingExtraError."""
-    return optional_module("tifffile", what="writing heat maps", extra="slides")
+    """The module that reads and writes TIFF; raises MissingExtraError."""
+    return optional_module("tifffile", what="a heat map's file", extra="slides")
 
 
 def legend() -> Mapping[str, tuple[int, int, int]]:

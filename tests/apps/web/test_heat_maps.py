@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from sentinode.slides.lesions import lesions_in
 from sentinode.slides.outputs import CELLS, LESIONS, Request, SlideRecord, write_results
 from sentinode.slides.tissue import Reason
 
-ROWS, COLUMNS = 300, 520
+ROWS, COLUMNS = 260, 310
 STEP = (32.9218, 33.0)  # no whole number: cells.csv rounds the corners
 SIZE = int(COLUMNS * STEP[0]) - 5, int(ROWS * STEP[1]) - 5
 STRANGE = "a b&<i>"
@@ -91,7 +92,7 @@ def test_tiles_of_every_level_are_the_cells_and_of_coarser_ones_the_greatest(
     client: TestClient, found: HeatMap, layer: str
 ) -> None:
     card = client.get(OF_SLIDE).json()["heat_map"]
-    assert (card["layers"], card["tile"], card["max_level"]) == (["probability", "disagreement"], 256, 10)
+    assert (card["layers"], card["tile"], card["max_level"]) == (["probability", "disagreement"], 256, 9)
     expected = levels_of(getattr(found, layer))
     for level in range(card["max_level"], -1, -1):
         rows, columns = (math.ceil(side / 2 ** (card["max_level"] - level)) for side in (ROWS, COLUMNS))
@@ -141,8 +142,8 @@ def test_lesions_are_the_file_that_was_written(client: TestClient, results: Path
 
 @pytest.mark.parametrize(
     "path",
-    ["heatmap_files/probability/11/0_0.png", "heatmap_files/probability/-1/0_0.png", "heatmap_files/reason/0/0_0.png",
-     "heatmap_files/probability/10/3_0.png", "heatmap_files/probability/10/0_-1.png", "heatmap_files/..%2f/0/0_0.png",
+    ["heatmap_files/probability/10/0_0.png", "heatmap_files/probability/-1/0_0.png", "heatmap_files/reason/0/0_0.png",
+     "heatmap_files/probability/9/2_0.png", "heatmap_files/probability/9/0_-1.png", "heatmap_files/..%2f/0/0_0.png",
      "heatmap_files/probability/99999999999999999999/0_0.png"],
 )  # fmt: skip
 def test_what_is_not_there_is_told_in_one_line(client: TestClient, path: str) -> None:
@@ -150,6 +151,19 @@ def test_what_is_not_there_is_told_in_one_line(client: TestClient, path: str) ->
     assert answer.status_code in (404, 422)
     assert answer.headers["content-type"] == "application/problem+json"
     assert answer.json()["detail"].isprintable()
+
+
+def test_a_heat_map_that_cannot_be_read_here_says_what_is_missing(
+    classifier: Classifier, results: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tifffile", None)
+    slides = Slides(results / "slides", results / "out")
+    client = TestClient(
+        application(Service(classifier, "", maps="", limits=Limits(), slides=slides)), base_url="http://localhost"
+    )
+    answer = client.get(f"{OF_SLIDE}/heatmap.png")
+    assert answer.status_code == 501
+    assert "pip install 'sentinode[slides]'" in answer.json()["detail"]
 
 
 def test_a_slide_that_was_not_judged_has_none_of_it(client: TestClient) -> None:

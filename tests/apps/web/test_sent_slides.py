@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import struct
+import sys
 import threading
 import time
 import zlib
@@ -150,6 +151,19 @@ def test_openslides_own_words_name_no_folder(
         assert answer.status_code in (409, 422)
         assert "Invalid TIFF" in answer.json()["detail"]
         assert str(place) not in answer.json()["detail"]
+
+
+def test_what_is_not_installed_is_named(
+    client: TestClient, place: Path, slide: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "openslide", None)
+    answer = client.post("/v1/slides?name=a.tif", content=slide, headers=RAW)
+    assert answer.status_code == 501
+    assert "pip install 'sentinode[slides]'" in answer.json()["detail"]
+    assert left_in(place) == []
+    file = io.BytesIO()
+    Image.fromarray(RGB).save(file, "PNG")
+    assert client.post("/v1/slides?name=a.png", content=file.getvalue(), headers=RAW).status_code == 201  # needs none
 
 
 def test_slides_are_bounded_in_bytes_and_number(classifier: Classifier, place: Path, slide: bytes) -> None:

@@ -51,6 +51,7 @@ _TITLES: Final = {
     422: "Unprocessable content",
     429: "Too many requests",
     500: "Internal server error",
+    501: "Not implemented",
     503: "Service unavailable",
     507: "Insufficient storage",
 }

@@ -208,8 +208,8 @@ class Jobs:
         """Take a folder of results for this service alone, until `close`."""
         if out in self._held:
             return
+        require_tifffile()
         try:
-            require_tifffile()
             with ExitStack() as stack:
                 stack.enter_context(claim(out, begun=COHORT_BEGUN))
                 begin_cohort(out, self._digest, self._settings)

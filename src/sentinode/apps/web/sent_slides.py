@@ -11,6 +11,7 @@ import math
 import re
 import shutil
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -131,10 +132,12 @@ def _require_begin(piece: bytes, path: Path) -> None:
 
 def _require_small_or_tiled(path: Path) -> None:
     """What OpenSlide does not know would be decoded whole; raises DataError where that is too large."""
-    openslide = optional_module("openslide", what="reading slides", extra="slides")
+    if _SUFFIXES[path.suffix] != "image":
+        openslide = optional_module("openslide", what="reading slides", extra="slides")
+        with suppress(openslide.OpenSlideError):
+            if openslide.OpenSlide.detect_format(path) is not None:
+                return
     try:
-        if _SUFFIXES[path.suffix] != "image" and openslide.OpenSlide.detect_format(path) is not None:
-            return
         with Image.open(path, formats=("TIFF", "PNG", "JPEG")) as image:
             pixels = image.width * image.height
     except Image.DecompressionBombError:

@@ -40,7 +40,7 @@ from sentinode.apps.web.gate import PROBLEM, SLIDES, Gate, problem
 from sentinode.apps.web.heat_maps import HeatMapFiles
 from sentinode.apps.web.service import Service
 from sentinode.apps.web.uploads import MULTIPART, NPY, RAW, RefusedError, files_of, patches_of_npy
-from sentinode.errors import FailureError, one_line
+from sentinode.errors import FailureError, MissingExtraError, one_line
 from sentinode.evaluation.calibration import Method
 from sentinode.exports.html_page import IMAGE_READER
 from sentinode.inference.classifier import Pixels
@@ -345,6 +345,7 @@ def _tell_problems(app: FastAPI, service: Service) -> None:
     tell(ClientDisconnect, lambda _: problem(400, "the body: ended before it was complete. Send it again."))
     tell(BusyError, lambda _: problem(429, "too much is waiting to be computed. Come again in 1 s."))
     tell(TimeoutError, lambda _: problem(503, f"no answer within {service.limits.answer_s:g} s. Send fewer at once."))
+    tell(MissingExtraError, lambda error: problem(501, f"the service: {error.what}. {error.remedy}."))
     tell(RequestValidationError, wrong)
     tell(HTTPException, foreign)
     tell(Exception, lambda _: problem(500, "the service: failed. This is a bug: its log says more. Please report it."))
