@@ -29,9 +29,9 @@ demo: install ## a small study of synthetic tissue, demo/study/report.html, and 
 	@echo "submission: $(CURDIR)/demo/study/submission.csv"
 	@echo "its page:   $(BIN)/sentinode serve demo/study --data demo/phantom --slides demo/slides/slides --heatmaps demo/heatmaps"
 
-# Two processes of one thread each are faster than one; a file's tests share what they have prepared.
+# Processes of one thread each, one more than cores, for some tests wait; a file's tests share what they have prepared.
 test: install ## all tests
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 # The tests of numbers again, in other instructions than the processor's best: sse, avx or avx2 (the last with fused
 # multiply-add); what each library then uses stands at the end. Loops are compiled anew the first time.

@@ -94,6 +94,7 @@ if not _SHARES:
 
 _SHOWN: dict[str, str] = {}
 _LONGEST_FIRST = (
+    "engine/test_on_ray.py",
     "apps/test_cli.py",
     "evaluation/test_bootstrap.py",
     "report/pages/test_page.py",
@@ -102,6 +103,10 @@ _LONGEST_FIRST = (
     "api/test_study.py",
     "runs/test_evaluate.py",
     "test_processes.py",
+    "apps/web/test_page.py",
+    "engine/test_local.py",
+    "test_notebook.py",
+    "test_wheel.py",
     "runs/test_backbones.py",
     "studies/test_training.py",
     "audit/test_overlaps.py",
