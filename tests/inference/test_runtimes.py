@@ -95,7 +95,7 @@ def network(cache: Path, told: Callable[[str], None] = lambda _: None, *, digest
 def test_another_runtime_gives_a_patch_the_same_probability_whatever_comes_with_it(
     way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip(way)
+    pytest.importorskip(way, reason=f"{way} is not installed")
     only(way, monkeypatch)
     net = network(tmp_path)
     before = net.probabilities(PIXELS)

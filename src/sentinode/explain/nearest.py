@@ -99,7 +99,7 @@ class KnownFeatures:
             found = torch.matmul(torch.from_numpy(units), torch.from_numpy(self._units).T).numpy()
             return found, np.full_like(found, rounding)
         from sentinode.kernels.jit import share_threads
-        from sentinode.kernels.nearest import dots  # here: without Numba it is not asked for
+        from sentinode.kernels.products import dots  # here: without Numba it is not asked for
 
         share_threads()
         ours, theirs = _Coarse.of(units, np.int16), self._in_bytes

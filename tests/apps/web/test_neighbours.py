@@ -7,6 +7,7 @@ import csv
 import io
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -66,7 +67,7 @@ def client_of(run: Run, search: NeighbourSearch | None) -> TestClient:
     return TestClient(application(service), base_url="http://localhost")
 
 
-def npy(patches: np.ndarray) -> dict[str, object]:
+def npy(patches: np.ndarray) -> dict[str, Any]:
     file = io.BytesIO()
     np.save(file, patches)
     return {"content": file.getvalue(), "headers": {"content-type": "application/x-npy"}}
@@ -76,7 +77,7 @@ def test_they_are_the_librarys_with_their_pictures(run: Run, search: NeighbourSe
     others = make_patches(3, seed=9)
     expected = neighbours_of(run, others, search.training, session=session)
     with client_of(run, search) as client:
-        said = client.post("/v1/neighbours", **npy(others.pixels)).json()  # type: ignore[arg-type]
+        said = client.post("/v1/neighbours", **npy(others.pixels)).json()
         assert client.get("/v1/model").json()["neighbours"] is True
     assert said["model_sha256"] == "d" * 64
     for patches, of in zip(said["neighbours"], expected, strict=True):
@@ -96,7 +97,7 @@ def test_a_patch_that_was_trained_on_is_shown_as_such(run: Run, search: Neighbou
     own = sorted(run.training_ids)[0]
     row = search.training.rows_of(np.array([own]))
     with client_of(run, search) as client:
-        said = client.post("/v1/neighbours", **npy(search.training.pixels[row])).json()  # type: ignore[arg-type]
+        said = client.post("/v1/neighbours", **npy(search.training.pixels[row])).json()
     first = said["neighbours"][0][0]
     assert (first["id"], first["tie"]) == (own, "equal")
     assert first["similarity"] == pytest.approx(1, abs=1e-5)
@@ -106,14 +107,14 @@ def test_without_the_training_set_the_option_is_named_and_too_many_are_refused(
     run: Run, search: NeighbourSearch
 ) -> None:
     with client_of(run, None) as client:
-        answer = client.post("/v1/neighbours", **npy(search.training.pixels[:1]))  # type: ignore[arg-type]
+        answer = client.post("/v1/neighbours", **npy(search.training.pixels[:1]))
         assert answer.status_code == 404
         assert "--data DATA" in answer.json()["detail"]
         card = client.get("/v1/model").json()
         assert (card["neighbours"], card["no_neighbours"]) == (False, "the service was started without --data")
     many = np.repeat(search.training.pixels[:1], MOST_COMPARED + 1, axis=0)
     with client_of(run, search) as client:
-        assert client.post("/v1/neighbours", **npy(many)).status_code == 422  # type: ignore[arg-type]
+        assert client.post("/v1/neighbours", **npy(many)).status_code == 422
 
 
 def test_other_data_than_the_models_are_refused(run: Run, material: Material, tmp_path: Path, session: Session) -> None:
