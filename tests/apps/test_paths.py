@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from sentinode.apps import paths
+from sentinode.apps.cli import run
 from sentinode.apps.paths import what_to_compare
 
 SCRIPT = """
@@ -130,3 +131,11 @@ def test_every_record_that_a_page_is_drawn_from_is_known_to_the_command() -> Non
     from sentinode.slides.cohort import COHORT_RECORD
 
     assert set(paths.RECORDS) == {CHECK, EXPLANATION, SCORES, STUDY_EVIDENCE, COHORT_RECORD}
+
+
+def test_slides_that_are_not_there_are_told_before_anything_is_served(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "manifest.json").touch()
+    assert run(["serve", str(tmp_path), "--slides", str(tmp_path / "none")]) == 2
+    assert "none: is not a directory. Give the folder of the slides" in capsys.readouterr().err

@@ -79,6 +79,8 @@ def serve(
             where=f"--host {host}",
             remedy="Give --token-file, or leave --host out.",
         )
+    if slides is not None and not slides.is_dir():
+        raise ConfigError("is not a directory", where=slides, remedy="Give the folder of the slides to show.")
     if heatmaps is not None and slides is None:
         raise ConfigError("are of slides, and none are given", where="--heatmaps", remedy="Give --slides FOLDER.")
     from sentinode.api.explain import training_neighbours
