@@ -13,6 +13,7 @@ from PIL import Image
 from sentinode import read_slide
 from sentinode.data.images import patch_id
 from sentinode.errors import DataError
+from sentinode.slides.reader import Slide
 from slides.conftest import GLASS, destroy_tile, write_pyramid
 
 
@@ -141,6 +142,19 @@ def test_the_identity_follows_the_content_and_not_the_name(tmp_path: Path, slide
     assert read_slide(moved).identity == first
     other = write_pyramid(tmp_path / "other.tif", np.full_like(tissue_rgb, GLASS))
     assert read_slide(other).identity != first
+
+
+def test_a_file_that_openslide_gives_no_hash_is_not_read_whole_to_be_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (2, 1536, 1536, 3), dtype=np.uint8)  # above what is hashed
+    files = [write_pyramid(tmp_path / f"{n}.tif", rgb, levels=1) for n, rgb in enumerate(noise)]
+    slides = [read_slide(path) for path in files]
+    assert "openslide.quickhash-1" not in slides[0].properties
+    monkeypatch.setattr(Slide, "read", None)
+    first, other = (slide.identity for slide in slides)
+    assert first != other
+    assert read_slide(files[0].rename(tmp_path / "moved.tif")).identity == first
 
 
 def test_every_patch_of_a_real_composite_is_read_back(shared: Callable[[str], Path]) -> None:

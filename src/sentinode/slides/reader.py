@@ -40,6 +40,7 @@ _SAME: Final = 0.01  # a pixel that is so much larger or smaller is the same pix
 _COARSEST: Final = 2.0  # times the spacing of the model: from coarser pixels nothing can be made that it knows
 _ASSUMED: Final = (0.5, 0.5)  # um/px of a slide that has none, for its pictures alone
 _CACHE_MB: Final = (32, 256)
+_PARTS, _PART = 32, 2**15  # parts of a file, and bytes of each, that stand for it
 _BAND_PX: Final = 4_000_000  # pixels that are read at once for an overview
 
 
@@ -62,6 +63,9 @@ class _Pixels(Protocol):
     tile_px: int
 
     def read(self, level: int, x: int, y: int, width: int, height: int) -> Rgb: ...
+
+    def content(self) -> bytes:
+        """What tells these pixels from others."""
 
     def close(self) -> None: ...
 
@@ -178,14 +182,7 @@ class Slide:
     @cached_property
     def identity(self) -> str:
         """A digest of what was read: it changes when the file does, and not with its name or place."""
-        digest = hashlib.sha256()
-        hashed = self.properties.get("openslide.quickhash-1", "")
-        if hashed:  # of the file's headers and coarsest level: of gigabytes, no more is read
-            found = self.path.stat()
-            digest.update(f"{hashed} {found.st_size} {found.st_mtime_ns}".encode())
-        else:
-            digest.update(self.read(0, 0, 0, self.levels[0].width, self.levels[0].height).tobytes())
-        return digest.hexdigest()
+        return hashlib.sha256(self._pixels.content()).hexdigest()
 
 
 @dataclass(frozen=True, eq=False)
@@ -331,6 +328,15 @@ class _OpenSlidePixels:
             ) from error
         return _on_white(image)
 
+    def content(self) -> bytes:
+        """Of gigabytes no more is read than OpenSlide's hash, of headers and the coarsest level.
+
+        It has none where that level is large, as in a file of one level: then some places of the file stand for it.
+        """
+        found = self._path.stat()
+        hashed = self.properties.get("openslide.quickhash-1", "").encode() or _some_of(self._path, found.st_size)
+        return hashed + f" {found.st_size} {found.st_mtime_ns}".encode()
+
     def close(self) -> None:
         self._handle.close()
 
@@ -375,7 +381,20 @@ class _ImagePixels:
         rgb[top - y : top - y + inside.shape[0], left - x : left - x + inside.shape[1]] = inside
         return rgb
 
+    def content(self) -> bytes:
+        return self._rgb.tobytes()
+
     def close(self) -> None: ...
+
+
+def _some_of(path: Path, size: int) -> bytes:
+    """A few parts of a file, from its first byte to its last."""
+    parts = []
+    with path.open("rb") as file:
+        for start in np.linspace(0, max(size - _PART, 0), _PARTS).astype(np.int64).tolist():
+            file.seek(start)
+            parts.append(file.read(_PART))
+    return b"".join(parts)
 
 
 def _decoded(path: Path) -> Rgb:
