@@ -1,12 +1,13 @@
 """How runs and slides scale: one and two workers here, overhead per task, and a model of 100 and 1,000 workers.
 
-    python benchmarks/scaling.py [--runs 40] [--engines local ray] [--scratch FOLDER]     # 3 minutes on two idle cores
+    python benchmarks/scaling.py [--runs 40] [--rounds 3] [--engines local ray]     # 8 minutes on two idle cores
     python benchmarks/scaling.py --model-only MEASURED.json                              # seconds
 
 The same runs of the notebook's network are trained in turn by one process, in one thread and in two, and by an engine
-with one worker and with two, each of one thread. All must leave the same weights. What is measured goes into a discrete
-model of a cluster: a driver that does one thing at a time, machines that fetch the patches, workers that start, train
-and write to one shared folder. What names the bottleneck is the part without which the work would end soonest.
+with one worker and with two, each of one thread; runs in turn and by two workers follow each other in every round. All
+must leave the same weights. What is measured goes into a discrete model of a cluster: a driver that does one thing at a
+time, machines that fetch the patches, workers that start, train and write to one shared folder. What names the
+bottleneck is the part without which the work would end soonest.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from resource import RUSAGE_CHILDREN, RUSAGE_SELF, getrusage
+from statistics import median
 from typing import Any
 
 from sentinode.machine import wait_passively
@@ -66,8 +68,11 @@ class _Told(dict[str, Any]):
         print(f"{name}: {value}", flush=True)
 
 
-def measure(scratch: Path, runs: int, engines: Sequence[str], data: Path | None) -> dict[str, Any]:
-    """Seconds of the runs in turn and by engines, and of what a task costs beside its work."""
+def measure(scratch: Path, runs: int, engines: Sequence[str], data: Path | None, rounds: int) -> dict[str, Any]:
+    """Seconds of the runs in turn and by engines, and of what a task costs beside its work.
+
+    A machine's speed wanders, so each round has the runs in turn and, right behind them, the same by two workers.
+    """
     if data is None:
         write_phantom(data := scratch / "data", patches=PATCHES, slides=20, seed=1)
     config = override(load_preset("seed").run_config(), {"fit.epochs": EPOCHS, "fit.epoch_fraction": None})
@@ -78,26 +83,41 @@ def measure(scratch: Path, runs: int, engines: Sequence[str], data: Path | None)
     train_run(material, config, scratch / "warm-up")  # loops are compiled once on a machine
     found = _Told({"runs": runs, "patches": len(material.candidates), "epochs": EPOCHS})
     weights: set[str] = set()
-    for threads in (1, 2):
+
+    def in_turn(threads: int, place: Path) -> float:
         material.session = Session(scratch / "cache", _CPU, threads=threads)
-        began, spent = time.perf_counter(), processor_seconds()
+        began = time.perf_counter()
         for seed, of_seed in enumerate(configs):
-            train_run(material, of_seed, scratch / f"in-turn-{threads}" / str(seed))
-        found[f"in turn, {threads} threads"] = time.perf_counter() - began
-        found[f"in turn, {threads} threads, processor"] = processor_seconds() - spent
-        weights.add(weights_in(scratch / f"in-turn-{threads}", runs))
+            train_run(material, of_seed, place / str(seed))
+        weights.add(weights_in(place, runs))
+        return time.perf_counter() - began
+
+    def together(name: str, workers: int, place: Path) -> dict[str, float]:
+        took = seconds_of(engine_of(name, workers), material, configs, place)
+        weights.add(weights_in(place, runs))
+        return took
+
+    serial, by_two = list[float](), {name: list[dict[str, float]]() for name in engines}
+    for number in range(rounds):
+        serial.append(in_turn(1, scratch / f"in-turn-{number}"))
+        for name in engines:
+            by_two[name].append(together(name, 2, scratch / f"{name}-2-{number}"))
+        found[f"round {number + 1}"] = {"in turn": serial[-1], **{name: by_two[name][-1] for name in engines}}
+    found["in turn, 1 threads"] = median(serial)
+    found["in turn, 2 threads"] = in_turn(2, scratch / "in-turn-2-threads")
     for name in engines:
-        for workers in (1, 2):
-            place = scratch / f"{name}-{workers}"
-            found[f"{name}, {workers} workers"] = seconds_of(engine_of(name, workers), material, configs, place)
-            weights.add(weights_in(place, runs))
+        pairs = list(zip(serial, by_two[name], strict=True))
+        found[f"{name}, efficiency"] = sorted(alone / 2 / two["all"] for alone, two in pairs)
+        begun = sorted(alone / 2 / (two["all"] - two["until the first epoch"]) for alone, two in pairs)
+        found[f"{name}, efficiency from the first epoch on"] = begun
+        found[f"{name}, 1 workers"] = together(name, 1, scratch / f"{name}-1")
         found[f"{name}, an empty task"] = seconds_of_nothing(engine_of(name, 1), material, config, scratch)
     assert len(weights) == 1, "the engines' runs differ from those in turn"
     found["opening the material"] = seconds_to_open(material, scratch)
     began = time.perf_counter()
-    Run.open(scratch / "in-turn-1" / "0")
+    Run.open(scratch / "in-turn-0" / "0")
     found["opening a run"] = time.perf_counter() - began
-    of_run = scratch / "in-turn-1" / "0"
+    of_run = scratch / "in-turn-0" / "0"
     found["a run's files, MB"] = sum(path.stat().st_size for path in of_run.rglob("*") if path.is_file()) / 1e6
     return found
 
@@ -296,6 +316,7 @@ def table(measured: dict[str, Any], engine: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=40)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--engines", nargs="*", default=["local", "ray"], choices=["local", "ray"])
     parser.add_argument("--data", type=Path, help="a data folder (default: a phantom of 2,500 patches)")
     parser.add_argument("--scratch", type=Path, help="a folder to work in (default: a temporary one)")
@@ -306,19 +327,19 @@ def main() -> None:
         measured = json.loads(asked.model_only.read_text())
     else:
         with tempfile.TemporaryDirectory(dir=asked.scratch) as folder:
-            measured = measure(Path(folder), asked.runs, asked.engines, asked.data)
+            measured = measure(Path(folder), asked.runs, asked.engines, asked.data, asked.rounds)
         if asked.json:
             write_json(asked.json, measured)
-    serial = measured["in turn, 1 threads"]
     for engine in asked.engines:
-        if f"{engine}, 2 workers" not in measured:
+        if f"{engine}, efficiency" not in measured:
             continue
-        one, two = (measured[f"{engine}, {workers} workers"] for workers in (1, 2))
-        overhead = (one["all"] - one["until the first epoch"] - serial) / measured["runs"]
+        shares = (measured[f"{engine}, efficiency{since}"] for since in ("", " from the first epoch on"))
+        with_start, begun = (f"{median(of):.1%} ({min(of):.1%} to {max(of):.1%})" for of in shares)
+        alone = measured[f"{engine}, 1 workers"]
+        overhead = alone["all"] - alone["until the first epoch"] - measured["in turn, 1 threads"]
         print(
-            f"{engine}: efficiency of two workers {serial / 2 / two['all']:.1%} with their start, "
-            f"{serial / 2 / (two['all'] - two['until the first epoch']):.1%} from the first epoch on; "
-            f"a task costs {1000 * overhead:,.0f} ms beside its work"
+            f"{engine}: efficiency of two workers {with_start} with their start, {begun} from the first epoch on; "
+            f"a task costs {1000 * overhead / measured['runs']:,.0f} ms beside its work"
         )
         print(table(measured, engine))
 
