@@ -45,8 +45,8 @@ from sentinode.phantom.phantom import write_phantom
 from sentinode.runs.material import Material, gather
 from sentinode.runs.material_folder import open_material, save_material
 from sentinode.runs.run import Run
+from sentinode.runs.tasks import RunTasks
 from sentinode.runs.train import train_run
-from sentinode.runs.training_tasks import RunTasks
 from sentinode.session import Session
 from sentinode.settings import override
 

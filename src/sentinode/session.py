@@ -34,8 +34,8 @@ class Session:
     `runtime` says what computes the networks of a finished model that predicts or is evaluated: what `cache_root` keeps
     as the fastest for it on this processor, or PyTorch. Training, and what it rests on, is PyTorch's alone.
 
-    `engine` does what is many: the runs of a study, the members of an ensemble, slides. Without one this process does
-    them, one after the other.
+    `engine` does what is many: the runs of a study, the members of an ensemble, slides, blocks of patches. Without one
+    this process does them, one after the other.
     """
 
     cache_root: Path = field(default_factory=default_cache)

@@ -231,6 +231,17 @@ def trained(finished: Path) -> Path:
     return next(iter(sorted((finished / "runs").iterdir())))
 
 
+def test_predict_with_an_engine_is_predict(trained: Path, phantom_folder: Path, cache: Path, tmp_path: Path) -> None:
+    ask = ["predict", trained, phantom_folder / "test", "--threads", "1"]
+    assert sentinode(*ask, "--out", tmp_path / "one.csv", cache=cache).returncode == 0
+    many = ["--out", tmp_path / "many.csv", "--engine", "local", "--processes", "2", "--set", "running.cpus=1"]
+    result = sentinode(*ask, *many, cache=cache)
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "many.csv").read_bytes() == (tmp_path / "one.csv").read_bytes()
+    lone = sentinode(*ask, "--out", tmp_path / "lone.csv", "--set", "running.cpus=1", cache=cache)
+    refused(lone, "--set: belongs to --engine. Add that, or leave it out.")
+
+
 def test_predict_at_an_operating_point(trained: Path, phantom_folder: Path, cache: Path, tmp_path: Path) -> None:
     point = json.loads((trained / "decision.json").read_text())["points"]["youden"]
     plain, called, mended = (tmp_path / name for name in ("plain.csv", "called.csv", "mended.csv"))

@@ -25,8 +25,8 @@ from sentinode.models.own import Recipes
 from sentinode.runs.material import Material, gather
 from sentinode.runs.material_folder import open_material, save_material
 from sentinode.runs.run import is_finished
+from sentinode.runs.tasks import RunTasks, train_together
 from sentinode.runs.train import train_run
-from sentinode.runs.training_tasks import RunTasks, train_together
 from sentinode.session import Session
 from sentinode.settings import override
 

@@ -24,8 +24,8 @@ from sentinode.engine.task import EngineTask
 from sentinode.errors import FailureError, TasksError
 from sentinode.machine import keep_ray_to_itself
 from sentinode.models.own import Recipes
+from sentinode.runs.tasks import RunTasks, train_together
 from sentinode.runs.train import train_run
-from sentinode.runs.training_tasks import RunTasks, train_together
 from sentinode.session import Session
 from sentinode.settings import override, to_toml
 
@@ -137,7 +137,7 @@ import torch
 from engine.test_local import material_in
 from sentinode.config.run import RunConfig
 from sentinode.engine.on_ray import OnRay
-from sentinode.runs.training_tasks import train_together
+from sentinode.runs.tasks import train_together
 from sentinode.session import Session
 from sentinode.settings import read_toml
 

@@ -13,6 +13,7 @@ from in_turn import InTurn
 from sentinode import Session, judge_slides
 from sentinode.config.run import RunConfig
 from sentinode.engine.shard import Shard
+from sentinode.engine.task import Needs
 from sentinode.runs.material import Material
 from sentinode.runs.train import train_run
 from slides.conftest import write_pyramid
@@ -35,7 +36,7 @@ def test_slides_that_an_engine_judges_are_what_one_process_judges(
     asked = replace(
         session, engine=engine, progress=lambda step, done, total, note="": told.append((step, done, total))
     )
-    record = judge_slides(tmp_path / "run", slides, tmp_path / "many", asked)
+    record = judge_slides(tmp_path / "run", slides, tmp_path / "many", asked, settings={"running.cpus": 2})
     assert [row.state for row in record.rows] == ["done", "done", "failed"]
     serial, many = (
         {str(path.relative_to(top)): path.read_bytes() for path in top.rglob("*") if path.is_file()}
@@ -46,6 +47,7 @@ def test_slides_that_an_engine_judges_are_what_one_process_judges(
     assert many == serial
     sizes = {path.stem: path.stat().st_size for path in slides}
     assert [task.name for task in engine.sent] == sorted(sizes, key=lambda name: -sizes[name])  # the bad one once
+    assert {task.needs for task in engine.sent} == {Needs(cpus=2)}
     assert ("slides", 3, 3) in told
     assert {step for step, done, total in told if done == total} >= {"judge one", "judge two", "slides"}
 

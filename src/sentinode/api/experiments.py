@@ -34,6 +34,7 @@ from sentinode.runs.load import classifier_of, open_runs, runtime_cache_of
 from sentinode.runs.material import gather
 from sentinode.runs.run import Run, claim_run
 from sentinode.runs.study_record import STUDY_EVIDENCE
+from sentinode.runs.tasks import predict_patches
 from sentinode.runs.train import train_run
 from sentinode.session import Session
 from sentinode.settings import override
@@ -160,7 +161,7 @@ def compare_runs_on(
         scored = open_labelled(data, labels, DataConfig(slides=slides), runs, session)
         fastest = runtime_cache_of(session)
         models = [classifier_of([run], session.device, fastest=fastest) for run in runs]
-        said = [model.predictions(scored.patches, session.progress) for model in models]
+        said = [predict_patches(model, scored.patches, session, out) for model in models]
         comparison = pair_given(on_other_patches(runs, said))
         asked = (config or StudyConfig()).compare
         clusters, kind = cluster(scored, runs[0].config, session)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -20,7 +20,7 @@ from sentinode.config.run import DataConfig
 from sentinode.data.competition import read_sample_ids
 from sentinode.data.folder import pack_all, read_images
 from sentinode.data.patches import PatchSet
-from sentinode.errors import RunError
+from sentinode.errors import ConfigError, RunError
 from sentinode.evaluation.metrics import OwnMetric, Score, own_metrics
 from sentinode.exports.submission import make_submission, require_ids, write_submission
 from sentinode.inference.classifier import Classifier
@@ -46,6 +46,7 @@ def predict(
     threshold: str | float | None = None,
     spacing: float | None = None,
     network: Given | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> pd.DataFrame:
     """Predict patches with a run or a study's chosen variant; write and return a checked table id,label.
 
@@ -56,6 +57,10 @@ def predict(
     `threshold`, as for `Classifier.threshold`, the table is id,probability,positive: 1 if the probability before any
     calibration is above the threshold, so calibration changes no decision. The folder of a run of your own network
     needs the same `network` as `fit`.
+
+    A session's engine predicts more than 4,096 patches in blocks of as many, whose results lie beside `out` until all
+    are there: the same call goes on with them. `settings`: `running.cpus`, `running.gpus` and `running.memory_mb`, what
+    a block takes of a machine, where that is not what the run's settings say. Raises TasksError where a block failed.
     """
     session = session or Session()
     if out.is_dir():
@@ -68,7 +73,8 @@ def predict(
         asked = read_sample_ids(like) if like else found.sample_ids
         asked = asked if len(asked) else found.listing.ids
         require_ids(found.listing.ids, asked)
-        raw = make_submission(classifier.predictions(pack_all(found.listing, session), session.progress), asked)
+        predictions = _predicted(classifier, pack_all(found.listing, session), session, out, settings)
+        raw = make_submission(predictions, asked)
         table = raw if calibration is None else raw.assign(label=calibration.apply(raw["label"].to_numpy()))
         if above is not None:
             positive = (raw["label"] > above).astype(int)
@@ -88,6 +94,7 @@ def evaluate(
     out: Path | None = None,
     network: Given | None = None,
     metrics: Mapping[str, Score | OwnMetric] | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> Evaluation:
     """Score a run or a study's chosen variant on the patches in `data` that the table `labels` names.
 
@@ -96,20 +103,33 @@ def evaluate(
     a slide or tissue with it. The folder `out`, if given, gets scores.json, predictions.csv and report.html. A run of
     your own network needs the same `network` as `fit`. `metrics` are your own scores by name, functions of labels and
     probabilities (or `OwnMetric`), each with its interval like the others.
+    A session's engine predicts as for `predict`, `settings` too; it needs `out`, beside which its results lie.
     """
     from sentinode.runs import evaluate as evaluation  # here: intervals take SciPy, a prediction does not
 
     session, own = session or Session(), own_metrics(metrics)
+    if session.engine is not None and out is None:
+        raise ConfigError("an engine leaves results beside those asked for", where="out", remedy="Name a folder.")
     with claim(out, replaces=evaluation.BEFORE_SCORES) if out else nullcontext():
         runs = open_runs(model, Recipes.of(network))
         classifier = classifier_of(runs, session.device, folder=model, fastest=runtime_cache_of(session))
         asked = DataConfig(slides=slides, spacing_um_per_px=spacing)
         scored = evaluation.open_labelled(data, labels, asked, runs, session)
-        predictions = classifier.predictions(scored.patches, session.progress)
+        predictions = _predicted(classifier, scored.patches, session, out, settings)
         found = evaluation.evaluate(classifier, runs, predictions, scored, session, own=own)
         if out is not None:
             _write(found, predictions, scored.patches, out)
     return found
+
+
+def _predicted(
+    classifier: Classifier, patches: PatchSet, session: Session, out: Path | None, settings: Mapping[str, Any] | None
+) -> Predictions:
+    if session.engine is None or out is None:
+        return classifier.predictions(patches, session.progress)
+    from sentinode.runs.tasks import predict_patches  # here: one process does without, and begins sooner
+
+    return predict_patches(classifier, patches, session, out, settings)
 
 
 def _write(found: Evaluation, predictions: Predictions, patches: PatchSet, out: Path) -> None:

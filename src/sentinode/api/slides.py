@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 from sentinode.artefacts import claim, claim_file, refuse_full
 from sentinode.engine.shard import Shard
+from sentinode.engine.task import Needs
 from sentinode.errors import ConfigError, DataError, RunError
 from sentinode.inference.classifier import Classifier
 from sentinode.models.own import Given, Recipes
@@ -46,6 +48,7 @@ def judge_slides(
     dense: bool = False,
     network: Given | None = None,
     shard: Shard | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> CohortRecord:
     """Judge every cell of tissue of whole slides with a run, ensemble or study's choice; write and return the results.
 
@@ -58,6 +61,8 @@ def judge_slides(
     `dense`: networks that can go over blocks of a slide at once do so, which is faster and not quite the same; each
     slide's record says how far off it is. With `shard` a share of the slides is judged, and the record, which is
     not written then, has these alone; several shards may fill `out` at once, and a call with `resume` ends the work.
+    `settings`: `running.cpus`, `running.gpus` and `running.memory_mb`, what a slide takes of a machine if a session's
+    engine has it judged, where that is not what the run's settings say.
 
     A slide that cannot be judged has the reason in its row, and the others their results. Raises ConfigError where
     `out` was begun with another model or other settings, or none of the networks can be dense.
@@ -74,7 +79,7 @@ def judge_slides(
         raise RunError("contains results of slides", where=out, remedy="Add --resume, or choose another folder.")
     refuse_full(out, COHORT_BEGUN)
     with claim(out, begun=COHORT_BEGUN) if shard is None else nullcontext():
-        judge = model_of(model, session, network=network)
+        judge = model_of(model, session, network=network, settings=settings)
         classifier = judge.classifier
         above, rule = _operating_point(classifier, threshold, session)
         if calibrate is not None:
@@ -85,21 +90,32 @@ def judge_slides(
                 where=model,
                 remedy="Leave --dense out; docs/slides.md names the networks that can.",
             )
-        settings = SlideSettings(above, rule, calibrate, dense, stride, spacing, at)
+        how = SlideSettings(above, rule, calibrate, dense, stride, spacing, at)
         if shard is not None:
-            rows = judge_shard(shard.part(entries), judge, settings, out, session)
+            rows = judge_shard(shard.part(entries), judge, how, out, session)
             return CohortRecord(classifier.name, judge.note, above, rule, tuple(rows), stride)
-        record = judge_cohort(entries, judge, settings, out, session)
+        record = judge_cohort(entries, judge, how, out, session)
         write_slides_page(out)
     return record
 
 
-def model_of(folder: Path, session: Session, *, network: Given | None = None) -> Model:
-    """A finished run, ensemble or study's choice as what judges slides; on PyTorch, for the same bits each time."""
+def model_of(
+    folder: Path, session: Session, *, network: Given | None = None, settings: Mapping[str, Any] | None = None
+) -> Model:
+    """A finished run, ensemble or study's choice as what judges slides; on PyTorch, for the same bits each time.
+
+    `settings` are as for `judge_slides`.
+    """
     own = Recipes.of(network)
     runs = open_runs(folder, own)
     classifier = classifier_of(runs, session.device, folder=folder)
-    return Model(classifier, digest_of_model(folder), str(runs[0].environment.get("data_note", "")), folder, own)
+    needs = Needs()
+    if session.engine is not None:
+        from sentinode.runs.tasks import needs_of  # here: one process does without, and begins sooner
+
+        needs = needs_of(runs[0].config, session, settings)
+    note = str(runs[0].environment.get("data_note", ""))
+    return Model(classifier, digest_of_model(folder), note, folder, own, needs)
 
 
 def usual_settings(classifier: Classifier, session: Session) -> SlideSettings:

@@ -51,6 +51,7 @@ from sentinode.runs.study_record import (
     StudyRecord,
     VariantRecord,
 )
+from sentinode.runs.tasks import predict_patches
 from sentinode.runs.variant import Variant, decide_together
 from sentinode.session import Session
 from sentinode.settings import override, read_toml, to_toml
@@ -412,8 +413,9 @@ class _Asked:
         """Predict the test part with the chosen variant's runs, averaged; returns the submission's rows."""
         assert gathered.test is not None
         classifier = classifier_of(chosen.runs, self.session.device, folder=self.out)
-        predictions = classifier.predictions(gathered.test, self.session.progress)
-        predictions.write(self.out / "predictions-test.csv")
+        table = self.out / "predictions-test.csv"
+        predictions = predict_patches(classifier, gathered.test, self.session, table)
+        predictions.write(table)
         submission = make_submission(predictions, asked_ids)
         write_submission(self.out / "submission.csv", submission)
         return len(submission)

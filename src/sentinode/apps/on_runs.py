@@ -8,15 +8,20 @@ from typing import Annotated
 import typer
 
 from sentinode.apps.options import (
+    Address,
     Cache,
     Device,
+    EngineName,
     Finished,
     Networks,
+    ProcessCount,
     Runtime,
     Slides,
     Spacing,
+    TaskSettings,
     Threads,
     Workers,
+    of_tasks,
     own_network,
     session_of,
     weighting,
@@ -90,6 +95,10 @@ def predict(
     workers: Workers = 2,
     threads: Threads = None,
     runtime: Runtime = "fastest",
+    engine: EngineName = "here",
+    processes: ProcessCount = None,
+    address: Address = None,
+    settings: TaskSettings = None,
 ) -> None:
     """Predict patches and write a submission whose ids and values have been checked."""
     require_model(run)
@@ -101,10 +110,26 @@ def predict(
     from sentinode.apps import console
 
     with console.steps() as progress:
-        session = session_of(cache, device, workers, progress, threads=threads, runtime=runtime)
+        session = session_of(
+            cache,
+            device,
+            workers,
+            progress,
+            threads=threads,
+            runtime=runtime,
+            engine=(engine, processes, address),
+        )
         classifier = api.load(run, network=own, session=session)
         table = api.predict(
-            classifier, images, out, session, like=like, calibrate=calibrate, threshold=threshold, spacing=spacing
+            classifier,
+            images,
+            out,
+            session,
+            like=like,
+            calibrate=calibrate,
+            threshold=threshold,
+            spacing=spacing,
+            settings=of_tasks(settings, engine),
         )
     console.say(f"{len(table):,} probabilities in {out}, computed by {' and '.join(classifier.runtimes)}")
     if threshold is not None:
@@ -130,6 +155,10 @@ def evaluate(
     workers: Workers = 2,
     threads: Threads = None,
     runtime: Runtime = "fastest",
+    engine: EngineName = "here",
+    processes: ProcessCount = None,
+    address: Address = None,
+    settings: TaskSettings = None,
 ) -> None:
     """Score a run on labelled patches: each score with its interval, and a table by slide."""
     require_results(run)
@@ -141,8 +170,26 @@ def evaluate(
     from sentinode.apps import console, results
 
     with console.steps() as progress:
-        session = session_of(cache, device, workers, progress, threads=threads, runtime=runtime)
-        found = api.evaluate(run, data, labels, session, slides=slides, spacing=spacing, out=out, network=own)
+        session = session_of(
+            cache,
+            device,
+            workers,
+            progress,
+            threads=threads,
+            runtime=runtime,
+            engine=(engine, processes, address),
+        )
+        found = api.evaluate(
+            run,
+            data,
+            labels,
+            session,
+            slides=slides,
+            spacing=spacing,
+            out=out,
+            network=own,
+            settings=of_tasks(settings, engine),
+        )
     results.show_evaluation(found)
     if out is not None:
         console.say(f"{out / 'report.html'}")

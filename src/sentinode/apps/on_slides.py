@@ -17,8 +17,10 @@ from sentinode.apps.options import (
     ProcessCount,
     Resume,
     ShardName,
+    TaskSettings,
     Threads,
     asked_shard,
+    of_tasks,
     own_network,
     session_of,
 )
@@ -67,6 +69,7 @@ def slides(
     engine: EngineName = "here",
     processes: ProcessCount = None,
     address: Address = None,
+    settings: TaskSettings = None,
     shard: ShardName = None,
 ) -> None:
     """Judge whole slides: a heat map, lesions and pictures of each, and a table and a page of all."""
@@ -94,6 +97,7 @@ def slides(
             dense=dense,
             network=own,
             shard=part,
+            settings=of_tasks(settings, engine),
         )
     results.show_slides(record)
     if part is None:

@@ -131,6 +131,15 @@ ProcessCount = Annotated[
 Address = Annotated[
     str | None, typer.Option(metavar="HOST:PORT", help="With --engine ray: join the Ray cluster there.")
 ]
+TaskSettings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY.PATH=VALUE",
+        help="With --engine: running.cpus, running.gpus or running.memory_mb of each task, where that is not what the "
+        "run's settings say; may be repeated.",
+    ),
+]
 
 Runtime = Annotated[
     str,
@@ -195,6 +204,15 @@ def asked_run(
                 f"setting {name!r} belongs to a study", where="the options", remedy="Use compare, tune or study."
             )
     return override(_base(preset, config, "fair").run_config(), given, where="the options")
+
+
+def of_tasks(settings: list[str] | None, engine: str) -> dict[str, Any]:
+    """What an engine's tasks are to take; raises ConfigError where there is no engine."""
+    from sentinode.settings import parse_settings
+
+    if settings and engine == "here":
+        raise ConfigError("belongs to --engine", where="--set", remedy="Add that, or leave it out.")
+    return parse_settings(settings or [])
 
 
 def asked_student(student: str, teacher: Path, settings: list[str] | None) -> RunConfig:

@@ -330,10 +330,10 @@ class RunningConfig(Section):
     memory_budget_mb: int = Field(2048, ge=1, le=2**30, description="most memory that prepared pixels may take, MB")
     prediction_batch_size: int = Field(512, ge=1, le=2**16, description="most patches predicted at once")
     cpus: int | None = Field(
-        None, ge=1, le=4096, description="processors that an engine gives each run (default: one, or its share)"
+        None, ge=1, le=4096, description="processors that an engine gives each task (default: one, or its share)"
     )
-    gpus: float = Field(1.0, gt=0.0, le=64.0, description="GPUs that Ray gives each run, where it is trained on them")
-    memory_mb: int | None = Field(None, ge=1, le=2**30, description="memory that Ray keeps free for each run, MB")
+    gpus: float = Field(1.0, gt=0.0, le=64.0, description="GPUs that Ray gives each task, where it computes on them")
+    memory_mb: int | None = Field(None, ge=1, le=2**30, description="memory that Ray keeps free for each task, MB")
 
 
 class RunConfig(Section):

@@ -163,5 +163,5 @@ def require_done(outcomes: Iterable[TaskOutcome], *, where: Path) -> None:
         raise TasksError(
             f"{len(failed)} of {len(ended)} failed: {told}",
             where=where,
-            remedy="The others are finished; correct that, and give the same command again, with --resume.",
+            remedy="The others are finished; correct that, and give the command again, with --resume if it has that.",
         )

@@ -20,9 +20,10 @@ from pydantic import TypeAdapter, ValidationError
 import sentinode
 from sentinode.errors import ConfigError, DataError, RunError, SentinodeError, SentinodeWarning, SplitError
 
-Kind = Literal["run", "slide"]
+Kind = Literal["run", "block", "slide"]
 _DOERS: Final[dict[Kind, tuple[str, str]]] = {
-    "run": ("sentinode.runs.training_tasks", "do"),
+    "run": ("sentinode.runs.tasks", "do_run"),
+    "block": ("sentinode.runs.tasks", "do_block"),
     "slide": ("sentinode.slides.slide_tasks", "do"),
 }
 """The function of each kind. They are of higher layers, so they are named here, and imported where they are called."""

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 
     from sentinode.inference.attribution import Attribution
     from sentinode.inference.attribution import Method as AttributionMethod
+    from sentinode.models.own import Recipes
 
     Batch = Pixels | Shaped[Tensor, "n 96 96 3"] | Shaped[Tensor, "n 3 96 96"] | Sequence[Image]
     Patches = Batch | Iterable[Batch]
@@ -69,6 +70,10 @@ class TrainedRun:
     networks: tuple[Network, ...]
     weights: Float[np.ndarray, " networks"] | None = None
     """None for a network that is no ensemble's."""
+    folder: Path | None = None
+    """Where it was opened; None of an exported file."""
+    own: Recipes | None = None
+    """What makes networks of a user's own, with which it was opened."""
 
     def probabilities(self, prepared: NetworkInputs) -> tuple[Probabilities, list[Probabilities]]:
         """The run's, and those of each of its networks."""
@@ -191,6 +196,19 @@ class Classifier:
     def _networks(self) -> list[Network]:
         return [network for run in self.runs for network in run.networks]
 
+    @property
+    def _at_once(self) -> int:
+        """How many patches are prepared together."""
+        return max(_AT_ONCE, *(network.batch_size.largest for network in self._networks))
+
+    def expect(self, pixels: Pixels) -> None:
+        """Get ready for patches: what computes them is chosen as for a call with all of them."""
+        self._expect(self._prepared(pixels[: self._at_once]), len(pixels))
+
+    def _expect(self, first: NetworkInputs, total: int) -> None:
+        for network in self._networks:
+            network.expect(first.patches[network.preprocess], total)
+
     def __repr__(self) -> str:
         return f"<Classifier {self.name}: {_networks(len(self._networks))}, {self.views} views, on {self.device}>"
 
@@ -237,13 +255,12 @@ class Classifier:
     def _judged(self, patches: Patches, on_progress: StepProgress | None) -> tuple[Probabilities, Probabilities]:
         found, spread, unnormalised, done = [np.empty(0)], [np.empty(0)], 0, 0
         total = len(patches) if isinstance(patches, np.ndarray) or _is_tensor(patches) or _are_images(patches) else 0
-        at_once = max(_AT_ONCE, *(network.batch_size.largest for network in self._networks))
+        at_once = self._at_once
         chunks = (pixels for batch, where in _batches_of(patches) for pixels in _pixels_of(batch, where, at_once))
         for pixels in chunks:
             prepared = self._prepared(pixels)
             if not done:
-                for network in self._networks:
-                    network.expect(prepared.patches[network.preprocess], max(total, len(pixels)))
+                self._expect(prepared, max(total, len(pixels)))
             probability, disagreement = self._said(prepared)
             found.append(probability)
             spread.append(disagreement)

@@ -125,18 +125,27 @@ class Fastest:
             os.utime(folder)  # used now
         return choice, forward
 
+    def named(self, way: RuntimeName, eager: Forward, seen: Float[Tensor, "n 3 s s"]) -> Forward:
+        """A way that was chosen elsewhere; raises FailureError where it is not installed here."""
+        return self._opened(way, eager, self._graph_for(seen[:BLOCK]), seen[:BLOCK])
+
+    def _graph_for(self, example: Float[Tensor, "n 3 s s"]) -> Callable[[], bytes]:
+        """What writes the network as ONNX, once, if it is asked."""
+
+        @cache
+        def graph() -> bytes:
+            module = folded_backbone(self._network) or self._network
+            model = onnx_graph(module, example, name=self.name, inputs=[_INPUT], outputs=[_OUTPUT])
+            written: bytes = model.SerializeToString(deterministic=True)
+            return written
+
+        return graph
+
     def tried(self, eager: Forward, seen: Float[Tensor, "n 3 s s"]) -> tuple[Choice, Forward]:
         """Try every way on the patches `seen`, whole blocks of them, and keep what is found."""
         self._notify(f"{self.name}: trying what computes it fastest here")
-        example, written = seen[:BLOCK], dict[str, bytes]()
-
-        def graph() -> bytes:
-            if not written:
-                module = folded_backbone(self._network) or self._network
-                model = onnx_graph(module, example, name=self.name, inputs=[_INPUT], outputs=[_OUTPUT])
-                written[GRAPH] = model.SerializeToString(deterministic=True)
-            return written[GRAPH]
-
+        example = seen[:BLOCK]
+        graph = self._graph_for(example)
         ways: dict[RuntimeName, Forward] = {}
         missing: dict[RuntimeName, str] = {}
         for way in RUNTIMES:
@@ -148,11 +157,11 @@ class Fastest:
         exact = [way for way, of in tried.items() if of.largest_logit_difference <= EXACT]
         best = max(exact, key=lambda way: tried[way].patches_per_second)
         needs_graph = best in ("onnxruntime", "openvino")
-        digest = hashlib.sha256(written[GRAPH]).hexdigest() if needs_graph else ""
+        digest = hashlib.sha256(graph()).hexdigest() if needs_graph else ""
         choice = Choice(self.name, best, tried, missing, digest)
         self._notify(str(choice))
         try:
-            self._keep(choice, written[GRAPH] if needs_graph else b"", self._folder(seen.shape[-1]))
+            self._keep(choice, graph() if needs_graph else b"", self._folder(seen.shape[-1]))
         except (StorageError, OSError) as error:
             self._notify(f"{self.name}: what is fastest here could not be kept ({error})")
         return choice, ways[best]

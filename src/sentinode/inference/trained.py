@@ -21,7 +21,7 @@ from sentinode.data.patches import apply_symmetry
 from sentinode.device import has_bfloat16, in_precision
 from sentinode.inference.dense import DenseNetwork, dense_network
 from sentinode.inference.network import BLOCK, BatchSize, Network, Probabilities, Sliceable, in_batches
-from sentinode.inference.runtimes import PATCHES_TRIED, Choice, Fastest, Forward
+from sentinode.inference.runtimes import PATCHES_TRIED, Fastest, Forward, RuntimeName
 from sentinode.inputs.augment import as_input
 from sentinode.models.folded import folded
 from sentinode.models.group_conv import inverse
@@ -53,7 +53,8 @@ class TrainedNetwork(Network):
         """As it was trained, layer by layer."""
         in_float32 = device.type == "cpu" and (self._precision == "float32" or not has_bfloat16(device))
         self._fastest = fastest if in_float32 else None
-        self._found: tuple[Choice, Forward] | None = None
+        self._found: tuple[RuntimeName, Forward] | None = None
+        self._decided: RuntimeName | None = None
         self._dense: dict[int, DenseNetwork | None] = {}  # by the size of cells
         self._finding = threading.Lock()
 
@@ -62,7 +63,7 @@ class TrainedNetwork(Network):
         """What computes it, with its version."""
         if self._found is None:
             return f"pytorch {version('torch')}"
-        name, *how = self._found[0].runtime.split(", ")
+        name, *how = self._found[0].split(", ")
         return ", ".join([f"{name} {version(_PACKAGES.get(name, name))}", *how])
 
     def expect(self, first: Sliceable, total: int) -> None:
@@ -75,9 +76,23 @@ class TrainedNetwork(Network):
             shown = _filled(first[:PATCHES_TRIED], BLOCK)
             seen = as_input(torch.from_numpy(shown).permute(0, 3, 1, 2))
             seen = seen.contiguous(memory_format=torch.channels_last)
-            self._found = self._fastest.kept(self.network, seen)
-            if self._found is None and self._seconds(seen[:BLOCK], total * self.views) > _LONG_S:
-                self._found = self._fastest.tried(self.network, seen)
+            if self._decided is not None:
+                self._found = self._decided, self._fastest.named(self._decided, self.network, seen)
+                return
+            found = self._fastest.kept(self.network, seen)
+            if found is None and self._seconds(seen[:BLOCK], total * self.views) > _LONG_S:
+                found = self._fastest.tried(self.network, seen)
+            if found is not None:
+                self._found = found[0].runtime, found[1]
+
+    @property
+    def way(self) -> RuntimeName:
+        """What `expect` settled on: another process computes the same by it, to the last bit."""
+        return "pytorch" if self._found is None else self._found[0]
+
+    def decide(self, way: RuntimeName) -> None:
+        """Let `expect` take this way, which was chosen elsewhere, and try none."""
+        self._decided = way
 
     def _seconds(self, block: Float[Tensor, "n 3 s s"], views: int) -> float:
         """About how long PyTorch takes for so many patches and views; 0 for a few, which are done before."""
@@ -162,7 +177,7 @@ class TrainedNetwork(Network):
     ) -> Float[np.ndarray, " n"]:
         forward: Forward = self.network
         size = self.batch_size
-        if self._found is not None and self._found[0].runtime != "pytorch":
+        if self._found is not None and self._found[0] != "pytorch":
             forward, size = self._found[1], BatchSize(BLOCK, search=False)
 
         def of_batch(pixels: UInt8[np.ndarray, "n s s 3"]) -> Float[np.ndarray, " n"]:

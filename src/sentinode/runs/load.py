@@ -78,11 +78,13 @@ def _trained(run: Run, device: torch.device, precision: Precision | None, cache:
         return TrainedNetwork(module, config, device, fastest)
 
     if not run.members:
-        return TrainedRun((network(run),))
+        return TrainedRun((network(run),), folder=run.folder, own=run.own)
     heard = [(member, weight) for member, weight in zip(run.members, run.weights, strict=True) if weight > 0]
     return TrainedRun(
         tuple(network(member) for member, _ in heard),
         np.array([weight for _, weight in heard]),
+        run.folder,
+        run.own,
     )
 
 

@@ -15,7 +15,7 @@ from typing import Final
 
 import numpy as np
 
-from sentinode.artefacts import write_bytes
+from sentinode.artefacts import write_atomically, write_bytes
 from sentinode.audit.audit import pixel_digests
 from sentinode.data.images import PATCH_SIZE_PX
 from sentinode.data.listing import Origin
@@ -79,7 +79,7 @@ def save_material(material: Material) -> tuple[str, dict[str, str]]:
         pixels = folder / _PIXELS
     if not (folder / MATERIAL).is_file():
         if pixels.parent == folder:
-            write_bytes(pixels, np.ascontiguousarray(whole.pixels).tobytes())
+            write_atomically(pixels, whole.pixels.tofile)
         write_bytes(folder / _TABLES, tables.getvalue())
         write_record(folder / MATERIAL, record)
     with storage_errors(folder):
@@ -135,10 +135,10 @@ def _stain_clusters(arrays: Mapping[str, np.ndarray]) -> dict[int | None, np.nda
 
 
 def _in_a_file(pixels: np.ndarray) -> tuple[Path | None, int]:
-    """The file that pixels are a map of, and where in it they begin; None where they lie in memory."""
+    """The file that pixels are a map of, and where in it they begin; None where they lie in none that others find."""
     base: object = pixels
     while isinstance(base, np.ndarray):
-        if isinstance(base, np.memmap) and base.filename is not None:
+        if isinstance(base, np.memmap) and base.filename is not None and Path(str(base.filename)).is_file():
             within = pixels.__array_interface__["data"][0] - base.__array_interface__["data"][0]
             return Path(str(base.filename)), int(base.offset) + within
         base = base.base

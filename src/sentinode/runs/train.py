@@ -132,7 +132,7 @@ class _Training:
 
     def _train_together(self, members: Mapping[Path, RunConfig]) -> None:
         """Have the session's engine train the members."""
-        from sentinode.runs.training_tasks import train_together  # which trains with this module
+        from sentinode.runs.tasks import train_together  # which trains with this module
 
         if self.metrics:
             raise ConfigError(

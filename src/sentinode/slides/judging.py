@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
 
@@ -20,6 +20,7 @@ from scipy import ndimage
 
 import sentinode
 from sentinode.artefacts import hold, write_atomically
+from sentinode.engine.task import Needs
 from sentinode.errors import DataError, RunError
 from sentinode.inference.classifier import Classifier
 from sentinode.models.own import NONE, Recipes
@@ -80,6 +81,8 @@ class Model:
     folder: Path | None = None
     """Where other processes open it."""
     own: Recipes = NONE
+    needs: Needs = field(default_factory=Needs)
+    """What to judge a slide takes of a machine, where an engine has it done."""
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
-from sentinode.config.run import RunningConfig
 from sentinode.engine.engine import Watch, in_sight
 from sentinode.engine.task import Desk, EngineTask, TaskOutcome
 from sentinode.errors import RunError
 from sentinode.runs.load import classifier_of, digest_of_model, open_runs
-from sentinode.runs.training_tasks import needs_of, sent_along, workplace
+from sentinode.runs.tasks import sent_along, workplace
 from sentinode.session import Session
 from sentinode.slides.judging import Model, SlideEntry, SlideSettings, judge_alone
 
@@ -53,7 +52,7 @@ def _task(entry: SlideEntry, model: Model, settings: SlideSettings, out: Path, s
             "model": str(model.folder.resolve()),
             "note": model.note,
         },
-        needs_of(RunningConfig(), session),
+        model.needs,
         digests={"model": model.digest},
     )
 

@@ -14,8 +14,8 @@ from sentinode.models.own import NONE, Recipes
 from sentinode.progress import ALL_RUNS
 from sentinode.runs.material import Material
 from sentinode.runs.run import Run, is_finished
+from sentinode.runs.tasks import train_together
 from sentinode.runs.train import train_run
-from sentinode.runs.training_tasks import train_together
 from sentinode.runs.variant import Variant
 from sentinode.settings import override
 from sentinode.splits.split import Split

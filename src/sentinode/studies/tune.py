@@ -29,7 +29,7 @@ from sentinode.evaluation.metrics import gain
 from sentinode.progress import ALL_RUNS
 from sentinode.randomness import Purpose
 from sentinode.runs.run import Run
-from sentinode.runs.training_tasks import RunTasks
+from sentinode.runs.tasks import RunTasks
 from sentinode.runs.variant import Variant
 from sentinode.settings import folder_name, override, short_name
 from sentinode.studies.comparison import Comparison, paired
