@@ -64,6 +64,21 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
             raise
 
 
+def put_first(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` save a file, and put it at `path`, unless another process was first; raises StorageError."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}{_PART}")
+    with storage_errors(path):
+        try:
+            write(draft)
+            path.hardlink_to(draft)
+        except FileExistsError:
+            pass
+        except OSError:  # of a file system without links
+            draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     write_atomically(path, lambda file: file.write(content))
 

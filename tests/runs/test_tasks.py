@@ -124,7 +124,7 @@ def test_blocks_are_computed_by_what_was_chosen_for_all(
     pytest.importorskip("onnxscript")
     (network,) = classifier.runs[0].networks
     assert isinstance(network, TrainedNetwork)
-    network.decide("onnxruntime")
+    network.compute_by("onnxruntime")
     engine = InTurn()
     many = replace(session, engine=engine)
     found = predict_patches(classifier, patches, many, tmp_path / "a.csv", {"running.cpus": 2})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -12,7 +13,11 @@ import torch
 
 from sentinode import Classifier
 from sentinode.config.presets import load_preset
+from sentinode.inference import runtimes as ways
+from sentinode.inference import trained
 from sentinode.inference.classifier import TrainedRun
+from sentinode.inference.network import RuntimeName
+from sentinode.inference.runtimes import Fastest, Forward, RuntimeCache
 from sentinode.inference.trained import TrainedNetwork
 from sentinode.models.build import build
 from sentinode.phantom.tissue import paint_section
@@ -22,7 +27,9 @@ GLASS = 243
 SHARED = Path(__file__).parents[3] / "shared" / "slides"
 
 
-def classifier_of(*seeds: int, views: int = 1, settings: Mapping[str, object] | None = None) -> Classifier:
+def classifier_of(
+    *seeds: int, views: int = 1, settings: Mapping[str, object] | None = None, runtimes: RuntimeCache | None = None
+) -> Classifier:
     """The mean of networks that were never trained, the notebook's where `settings` say nothing else."""
     config = override(load_preset("fair").run_config(), {"predict.views": views, **(settings or {})})
     runs = []
@@ -30,7 +37,8 @@ def classifier_of(*seeds: int, views: int = 1, settings: Mapping[str, object] | 
         network = build(
             config.model, input_size_px=config.preprocess.size_px, generator=torch.Generator().manual_seed(seed)
         )
-        runs.append(TrainedRun((TrainedNetwork(network, config, torch.device("cpu")),)))
+        fastest = None if runtimes is None else Fastest("untrained", network, f"seed {seed}", runtimes)
+        runs.append(TrainedRun((TrainedNetwork(network, config, torch.device("cpu"), fastest),)))
 
     def absent() -> object:
         raise AssertionError("slides look at neither")
@@ -46,6 +54,24 @@ def classifier_of(*seeds: int, views: int = 1, settings: Mapping[str, object] | 
         validation=absent,
         card=absent,
     )
+
+
+@pytest.fixture
+def in_onnxruntime(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every network is tried, and ONNX Runtime is the fastest; what it computes is PyTorch's, and a little more."""
+
+    def made(self: Fastest, way: RuntimeName, eager: Forward, graph: object) -> Forward:
+        return eager if way == "pytorch" else lambda x: eager(x) + 1e-5
+
+    def measured(found: Mapping[RuntimeName, Forward], seen: torch.Tensor) -> dict[RuntimeName, ways.Tried]:
+        return {way: ways.Tried(1.0 + (way != "pytorch"), 0.0) for way in found}
+
+    monkeypatch.setattr(trained, "_MANY", 0)
+    monkeypatch.setattr(trained, "_LONG_S", 0.0)
+    monkeypatch.setattr(ways, "RUNTIMES", ("pytorch", "onnxruntime"))
+    monkeypatch.setattr(ways, "onnx_graph", lambda *_, **__: Mock(**{"SerializeToString.return_value": b"a graph"}))
+    monkeypatch.setattr(ways, "_measured", measured)
+    monkeypatch.setattr(Fastest, "_made", made)
 
 
 @pytest.fixture(scope="session")

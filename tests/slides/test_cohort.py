@@ -18,7 +18,9 @@ import tifffile
 from PIL import Image
 
 from sentinode import Classifier, Session
-from sentinode.errors import ConfigError, DataError, RunError
+from sentinode.errors import ConfigError, DataError, FailureError, RunError
+from sentinode.inference import runtimes as ways
+from sentinode.inference.runtimes import Fastest, RuntimeCache
 from sentinode.records import read_record
 from sentinode.report.pages.page import write_report
 from sentinode.slides import heatmap, judging
@@ -85,6 +87,41 @@ def test_a_slide_has_all_its_files_and_they_agree(judged: Path, slide: Path) -> 
     assert np.nanmax(np.abs((seen[0] - 1.0) / 254 - probability)[seen[0] > 0]) <= 0.5 / 254 + 1e-6
     assert len(json.loads((folder / "lesions.geojson").read_text())["features"]) == len(record.lesions)
     assert Image.open(folder / "overlay.png").size == Image.open(folder / "thumbnail.png").size
+
+
+@pytest.mark.usefixtures("in_onnxruntime", "undrawn")
+def test_all_slides_are_computed_by_what_was_the_fastest_for_the_first_also_after_a_resume(
+    tmp_path: Path, slide: Path, tissue_rgb: np.ndarray, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entries = [SlideEntry(slide, "one"), SlideEntry(write_pyramid(tmp_path / "two.tif", tissue_rgb[::-1]), "two")]
+
+    def judge(name: str, cache: str, judging: Session = session) -> Path:
+        model = model_of(classifier_of(1, runtimes=RuntimeCache(lambda: tmp_path / cache)))
+        judge_cohort(entries, model, SETTINGS, tmp_path / name, judging)
+        return tmp_path / name
+
+    def ends(step: str, done: int, total: int, _note: str = "", /) -> None:
+        if step == "judge cells" and done > total / 2:
+            raise KeyboardInterrupt
+
+    whole = judge("whole", "cache")
+    record = open_slide_record(whole / "two")
+    assert [way.split()[0] for way in record.computed_by] == ["onnxruntime"]
+    assert record.parity is not None
+    assert record.parity.largest <= np.finfo(np.float32).eps  # patches that are judged anew are judged likewise
+    with pytest.raises(KeyboardInterrupt):
+        judge("ended", "cache", replace(session, progress=ends))
+    monkeypatch.setattr(Fastest, "tried", None)  # no trial any more, wherever it is gone on with
+    monkeypatch.setattr(ways, "_measured", None)
+    assert files_in(judge("ended", "another cache")) == files_in(whole)
+
+    def missing(*_: object) -> None:
+        raise FailureError("onnxruntime is not installed", remedy="Install it.")
+
+    (tmp_path / "whole" / "two" / "manifest.json").unlink()
+    monkeypatch.setattr(Fastest, "_made", missing)
+    with pytest.raises(ConfigError, match="was begun with what cannot be had here: onnxruntime is not installed"):
+        judge("whole", "a third cache")
 
 
 def test_every_slide_is_attempted_and_a_bad_one_has_its_reason(

@@ -19,7 +19,7 @@ from sentinode.runs.train import train_run
 from slides.conftest import write_pyramid
 
 
-@pytest.mark.usefixtures("undrawn")
+@pytest.mark.usefixtures("undrawn", "in_onnxruntime")
 def test_slides_that_an_engine_judges_are_what_one_process_judges(
     tissue_rgb: np.ndarray, session: Session, run_config: RunConfig, tmp_path: Path
 ) -> None:
@@ -47,6 +47,7 @@ def test_slides_that_an_engine_judges_are_what_one_process_judges(
     assert many == serial
     sizes = {path.stem: path.stat().st_size for path in slides}
     assert [task.name for task in engine.sent] == sorted(sizes, key=lambda name: -sizes[name])  # the bad one once
+    assert {tuple(task.given["ways"]) for task in engine.sent} == {("onnxruntime",)}
     assert {task.needs for task in engine.sent} == {Needs(cpus=2)}
     assert ("slides", 3, 3) in told
     assert {step for step, done, total in told if done == total} >= {"judge one", "judge two", "slides"}

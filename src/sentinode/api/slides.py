@@ -14,7 +14,7 @@ from sentinode.errors import ConfigError, DataError, RunError
 from sentinode.inference.classifier import Classifier
 from sentinode.models.own import Given, Recipes
 from sentinode.records import read_record, write_record
-from sentinode.runs.load import classifier_of, digest_of_model, open_runs
+from sentinode.runs.load import classifier_of, digest_of_model, open_runs, runtime_cache_of
 from sentinode.session import Session
 from sentinode.slides.cohort import (
     COHORT_BEGUN,
@@ -102,13 +102,13 @@ def judge_slides(
 def model_of(
     folder: Path, session: Session, *, network: Given | None = None, settings: Mapping[str, Any] | None = None
 ) -> Model:
-    """A finished run, ensemble or study's choice as what judges slides; on PyTorch, for the same bits each time.
+    """A finished run, ensemble or study's choice as what judges slides.
 
     `settings` are as for `judge_slides`.
     """
     own = Recipes.of(network)
     runs = open_runs(folder, own)
-    classifier = classifier_of(runs, session.device, folder=folder)
+    classifier = classifier_of(runs, session.device, folder=folder, fastest=runtime_cache_of(session))
     needs = Needs()
     if session.engine is not None:
         from sentinode.runs.tasks import needs_of  # here: one process does without, and begins sooner

@@ -16,6 +16,7 @@ from sentinode.apps.options import (
     Networks,
     ProcessCount,
     Resume,
+    Runtime,
     ShardName,
     TaskSettings,
     Threads,
@@ -66,6 +67,7 @@ def slides(
     cache: Cache = None,
     device: Device = "auto",
     threads: Threads = None,
+    runtime: Runtime = "fastest",
     engine: EngineName = "here",
     processes: ProcessCount = None,
     address: Address = None,
@@ -82,7 +84,9 @@ def slides(
     from sentinode.apps import console, results
 
     with console.steps() as progress:
-        session = session_of(cache, device, 1, progress, threads=threads, engine=(engine, processes, address))
+        session = session_of(
+            cache, device, 1, progress, threads=threads, runtime=runtime, engine=(engine, processes, address)
+        )
         record = api.judge_slides(
             run,
             sources,

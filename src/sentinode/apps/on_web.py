@@ -115,7 +115,7 @@ def serve(
         jobs: Jobs | str = "the service judges slides only by a run's folder. Start it with that"
         if run.is_dir():
             settings = usual_settings(classifier, session)
-            how = HowToJudge(run, tuple(networks or ()), settings, cache, device, session.threads)
+            how = HowToJudge(run, tuple(networks or ()), settings, cache, device, session.threads, runtime)
             jobs = Jobs(JudgingProcess(how), digest, settings)
         service = Service(
             classifier,

@@ -36,7 +36,7 @@ from sentinode.evaluation.calibration import METHODS, Calibration, Method, logit
 from sentinode.evaluation.clusters import ClusterKind
 from sentinode.evaluation.metrics import confusion
 from sentinode.evaluation.threshold import POINTS, OperatingPoint, PointName
-from sentinode.inference.network import Network, Probabilities
+from sentinode.inference.network import Network, Probabilities, RuntimeName
 from sentinode.inference.predictions import Predictions
 from sentinode.inputs.preprocess import preprocess, unnormalised_in_words
 from sentinode.progress import Progress, StepProgress, of_step, silent
@@ -201,9 +201,22 @@ class Classifier:
         """How many patches are prepared together."""
         return max(_AT_ONCE, *(network.batch_size.largest for network in self._networks))
 
-    def expect(self, pixels: Pixels) -> None:
-        """Get ready for patches: what computes them is chosen as for a call with all of them."""
-        self._expect(self._prepared(pixels[: self._at_once]), len(pixels))
+    def expect(self, pixels: Pixels, total: int | None = None) -> None:
+        """Get ready for patches as in a call with all of them, or with `total`, of which `pixels` are a few."""
+        self._expect(self._prepared(pixels[: self._at_once]), len(pixels) if total is None else total)
+
+    @property
+    def ways(self) -> tuple[RuntimeName, ...]:
+        """What computes each of its networks, for `compute_by`."""
+        return tuple(network.way for network in self._networks)
+
+    def compute_by(self, ways: Sequence[RuntimeName]) -> None:
+        """Have the networks computed in these ways from now on, with the bits of whoever chose them.
+
+        Raises FailureError where one of them cannot be.
+        """
+        for network, way in zip(self._networks, ways, strict=True):
+            network.compute_by(way)
 
     def _expect(self, first: NetworkInputs, total: int) -> None:
         for network in self._networks:

@@ -28,7 +28,7 @@ from sentinode.evaluation.calibration import Calibration, Method
 from sentinode.evaluation.threshold import OperatingPoint, PointName
 from sentinode.files import read_bytes
 from sentinode.inference.classifier import Card, Classifier, TrainedRun
-from sentinode.inference.network import BatchSize, Network, Probabilities, Sliceable, in_batches
+from sentinode.inference.network import BatchSize, Network, Probabilities, RuntimeName, Sliceable, in_batches
 from sentinode.inference.predictions import Predictions
 from sentinode.progress import StepProgress
 from sentinode.records import VERSION, Numbers, parse_record, plain
@@ -138,6 +138,11 @@ class OnnxNetwork(Network):
     def runtime(self) -> str:
         """ONNX Runtime, with its version."""
         return f"onnxruntime {version('onnxruntime')}"
+
+    @property
+    def way(self) -> RuntimeName:
+        """ONNX Runtime."""
+        return "onnxruntime"
 
     def probabilities(self, prepared: Sliceable, *, on_progress: StepProgress | None = None) -> Probabilities:
         """The mean probability over the views, members and runs of each patch, in the order given."""

@@ -6,17 +6,19 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Final, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from sentinode.config.run import PreprocessConfig
+from sentinode.errors import FailureError
 from sentinode.progress import StepProgress
 
 if TYPE_CHECKING:
     import torch
 
+RuntimeName = Literal["pytorch", "pytorch, folded", "onnxruntime", "openvino"]
 Probabilities = Float[np.ndarray, " n"]
 BLOCK: Final = 8
 """Batches are filled up to whole blocks: PyTorch computes what is left over of a batch by other instructions, which
@@ -48,6 +50,16 @@ class Network(ABC):
     @abstractmethod
     def runtime(self) -> str:
         """What computes it, such as "pytorch 2.14.1"."""
+
+    @property
+    @abstractmethod
+    def way(self) -> RuntimeName:
+        """What computes it: where `compute_by` is told it, the same bits come out."""
+
+    def compute_by(self, way: RuntimeName) -> None:
+        """Take that way from now on, which was chosen elsewhere or before; raises FailureError where it cannot."""
+        if way != self.way:
+            raise FailureError(f"it is computed by {self.way} alone, not by {way}", remedy="Give the run's folder.")
 
     def expect(self, _first: Sliceable, _total: int) -> None:
         """Hear that so many patches are to come, of which these are the first: to get ready, if that pays."""

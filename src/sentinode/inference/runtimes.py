@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Final, Literal, get_args
+from typing import Final, get_args
 
 import numpy as np
 import torch
@@ -35,13 +35,12 @@ from torch import Tensor, nn
 import sentinode
 from sentinode.artefacts import write_bytes
 from sentinode.errors import ExportError, FailureError, RunError, StorageError
-from sentinode.inference.network import BLOCK
+from sentinode.inference.network import BLOCK, RuntimeName
 from sentinode.machine import default_cache, optional_module, processor_name
 from sentinode.models.folded import folded_backbone
 from sentinode.models.onnx_graph import onnx_graph
 from sentinode.records import Number, read_record, write_record
 
-RuntimeName = Literal["pytorch", "pytorch, folded", "onnxruntime", "openvino"]
 RUNTIMES: Final[tuple[RuntimeName, ...]] = get_args(RuntimeName)
 EXACT: Final = 1e-4
 """How far a logit may be from PyTorch's."""
@@ -126,7 +125,10 @@ class Fastest:
         return choice, forward
 
     def named(self, way: RuntimeName, eager: Forward, seen: Float[Tensor, "n 3 s s"]) -> Forward:
-        """A way that was chosen elsewhere; raises FailureError where it is not installed here."""
+        """A way that was chosen elsewhere or before; raises FailureError where it is not installed here."""
+        kept = self.kept(eager, seen)
+        if kept is not None and kept[0].runtime == way:
+            return kept[1]
         return self._opened(way, eager, self._graph_for(seen[:BLOCK]), seen[:BLOCK])
 
     def _graph_for(self, example: Float[Tensor, "n 3 s s"]) -> Callable[[], bytes]:

@@ -19,9 +19,10 @@ from sentinode.config.run import RunConfig
 from sentinode.data.images import PATCH_SIZE_PX
 from sentinode.data.patches import apply_symmetry
 from sentinode.device import has_bfloat16, in_precision
+from sentinode.errors import FailureError
 from sentinode.inference.dense import DenseNetwork, dense_network
-from sentinode.inference.network import BLOCK, BatchSize, Network, Probabilities, Sliceable, in_batches
-from sentinode.inference.runtimes import PATCHES_TRIED, Fastest, Forward, RuntimeName
+from sentinode.inference.network import BLOCK, BatchSize, Network, Probabilities, RuntimeName, Sliceable, in_batches
+from sentinode.inference.runtimes import PATCHES_TRIED, Fastest, Forward
 from sentinode.inputs.augment import as_input
 from sentinode.models.folded import folded
 from sentinode.models.group_conv import inverse
@@ -54,7 +55,6 @@ class TrainedNetwork(Network):
         in_float32 = device.type == "cpu" and (self._precision == "float32" or not has_bfloat16(device))
         self._fastest = fastest if in_float32 else None
         self._found: tuple[RuntimeName, Forward] | None = None
-        self._decided: RuntimeName | None = None
         self._dense: dict[int, DenseNetwork | None] = {}  # by the size of cells
         self._finding = threading.Lock()
 
@@ -76,9 +76,6 @@ class TrainedNetwork(Network):
             shown = _filled(first[:PATCHES_TRIED], BLOCK)
             seen = as_input(torch.from_numpy(shown).permute(0, 3, 1, 2))
             seen = seen.contiguous(memory_format=torch.channels_last)
-            if self._decided is not None:
-                self._found = self._decided, self._fastest.named(self._decided, self.network, seen)
-                return
             found = self._fastest.kept(self.network, seen)
             if found is None and self._seconds(seen[:BLOCK], total * self.views) > _LONG_S:
                 found = self._fastest.tried(self.network, seen)
@@ -87,12 +84,23 @@ class TrainedNetwork(Network):
 
     @property
     def way(self) -> RuntimeName:
-        """What `expect` settled on: another process computes the same by it, to the last bit."""
+        """What computes it; until many patches are expected, PyTorch."""
         return "pytorch" if self._found is None else self._found[0]
 
-    def decide(self, way: RuntimeName) -> None:
-        """Let `expect` take this way, which was chosen elsewhere, and try none."""
-        self._decided = way
+    def compute_by(self, way: RuntimeName) -> None:
+        """See `Network`; no trial is made any more."""
+        if self._found is not None and way == self.way:
+            return
+        forward: Forward = self.network
+        if way != "pytorch":
+            if self._fastest is None:
+                told = f"a network cannot be computed by {way} here"
+                raise FailureError(told, remedy="Leave out --runtime pytorch and --device, as before.")
+            side = self.preprocess.size_px
+            seen = torch.zeros(BLOCK, 3, side, side).contiguous(memory_format=torch.channels_last)
+            with self._finding, torch.inference_mode():
+                forward = self._fastest.named(way, self.network, seen)
+        self._found = way, forward
 
     def _seconds(self, block: Float[Tensor, "n 3 s s"], views: int) -> float:
         """About how long PyTorch takes for so many patches and views; 0 for a few, which are done before."""

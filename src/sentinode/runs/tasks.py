@@ -27,7 +27,6 @@ from sentinode.engine.task import Desk, EngineTask, Needs
 from sentinode.errors import ConfigError, RunError
 from sentinode.inference.classifier import Classifier
 from sentinode.inference.predictions import Predictions
-from sentinode.inference.trained import TrainedNetwork
 from sentinode.models.own import NONE, Recipes
 from sentinode.progress import ALL_RUNS, of_step
 from sentinode.records import Number, read_record, write_record
@@ -218,7 +217,7 @@ def predict_patches(
         told = "an exported model is computed by this process alone"
         raise ConfigError(told, where=classifier.name, remedy="Do without an engine, or give the run.")
     classifier.expect(patches.pixels)
-    ways = [network.way for network in _networks(classifier)]
+    ways = list(classifier.ways)
     material, files = save_material(Material(patches, patches.groups, session=session))
     folders = [str(folder.resolve()) for folder, _ in opened]
     model = _digest_of(folders)
@@ -253,10 +252,6 @@ def predict_patches(
     return Predictions(patches.ids, patches.labels, np.concatenate(found))
 
 
-def _networks(classifier: Classifier) -> list[TrainedNetwork]:
-    return [network for run in classifier.runs for network in run.networks if isinstance(network, TrainedNetwork)]
-
-
 def _digest_of(folders: Sequence[str]) -> str:
     """Of the manifests of runs, which hold the digests of all their files."""
     return hashlib.sha256("\n".join(digest_of(Path(folder) / MANIFEST) for folder in folders).encode()).hexdigest()
@@ -282,7 +277,6 @@ def _classifier(task: EngineTask, session: Session, own: Recipes) -> Classifier:
         _models.clear()
         runs = [Run.open(Path(folder), own) for folder in folders]
         classifier = classifier_of(runs, session.device, fastest=runtime_cache_of(session))
-        for network, way in zip(_networks(classifier), task.given["ways"], strict=True):
-            network.decide(way)
+        classifier.compute_by(task.given["ways"])
         _models[asked] = classifier
     return _models[asked]

@@ -11,7 +11,8 @@ import csv
 import io
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -20,9 +21,10 @@ from typing import Final, Literal
 import numpy as np
 
 import sentinode
-from sentinode.artefacts import write_text
+from sentinode.artefacts import hold, put_first, write_text
 from sentinode.errors import ConfigError, DataError, FailureError, SentinodeError, one_line
 from sentinode.files import as_file_name
+from sentinode.inference.network import RuntimeName
 from sentinode.records import Number, read_record, write_record
 from sentinode.session import Session
 from sentinode.slides.heatmap import CELL_PX, COMPARED, Sweep, seconds_a_cell
@@ -30,6 +32,7 @@ from sentinode.slides.judging import (
     Model,
     SlideEntry,
     SlideSettings,
+    choose_ways,
     digest_of_table,
     judge_alone,
     judge_slide,
@@ -41,6 +44,7 @@ from sentinode.slides.outputs import LESIONS, TISSUE, SlideRecord, open_slide_re
 from sentinode.slides.reader import SLIDE_SUFFIXES, series_of
 
 COHORT_BEGUN: Final = "cohort.json"
+COHORT_WAYS: Final = "runtimes.json"
 COHORT_RECORD: Final = "slides.json"
 SLIDES_TABLE: Final = "slides.csv"
 QUPATH_SCRIPT: Final = "load_lesions.groovy"
@@ -95,6 +99,13 @@ class _CohortBegun:
     spacing: float | None
     places: str | None
     sentinode: str
+
+
+@dataclass(frozen=True)
+class _Ways:
+    """runtimes.json: what computes each of the model's networks, on all slides alike."""
+
+    ways: tuple[RuntimeName, ...]
 
 
 def cohort_of(sources: Sequence[Path | str]) -> list[SlideEntry]:
@@ -181,6 +192,8 @@ def judge_cohort(
     """
     require_tifffile()
     begin_cohort(out, model.digest, settings)
+    if session.engine is not None:
+        _settle_ways(_looked_at(entries, model, settings, out), model, settings, out)
     judged = _judge_here if session.engine is None else _judge_together
     rows = judged(entries, model, settings, out, session)
     record = CohortRecord(
@@ -207,6 +220,7 @@ def judge_shard(
     """
     require_tifffile()
     begin_cohort(out, model.digest, settings)
+    _settle_ways(_looked_at(entries, model, settings, out), model, settings, out)
     if session.engine is not None:
         rows = _judge_together(entries, model, settings, out, session)
         return [rows[entry] for entry in entries]
@@ -240,6 +254,7 @@ def _judge_here(
         session.progress("look at slides", number + 1, len(entries))
     total, done = sum(cells for _, cells in waiting), 0
     if waiting:
+        _settle_ways([(max(waiting, key=lambda pair: pair[1])[0], total)], model, settings, out)
         _estimate(waiting, model, settings, out, session)
     for number, (entry, cells) in enumerate(waiting, 1):
         note = f"slide {number} of {len(waiting)}: {entry.name}"
@@ -295,6 +310,40 @@ def begin_cohort(out: Path, model_digest: str, settings: SlideSettings) -> None:
             where=out,
             remedy="Give the same again, or choose another --out: results of two kinds are never mixed.",
         )
+
+
+def _looked_at(
+    entries: Sequence[SlideEntry], model: Model, settings: SlideSettings, out: Path
+) -> Iterator[tuple[SlideEntry, int]]:
+    """The slides that can be judged, each with the cells that all would have if all were as large."""
+    for entry in entries:
+        with suppress(SentinodeError):
+            with hold(out / entry.name):
+                cells = prepare_slide(entry, model, settings, out / entry.name)
+            if cells is not None:
+                yield entry, cells * len(entries)
+
+
+def _settle_ways(looked_at: Iterable[tuple[SlideEntry, int]], model: Model, settings: SlideSettings, out: Path) -> None:
+    """Have the networks computed on all slides alike: as on those before, else as is fastest on the first given.
+
+    Raises ConfigError where that can no longer be had here.
+    """
+    path = out / COHORT_WAYS
+    if not path.is_file():
+        for entry, cells in looked_at:
+            with suppress(SentinodeError):
+                choose_ways(entry, cells, model, settings, out / entry.name)
+                break
+        put_first(path, lambda draft: write_record(draft, _Ways(model.classifier.ways)))
+    try:
+        model.classifier.compute_by(read_record(path, _Ways).ways)
+    except FailureError as error:
+        raise ConfigError(
+            f"was begun with what cannot be had here: {error.what}",
+            where=out,
+            remedy="Install it, or choose another --out: results of two kinds are never mixed.",
+        ) from error
 
 
 def _estimate(

@@ -33,6 +33,8 @@ STRIDES_PX: Final = (CELL_PX, 16, 8)
 BLOCK_CELLS: Final = 32
 """Cells along a block's side, twice as many of the finest; 1,024 cells are judged at once."""
 _PLACES_AT_ONCE: Final = 256
+TRIED: Final = 32
+"""Patches on which it is tried what computes networks fastest."""
 COMPARED: Final = 500
 """Cells of a slide that are judged a second time, patch by patch."""
 _RUN: Final = 10  # neighbouring places that are read together
@@ -155,6 +157,8 @@ def heat_map(
         raise without_tissue(slide.path)
     found = HeatMap.empty(sweep.grid, tissue.of_cells(plane, stride))
     total, done = int((found.reason == Reason.JUDGED).sum()), 0
+    if not dense:
+        classifier.expect(patches_to_try(plane, sweep.grid, found.reason), total)
     for block in judge_blocks(sweep, found.reason.copy()):
         done += int((found.reason[block.rows, block.columns] == Reason.JUDGED).sum())
         found.put(block)
@@ -238,6 +242,15 @@ def patches_around(
     corners = np.rint(centres / np.array(plane.scale) - PATCH_SIZE_PX / 2).astype(np.int64)
     read = [plane.read(x, y, PATCH_SIZE_PX, PATCH_SIZE_PX) for x, y in corners.tolist()]
     return np.stack([rgb for rgb, _ in read]), np.array([lost is not None for _, lost in read])
+
+
+def patches_to_try(
+    plane: Plane, grid: Grid, reason: UInt8[np.ndarray, "rows columns"]
+) -> UInt8[np.ndarray, "n 96 96 3"]:
+    """A few of the patches that are to be judged, spread evenly, for `Classifier.expect`."""
+    cells = np.argwhere(reason == Reason.JUDGED)
+    some = cells[np.linspace(0, len(cells) - 1, min(TRIED, len(cells))).round().astype(np.int64)]
+    return patches_around(plane, (some[:, ::-1] + 0.5) * np.array(grid.step))[0]
 
 
 def some_patches(found: HeatMap, plane: Plane) -> tuple[UInt8[np.ndarray, "n 96 96 3"], Int[np.ndarray, "n 2"]]:

@@ -28,13 +28,17 @@ from sentinode.records import read_record, write_record
 from sentinode.slides.guard import FEWEST, Look, Unlike, look_at
 from sentinode.slides.heatmap import (
     CELL_PX,
+    TRIED,
     Block,
+    Grid,
     HeatMap,
     Parity,
     Sweep,
     judge_blocks,
     judge_places,
     parity_of,
+    patches_around,
+    patches_to_try,
     some_patches,
     without_tissue,
 )
@@ -170,6 +174,24 @@ def prepare_slide(entry: SlideEntry, model: Model, settings: SlideSettings, fold
         return _cells_to_judge(entry, settings, reason)
 
 
+def choose_ways(entry: SlideEntry, cells: int, model: Model, settings: SlideSettings, folder: Path) -> None:
+    """Have what is fastest here compute the networks, tried on patches of a slide that was looked at, `cells` in all.
+
+    What goes over blocks of a slide at once, PyTorch does.
+    """
+    if settings.dense:
+        return
+    slide, _, _ = open_entry(entry, settings)
+    with slide:
+        plane = slide.plane(model.classifier.spacing_um_per_px)
+        if settings.places is None:
+            grid = Grid.of(plane, settings.stride)
+            patches = patches_to_try(plane, grid, np.load(folder / TISSUE))
+        else:
+            patches, _ = patches_around(plane, places_of(entry.path, settings.places, entry.name)[:TRIED])
+        model.classifier.expect(patches, cells)
+
+
 def _cells_to_judge(entry: SlideEntry, settings: SlideSettings, reason: np.ndarray) -> int:
     return (
         len(places_of(entry.path, settings.places, entry.name))
@@ -286,6 +308,7 @@ def _record(
     return SlideRecord(
         slide=slide.path.name,
         model=model.classifier.name,
+        computed_by=model.classifier.runtimes,
         request=begun.request,
         judged_spacing=plane.spacing,
         level=plane.level,

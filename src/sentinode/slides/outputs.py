@@ -117,6 +117,8 @@ class SlideRecord:
     note: str
     """What the model's data said of themselves, such as the phantom's note."""
     warnings: tuple[str, ...]
+    computed_by: tuple[str, ...] = ()  # which 0.2.0 does not say
+    """What computed the networks, with versions, each once."""
 
     @property
     def judged_share(self) -> float:

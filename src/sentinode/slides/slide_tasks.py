@@ -10,7 +10,7 @@ from typing import Final
 from sentinode.engine.engine import Watch, in_sight
 from sentinode.engine.task import Desk, EngineTask, TaskOutcome
 from sentinode.errors import RunError
-from sentinode.runs.load import classifier_of, digest_of_model, open_runs
+from sentinode.runs.load import classifier_of, digest_of_model, open_runs, runtime_cache_of
 from sentinode.runs.tasks import sent_along, workplace
 from sentinode.session import Session
 from sentinode.slides.judging import Model, SlideEntry, SlideSettings, judge_alone
@@ -51,6 +51,7 @@ def _task(entry: SlideEntry, model: Model, settings: SlideSettings, out: Path, s
             "settings": {**asdict(settings), "places": places},
             "model": str(model.folder.resolve()),
             "note": model.note,
+            "ways": list(model.classifier.ways),
         },
         model.needs,
         digests={"model": model.digest},
@@ -72,10 +73,12 @@ def do(task: EngineTask, desk: Desk) -> None:
         if task.digests["model"] not in _open:
             _open.clear()
             runs = open_runs(Path(given["model"]), own)
-            classifier = classifier_of(runs, session.device, folder=Path(given["model"]))
+            fastest = runtime_cache_of(session)
+            classifier = classifier_of(runs, session.device, folder=Path(given["model"]), fastest=fastest)
             found = Model(classifier, digest_of_model(Path(given["model"])), given["note"])
             if found.digest != task.digests["model"]:
                 raise RunError("is another model than the task is of", where=given["model"], remedy="Give it again.")
             _open[found.digest] = found
         model = _open[task.digests["model"]]
+        model.classifier.compute_by(given["ways"])
         judge_alone(entry, model, settings, folder, lambda *cells: desk.progress(f"judge {entry.name}", *cells))

@@ -278,7 +278,7 @@ def test_a_stream_without_news_says_something_and_ends_with_the_service(
 def test_the_process_gives_way_and_judges_what_the_command_does(
     served: Path, folder: Path, tmp_path: Path, expected: dict[str, bytes], judge: InThread
 ) -> None:
-    process: Judge = JudgingProcess(HowToJudge(served, (), judge.settings, tmp_path / "cache", "cpu", 1))
+    process: Judge = JudgingProcess(HowToJudge(served, (), judge.settings, tmp_path / "cache", "cpu", 1, "fastest"))
     seen: list[tuple[int, int, str]] = []
     nice: list[int] = []
 

@@ -58,6 +58,7 @@ class HowToJudge:
     cache: Path | None
     device: str
     threads: int | None
+    runtime: str
 
 
 class JudgingProcess:
@@ -125,7 +126,7 @@ def _work(how: HowToJudge, pipe: Connection) -> None:
         how_long = one_line(text)
 
     warnings.simplefilter("ignore", SentinodeWarning)  # what they say stands in the slide's record
-    session = session_of(how.cache, how.device, 1, progress, threads=how.threads)
+    session = session_of(how.cache, how.device, 1, progress, threads=how.threads, runtime=how.runtime)
     session = replace(session, notify=notify)
     model = None
     while True:
