@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import inspect
 import os
@@ -11,7 +12,8 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import wraps
+from copy import deepcopy
+from functools import cache, lru_cache, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -19,6 +21,7 @@ import hypothesis
 import jaxtyping
 import numpy as np
 import pytest
+from filelock import FileLock
 
 if TYPE_CHECKING:  # what imports the package first checks its shapes
     from sentinode.config.run import RunConfig
@@ -60,20 +63,21 @@ def _names_a_shape(found: Any) -> bool:
 def _checked(**options: Any) -> Callable[[Any], Any]:
     """jaxtyping's decorator, without what costs most and tells nothing new.
 
-    What names no array is left to mypy, and of a function that a test calls again and again, the first calls tell.
+    What names no array is left to mypy, and of a function that a test calls again and again, the first calls tell. The
+    check of a function is made when it is first called, for most are called in one of the processes alone, or in none.
     """
 
     def decorate(found: Any) -> Any:
         if not _names_a_shape(found):
             return found
-        checked = jaxtyped(**options)(found)
         if isinstance(found, type):
-            return checked
+            return jaxtyped(**options)(found)
+        checked = cache(lambda: jaxtyped(**options)(found))
 
         @wraps(found)
         def checked_at_first(*given: Any, **named: Any) -> Any:
             _CALLS[found] += 1
-            return (checked if _CALLS[found] <= _FIRST_CALLS else found)(*given, **named)
+            return (checked() if _CALLS[found] <= _FIRST_CALLS else found)(*given, **named)
 
         return checked_at_first
 
@@ -130,6 +134,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: rank.get(item.path, len(rank)))
 
 
+def pytest_collection_finish() -> None:
+    """What was imported stays until the end, and is no longer searched for garbage; the rest is more seldom."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
+
+
 def pytest_runtest_setup() -> None:
     _CALLS.clear()
 
@@ -159,11 +170,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.fixture(scope="session")
 def phantom_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A competition folder of 240 synthetic patches from 8 slides; never written to."""
+    """A competition folder of 240 synthetic patches from 8 slides; never written to, and of several processes one's."""
     from sentinode.phantom.phantom import write_phantom
 
-    folder = tmp_path_factory.mktemp("phantom") / "data"
-    write_phantom(folder, patches=240, slides=8, seed=7, workers=1)
+    top = tmp_path_factory.getbasetemp()
+    folder = (top.parent if "PYTEST_XDIST_WORKER" in os.environ else top) / "phantom" / "data"
+    folder.parent.mkdir(exist_ok=True)
+    with FileLock(folder.with_suffix(".lock")):
+        write_phantom(folder, patches=240, slides=8, seed=7, workers=1)  # unless it is there
     return folder
 
 
@@ -202,7 +216,12 @@ def undrawn() -> Iterator[None]:
 
 
 def make_patches(count: int = 96, *, slides: int = 6, seed: int = 0) -> PatchSet:
-    """Noise whose centre is darker in positives: easy to learn, quick to make."""
+    """Noise whose centre is darker in positives: easy to learn; arrays of whoever asks, who may change them."""
+    return deepcopy(_patches(count, slides, seed))
+
+
+@lru_cache(maxsize=8)
+def _patches(count: int, slides: int, seed: int) -> PatchSet:
     from sentinode.data.patches import PatchSet
 
     rng = np.random.default_rng(seed)
