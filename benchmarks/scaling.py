@@ -163,9 +163,9 @@ def seconds_of_nothing(engine: Local | OnRay, material: Material, config: RunCon
 
 
 def seconds_to_open(material: Material, scratch: Path) -> float:
-    digest, files = save_material(material)
+    saved = save_material(material)
     began = time.perf_counter()
-    open_material(digest, lambda name: Path(files[name]), Session(scratch / "cache", _CPU))
+    open_material(saved.digest, lambda name: Path(saved.files[name]), Session(scratch / "cache", _CPU))
     return time.perf_counter() - began
 
 

@@ -15,10 +15,22 @@ import numpy as np
 import pytest
 
 from sentinode.data import cache, packing
-from sentinode.data.cache import COMPILER, Limit, cache_key, entries, limit_of, make_room, pack, pack_some, set_limit
+from sentinode.data.cache import (
+    COMPILER,
+    MATERIAL,
+    Limit,
+    cache_key,
+    entries,
+    limit_of,
+    make_room,
+    pack,
+    pack_some,
+    set_limit,
+)
 from sentinode.data.competition import listing_of_files
 from sentinode.data.images import encode_tiff
 from sentinode.data.listing import Listing
+from sentinode.engine.on_ray import WHOLE
 from sentinode.errors import DataError, SentinodeWarning, StorageError
 
 COUNT = 40
@@ -249,6 +261,23 @@ def test_what_the_compiler_of_networks_keeps_is_counted_and_removed(tmp_path: Pa
     assert make_room(tmp_path, Limit(1.0)) == []
     assert make_room(tmp_path, Limit(0.0)) == [entry]
     assert not (tmp_path / COMPILER).exists()
+
+
+def test_what_engines_share_and_fetch_is_counted_and_goes_with_the_rest(listing: Listing, tmp_path: Path) -> None:
+    root = tmp_path / "cache"
+    pack(listing.take(np.arange(10)), root)
+    for at, (name, last) in enumerate([("materials/ab", MATERIAL), ("fetched/cd", WHOLE), ("fetched/half", "")]):
+        (root / name).mkdir(parents=True)
+        (root / name / "tables.npz").write_bytes(bytes(1000))
+        if last:
+            (root / name / last).touch()
+        os.utime(root / name / last, (1e9 - at, 1e9 - at))
+    shared, came = "what an engine's processes share", "what came from another machine for an engine's processes"
+    found = [(entry.path.name, entry.size_bytes, entry.what) for entry in entries(root)]
+    assert found[:-1] == [("half", 1000, "unfinished"), ("cd", 1000, came), ("ab", 1000, shared)]
+    assert [entry.path.name for entry in make_room(root, Limit((10 * 27_648 + 2500) / 1e9))] == ["half"]
+    assert [entry.path.name for entry in make_room(root, Limit(0.0))][:2] == ["cd", "ab"]
+    assert entries(root) == []
 
 
 def test_nothing_readable_is_an_error(listing: Listing, tmp_path: Path) -> None:

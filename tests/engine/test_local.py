@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ import torch
 
 from conftest import make_patches
 from sentinode.config.run import RunConfig
+from sentinode.data.cache import Limit, entries, make_room
 from sentinode.engine import engine
 from sentinode.engine.engine import ATTEMPTS, Attempts, Board, Watch
 from sentinode.engine.local import Local
@@ -185,7 +187,8 @@ def test_a_result_that_does_not_come_into_sight_is_a_failure(
 def test_a_saved_material_is_opened_as_it_was(phantom_folder: Path, session: Session, run_config: RunConfig) -> None:
     found = gather(phantom_folder, run_config, session).material
     found.clusters_by_id(run_config)
-    digest, files = save_material(found)
+    saved = save_material(found)
+    digest, files = saved.digest, saved.files
     again = open_material(digest, lambda name: Path(files[name]), session)
     assert again.identity(run_config) == found.identity(run_config)
     assert again.clusters_by_id(run_config) == found.clusters_by_id(run_config)
@@ -194,12 +197,29 @@ def test_a_saved_material_is_opened_as_it_was(phantom_folder: Path, session: Ses
     assert found.unlabelled is not None
     assert again.unlabelled.tissue.tolist() == found.unlabelled.tissue.tolist()
     assert Path(files["pixels.u8"]).parent.parent == session.cache_root.resolve()  # the cache's own, not a copy
-    assert save_material(found) == (digest, files)
+    again_saved = save_material(found)
+    assert (again_saved.digest, again_saved.files) == (digest, files)
     Path(files["tables.npz"]).write_bytes(b"other")
     with pytest.raises(RunError, match="changed since it was written"):
         open_material(digest, lambda name: Path(files[name]), session)
     with pytest.raises(RunError, match="other patches than the task is of"):
         open_material("0" * 64, lambda name: Path(files[name]), session)
+
+
+def test_a_material_stays_in_the_cache_while_tasks_of_it_are_to_be_done(session: Session) -> None:
+    tasks = RunTasks(material_in(session), Recipes.of(None))
+    (kept,) = entries(session.cache_root)
+    assert kept.what == "what an engine's processes share"
+    assert kept.size_bytes > 96 * 27_648  # its pixels lie in no other file
+    assert make_room(session.cache_root, Limit(0.0)) == []
+    saved = save_material(material_in(session))
+    del tasks
+    opened = open_material(saved.digest, lambda name: Path(saved.files[name]), session)
+    del saved
+    assert make_room(session.cache_root, Limit(0.0)) == []  # a worker's, though whoever asked may be gone
+    del opened
+    gc.collect()
+    assert [entry.path for entry in make_room(session.cache_root, Limit(0.0))] == [kept.path]
 
 
 def test_processes_share_the_processors(monkeypatch: pytest.MonkeyPatch) -> None:

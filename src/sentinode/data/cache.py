@@ -7,6 +7,9 @@ A cache is a folder named after the content of its listing:
                           of modification is that of its last use
     <key>.lock            held while building, so that a second process waits for the first
     torch-compiler/       what PyTorch's compiler keeps, where a command compiles its network
+    materials/<key>/      tables that an engine's processes share, and pixels that lie in no other file; material.json
+                          is written last, and locked, shared, by whoever has tasks of it done
+    fetched/<key>/        such a folder that came from another machine, by Ray
 
 A disk can lose what it was given. Sums of the pixels are in the manifest: they are checked, of small sets all, of large
 ones a sample, whenever a cache is opened, and what is damaged is decoded again.
@@ -20,7 +23,7 @@ import shutil
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from multiprocessing import current_process
 from pathlib import Path
@@ -38,12 +41,16 @@ from sentinode.data.images import PATCH_BYTES, PATCH_SIZE_PX
 from sentinode.data.listing import Listing, PatchArrays, PatchFiles
 from sentinode.data.packing import PackedChunk, pack_chunks, sum_of_pixels
 from sentinode.data.patches import PatchSet
+from sentinode.engine.on_ray import FETCHED, WHOLE
 from sentinode.errors import DataError, SentinodeWarning, StorageError, storage_errors
 from sentinode.progress import StepProgress
 
 MANIFEST: Final = "manifest.json"
 SUBSET: Final = "subset-"  # how folders of pixels that are not kept begin
 COMPILER: Final = "torch-compiler"
+MATERIALS: Final = "materials"
+MATERIAL: Final = "material.json"
+_PIXELS: Final = "pixels.u8"
 _LIMIT_FILE: Final = "limit.json"
 _CHUNK: Final = 512  # patches: 14 MB, small enough to check and to decode again, large enough to cost nothing
 _CHECKED_AT_OPENING: Final = 32  # chunks: 0.45 GB, whose sums take a tenth of a second; smaller sets are checked whole
@@ -165,9 +172,9 @@ def _open(listing: Listing, folder: Path, workers: int, *, whole: bool) -> tuple
 def map_pixels(folder: Path, manifest: CacheManifest) -> UInt8[np.ndarray, "n 96 96 3"] | None:
     """A finished cache's pixels, which nobody removes while they are in use; None where they were just removed."""
     try:
-        with (folder / "pixels.u8").open("rb") as file:
+        with (folder / _PIXELS).open("rb") as file:
             hold(file, shared=True)
-            if not os.path.samestat(os.fstat(file.fileno()), (folder / "pixels.u8").stat()):
+            if not os.path.samestat(os.fstat(file.fileno()), (folder / _PIXELS).stat()):
                 return None
             return np.asarray(np.memmap(file, np.uint8, "r", shape=_shape(manifest.kept)))
     except FileNotFoundError:
@@ -215,7 +222,7 @@ def _decode_again(kept: Listing, folder: Path, manifest: CacheManifest, damaged:
     )
     chunks = [(n, range(n * _CHUNK, min((n + 1) * _CHUNK, manifest.kept))) for n in damaged]
     with _building(folder, None), storage_errors(folder):
-        for some in pack_chunks(kept.pixels, chunks, folder / "pixels.u8", workers=workers):
+        for some in pack_chunks(kept.pixels, chunks, folder / _PIXELS, workers=workers):
             for chunk in some:
                 if chunk.unreadable or chunk.sum != manifest.sums[chunk.number]:
                     raise StorageError(
@@ -246,7 +253,7 @@ def _building(folder: Path, on_wait: Callable[[], None] | None) -> Iterator[None
 
 
 def _build(listing: Listing, folder: Path, workers: int, on_progress: StepProgress | None) -> None:
-    path, total = folder / "pixels.u8", len(listing)
+    path, total = folder / _PIXELS, len(listing)
     chunks = [(number, range(at, min(at + _CHUNK, total))) for number, at in enumerate(range(0, total, _CHUNK))]
     finished: list[PackedChunk] = []
     packed = 0
@@ -307,7 +314,7 @@ def read_manifest(folder: Path, count: int | None = None) -> CacheManifest | Non
     """What a finished cache, of `count` patches if that is known, holds; None where it is not finished or damaged."""
     try:
         manifest = _MANIFEST.validate_json((folder / MANIFEST).read_bytes())
-        size = (folder / "pixels.u8").stat().st_size
+        size = (folder / _PIXELS).stat().st_size
     except (OSError, ValidationError):
         return None
     complete = size == manifest.kept * PATCH_BYTES and len(manifest.sums) == -(-manifest.kept // _CHUNK)
@@ -351,6 +358,10 @@ def kept_array(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
     return kept if kept.shape == shape else None
 
 
+_SHARED: Final = (
+    (MATERIALS, MATERIAL, "what an engine's processes share"),
+    (FETCHED, WHOLE, "what came from another machine for an engine's processes"),
+)
 _COMPUTED: Final = {"features": "features of a backbone", "teachers": "what a teacher said"}
 
 
@@ -358,12 +369,16 @@ def entries(cache_root: Path) -> list[CacheEntry]:
     """What a cache holds, the least recently used first."""
     found = []
     for path in cache_root.iterdir() if cache_root.is_dir() else ():
-        if path.is_dir() and (path.name.startswith(SUBSET) or (path / "pixels.u8").is_file()):
+        if path.is_dir() and (path.name.startswith(SUBSET) or (path / _PIXELS).is_file()):
             manifest = read_manifest(path)
             what = f"{manifest.kept:,} patches of {manifest.source}" if manifest else "unfinished"
             found.append(_entry(path, what, path / MANIFEST if manifest else path))
     for folder, what in _COMPUTED.items():
         found += [_entry(path, what, path) for path in (cache_root / folder).glob("*.npy")]
+    for folder, last, what in _SHARED:
+        for path in (cache_root / folder).glob("*/"):
+            whole = (path / last).is_file()
+            found.append(_entry(path, what if whole else "unfinished", path / last if whole else path))
     if (compiled := cache_root / COMPILER).is_dir():
         found.append(_entry(compiled, "networks compiled by PyTorch", compiled))
     return sorted(found, key=lambda entry: entry.used)
@@ -410,15 +425,13 @@ def _remove(path: Path) -> bool:
         return True
     lock = FileLock(path.with_suffix(".lock"))
     try:
-        with lock.acquire(timeout=0):
-            if (path / "pixels.u8").is_file():
-                with (path / "pixels.u8").open("rb") as pixels:
-                    if not hold(pixels, shared=False):
-                        return False
-                    (path / MANIFEST).unlink(missing_ok=True)  # first, so that nobody takes the rest for whole
-                    shutil.rmtree(path)
-            else:
-                shutil.rmtree(path)
+        with lock.acquire(timeout=0), ExitStack() as held:
+            for name in (_PIXELS, MATERIAL):
+                if (path / name).is_file() and not hold(held.enter_context((path / name).open("rb")), shared=False):
+                    return False
+            for name in (MANIFEST, MATERIAL, WHOLE):
+                (path / name).unlink(missing_ok=True)  # first, so that nobody takes the rest for whole
+            shutil.rmtree(path)
     except (Timeout, OSError):  # being made; or open, on Windows; or another's, who may keep it
         return False
     return True

@@ -26,6 +26,10 @@ from sentinode.machine import default_cache, free_processors, keep_ray_to_itself
 
 Parcels = dict[str, dict[str, tuple[str, list[Any]]]]
 """By what a task calls them, files by their names: the SHA-256 of each, and its chunks in Ray's object store."""
+FETCHED: Final = "fetched"
+"""The folder of a machine's cache with what tasks there had sent to them, each in a folder."""
+WHOLE: Final = ".whole"
+"""The last file of such a folder; its time is that of its last use."""
 _CHUNK: Final = 32 * 2**20
 _STORE: Final = 2**27  # bytes of an embedded Ray's object store: machines that share a disk send no files
 _LOOKS_S: Final = 0.2  # between two looks at what the tasks say
@@ -269,8 +273,8 @@ def _are_here(files: Mapping[str, str]) -> bool:
 
 def _fetch(ray: Any, digest: str, files: Mapping[str, tuple[str, list[Any]]]) -> Path:
     """A folder of this machine's cache with files that are fetched, unless another worker here did that before."""
-    folder = default_cache() / "fetched" / digest[:20]
-    whole = folder / ".whole"
+    folder = default_cache() / FETCHED / digest[:20]
+    whole = folder / WHOLE
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_suffix(".lock")):
         if not whole.exists():
@@ -285,5 +289,5 @@ def _fetch(ray: Any, digest: str, files: Mapping[str, tuple[str, list[Any]]]) ->
                     raise FailureError(
                         "did not arrive as it was sent", where=folder / name, remedy="Check the network."
                     )
-            whole.touch()
+        whole.touch()
     return folder

@@ -14,9 +14,12 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+from filelock import FileLock
+from jaxtyping import UInt8
 
 from sentinode.artefacts import write_atomically, write_bytes
 from sentinode.audit.audit import pixel_digests
+from sentinode.data.cache import MATERIAL, MATERIALS, hold, make_room
 from sentinode.data.images import PATCH_SIZE_PX
 from sentinode.data.listing import Origin
 from sentinode.data.patches import PatchSet
@@ -25,9 +28,6 @@ from sentinode.records import read_record, write_record
 from sentinode.runs.material import Material, Unlabelled
 from sentinode.session import Session
 
-MATERIALS: Final = "materials"
-"""The cache's folder of them."""
-MATERIAL: Final = "material.json"
 _TABLES: Final = "tables.npz"
 _PIXELS: Final = "pixels.u8"
 _STAIN: Final = "stain-clusters-"
@@ -49,8 +49,19 @@ class _Saved:
     overlaps: dict[str, int]
 
 
-def save_material(material: Material) -> tuple[str, dict[str, str]]:
-    """The material's digest, and the files of its folder in the session's cache, which is made if need be."""
+@dataclass(frozen=True, eq=False)
+class SavedMaterial:
+    """A material's folder in a cache, which is not removed from there while this lives."""
+
+    digest: str
+    files: dict[str, str]
+    """By their names, where they lie."""
+    _held: np.ndarray
+    """A map of one of them, whose lock it keeps."""
+
+
+def save_material(material: Material) -> SavedMaterial:
+    """Save a material in its session's cache, unless it is there."""
     whole = material.patches if material.unlabelled is None else material.unlabelled.everything
     arrays = dict(zip(("ids", "labels", "slides", "groups"), whole.columns, strict=True))
     arrays |= {"given_groups": material.given_groups, "eligible": material.used}
@@ -77,14 +88,28 @@ def save_material(material: Material) -> tuple[str, dict[str, str]]:
     folder = (material.session.cache_root / MATERIALS / digest[:20]).resolve()
     if pixels is None:
         pixels = folder / _PIXELS
-    if not (folder / MATERIAL).is_file():
-        if pixels.parent == folder:
-            write_atomically(pixels, whole.pixels.tofile)
-        write_bytes(folder / _TABLES, tables.getvalue())
-        write_record(folder / MATERIAL, record)
     with storage_errors(folder):
-        (folder / MATERIAL).touch()  # the time of its last use
-    return digest, {_PIXELS: str(pixels), _TABLES: str(folder / _TABLES), MATERIAL: str(folder / MATERIAL)}
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.with_suffix(".lock")):
+            written = not (folder / MATERIAL).is_file()
+            if written:
+                if pixels.parent == folder:
+                    write_atomically(pixels, whole.pixels.tofile)
+                write_bytes(folder / _TABLES, tables.getvalue())
+                write_record(folder / MATERIAL, record)
+            (folder / MATERIAL).touch()  # the time of its last use
+            held = _held_map(folder / MATERIAL, 0, None)
+    if written:
+        make_room(material.session.cache_root)
+    files = {_PIXELS: str(pixels), _TABLES: str(folder / _TABLES), MATERIAL: str(folder / MATERIAL)}
+    return SavedMaterial(digest, files, held)
+
+
+def _held_map(path: Path, offset: int, shape: tuple[int, ...] | None) -> UInt8[np.ndarray, "..."]:
+    """A map of a file's bytes, which keeps it in its cache."""
+    with path.open("rb") as file:
+        hold(file, shared=True)
+        return np.asarray(np.memmap(file, np.uint8, "r", offset, shape))
 
 
 def open_material(digest: str, place: Callable[[str], Path], session: Session) -> Material:
@@ -102,12 +127,11 @@ def open_material(digest: str, place: Callable[[str], Path], session: Session) -
         arrays = {name: found[name] for name in found.files}
     count = len(arrays["ids"])
     try:
-        pixels = np.memmap(
-            place(_PIXELS), np.uint8, "r", record.pixels_offset, (count, PATCH_SIZE_PX, PATCH_SIZE_PX, 3)
-        )
+        shape = (count, PATCH_SIZE_PX, PATCH_SIZE_PX, 3)
+        pixels = _held_map(place(_PIXELS), record.pixels_offset, shape)
     except (OSError, ValueError) as error:
         raise RunError(f"does not hold {count:,} patches ({error})", where=place(_PIXELS), remedy=_REMEDY) from error
-    whole = PatchSet(arrays["ids"], arrays["labels"], arrays["slides"], arrays["groups"], np.asarray(pixels))
+    whole = PatchSet(arrays["ids"], arrays["labels"], arrays["slides"], arrays["groups"], pixels)
     unlabelled, patches = None, whole
     if record.test_from is not None:
         patches = whole.part(slice(0, record.test_from))

@@ -21,6 +21,7 @@ import torch
 import sentinode
 from sentinode.artefacts import RUN_SEAL
 from sentinode.config.run import RunConfig
+from sentinode.data.cache import MATERIAL, make_room
 from sentinode.data.patches import PatchSet
 from sentinode.engine.engine import Watch, in_sight, require_done
 from sentinode.engine.task import Desk, EngineTask, Needs
@@ -136,7 +137,7 @@ class RunTasks:
 
     def __init__(self, material: Material, own: Recipes) -> None:
         self._session, self._networks = material.session, own.addresses
-        self._digest, self._files = save_material(material)
+        self._saved = save_material(material)
 
     def task(self, folder: Path, config: RunConfig, *, watched: bool = False) -> EngineTask:
         """A task that trains the run of a folder; `watched`: each epoch asks whether to go on."""
@@ -146,8 +147,8 @@ class RunTasks:
             folder.name,
             {**along, "settings": to_toml(config), "watched": watched},
             needs_of(config, self._session),
-            {_MATERIAL: self._files},
-            {_MATERIAL: self._digest},
+            {_MATERIAL: self._saved.files},
+            {_MATERIAL: self._saved.digest},
         )
 
 
@@ -170,6 +171,7 @@ def _material(task: EngineTask, desk: Desk, session: Session) -> Material:
     if digest not in _materials:
         _materials.clear()
         _materials[digest] = open_material(digest, lambda name: desk.place(_MATERIAL, name), session)
+        make_room(desk.place(_MATERIAL, MATERIAL).parents[2])  # in the cache that it lies in, for it may just have come
     material = _materials[digest]
     material.session = session
     return material
@@ -218,10 +220,10 @@ def predict_patches(
         raise ConfigError(told, where=classifier.name, remedy="Do without an engine, or give the run.")
     classifier.expect(patches.pixels)
     ways = list(classifier.ways)
-    material, files = save_material(Material(patches, patches.groups, session=session))
+    saved = save_material(Material(patches, patches.groups, session=session))
     folders = [str(folder.resolve()) for folder, _ in opened]
     model = _digest_of(folders)
-    asked = json.dumps([model, material, ways, session.device.type, BLOCK_PATCHES, sentinode.__version__])
+    asked = json.dumps([model, saved.digest, ways, session.device.type, BLOCK_PATCHES, sentinode.__version__])
     scratch = beside.with_name(f".{beside.name}.blocks")
     home = scratch / hashlib.sha256(asked.encode()).hexdigest()[:20]
     starts = range(0, len(patches), BLOCK_PATCHES)
@@ -239,8 +241,8 @@ def predict_patches(
                 "ways": ways,
             },
             needs,
-            {_MATERIAL: files},
-            {_MATERIAL: material, _MODEL: model},
+            {_MATERIAL: saved.files},
+            {_MATERIAL: saved.digest, _MODEL: model},
         )
         for start, folder in blocks.items()
         if not (folder / RUN_SEAL).is_file()
