@@ -34,7 +34,9 @@ from sentinode.data.images import encode_tiff
 from sentinode.evaluation.calibration import Method
 from sentinode.exports.patches import LAYOUTS
 from sentinode.phantom.whole_slides import paint_slide, write_pyramid
+from sentinode.runs.load import digest_of_model
 from sentinode.runs.run import Run, write_manifest
+from sentinode.slides.outputs import open_slide_record
 
 pytestmark = pytest.mark.usefixtures("undrawn")  # `tests/report` draws pages
 
@@ -372,6 +374,18 @@ def test_distill_trains_a_student_on_the_teachers_probabilities(
     ):
         refused(sentinode(*ask, *wrong, "--out", tmp_path / "no", cache=cache), told)
     refused(sentinode("distill", tmp_path, phantom_folder, "--out", tmp_path / "no", cache=cache), "is not a run")
+
+    write_pyramid(tmp_path / "slide.tif", paint_slide("micro", np.random.default_rng(0), side_px=300)[0])
+    beside = shutil.copytree(teacher, tmp_path / "teacher")
+    judge = ["slides", beside, tmp_path / "slide.tif", "--fast", "--out", tmp_path / "heatmaps"]
+    refused(sentinode(*judge, cache=cache), "teacher: has the students half, run. Give one of them")
+    shutil.rmtree(half.folder)
+    judged = sentinode(*judge, cache=cache)
+    assert judged.returncode == 0, judged.stderr
+    assert "run judges, a student of the model that was given" in judged.stderr
+    assert open_slide_record(tmp_path / "heatmaps" / "slide").request.model == digest_of_model(run.folder)
+    shutil.rmtree(run.folder)
+    refused(sentinode(*judge, "--resume", cache=cache), "has no student beside it. Train one: sentinode distill")
 
 
 @pytest.fixture(scope="module")

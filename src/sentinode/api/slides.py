@@ -46,6 +46,7 @@ def judge_slides(
     calibrate: str | None = None,
     stride: int = CELL_PX,
     dense: bool = False,
+    fast: bool = False,
     network: Given | None = None,
     shard: Shard | None = None,
     settings: Mapping[str, Any] | None = None,
@@ -59,13 +60,15 @@ def judge_slides(
     without it, the operating point "youden" is used, or 0.5 where the model has none. `calibrate` is as for `predict`.
     `stride`, 32, 16 or 8, is a cell's side in pixels of the model's spacing: half of it takes four times as long.
     `dense`: networks that can go over blocks of a slide at once do so, which is faster and not quite the same; each
-    slide's record says how far off it is. With `shard` a share of the slides is judged, and the record, which is
-    not written then, has these alone; several shards may fill `out` at once, and a call with `resume` ends the work.
-    `settings`: `running.cpus`, `running.gpus` and `running.memory_mb`, what a slide takes of a machine if a session's
-    engine has it judged, where that is not what the run's settings say.
+    slide's record says how far off it is. `fast`: the model's student judges in its place, the run that `distill` left
+    in a folder beside the model's. With `shard` a share of the slides is judged, and the record, which is not written
+    then, has these alone; several shards may fill `out` at once, and a call with `resume` ends the work. `settings`:
+    `running.cpus`, `running.gpus` and `running.memory_mb`, what a slide takes of a machine if a session's engine has it
+    judged, where that is not what the run's settings say.
 
     A slide that cannot be judged has the reason in its row, and the others their results. Raises ConfigError where
-    `out` was begun with another model or other settings, or none of the networks can be dense.
+    `out` was begun with another model or other settings, or none of the networks can be dense, RunError where `fast`
+    finds no student, or several.
     """
     from sentinode.report.pages.page import write_slides_page
 
@@ -74,6 +77,11 @@ def judge_slides(
     if at is not None and stride != CELL_PX:
         raise ConfigError("is for heat maps; single places have no cells", where="stride", remedy="Leave it out.")
     model, out, at = Path(model), Path(out), None if at is None else Path(at)
+    if fast:
+        from sentinode.runs.teacher import student_beside  # here: a model alone does without
+
+        model = student_beside(model)
+        session.notify(f"{model} judges, a student of the model that was given")
     entries = cohort_of([sources] if isinstance(sources, Path | str) else sources)
     if (out / COHORT_BEGUN).exists() and not resume and shard is None:
         raise RunError("contains results of slides", where=out, remedy="Add --resume, or choose another folder.")

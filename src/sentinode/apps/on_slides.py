@@ -63,6 +63,9 @@ def slides(
             "--dense", help="One pass over a block of the slide where a network can: faster, and not quite the same."
         ),
     ] = False,
+    fast: Annotated[
+        bool, typer.Option("--fast", help="Let the student of RUN judge, a fast network that `distill` left beside it.")
+    ] = False,
     networks: Networks = None,
     cache: Cache = None,
     device: Device = "auto",
@@ -99,6 +102,7 @@ def slides(
             calibrate=calibrate,
             stride=stride,
             dense=dense,
+            fast=fast,
             network=own,
             shard=part,
             settings=of_tasks(settings, engine),

@@ -28,7 +28,7 @@ from sentinode.runs.decision import DECISION, Decision, open_decision
 from sentinode.runs.environment import TeacherRecord, read_environment
 from sentinode.runs.load import classifier_of, open_runs
 from sentinode.runs.material import Material, Unlabelled
-from sentinode.runs.run import ENVIRONMENT, MANIFEST, TEACHER, Run, digest_of
+from sentinode.runs.run import ENVIRONMENT, MANIFEST, TEACHER, Run, digest_of, is_finished
 from sentinode.session import Session
 from sentinode.splits.split import Split, units_of
 
@@ -280,6 +280,29 @@ class Teacher:
                     where=self.folder,
                     remedy="Give a teacher of the same split, balance and sample.",
                 )
+
+
+def student_beside(folder: Path) -> Path:
+    """The student that the run, ensemble or study in a folder taught by its probabilities, of the folders beside it.
+
+    Raises RunError where there is none, or more than one.
+    """
+    digest, students = Teacher.open(folder).digest, []
+    for other in sorted(folder.resolve().parent.iterdir()):
+        if is_finished(other) and (other / TEACHER).is_file():
+            found = Run.open(other).teacher
+            if found is not None and found.share is not None and found.teacher_sha256 == digest:
+                students.append(other)
+    if len(students) == 1:
+        return students[0]
+    if students:
+        told = f"has the students {', '.join(student.name for student in students)}"
+        raise RunError(told, where=folder, remedy="Give one of them in its place, without --fast.")
+    raise RunError(
+        "has no student beside it",
+        where=folder,
+        remedy=f"Train one: sentinode distill {folder} DATA --out {folder.with_name(folder.name + '-fast')}",
+    )
 
 
 def _neighbours(trained: frozenset[str], split: Split, labelled: PatchTable) -> set[str]:
