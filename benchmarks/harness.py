@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import statistics
@@ -9,17 +10,60 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from blocks import READY
+
+if TYPE_CHECKING:
+    from sentinode.config.run import RunConfig
+    from sentinode.engine.engine import Engine
+    from sentinode.engine.task import EngineTask
+    from sentinode.runs.material import Material
 
 HERE = Path(__file__).parent
 OURS = sys.executable
 PEERS = str(HERE / "peers" / ".venv" / "bin" / "python")
+
+
+def add_engine(parser: argparse.ArgumentParser) -> None:
+    """The options of `sentinode` that say who trains many runs."""
+    parser.add_argument("--engine", default="here", help="here, local, ray or ray://HOST:PORT")
+    parser.add_argument("--processes", type=int, help="with --engine: most at a time")
+    parser.add_argument("--address", help="with --engine ray: join the Ray cluster there")
+
+
+def asked_engine(asked: argparse.Namespace) -> Engine | None:
+    """The engine that those options name."""
+    from sentinode.apps.options import engine_of
+    from sentinode.device import choose_device
+
+    return engine_of(asked.engine, asked.processes, asked.address, choose_device("auto"))
+
+
+def train_many(asked: Iterable[tuple[Material, RunConfig, Path]], engine: Engine) -> None:
+    """Have an engine train what is not finished of runs in folders; raises TasksError where some could not be."""
+    from sentinode.engine.engine import Watch, in_sight, require_done
+    from sentinode.models.own import NONE
+    from sentinode.progress import ALL_RUNS
+    from sentinode.runs.run import is_finished
+    from sentinode.runs.tasks import RunTasks
+
+    makers: dict[int, tuple[RunTasks, Material]] = {}
+    left = [each for each in asked if not is_finished(each[2])]
+
+    def tasks() -> Iterator[EngineTask]:
+        for material, config, folder in left:
+            if id(material) not in makers:
+                makers[id(material)] = RunTasks(material, NONE), material
+            yield makers[id(material)][0].task(folder, config)
+
+    if left:
+        outcomes = engine.run(tasks(), Watch(ALL_RUNS, notify=lambda text: print(text, file=sys.stderr)))
+        require_done(map(in_sight, outcomes), where=left[0][2].parent)
 
 
 class Contender(Protocol):

@@ -10,7 +10,7 @@ training side the network of the preset `fair` is trained, with model.bn_momentu
 validation side minus that on the unseen part. Each seed draws its own splits and weights and, of a phantom, unseen
 slides. A "reduction" is what random's gap of the same seed is larger by, its 95 % interval Student's t over seeds.
 Widths are of the validation AUC's 95 % interval under a bootstrap of patches, groups, clusters of stain or slides.
-Runs in --folder that are finished are not trained again.
+Runs in --folder that are finished are not trained again. With --engine several are trained at a time.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from harness import add_engine, asked_engine, train_many
 from sentinode.config.presets import load_preset
 from sentinode.config.run import RunConfig
 from sentinode.data.patches import PatchSet
@@ -65,12 +66,13 @@ def phantom_cases(gathered: Gathered, truth: Path, seeds: Sequence[int]) -> Iter
     slides = np.unique(patches.slides)
     for seed in seeds:
         drawn = np.random.default_rng(seed).choice(slides, round(len(slides) * UNSEEN_SHARE), replace=False)
-        yield case_of(patches, groups, np.isin(patches.slides, drawn))
+        yield case_of(patches, groups, np.isin(patches.slides, drawn), gathered.material.session)
 
 
 def case_of_known_slides(material: Material) -> Case:
     """Trained on: the patches whose slide is known. The others are of other slides, but for a few."""
-    return case_of(material.patches, material.candidates.groups, material.patches.slides == "")
+    is_unseen = material.patches.slides == ""
+    return case_of(material.patches, material.candidates.groups, is_unseen, material.session)
 
 
 def of_unseen_slides(test: PatchSet, case: Case, slides: Path, labels: Path) -> PatchSet:
@@ -85,18 +87,27 @@ def of_unseen_slides(test: PatchSet, case: Case, slides: Path, labels: Path) -> 
     return PatchSet(table.ids, table.labels, table.slides, table.groups, patches.pixels[unseen])
 
 
-def case_of(patches: PatchSet, groups: np.ndarray, is_unseen: np.ndarray) -> Case:
+def case_of(patches: PatchSet, groups: np.ndarray, is_unseen: np.ndarray, session: Session) -> Case:
     unknown = replace(patches, slides=np.full(len(patches), ""))
     known = (patches.slides[~is_unseen] != "").all()
-    sighted = Material(patches, groups, eligible=~is_unseen) if known else None
+    sighted = Material(patches, groups, eligible=~is_unseen, session=session) if known else None
     table = patches.rows(is_unseen)
     unseen = PatchSet(table.ids, table.labels, table.slides, table.groups, patches.pixels[is_unseen])
-    return Case(Material(unknown, groups, eligible=~is_unseen), sighted, unseen)
+    return Case(Material(unknown, groups, eligible=~is_unseen, session=session), sighted, unseen)
 
 
-def split_settings(slides_known: bool) -> dict[str, dict[str, str]]:
-    settings = {"random": {"split.by": "random"}, "grouped": {"split.by": "group"}}
-    return settings | ({"slide": {"split.by": "slide"}} if slides_known else {})
+def runs_of(case: Case, config: RunConfig, seed: int, top: Path) -> Iterator[tuple[str, Material, RunConfig, Path]]:
+    """The name of each split, what is trained on it, and where."""
+    for name in ("random", "grouped", "slide"):
+        material = case.sighted if name == "slide" else case.blind
+        if material is not None:
+            by = "group" if name == "grouped" else name
+            yield (
+                name,
+                material,
+                override(config, {"split.by": by, "fit.seed": seed, "split.seed": seed}),
+                top / f"{name}-{seed}",
+            )
 
 
 def cluster_names(case: Case, config: RunConfig, counts: Sequence[int]) -> dict[str, dict[str, str]]:
@@ -162,37 +173,41 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--cache", type=Path, default=default_cache())
     parser.add_argument("--workers", type=int, default=2)
+    add_engine(parser)
     options = parser.parse_args()
 
     settings = {"model.bn_momentum": 0.5, "fit.epochs": options.epochs}
     tables = {f"data.{name}": path for name in ("groups", "slides") if (path := getattr(options, name)) is not None}
     config = override(load_preset("fair").run_config(), settings | tables)
-    session = Session(cache_root=options.cache, workers=options.workers)
+    session = Session(cache_root=options.cache, workers=options.workers, engine=asked_engine(options))
     gathered = gather(options.data, config, session)
     if options.slides is not None:
         case = case_of_known_slides(gathered.material)
         if options.final is not None and gathered.test is not None:
             case = replace(case, unseen=of_unseen_slides(gathered.test, case, options.slides, options.final))
-        cases = iter([case] * len(options.seeds))
+        cases = [case] * len(options.seeds)
     elif options.unseen is None:
-        cases = phantom_cases(gathered, options.data / "truth.csv", options.seeds)
+        cases = list(phantom_cases(gathered, options.data / "truth.csv", options.seeds))
     else:
         side, material = read_column_by_id(options.unseen, ("side",)), gathered.material
         is_unseen = np.array([side[i] == VALIDATION for i in material.candidates.ids.tolist()])
-        case = case_of(material.patches, material.candidates.groups, is_unseen)
+        case = case_of(material.patches, material.candidates.groups, is_unseen, session)
         if options.final is not None and gathered.test is not None:
             truth = read_column_by_id(options.final, ("label",))
             labels = np.array([truth[i] for i in gathered.test.ids.tolist()]).astype(np.int8)
             case = replace(case, unseen=replace(gathered.test, labels=labels))
-        cases = iter([case] * len(options.seeds))
+        cases = [case] * len(options.seeds)
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as scratch:
-        for seed, case in zip(options.seeds, cases, strict=True):
+        top = options.folder or Path(scratch)
+        planned = [
+            (seed, case, [*runs_of(case, config, seed, top)]) for seed, case in zip(options.seeds, cases, strict=True)
+        ]
+        if session.engine is not None:
+            train_many((each[1:] for _, _, runs in planned for each in runs), session.engine)
+        for seed, case, runs in planned:
             clusterings = cluster_names(case, config, options.clusters)
-            for name, own in split_settings(case.sighted is not None).items():
-                material = case.sighted if name == "slide" and case.sighted is not None else case.blind
-                seeded = override(config, own | {"fit.seed": seed, "split.seed": seed})
-                folder = (options.folder or Path(scratch)) / f"{name.replace(' ', '-')}-{seed}"
+            for name, material, seeded, folder in runs:
                 run = train_run(material, seeded, folder, resume=True)
                 rows.append({"seed": seed, "split": name} | measure(run, case, clusterings, session))
                 print(f"{seed} {name}: {rows[-1]['internal']:.4f} {rows[-1]['unseen']:.4f}", flush=True)

@@ -326,15 +326,15 @@ def session_of(
             )
         processes = Processes.launched(on_cpu=place.type == "cpu")
         place = processes.device(place)
-    told, does_many = progress if processes.writes else silent, _engine(*engine, place)
+    told, does_many = progress if processes.writes else silent, engine_of(*engine, place)
     if does_many is not None and processes.count > 1:
         raise ConfigError("several processes were launched for one run", where="--engine", remedy="Leave it out.")
     shared = _threads(threads, processes.count)
     return Session(root, place, workers, told, console.notice, processes, shared, runtime, does_many)
 
 
-def _engine(name: str, processes: int | None, address: str | None, device: torch.device) -> Engine | None:
-    """The engine that the options ask for; None for this process."""
+def engine_of(name: str, processes: int | None, address: str | None, device: torch.device) -> Engine | None:
+    """The engine that the options --engine, --processes and --address ask for; None for this process."""
     from sentinode.engine.local import Local
 
     if address is not None and name != "ray":
