@@ -1,6 +1,6 @@
 """How long a slide takes: all of `sentinode slides`, and WSInfer's way with the same network on some of its patches.
 
-    python benchmarks/slides.py RUN [--side 5120] [--threads 2] [--keep SLIDE]
+    python benchmarks/slides.py RUN [--side 5120] [--threads 2] [--keep SLIDE] [--dense] [--runtime pytorch]
 
 The slide is painted here: a phantom's section, repeated to a square of `--side` pixels at 0.972 um (10288: a node
 slide), at 0.243 um/px with levels of half the size. WSInfer's way, as its documentation describes it: patches side by
@@ -14,10 +14,14 @@ import argparse
 import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 import sentinode
+
+if TYPE_CHECKING:
+    from sentinode import Session
 
 PERIOD_PX = 1280  # of the section, at 0.972 um
 LEVELS, TILE_PX = 4, 256
@@ -31,25 +35,45 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--side", type=int, default=5120, help="pixels at 0.972 um")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--keep", type=Path, metavar="SLIDE", help="where the slide stays, for other programs")
+    parser.add_argument("--keep", type=Path, metavar="SLIDE", help="where the slide is, or stays, for other programs")
+    parser.add_argument("--dense", action="store_true", help="judge it once more, dense")
+    parser.add_argument("--runtime", default="fastest", help="or pytorch")
     asked = parser.parse_args()
     from sentinode import Session  # here and below: what waits how is decided before PyTorch is loaded
     from sentinode.phantom.tissue import paint_section
 
-    session = Session(threads=asked.threads)
+    session = Session(threads=asked.threads, runtime=asked.runtime)
     with tempfile.TemporaryDirectory() as folder:
         path = asked.keep or Path(folder) / "slide.tif"
-        write_slide(path, paint_section(np.random.default_rng(0), side_px=PERIOD_PX, tumour_share=0.2).rgb, asked.side)
-        began, cpu_began = time.perf_counter(), time.process_time()
-        record = sentinode.judge_slides(asked.run, [path], Path(folder) / "out", session)
-        seconds, cpu_s = time.perf_counter() - began, time.process_time() - cpu_began
-        row = record.rows[0]
-        cells = round(row.tissue_mm2 * row.judged_share / 0.031104**2)
-        rates = f"{cells / seconds:,.0f} per second, {cells / cpu_s:,.0f} per processor second"
-        print(f"sentinode: {cells:,} cells in {seconds:.1f} s, {rates}, all files written")
-        rate, by_cpu = in_wsinfers_way(asked.run, path)
-        print(f"WSInfer's way: {rate:,.0f} patches per second, {by_cpu:,.0f} per processor second")
-        print(f"ratios: {cells / seconds / rate:.1f}, of processor time {cells / cpu_s / by_cpu:.1f}")
+        if not path.exists():
+            section = paint_section(np.random.default_rng(0), side_px=PERIOD_PX, tumour_share=0.2).rgb
+            write_slide(path, section, asked.side)
+        first, *others = [
+            judged(asked.run, path, Path(folder) / str(number), session, dense=dense)
+            for number, dense in enumerate([False, True] if asked.dense else [False])
+        ]
+        for of_dense in others:
+            print(f"dense beside tiled: {_ratios(of_dense, first)}")
+        in_its_way = in_wsinfers_way(asked.run, path)
+        print("WSInfer's way: {:,.0f} patches per second, {:,.0f} per processor second".format(*in_its_way))
+        print(f"ratios: {_ratios(first, in_its_way)}")
+
+
+def _ratios(rates: tuple[float, float], others: tuple[float, float]) -> str:
+    return f"{rates[0] / others[0]:.1f}, of processor time {rates[1] / others[1]:.1f}"
+
+
+def judged(run: Path, path: Path, out: Path, session: Session, *, dense: bool) -> tuple[float, float]:
+    """Cells per second and per processor second, all files written."""
+    began, cpu_began = time.perf_counter(), time.process_time()
+    (row,) = sentinode.judge_slides(run, [path], out, session, dense=dense).rows
+    seconds, cpu_s = time.perf_counter() - began, time.process_time() - cpu_began
+    assert row.state == "done", row.reason
+    cells = round(row.tissue_mm2 * row.judged_share / 0.031104**2)
+    rates = f"{cells / seconds:,.0f} per second, {cells / cpu_s:,.0f} per processor second"
+    how = "dense" if dense else "sentinode"
+    print(f"{how}: {cells:,} cells in {seconds:.1f} s ({cpu_s:.1f} of processors), {rates}")
+    return cells / seconds, cells / cpu_s
 
 
 def write_slide(path: Path, section: np.ndarray, side: int) -> None:
