@@ -31,6 +31,17 @@ labels = pd.read_csv("phantom/train_labels.csv")
 labels["path"] = [str(Path("phantom/train", f"{i}.tif")) for i in labels["id"]]
 labels[["path", "label"]].to_parquet("table.parquet")
 """
+SERVE = """
+import json, subprocess, sys, urllib.request
+words = [sys.executable, "-m", "sentinode", "serve", "run", "--port", "0", "--cache", "cache"]
+with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as service:
+    line = service.stdout.readline()
+    if line:
+        address = line.split(": ")[1].split()[0]
+        assert json.load(urllib.request.urlopen(f"{address}/v1/model"))
+        service.terminate()
+sys.exit(not line)
+"""
 # What each extra is for: commands of sentinode, or code; {out} is a name that is new each time.
 JOBS: dict[str, tuple[list[str] | str, ...]] = {
     "fast": ("from sentinode.kernels import at_hand; assert at_hand()",),
@@ -43,6 +54,10 @@ JOBS: dict[str, tuple[list[str] | str, ...]] = {
     "openvino": (["export", "run", "--to", "openvino", "--data", "phantom", "--out", "{out}"],),
     "parquet": (PARQUET, ["check", "table.parquet"]),
     "gpus": ("import accelerate",),
+    "serve": (SERVE,),
+    "cluster": (
+        ["compare", "phantom", "--preset", "quick", "--seeds", "1", "--engine", "ray", "--out", "{out}", *TINY],
+    ),
     "runtime": ("import onnxruntime",),
     "docs": ("import mkdocs, material, mkdocstrings",),
 }
