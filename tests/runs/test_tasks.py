@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -18,12 +19,14 @@ from sentinode.data.patches import PatchSet
 from sentinode.engine.local import Local
 from sentinode.engine.task import Needs
 from sentinode.errors import ConfigError, TasksError
+from sentinode.evaluation.metrics import OwnMetric
 from sentinode.inference.classifier import Classifier
 from sentinode.inference.trained import TrainedNetwork
 from sentinode.models.own import Recipes
 from sentinode.runs import tasks
 from sentinode.runs.load import classifier_of, open_runs, runtime_cache_of
 from sentinode.runs.material import Material
+from sentinode.runs.run_record import RUN_RECORD
 from sentinode.runs.tasks import predict_patches
 from sentinode.runs.train import train_run
 from sentinode.session import Session
@@ -141,6 +144,31 @@ def test_a_block_of_patches_stays_here(
     engine = InTurn()
     predict_patches(classifier, patches.part(slice(0, 16)), replace(session, engine=engine), tmp_path / "a.csv")
     assert not engine.sent
+
+
+def share_called(labels: np.ndarray, probabilities: np.ndarray) -> float:
+    """A metric of a user's own."""
+    return float((probabilities > 0.5).mean() - labels.mean())
+
+
+@pytest.mark.numeric
+def test_members_that_an_engine_trains_have_the_metrics_of_a_users_own(
+    session: Session, run_config: RunConfig, tmp_path: Path
+) -> None:
+    members = {name: {"fit.epochs": 1, "fit.seed": seed} for seed, name in enumerate(("a", "b"))}
+    config = override(run_config, {"ensemble.members": members})
+    metrics = {"share called": OwnMetric(share_called, lower_is_better=True)}
+    many, patches, runs = replace(session, engine=InTurn()), make_patches(), []
+    for name, where in (("one", session), ("many", many)):
+        material = Material(patches, patches.groups, session=where)
+        runs.append(train_run(material, config, tmp_path / name, metrics=metrics))
+    for one, other in zip((runs[0], *runs[0].members), (runs[1], *runs[1].members), strict=True):
+        assert "share called" in other.record.own_scores
+        assert (one.folder / RUN_RECORD).read_bytes() == (other.folder / RUN_RECORD).read_bytes()
+
+    material, lone = Material(patches, patches.groups, session=many), {"mine": OwnMetric(lambda *_: 1.0)}
+    with pytest.raises(ConfigError, match="the metric 'mine' is defined where other processes do not find it"):
+        train_run(material, config, tmp_path / "lone", metrics=lone)
 
 
 @pytest.mark.usefixtures("patches")

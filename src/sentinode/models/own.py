@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final, Literal, cast
 
 import numpy as np
 import torch
@@ -70,7 +70,14 @@ class Recipe:
                 remedy="Give a function that has a name, or a mapping of names to callables; a name may hold letters, "
                 "digits, '.', '_' and '-'.",
             )
-        return cls(called, factory, _source_digest(factory, called))
+        source = source_digest(factory, called, "network")
+        try:
+            inspect.signature(factory).bind()
+        except (TypeError, ValueError) as error:
+            raise ConfigError(
+                f"{called!r} cannot be called without arguments ({error})", where="network", remedy=_REMEDIES["network"]
+            ) from error
+        return cls(called, factory, source)
 
     @property
     def settings(self) -> dict[str, str]:
@@ -200,37 +207,13 @@ class Recipes:
 
     @property
     def addresses(self) -> dict[str, list[str]]:
-        """By the name of each, the module and the name in it that another process finds it by, and its source's digest.
-
-        Raises ConfigError for what no other process would find.
-        """
-        for recipe in self.known:
-            if recipe.factory.__module__ == "__main__" or not recipe.factory.__qualname__.isidentifier():
-                raise ConfigError(
-                    f"the network {recipe.name!r} is defined where other processes do not find it",
-                    where="network",
-                    remedy="Define it at the top of a module that is imported, or do without an engine.",
-                )
-        return {
-            recipe.name: [recipe.factory.__module__, recipe.factory.__qualname__, recipe.source_sha256]
-            for recipe in self.known
-        }
+        """By the name of each, its address as `address_of` has it; raises alike."""
+        return {recipe.name: address_of(recipe.factory, recipe.name, "network") for recipe in self.known}
 
     @classmethod
     def at(cls, addresses: Mapping[str, Sequence[str]]) -> Recipes:
         """Those at the addresses, whose modules are imported: their code runs. Raises ConfigError for other sources."""
-        found = []
-        for name, (module, factory, source) in addresses.items():
-            try:
-                recipe = Recipe.of(getattr(import_module(module), factory), name)
-            except (ImportError, AttributeError) as error:
-                told = f"the network {name!r} cannot be imported in another process ({error})"
-                raise ConfigError(told, where="network", remedy="Install its module there.") from error
-            if recipe.source_sha256 != source:
-                told = f"the network {name!r} is of another source in another process"
-                raise ConfigError(told, where="network", remedy="Install the same module on every machine.")
-            found.append(recipe)
-        return cls(tuple(found))
+        return cls(tuple(Recipe.of(at_address(each, name, "network"), name) for name, each in addresses.items()))
 
     def of_source(self, model: OwnModel) -> Recipe | None:
         return next((recipe for recipe in self.known if recipe.source_sha256 == model.source_sha256), None)
@@ -303,31 +286,62 @@ def _told(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def _source_digest(factory: Any, name: str) -> str:
+# --- functions and classes in files --------------------------------------------------------------------
+
+Kind = Literal["network", "metric"]
+"""What a function or class of a user's own is for."""
+_REMEDIES: Final[dict[Kind, str]] = {
+    "network": "Give a function without arguments, or the class of the network, defined in a file.",
+    "metric": "Give a function that is defined in a file.",
+}
+
+
+def address_of(thing: Any, name: str, kind: Kind) -> list[str]:
+    """The module of a function or class, its name there, by which other processes find it, and its source's digest.
+
+    Raises ConfigError for what no other process would find.
+    """
+    source = source_digest(thing, name, kind)
+    if thing.__module__ == "__main__" or not thing.__qualname__.isidentifier():
+        told = f"the {kind} {name!r} is defined where other processes do not find it"
+        remedy = "Define it at the top of a module that is imported, or do without an engine."
+        raise ConfigError(told, where=kind, remedy=remedy)
+    return [thing.__module__, thing.__qualname__, source]
+
+
+def at_address(address: Sequence[str], name: str, kind: Kind) -> Any:
+    """What is there; its module is imported: its code runs. Raises ConfigError for nothing, or another source."""
+    module, inner, source = address
+    try:
+        found = getattr(import_module(module), inner)
+    except (ImportError, AttributeError) as error:
+        told = f"the {kind} {name!r} cannot be imported in another process ({error})"
+        raise ConfigError(told, where=kind, remedy="Install its module there.") from error
+    if source_digest(found, name, kind) != source:
+        told = f"the {kind} {name!r} is of another source in another process"
+        raise ConfigError(told, where=kind, remedy="Install the same module on every machine.")
+    return found
+
+
+def source_digest(thing: Any, name: str, kind: Kind) -> str:
     """SHA-256 of the text that defines a function or class, and of all that it uses of its own file.
 
-    What that file imports is not read: of it the import alone counts.
+    What that file imports is not read: of it the import alone counts. Raises ConfigError for what has no such text.
     """
-    remedy = "Give a function without arguments, or the class of the network, defined in a file."
-    if not (inspect.isfunction(factory) or inspect.isclass(factory)):
-        raise ConfigError(f"{name!r} is not a function or class", where="network", remedy=remedy)
-    if inspect.isfunction(factory) and factory.__closure__:
-        held = ", ".join(factory.__code__.co_freevars)
+    remedy = _REMEDIES[kind]
+    if not (inspect.isfunction(thing) or inspect.isclass(thing)):
+        raise ConfigError(f"{name!r} is not a function or class", where=kind, remedy=remedy)
+    if inspect.isfunction(thing) and thing.__closure__:
+        held = ", ".join(thing.__code__.co_freevars)
         told = f"{name!r} takes {held} from the function around it, so its source does not say what it makes"
-        raise ConfigError(told, where="network", remedy=remedy)
+        raise ConfigError(told, where=kind, remedy=remedy)
     try:
-        inspect.signature(factory).bind()
-    except (TypeError, ValueError) as error:
-        raise ConfigError(
-            f"{name!r} cannot be called without arguments ({error})", where="network", remedy=remedy
-        ) from error
-    try:
-        lines, line = inspect.findsource(factory)
+        lines, line = inspect.findsource(thing)
         statements = _used(ast.parse("".join(lines)).body, line + 1)
     except (OSError, TypeError, SyntaxError) as error:
-        raise ConfigError(f"the source of {name!r} cannot be read ({error})", where="network", remedy=remedy) from error
+        raise ConfigError(f"the source of {name!r} cannot be read ({error})", where=kind, remedy=remedy) from error
     text = ["".join(lines[_first_line(each) - 1 : each.end_lineno]) for each in statements]
-    return hashlib.sha256("\n".join([factory.__qualname__, *text]).encode()).hexdigest()
+    return hashlib.sha256("\n".join([thing.__qualname__, *text]).encode()).hexdigest()
 
 
 def _used(body: list[ast.stmt], line: int) -> list[ast.stmt]:

@@ -11,7 +11,7 @@ import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import chdir, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,9 +26,10 @@ from sentinode.data.patches import PatchSet
 from sentinode.engine.engine import Watch, in_sight, require_done
 from sentinode.engine.task import Desk, EngineTask, Needs
 from sentinode.errors import ConfigError, RunError
+from sentinode.evaluation.metrics import OwnMetric
 from sentinode.inference.classifier import Classifier
 from sentinode.inference.predictions import Predictions
-from sentinode.models.own import NONE, Recipes
+from sentinode.models.own import NONE, Recipes, address_of, at_address
 from sentinode.progress import ALL_RUNS, of_step
 from sentinode.records import Number, read_record, write_record
 from sentinode.runs.load import classifier_of, runtime_cache_of
@@ -84,7 +85,7 @@ def workplace(task: EngineTask, desk: Desk) -> Iterator[tuple[Session, Recipes]]
         told = "is not to be seen from this machine"
         raise RunError(told, where=home, remedy="Let --out lie in a folder that all machines share.")
     with chdir(cwd) if cwd.is_dir() else nullcontext():
-        if given["networks"] and given["cwd"] not in sys.path:
+        if (given["networks"] or given.get("metrics")) and given["cwd"] not in sys.path:
             sys.path.insert(0, given["cwd"])
         session = Session(
             Path(given["cache"]),
@@ -111,6 +112,7 @@ def train_together(
     asked: Sequence[tuple[Path, RunConfig]],
     own: Recipes = NONE,
     *,
+    metrics: Mapping[str, OwnMetric] | None = None,
     done: int = 0,
     total: int | None = None,
 ) -> None:
@@ -123,20 +125,24 @@ def train_together(
     if not left:
         return
     assert session.engine is not None
-    make, known = RunTasks(material, own), done + len(asked) - len(left)
+    make, known = RunTasks(material, own, metrics), done + len(asked) - len(left)
     watch = Watch(ALL_RUNS, session.progress, session.notify, done=known, total=total or len(asked))
     outcomes = session.engine.run([make.task(*each) for each in left], watch)
     require_done(map(in_sight, outcomes), where=left[0][0].parent)
 
 
 class RunTasks:
-    """Makes tasks that train runs of one material.
+    """Makes tasks that train runs of one material; `metrics` are scores of the user's own.
 
-    Raises ConfigError where these need networks of the user's own that no other process finds.
+    Raises ConfigError where these need networks or metrics of the user's own that no other process finds.
     """
 
-    def __init__(self, material: Material, own: Recipes) -> None:
+    def __init__(self, material: Material, own: Recipes, metrics: Mapping[str, OwnMetric] | None = None) -> None:
         self._session, self._networks = material.session, own.addresses
+        self._metrics = {
+            name: {**asdict(metric), "function": address_of(metric.function, name, "metric")}
+            for name, metric in (metrics or {}).items()
+        }
         self._saved = save_material(material)
 
     def task(self, folder: Path, config: RunConfig, *, watched: bool = False) -> EngineTask:
@@ -145,7 +151,7 @@ class RunTasks:
         return EngineTask(
             "run",
             folder.name,
-            {**along, "settings": to_toml(config), "watched": watched},
+            {**along, "settings": to_toml(config), "watched": watched, "metrics": self._metrics},
             needs_of(config, self._session),
             {_MATERIAL: self._saved.files},
             {_MATERIAL: self._saved.digest},
@@ -155,6 +161,10 @@ class RunTasks:
 def do_run(task: EngineTask, desk: Desk) -> None:
     """Train the run of a task; what is there of it is gone on with."""
     with workplace(task, desk) as (session, own):
+        metrics = {
+            name: OwnMetric(**{**sent, "function": at_address(sent["function"], name, "metric")})
+            for name, sent in task.given["metrics"].items()
+        }
         train_run(
             _material(task, desk, session),
             parse_toml(task.given["settings"], RunConfig, where=task.name),
@@ -162,6 +172,7 @@ def do_run(task: EngineTask, desk: Desk) -> None:
             resume=True,
             on_epoch=desk.go_on if task.given["watched"] else None,
             own=own,
+            metrics=metrics,
         )
 
 

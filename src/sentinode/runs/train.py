@@ -17,7 +17,7 @@ import torch
 from sentinode.artefacts import write_text
 from sentinode.config.fit import FitHead, FitStages, HeadFitConfig
 from sentinode.config.run import NotebookModel, OwnModel, RunConfig
-from sentinode.errors import ConfigError, RunError, SentinodeWarning
+from sentinode.errors import RunError, SentinodeWarning
 from sentinode.evaluation.metrics import OwnMetric, scores
 from sentinode.fitting.checkpoint import load_checkpoint, load_weights, save_checkpoint, save_weights
 from sentinode.fitting.epochs import EpochRecord, FitState, fit_epochs, steps_in_epoch
@@ -134,13 +134,7 @@ class _Training:
         """Have the session's engine train the members."""
         from sentinode.runs.tasks import train_together  # which trains with this module
 
-        if self.metrics:
-            raise ConfigError(
-                "metrics of your own are functions, which are not sent to other processes",
-                where="metrics",
-                remedy="Do without an engine.",
-            )
-        train_together(self.material, list(members.items()), self.own)
+        train_together(self.material, list(members.items()), self.own, metrics=self.metrics)
 
     def of_network(self, *, resume: bool, on_epoch: OnEpoch | None) -> Run:
         """Begin or go on, train epoch by epoch, keep the best, and seal."""
