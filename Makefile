@@ -30,8 +30,9 @@ demo: install ## a small study of synthetic tissue, demo/study/report.html, and 
 	@echo "its page:   $(BIN)/sentinode serve demo/study --data demo/phantom --slides demo/slides/slides --heatmaps demo/heatmaps"
 
 # Processes of one thread each, one more than cores, for some tests wait; a file's tests share what they have prepared.
+# Compiled tests are kept, whatever the shell asks for: else each process compiles all of them anew, every time.
 test: install ## all tests
-	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 # The tests of numbers again, in other instructions than the processor's best: sse, avx or avx2 (the last with fused
 # multiply-add); what each library then uses stands at the end. Loops are compiled anew the first time.
@@ -41,7 +42,7 @@ WITH_avx := NUMBA_CPU_NAME=sandybridge NUMBA_CPU_FEATURES=+avx ATEN_CPU_CAPABILI
 WITH_avx2 := NUMBA_CPU_NAME=haswell NUMBA_CPU_FEATURES=+avx2,+fma ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2
 numeric: install ## tests of numbers under other instructions: INSTRUCTIONS=sse, avx or avx2
 	@echo "numeric tests with: $(WITH_$(INSTRUCTIONS))"
-	$(WITH_$(INSTRUCTIONS)) $(BIN)/python -m pytest -m numeric --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	PYTHONDONTWRITEBYTECODE= $(WITH_$(INSTRUCTIONS)) $(BIN)/python -m pytest -m numeric --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 # All tests as in a container: no home, no name, ASCII, a package that cannot be written, busy processors. For root on Linux.
 container: install ## all tests as in a container without a home (Linux, root)
