@@ -16,6 +16,7 @@ import psutil
 import pytest
 import torch
 
+from conftest import make_patches
 from engine.test_local import material_in, results_of, task_named
 from sentinode.config.run import RunConfig
 from sentinode.engine.engine import Watch, in_sight, require_done
@@ -24,7 +25,9 @@ from sentinode.engine.task import EngineTask
 from sentinode.errors import FailureError, TasksError
 from sentinode.machine import keep_ray_to_itself
 from sentinode.models.own import Recipes
-from sentinode.runs.tasks import RunTasks, train_together
+from sentinode.runs.load import classifier_of
+from sentinode.runs.run import Run
+from sentinode.runs.tasks import RunTasks, predict_patches, train_together
 from sentinode.runs.train import train_run
 from sentinode.session import Session
 from sentinode.settings import override, to_toml
@@ -183,6 +186,17 @@ def test_a_worker_that_lacks_the_data_fetches_them_once(
     require_equal(tmp_path / "many", serial)
     (fetched,) = (folder for folder in (cache / "fetched").iterdir() if folder.is_dir())
     assert {path.name for path in fetched.iterdir()} == {"material.json", "tables.npz", "pixels.u8", ".whole"}
+
+
+@pytest.mark.numeric
+def test_blocks_of_patches_are_what_one_process_predicts(
+    joined: str, serial: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sentinode.runs.tasks.BLOCK_PATCHES", 32)
+    session = Session(tmp_path / "cache", CPU, workers=1, threads=1)
+    classifier, patches = classifier_of([Run.open(serial / "seed1")], CPU), make_patches()
+    many = predict_patches(classifier, patches, replace(session, engine=OnRay(joined)), tmp_path / "a.csv")
+    assert many.probabilities.tolist() == classifier(patches.pixels).tolist()
 
 
 def test_ray_that_is_begun_here_listens_on_the_loopback_alone(cluster: Any) -> None:
