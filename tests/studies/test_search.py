@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,12 +25,18 @@ from sentinode.studies import tune as tune_module
 from sentinode.studies.tune import _Journal, search, trial_count
 
 
+@cache
+def material() -> Material:
+    """Of all searches, which ask it for one split: it is drawn once."""
+    patches = make_patches()
+    return Material(patches, patches.groups)
+
+
 class Runs:
     """A store whose runs are over at once: their scores depend on their settings."""
 
     def __init__(self, *, killed_at: int | None = None) -> None:
-        patches = make_patches()
-        self.material = Material(patches, patches.groups)
+        self.material = material()
         self.asked_for, self.killed_at = 0, killed_at
 
     def train(self, name: str, config: RunConfig, *, on_epoch: Callable[[dict[str, Any]], None] | None = None) -> Any:
