@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 import sentinode
+from in_turn import InTurn
 from sentinode.config.presets import load_preset
 from sentinode.config.study import StudyConfig
 from sentinode.errors import DataError, RunError, SubmissionError
@@ -77,8 +78,13 @@ def test_killed_in_the_middle_and_resumed_equals_uninterrupted(
     assert found == expected
 
 
-def test_the_study_is_what_it_says(phantom_folder: Path, config: StudyConfig, session: Session, tmp_path: Path) -> None:
-    study = sentinode.study(phantom_folder, config, tmp_path / "study", session)
+def test_the_study_is_what_it_says_whoever_does_its_tasks(
+    phantom_folder: Path, config: StudyConfig, session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sentinode.runs.tasks.BLOCK_PATCHES", 16)
+    engine = InTurn()
+    study = sentinode.study(phantom_folder, config, tmp_path / "study", replace(session, engine=engine))
+    assert {task.kind for task in engine.sent} == {"run", "block"}
     assert study.record.split_basis == "slide"
     assert study.record.note == "phantom: synthetic tissue"
     assert study.comparison is not None

@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 import torch
 
+from in_turn import InTurn
 from sentinode.api import runs as api
 from sentinode.api.experiments import compare_runs_on, fit
 from sentinode.config.presets import load_preset
@@ -387,11 +388,15 @@ def test_runs_are_compared_on_labelled_patches_by_the_same_rule(
     truth: pd.DataFrame,
     table: Callable[[Sequence[str]], Path],
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    ids = of_test(truth)
+    monkeypatch.setattr("sentinode.runs.tasks.BLOCK_PATCHES", 16)
+    ids, engine = of_test(truth), InTurn()
     quick = override(load_preset("fair"), {"compare.replicates": 200})
     labels, out = table(ids), tmp_path / "out"
-    comparison, evidence, seen = compare_runs_on(family, phantom_folder, labels, out, quick, here)
+    asked = replace(here, engine=engine)
+    comparison, evidence, seen = compare_runs_on(family, phantom_folder, labels, out, quick, asked)
+    assert {tuple(task.given["model"]) for task in engine.sent} == {(str(folder),) for folder in family}
     assert seen == SeenBefore(0, 0, 0, 0)
     assert comparison.seeds == (25, 26, 27)
     assert sorted(comparison.ids) == sorted(ids)
