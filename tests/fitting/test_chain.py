@@ -92,8 +92,8 @@ def test_other_sizes_of_input(size_px: int) -> None:
 def test_equal_values_in_a_window_give_back_to_the_first_as_in_pytorch() -> None:
     """White background makes them common."""
     layers = nn.Sequential(
-        nn.Conv2d(3, 16, 1), KerasBatchNorm(16, momentum=0.9), nn.ReLU(), nn.MaxPool2d(2),
-        nn.Flatten(), nn.Linear(64, 16), KerasBatchNorm(16, momentum=0.9), nn.ReLU(), nn.Linear(16, 1),
+        nn.Conv2d(3, 32, 1), KerasBatchNorm(32, momentum=0.9), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Flatten(), nn.Linear(128, 32), KerasBatchNorm(32, momentum=0.9), nn.ReLU(), nn.Linear(32, 1),
     ).to(memory_format=torch.channels_last)  # fmt: skip
     in_turn, exact = copy.deepcopy(layers), copy.deepcopy(layers).double()
     chain = Chain.of(layers)

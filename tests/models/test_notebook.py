@@ -170,7 +170,9 @@ def test_one_training_step_agrees_with_keras(keras: Arrays, norm: Order, momentu
     for name, ours in told[torch.float32].items():
         path = f"afterwards/{name}" if "/" in name else name
         theirs = torch.from_numpy(keras[f"{case if 'moving' in name or '/' not in name else shared}/{path}"])
-        rounding.add(name, ours, theirs.reshape(ours.shape), told[torch.float64][name])
+        # Kernels with kernels, and so on: Adam's first step divides a gradient by its size, so the error of a tensor is
+        # that of its smallest gradient, which is a matter of chance in each.
+        rounding.add(Path(name).name, ours, theirs.reshape(ours.shape), told[torch.float64][name])
     rounding.check()
 
 
