@@ -172,12 +172,12 @@ class Jobs:
             row = SlideRow(str(task[0].path), task[0].name, "failed", _ENDED)
         finally:
             self._busy = False
+        if number in self._jobs:  # before it is told: whoever hears of it finds nothing that is still asked for
+            await self._save(task[1], but=number)
         if row.state == "done":
             self._tell(number, {"state": "done", "note": ""})
         else:
             self._tell(number, {"state": "failed", "note": "", "problem": _without_folders(row.reason, task)})
-        if number in self._jobs:
-            await self._save(task[1])
 
     def _add(self, task: Task) -> Job:
         number = self._id(task)
@@ -220,8 +220,9 @@ class Jobs:
                 409, f"the folder of heat maps: {told}. Start the service with another --heatmaps."
             ) from error
 
-    async def _save(self, out: Path) -> None:
-        left = [self._tasks[number] for number, job in self._jobs.items() if not job.is_over]
+    async def _save(self, out: Path, *, but: str = "") -> None:
+        """Write down what is asked for and not over, without the job `but`."""
+        left = [self._tasks[number] for number, job in self._jobs.items() if not job.is_over and number != but]
         await self._in_files(_write_asked, out, tuple(entry.name for entry, folder in left if folder == out))
 
     def _let_go(self, out: Path) -> None:
