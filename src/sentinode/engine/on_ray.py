@@ -33,7 +33,6 @@ WHOLE: Final = ".whole"
 _CHUNK: Final = 32 * 2**20
 _STORE: Final = 2**27  # bytes of an embedded Ray's object store: machines that share a disk send no files
 _LOOKS_S: Final = 0.2  # between two looks at what the tasks say
-_SAYS_S: Final = 0.5  # between two messages of a step of a task
 
 
 @dataclass(frozen=True)
@@ -246,14 +245,8 @@ def perform(text: str, call: str, parcels: Parcels, switchboard: Any, threads: i
     if lacks:
         return json.dumps({"lacks": lacks})
     fetched = {group: _fetch(ray, task.digests[group], files) for group, files in parcels.items()}
-    said_at: dict[str, float] = {}
 
     def tell(message: dict[str, Any]) -> None:
-        if "step" in message:
-            step, done, total, _ = message["step"]
-            if done < total and time.monotonic() - said_at.get(step, 0.0) < _SAYS_S:
-                return
-            said_at[step] = time.monotonic()
         switchboard.tell.remote(call, json.dumps(message))
 
     def ask(message: dict[str, Any]) -> bool:

@@ -7,6 +7,8 @@ that is done twice, or half done by a process that was killed, leaves what one l
 from __future__ import annotations
 
 import json
+import math
+import time
 import traceback
 import warnings
 from collections.abc import Callable, Mapping
@@ -27,6 +29,7 @@ _DOERS: Final[dict[Kind, tuple[str, str]]] = {
     "slide": ("sentinode.slides.slide_tasks", "do"),
 }
 """The function of each kind. They are of higher layers, so they are named here, and imported where they are called."""
+_SAYS_S: Final = 0.3  # between two messages of a step
 _FOR_GOOD: Final = (ConfigError, DataError, SplitError)
 """Errors of what was asked for: the same would be said again."""
 
@@ -113,9 +116,14 @@ class Desk:
     tell: Callable[[dict[str, Any]], None]
     ask: Callable[[dict[str, Any]], bool]
     place: Callable[[str, str], Path]
+    _told_at: dict[str, float] = field(default_factory=dict)
 
     def progress(self, step: str, done: int, total: int, note: str = "", /) -> None:
-        self.tell({"step": [step, done, total, note]})
+        """Not each is told, for whoever hears them is kept from working by it: a step's last, and a few a second."""
+        now = time.monotonic()
+        if done >= total or now - self._told_at.get(step, -math.inf) >= _SAYS_S:
+            self._told_at[step] = now
+            self.tell({"step": [step, done, total, note]})
 
     def notify(self, text: str) -> None:
         self.tell({"notice": text})

@@ -78,7 +78,7 @@ def fit_calibration(
 
 def fit_temperature(labels: Int[np.ndarray, " n"], probabilities: Float[np.ndarray, " n"]) -> Temperature:
     """The temperature between 0.05 and 20 of least log loss; raises DataError where a class is absent."""
-    from scipy.optimize import minimize_scalar  # here, as scikit-learn below: predictions need neither
+    from scipy.optimize import minimize_scalar  # here and below: predictions do without
 
     _need_both_classes(labels)
     # The logit of the true label: its log loss is log(1 + exp(-x)), which never overflows.
@@ -93,11 +93,14 @@ def fit_temperature(labels: Int[np.ndarray, " n"], probabilities: Float[np.ndarr
 
 def fit_isotonic(labels: Int[np.ndarray, " n"], probabilities: Float[np.ndarray, " n"]) -> Isotonic:
     """Pool adjacent violators; raises DataError where a class is absent."""
-    from sklearn.isotonic import IsotonicRegression
+    from scipy.optimize import isotonic_regression  # as scikit-learn's, without its half second
 
     _need_both_classes(labels)
-    fitted = IsotonicRegression(y_min=0.0, y_max=1.0).fit(probabilities, labels == 1)
-    return Isotonic(np.asarray(fitted.X_thresholds_, np.float64), np.asarray(fitted.y_thresholds_, np.float64))
+    at, place, count = np.unique(probabilities, return_inverse=True, return_counts=True)
+    fitted = isotonic_regression(np.bincount(place, labels == 1) / count, weights=count).x
+    level = fitted[1:] == fitted[:-1]
+    ends = ~(np.append(False, level) & np.append(level, False))  # between its ends a level says nothing more
+    return Isotonic(np.asarray(at[ends], np.float64), np.asarray(fitted[ends], np.float64))
 
 
 def cross_calibrate(
