@@ -13,6 +13,7 @@ import stat
 import sys
 import tempfile
 import warnings
+from contextlib import suppress
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -101,15 +102,24 @@ def _quota_of(group: Path) -> float:
 
 
 @cache
+def _of_processor(what: str) -> str | None:
+    """What Linux tells of it; None elsewhere."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith(what):
+                return line.partition(":")[2].strip()
+    return None
+
+
 def processor_name() -> str:
     """What the system calls the processor."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
+    return _of_processor("model name") or platform.processor() or platform.machine()
+
+
+def may_have_avx512() -> bool:
+    """Whether libraries may compute 16 numbers at once, whatever some of them are told to use; True where unknown."""
+    flags = _of_processor("flags")
+    return "avx512f" in flags if flags is not None else platform.machine().lower() in ("x86_64", "amd64")
 
 
 def give_way() -> None:

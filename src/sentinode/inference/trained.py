@@ -24,6 +24,7 @@ from sentinode.inference.dense import DenseNetwork, dense_network
 from sentinode.inference.network import BLOCK, BatchSize, Network, Probabilities, RuntimeName, Sliceable, in_batches
 from sentinode.inference.runtimes import PATCHES_TRIED, Fastest, Forward
 from sentinode.inputs.augment import as_input
+from sentinode.machine import may_have_avx512
 from sentinode.models.folded import folded
 from sentinode.models.group_conv import inverse
 from sentinode.progress import StepProgress
@@ -151,7 +152,7 @@ class TrainedNetwork(Network):
     def _of_cells(
         self, dense: DenseNetwork, rgb: UInt8[np.ndarray, "height width 3"]
     ) -> Float[np.ndarray, "rows columns"]:
-        seen = np.ascontiguousarray(dense.geometry.seen(rgb))
+        seen = np.array(dense.geometry.seen(rgb), order="C")  # PyTorch warns of what cannot be written to
         image = torch.from_numpy(seen).permute(2, 0, 1)[None].to(self.device)
         said = []
         for symmetry in range(self.views):
@@ -202,8 +203,11 @@ class TrainedNetwork(Network):
 
 
 def _block() -> int:
-    """A block for PyTorch: with AVX-512, whose registers hold twice as much, what is left over begins at 16."""
-    return 2 * BLOCK if torch.backends.cpu.get_cpu_capability() == "AVX512" else BLOCK
+    """A block for PyTorch: with AVX-512, whose registers hold twice as much, what is left over begins at 16.
+
+    MKL asks the processor itself, not PyTorch.
+    """
+    return 2 * BLOCK if may_have_avx512() else BLOCK
 
 
 def _filled(pixels: UInt8[np.ndarray, "n s s 3"], block: int) -> UInt8[np.ndarray, "m s s 3"]:
