@@ -16,7 +16,7 @@ from typing import IO
 
 import pytest
 
-from sentinode.artefacts import claim, claim_file, tidy_finished, write_atomically, write_json, write_text
+from sentinode.artefacts import claim, claim_file, put_first, tidy_finished, write_atomically, write_json, write_text
 from sentinode.errors import RunError, SentinodeWarning, StorageError
 
 
@@ -211,3 +211,24 @@ def test_a_file_system_without_locks_is_told_of_and_the_work_goes_on(
     with pytest.warns(SentinodeWarning, match="no locks .No locks available"), claim(tmp_path / "out"):
         write_text(tmp_path / "out" / "result.txt", "done")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["result.txt"]
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_of_files_that_are_to_be_put_at_one_place_the_first_stays(
+    links: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_links(self: Path, target: Path) -> None:
+        raise OSError("this file system has no links")
+
+    if not links:
+        monkeypatch.setattr(Path, "hardlink_to", no_links)
+
+    def both(draft: Path) -> None:
+        """Another process is first while this one writes."""
+        draft.write_text("second")
+        if links:
+            put_first(tmp_path / "chosen", lambda other: other.write_text("first"))
+
+    put_first(tmp_path / "chosen", both)
+    assert (tmp_path / "chosen").read_text() == ("first" if links else "second")
+    assert [path.name for path in tmp_path.iterdir()] == ["chosen"]

@@ -66,7 +66,7 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
 
 def put_first(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` save a file, and put it at `path`, unless another process was first; raises StorageError."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}{_PART}")
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}{_PART}")  # in containers processes share numbers
     with storage_errors(path):
         try:
             write(draft)
