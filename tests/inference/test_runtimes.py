@@ -110,6 +110,26 @@ def test_another_runtime_gives_a_patch_the_same_probability_whatever_comes_with_
     assert np.array_equal(alone, after[:5])
 
 
+@pytest.mark.parametrize("way", ["onnxruntime", "openvino"])
+@needs_onnx
+@pytest.mark.usefixtures("written")
+def test_another_runtime_gives_the_same_bits_with_any_number_of_threads(
+    way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip(way, reason=f"{way} is not installed")
+    only(way, monkeypatch)
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            net = network(tmp_path / str(threads))
+            net.expect(PIXELS, len(PIXELS))
+            found.append(net.probabilities(PIXELS))
+    finally:
+        torch.set_num_threads(before)
+    assert np.array_equal(*found)
+
+
 @needs_onnx
 @pytest.mark.usefixtures("written")
 def test_what_was_found_is_told_kept_and_taken_without_another_trial(

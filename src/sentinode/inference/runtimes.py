@@ -10,6 +10,8 @@ of PyTorch's. What was found is kept for these weights, versions, processor and 
 it is compared with PyTorch again: weights do not tell what a network of a user's own does with them.
 
 All but the first compute 8 patches at a time, whatever the batch: so what a patch gets does not depend on the others.
+The last two do so on one thread each, as many blocks at once as there are threads: a layer of few values is not worth
+sharing, so that two threads at one block are slower than at two, and what a patch gets does not depend on their number.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -44,17 +47,27 @@ from sentinode.records import Number, read_record, write_record
 RUNTIMES: Final[tuple[RuntimeName, ...]] = get_args(RuntimeName)
 EXACT: Final = 1e-4
 """How far a logit may be from PyTorch's."""
-PATCHES_TRIED: Final = 32
 CHOICE: Final = "choice.json"
 GRAPH: Final = "network.onnx"
 _FOLDER: Final = "runtimes"
 _ROUNDS: Final = 3
+_LEAST_TRIED: Final = 32  # patches
 _KEPT_DAYS: Final = 30
 _SECONDS_A_DAY: Final = 86_400
 _INPUT, _OUTPUT = "pixels", "logit"
 
 Forward = Callable[[Float[Tensor, "n 3 s s"]], Float[Tensor, "n 1"]]
-"""Pixels in [0, 1] -> logits."""
+"""Pixels in [0, 1] -> logits, of whole blocks."""
+
+
+def at_once() -> int:
+    """So many patches keep every thread at work, a block each."""
+    return BLOCK * torch.get_num_threads()
+
+
+def patches_tried() -> int:
+    """Of so many it is measured what is fastest: several blocks for each thread."""
+    return max(_LEAST_TRIED, 2 * at_once())
 
 
 @dataclass(frozen=True)
@@ -187,7 +200,7 @@ class Fastest:
                 module = folded_backbone(self._network)
                 if module is None:
                     raise _cannot("its batch norm cannot be folded")
-                return module.to(memory_format=torch.channels_last)
+                return _block_by_block(module.to(memory_format=torch.channels_last))
             case "onnxruntime":
                 return _in_onnxruntime(graph)
             case "openvino":
@@ -220,14 +233,12 @@ class Fastest:
 
 def _measured(ways: Mapping[RuntimeName, Forward], seen: Float[Tensor, "n 3 s s"]) -> dict[RuntimeName, Tried]:
     """All ways in turn, round after round; the best round of each, for other programs only make it slower."""
-    blocks = torch.split(seen, BLOCK)
-    said = {way: torch.cat([forward(block) for block in blocks]) for way, forward in ways.items()}
+    said = {way: forward(seen) for way, forward in ways.items()}
     seconds: dict[RuntimeName, list[float]] = {way: [] for way in ways}
     for _ in range(_ROUNDS):
         for way, forward in ways.items():
             began = time.perf_counter()
-            for block in blocks:
-                forward(block)
+            forward(seen)
             seconds[way].append(time.perf_counter() - began)
     return {way: Tried(len(seen) / min(seconds[way]), _apart(said[way], said["pytorch"])) for way in ways}
 
@@ -244,33 +255,45 @@ def _installed(package: str) -> str:
     return ""
 
 
+def _block_by_block(forward: Forward) -> Forward:
+    """One block after the other."""
+    return lambda x: torch.cat([forward(block) for block in torch.split(x, BLOCK)])
+
+
+def _blocks_at_once(forward: Forward) -> Forward:
+    """As many blocks at once as there are threads."""
+    threads = ThreadPoolExecutor(torch.get_num_threads(), thread_name_prefix="blocks")
+    return lambda x: torch.cat(list(threads.map(forward, torch.split(x, BLOCK))))
+
+
 def _in_onnxruntime(graph: Callable[[], bytes]) -> Forward:
     onnxruntime = optional_module("onnxruntime", what="ONNX Runtime", extra="runtime")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # beside other programs that costs most
+    options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(graph(), options, providers=["CPUExecutionProvider"])
 
-    def forward(x: Tensor) -> Tensor:
-        (logits,) = session.run([_OUTPUT], {_INPUT: x.contiguous().numpy()})
+    def forward(block: Tensor) -> Tensor:
+        (logits,) = session.run([_OUTPUT], {_INPUT: block.contiguous().numpy()})
         return torch.from_numpy(logits)
 
-    return forward
+    return _blocks_at_once(forward)
 
 
 def _in_openvino(graph: Callable[[], bytes]) -> Forward:
     openvino = optional_module("openvino", what="OpenVINO", extra="openvino")
-    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
+    threads = torch.get_num_threads()
     core = openvino.Core()
-    request = core.compile_model(core.read_model(model=graph()), "CPU", settings).create_infer_request()
-    alone = threading.Lock()  # one request computes one batch
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": threads}
+    compiled = core.compile_model(core.read_model(model=graph()), "CPU", settings)
+    of_thread = threading.local()  # one request computes one batch
 
-    def forward(x: Tensor) -> Tensor:
-        with alone:
-            return torch.from_numpy(np.array(request.infer([x.contiguous().numpy()])[0]))
+    def forward(block: Tensor) -> Tensor:
+        if not hasattr(of_thread, "request"):
+            of_thread.request = compiled.create_infer_request()
+        return torch.from_numpy(np.array(of_thread.request.infer([block.contiguous().numpy()])[0]))
 
-    return forward
+    return _blocks_at_once(forward)
 
 
 def _cannot(what: str) -> ExportError:

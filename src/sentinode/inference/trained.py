@@ -22,7 +22,7 @@ from sentinode.device import has_bfloat16, in_precision
 from sentinode.errors import FailureError
 from sentinode.inference.dense import DenseNetwork, dense_network
 from sentinode.inference.network import BLOCK, BatchSize, Network, Probabilities, RuntimeName, Sliceable, in_batches
-from sentinode.inference.runtimes import PATCHES_TRIED, Fastest, Forward
+from sentinode.inference.runtimes import Fastest, Forward, at_once, patches_tried
 from sentinode.inputs.augment import as_input
 from sentinode.machine import may_have_avx512
 from sentinode.models.folded import folded
@@ -74,7 +74,7 @@ class TrainedNetwork(Network):
         with self._finding, torch.inference_mode():
             if self._found is not None:
                 return
-            shown = _filled(first[:PATCHES_TRIED], BLOCK)
+            shown = _filled(first[: patches_tried()], patches_tried())
             seen = as_input(torch.from_numpy(shown).permute(0, 3, 1, 2))
             seen = seen.contiguous(memory_format=torch.channels_last)
             found = self._fastest.kept(self.network, seen)
@@ -184,22 +184,28 @@ class TrainedNetwork(Network):
         joined: Callable[[Float[Tensor, "views n"]], Float[np.ndarray, " n"]],
         on_progress: StepProgress | None = None,
     ) -> Float[np.ndarray, " n"]:
-        forward: Forward = self.network
-        size = self.batch_size
-        if self._found is not None and self._found[0] != "pytorch":
-            forward, size = self._found[1], BatchSize(BLOCK, search=False)
+        if self._found is None or self._found[0] == "pytorch":
+            ask, size, block = self._view_by_view, self.batch_size, min(_block(), self.batch_size.largest)
+        else:
+            forward, size, block = self._found[1], BatchSize(at_once(), search=False), BLOCK
+
+            def ask(of_views: list[UInt8[Tensor, "m 3 s s"]]) -> Float[Tensor, "views m"]:
+                return forward(as_input(torch.cat(of_views))).view(views, -1)
 
         def of_batch(pixels: UInt8[np.ndarray, "n s s 3"]) -> Float[np.ndarray, " n"]:
-            filled = _filled(pixels, BLOCK if forward is not self.network else min(_block(), self.batch_size.largest))
-            images = torch.from_numpy(filled).permute(0, 3, 1, 2).to(self.device)
-            said = []
-            for symmetry in range(views):
-                view = as_input(apply_symmetry(images, symmetry).contiguous(memory_format=torch.channels_last))
-                with in_precision(self._precision, self.device):
-                    said.append(forward(view).squeeze(1))
-            return joined(torch.stack(said).cpu().double())[: len(pixels)]
+            images = torch.from_numpy(_filled(pixels, block)).permute(0, 3, 1, 2).to(self.device)
+            seen = (apply_symmetry(images, symmetry) for symmetry in range(views))
+            said = ask([view.contiguous(memory_format=torch.channels_last) for view in seen])
+            return joined(said.cpu().double())[: len(pixels)]
 
         return in_batches(prepared, size, of_batch, on_progress)
+
+    def _view_by_view(self, of_views: list[UInt8[Tensor, "m 3 s s"]]) -> Float[Tensor, "views m"]:
+        said = []
+        for view in of_views:
+            with in_precision(self._precision, self.device):
+                said.append(self.network(as_input(view)).squeeze(1))
+        return torch.stack(said)
 
 
 def _block() -> int:
