@@ -60,14 +60,9 @@ Forward = Callable[[Float[Tensor, "n 3 s s"]], Float[Tensor, "n 1"]]
 """Pixels in [0, 1] -> logits, of whole blocks."""
 
 
-def at_once() -> int:
-    """So many patches keep every thread at work, a block each."""
-    return BLOCK * torch.get_num_threads()
-
-
 def patches_tried() -> int:
     """Of so many it is measured what is fastest: several blocks for each thread."""
-    return max(_LEAST_TRIED, 2 * at_once())
+    return max(_LEAST_TRIED, 2 * BLOCK * torch.get_num_threads())
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from sentinode.device import has_bfloat16, in_precision
 from sentinode.errors import FailureError
 from sentinode.inference.dense import DenseNetwork, dense_network
 from sentinode.inference.network import BLOCK, BatchSize, Network, Probabilities, RuntimeName, Sliceable, in_batches
-from sentinode.inference.runtimes import Fastest, Forward, at_once, patches_tried
+from sentinode.inference.runtimes import Fastest, Forward, patches_tried
 from sentinode.inputs.augment import as_input
 from sentinode.machine import may_have_avx512
 from sentinode.models.folded import folded
@@ -187,7 +187,8 @@ class TrainedNetwork(Network):
         if self._found is None or self._found[0] == "pytorch":
             ask, size, block = self._view_by_view, self.batch_size, min(_block(), self.batch_size.largest)
         else:
-            forward, size, block = self._found[1], BatchSize(at_once(), search=False), BLOCK
+            forward, block = self._found[1], _block()
+            size = BatchSize(block * torch.get_num_threads(), search=False)  # every thread has a block
 
             def ask(of_views: list[UInt8[Tensor, "m 3 s s"]]) -> Float[Tensor, "views m"]:
                 return forward(as_input(torch.cat(of_views))).view(views, -1)
@@ -211,7 +212,7 @@ class TrainedNetwork(Network):
 def _block() -> int:
     """A block for PyTorch: with AVX-512, whose registers hold twice as much, what is left over begins at 16.
 
-    MKL asks the processor itself, not PyTorch.
+    MKL asks the processor itself, not PyTorch. The probabilities of another runtime's logits are PyTorch's, too.
     """
     return 2 * BLOCK if may_have_avx512() else BLOCK
 
