@@ -111,6 +111,12 @@ def test_another_runtime_gives_a_patch_the_same_probability_whatever_comes_with_
         parts = list(threads.map(net.probabilities, [PIXELS[:5], PIXELS[5:7], PIXELS[7:23], PIXELS[23:]]))
     assert np.array_equal(np.concatenate(parts), after)
     assert np.array_equal(alone, after)
+    assert net._found is not None
+    forward, asked = net._found[1], list[int]()
+    net._found = net.way, lambda x: (asked.append(len(x)), forward(x))[1]
+    net.probabilities(PIXELS[:1])
+    net.probabilities(PIXELS)
+    assert {count % (views * trained._block()) for count in asked} == {0}  # else PyTorch's sigmoid rounds otherwise
 
 
 @pytest.mark.parametrize("way", ["onnxruntime", "openvino"])
