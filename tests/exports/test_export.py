@@ -111,6 +111,15 @@ NETWORKS: dict[str, dict[str, Any]] = {
         "preprocess.size_px": 48,
         "fit.schedule.kind": "constant",
     },
+    "a backbone's first rows, with a wide step": {
+        "model.architecture": "timm",
+        "model.backbone": "tf_efficientnet_lite0",
+        "model.features": {"kind": "stages", "cut_maps": 2},
+        "model.stem_stride": 3,
+        "preprocess.size_px": 96,
+        "predict.views": 1,
+        "fit.schedule.kind": "constant",
+    },
 }
 
 
@@ -418,9 +427,18 @@ def test_wsinfer_and_qupath_need_no_resizer(model: Classifier, tmp_path: Path) -
 
 
 @pytest.mark.numeric
-@pytest.mark.parametrize("kind", ["last", "stages"])
-def test_timm_opens_its_backbone_from_the_folder(tmp_path: Path, kind: str) -> None:
-    settings = NETWORKS["a backbone's stages, enlarged"] | {"model.features.kind": kind, "predict.views": 1}
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"model.features.kind": "last"},
+        {"model.features.kind": "last", "model.stem_stride": 3},
+        {"model.features.kind": "stages"},
+        {"model.features": {"kind": "stages", "cut_maps": 2}, "model.stem_stride": 1},
+        {"model.features": {"kind": "blocks", "skipped_maps": 1, "cut_maps": 1}},
+    ],
+)
+def test_timm_opens_its_backbone_from_the_folder(tmp_path: Path, model: dict[str, Any]) -> None:
+    settings = NETWORKS["a backbone's stages, enlarged"] | model | {"predict.views": 1}
     trained, written = network_of(settings), network_of(settings)
     for network in (trained.network, written.network):
         network.centre.fill_(0.3)

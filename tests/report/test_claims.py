@@ -90,7 +90,7 @@ CASES = [
         Case(
             preset,
             preset,
-            initial={"strong": PACKAGE, "strong-gpu": HUB}.get(preset, OWN),
+            initial={"strong": PACKAGE, "strong-gpu": HUB, "brisk": PACKAGE}.get(preset, OWN),
             members=preset == "strong",
             basis="random" if preset == "seed" else "slide",
         )

@@ -36,7 +36,8 @@ Finished = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finis
 Preset = Annotated[
     str | None,
     typer.Option(
-        help="Settings to start from: quick (default of study), seed (the notebook's), fair, swift, strong, strong-gpu."
+        help="Settings to start from: quick (default of study), seed (the notebook's), fair, swift, brisk, strong, "
+        "strong-gpu."
     ),
 ]
 Config = Annotated[Path | None, typer.Option(metavar="FILE.toml", help="Settings to start from, in place of a preset.")]

@@ -9,7 +9,7 @@ from sentinode.config.study import StudyConfig
 from sentinode.errors import ConfigError
 from sentinode.settings import parse_toml, read_toml, suggestion
 
-PRESETS = ("quick", "seed", "fair", "strong", "strong-gpu", "swift")
+PRESETS = ("quick", "seed", "fair", "strong", "strong-gpu", "brisk", "swift")
 
 
 def load_preset(name: str) -> StudyConfig:

@@ -197,6 +197,9 @@ class SeveralMaps(Section):
     skipped_maps: int = Field(
         0, ge=0, le=1000, description="number of first maps left out; they encode mostly colour and edges"
     )
+    cut_maps: int = Field(
+        0, ge=0, le=1000, description="number of last maps left out, with the part of the network that only they need"
+    )
 
 
 class TimmModel(Section):
@@ -208,6 +211,9 @@ class TimmModel(Section):
         "auto", description="weights from an installed package where it has them, else from the hub; or none"
     )
     features: LastMap | SeveralMaps = Field(LastMap(), discriminator="kind")
+    stem_stride: int | None = Field(
+        None, ge=1, le=8, description="stride of the first convolution (default: the network's own)"
+    )
     resize_px: int | None = Field(None, ge=32, le=1024, description="side that patches are resized to")
 
 

@@ -26,7 +26,7 @@ from sentinode.inference.classifier import Card, Classifier, TrainedRun
 from sentinode.inference.exported import Exported
 from sentinode.inference.network import Network
 from sentinode.inference.trained import TrainedNetwork
-from sentinode.models.backbones.backbone import Backbone
+from sentinode.models.backbones.backbone import Backbone, Changes
 from sentinode.runs.run import Run
 from sentinode.settings import to_flat
 
@@ -128,7 +128,13 @@ def opened_by_timm(network: Network, folder: Path) -> Network:
         return network
     import timm
 
-    body = timm.create_model(f"local-dir:{folder}", pretrained=True)
+    given = network.network
+    if given.changes == Changes():
+        body = timm.create_model(f"local-dir:{folder}", pretrained=True)
+    else:
+        body = timm.create_model(given.initial.name, num_classes=int(given.kind == "last"))
+        given.changes.make(body, given.initial.name, given.kind)
+        body.load_state_dict(load_file(folder / WEIGHTS))
     if not (folder / HEAD).is_file():
         return network.with_network(_Classified(network.network, body))
     whole = copy.deepcopy(network.network)
@@ -246,20 +252,38 @@ def _usage(networks: dict[str, Run]) -> Iterator[str]:
         model = run.config.model
         if isinstance(model, TimmModel):
             place = "." if len(networks) == 1 else f"{NETWORKS}/{name}"
+            network = run.network(torch.device("cpu"))
+            assert isinstance(network, Backbone)
             yield from ("", f"`{place}` is a network of timm's, of one view and without calibration:", "", "```python")
-            yield f'network = timm.create_model("local-dir:{place}", pretrained=True).eval()'
+            yield from _opening(network, model.backbone, place)
             if model.features.kind == "last":
                 yield "logit = network(x)  # x: pixels / 255, resized as config.json says, less its mean, by its std"
             else:
                 finer = ", extra_blocks=True" if model.features.kind == "blocks" else ""
-                skipped = getattr(model.features, "skipped_maps", 0)
                 yield from (
                     f'head = safetensors.torch.load_file("{place}/{HEAD}")',
                     "# x: pixels / 255, resized bilinearly as config.json says, less its mean, divided by its std",
-                    f"maps = network.forward_intermediates(x, intermediates_only=True{finer})"
-                    + (f"[{skipped}:]" if skipped else ""),
+                    f"maps = network.forward_intermediates(x, indices={list(network.seen)}, "
+                    f"intermediates_only=True{finer})",
                     "f = [m.flatten(2) for m in maps]",
                     "f = torch.cat([s for m in f for s in (m.mean(2), (m.var(2, correction=0) + 1e-6).sqrt())], 1)",
                     'logit = (f - head["centre"]) / head["scale"] @ head["weight"].T + head["bias"]',
                 )
             yield "```"
+
+
+def _opening(network: Backbone, name: str, place: str) -> Iterator[str]:
+    """How timm opens its body; of one that was changed, timm's own folder would be another network, or none."""
+    changes = network.changes
+    if changes == Changes():
+        yield f'network = timm.create_model("local-dir:{place}", pretrained=True).eval()'
+        return
+    yield f'network = timm.create_model("{name.partition(".")[0]}", num_classes={int(network.kind == "last")})'
+    if changes.stem_stride is not None:
+        stride = (changes.stem_stride, changes.stem_stride)
+        yield f'network.get_submodule(network.pretrained_cfg["first_conv"]).stride = {stride}'
+    if changes.last_map is not None:
+        finer = ", extra_blocks=True" if network.kind == "blocks" else ""
+        yield f"network.prune_intermediate_layers([{changes.last_map}]{finer})"
+    yield f'network.load_state_dict(safetensors.torch.load_file("{place}/{WEIGHTS}"))'
+    yield "network.eval()"

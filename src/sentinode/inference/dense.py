@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import numpy as np
 import torch
@@ -150,8 +150,9 @@ def dense_network(network: nn.Module, config: PreprocessConfig, cell_px: int) ->
             stride = _stride_of(network)
             return None if geometry.step % stride else _DenseP4M(geometry, network, geometry.step // stride)
         case Backbone():
-            body = folded_body(network.body)
-            return None if body is None else _DenseBackbone(geometry, network, body)
+            body: Any = folded_body(network.body)
+            means = body is not None and (network.kind != "last" or body.global_pool.pool_type == "avg")
+            return _DenseBackbone(geometry, network, body) if means else None
         case _:
             return None
 
@@ -247,11 +248,12 @@ class _DenseBackbone(DenseNetwork):
 
     def forward(self, x: Float[Tensor, "1 3 h w"]) -> Float[Tensor, "r c"]:
         network, side, times = self.network, self.geometry.side, self.times
-        cells = self.geometry.cells_in(x)
-        if times != 1:
+        cells, body = self.geometry.cells_in(x), cast("Any", self.body)
+        if times != 1 or self.geometry.step % body.conv_stem.stride[0]:
             # To whole patches: then every scale's pixels lie in the image as in its first patch.
             height, width = x.shape[2:]
             x = F.pad(x, (0, -width % side, 0, -height % side), mode="replicate")
+        if times != 1:
             size = [round(length * times) for length in x.shape[2:]]
             x = F.interpolate(x, size=size, mode="bilinear", antialias=times < 1)
         x = ((x - network.mean) / network.std).contiguous(memory_format=torch.channels_last)
@@ -265,14 +267,11 @@ class _DenseBackbone(DenseNetwork):
             of_columns = maps[0].float() @ columns.T
             return rows @ of_columns
 
-        body: Any = self.body
         if network.kind == "last":
             features = over_patches(body.forward_features(x))
         else:
-            finer = {"extra_blocks": True} if network.kind == "blocks" else {}
-            maps = body.forward_intermediates(x, intermediates_only=True, **finer)[network.skipped_maps :]
             told = []
-            for of_stage in maps:
+            for of_stage in network.maps_of(body, x):
                 mean = over_patches(of_stage)
                 told += [mean, ((over_patches(of_stage.float() ** 2) - mean**2).clamp(min=0) + 1e-6).sqrt()]
             features = torch.cat(told)

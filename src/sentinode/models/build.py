@@ -50,6 +50,8 @@ def build(
                 generator=generator,
                 features=config.features.kind,
                 skipped_maps=config.features.skipped_maps if isinstance(config.features, SeveralMaps) else 0,
+                cut_maps=config.features.cut_maps if isinstance(config.features, SeveralMaps) else 0,
+                stem_stride=config.stem_stride,
                 resize_px=config.resize_px,
             )
         case "own":

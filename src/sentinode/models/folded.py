@@ -147,10 +147,12 @@ def folded_body(body: nn.Module) -> nn.Module | None:
     from timm.models._efficientnet_blocks import DepthwiseSeparableConv, InvertedResidual
     from timm.models.efficientnet import EfficientNet
 
-    if not isinstance(body, EfficientNet) or body.global_pool.pool_type != "avg":
+    if not isinstance(body, EfficientNet):
         return None
     copied: Any = copy.deepcopy(body)
-    pairs: list[tuple[Any, str, str]] = [(copied, "conv_stem", "bn1"), (copied, "conv_head", "bn2")]
+    pairs: list[tuple[Any, str, str]] = [(copied, "conv_stem", "bn1")]
+    if isinstance(copied.conv_head, nn.Conv2d):  # a network that was cut ends before it
+        pairs.append((copied, "conv_head", "bn2"))
     for block in (block for row in copied.blocks for block in row):
         if not isinstance(block.se, nn.Identity) or not isinstance(block.aa, nn.Identity):
             return None

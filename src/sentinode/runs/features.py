@@ -176,7 +176,7 @@ def _digest(
     looks: object = config.model
     if isinstance(network, Backbone):
         assert isinstance(config.model, TimmModel)
-        looks = config.model.backbone, network.kind, network.skipped_maps, network.resize_px
+        looks = config.model.backbone, network.kind, network.seen, config.model.stem_stride, network.resize_px
     for part in (looks, config.preprocess, arithmetic):
         digest.update(f"|{part}".encode())
     for name, tensor in network.state_dict().items():

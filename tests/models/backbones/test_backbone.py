@@ -325,9 +325,67 @@ class TestNetwork:
         ("name", "kind", "count"),
         [(TINY, "blocks", 6), (TINY, "stages", 5), ("test_mambaout", "stages", 4), ("test_vit", "stages", 6)],
     )
-    def test_more_maps_skipped_than_there_are(self, name: str, kind: Any, count: int) -> None:
-        with pytest.raises(ConfigError, match=rf"model.features.skipped_maps {count}: '{name}' has {count} {kind}"):
-            backbone(name, pretrained=False, generator=generator(), features=kind, skipped_maps=count)
+    def test_more_maps_left_out_than_there_are(self, name: str, kind: Any, count: int) -> None:
+        for skipped in (count, 1):
+            cut = count - skipped
+            left_out = rf"model.features.skipped_maps {skipped}, cut_maps {cut}: '{name}' has {count} {kind}"
+            maps = {"features": kind, "skipped_maps": skipped, "cut_maps": cut}
+            with pytest.raises(ConfigError, match=left_out):
+                backbone(name, pretrained=False, generator=generator(), **maps)
+
+    @pytest.mark.parametrize(
+        ("name", "kind"),
+        [
+            (TINY, "blocks"),
+            (TINY, "stages"),
+            ("test_resnet", "stages"),
+            ("test_convnext", "stages"),
+            ("test_mambaout", "stages"),
+            ("test_vit", "stages"),
+            ("test_byobnet", "stages"),
+            ("densenet121", "stages"),
+        ],
+    )
+    def test_a_cut_network_has_the_first_maps_of_the_whole_and_none_but_their_weights(
+        self, name: str, kind: Any
+    ) -> None:
+        whole = backbone(name, pretrained=False, generator=generator(), features=kind).eval()
+        cut = backbone(name, pretrained=False, generator=generator(), features=kind, skipped_maps=1, cut_maps=2).eval()
+        with torch.no_grad():
+            for ours, theirs in zip(cut.maps(patches()), whole.maps(patches())[1:-2], strict=True):
+                assert torch.equal(ours, theirs)
+        assert cut.body_stages < whole.body_stages
+        assert {n: p.shape for n, p in cut.body.named_parameters()}.items() <= {
+            n: p.shape for n, p in whole.body.named_parameters()
+        }.items()
+        nn.init.ones_(cut.head.weight)
+        cut(patches()).sum().backward()
+        without = {n for n, p in cut.named_parameters() if p.grad is None}
+        assert without <= {"body.norm.weight", "body.norm.bias"}  # of test_vit's last norm, which maps pass by
+
+    @pytest.mark.parametrize("name", [TINY, "test_resnet", "test_convnext"])
+    def test_the_stride_of_the_stem_can_be_set(self, name: str) -> None:
+        own = backbone(name, pretrained=False, generator=generator(), features="stages").eval()
+        wider = backbone(name, pretrained=False, generator=generator(), features="stages", stem_stride=3).eval()
+        assert same_weights(own, wider)
+        with torch.no_grad():
+            before, after = (network.maps(patches())[0].shape[-1] for network in (own, wider))
+        first = own.body.get_submodule(own.body.pretrained_cfg["first_conv"])
+        assert after == pytest.approx(before * first.stride[0] / 3, abs=1)
+
+    @pytest.mark.parametrize(
+        ("name", "stride", "message"),
+        [
+            (TINY, 4, r"stem_stride 4: 'test_efficientnet' begins with a convolution over 3 pix.*Set it to 3 or less"),
+            ("test_vit", 3, r"model\.stem_stride: the stride of 'test_vit' cannot be set"),
+            ("test_coatnet", 3, r"model\.stem_stride: the stride of 'test_coatnet' cannot be set"),
+        ],
+    )
+    def test_a_stride_that_would_pass_pixels_over_or_has_no_place_is_refused(
+        self, name: str, stride: int, message: str
+    ) -> None:
+        with pytest.raises(ConfigError, match=message):
+            backbone(name, pretrained=False, generator=generator(), stem_stride=stride)
 
     def test_blocks_that_timm_does_not_tell(self) -> None:
         with pytest.raises(ConfigError, match=r"the blocks of 'test_vit'\. Set model\.features\.kind = 'stages'"):

@@ -18,13 +18,14 @@ pytestmark = pytest.mark.numeric
 FROZEN = 3
 
 
-def network(features: FeatureKind, skipped_maps: int) -> Backbone:
+def network(features: FeatureKind, skipped_maps: int, cut_maps: int) -> Backbone:
     made = backbone(
         "tf_efficientnet_lite0",
         pretrained=False,
         generator=torch.Generator().manual_seed(25),
         features=features,
         skipped_maps=skipped_maps,
+        cut_maps=cut_maps,
     )
     nn.init.normal_(made.head.weight, generator=torch.Generator().manual_seed(4))  # at zero it would tell nothing
     made.freeze(FROZEN)
@@ -40,11 +41,14 @@ def gradients(of: Backbone, x: Tensor) -> tuple[Tensor, list[Tensor]]:
 
 
 @pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize(("features", "skipped"), [("last", 0), ("stages", 0), ("stages", 2), ("blocks", 1)])
+@pytest.mark.parametrize(
+    ("features", "skipped", "cut"),
+    [("last", 0, 0), ("stages", 0, 0), ("stages", 2, 0), ("stages", 1, 1), ("blocks", 1, 0), ("blocks", 1, 3)],
+)
 def test_logits_gradients_and_statistics_are_those_of_the_whole_batch(
-    features: FeatureKind, skipped: int, training: bool, monkeypatch: pytest.MonkeyPatch
+    features: FeatureKind, skipped: int, cut: int, training: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ours = network(features, skipped).train(training)
+    ours = network(features, skipped, cut).train(training)
     whole, exact = copy.deepcopy(ours), copy.deepcopy(ours).double()
     batches = [torch.rand(6, 3, 64, 64, generator=torch.Generator().manual_seed(seed)) for seed in range(2)]
     told = [gradients(ours, x) for x in batches]

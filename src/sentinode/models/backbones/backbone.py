@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from inspect import signature
 from typing import Any, Final, Literal
@@ -30,12 +31,35 @@ LARGEST: Final = 700_000_000
 FeatureKind = Literal["last", "stages", "blocks"]
 
 
+@dataclass(frozen=True)
+class Changes:
+    """What a body is other than timm's network of its name, whose weights it has all the same."""
+
+    stem_stride: int | None = None
+    """Of the first convolution; None for its own."""
+    last_map: int | None = None
+    """The number, among those that the features are made of, of the map behind which it ends; None for its own end."""
+
+    def make(self, body: Any, name: str, features: FeatureKind) -> None:
+        """Change timm's network `name`; raises ConfigError where it cannot be changed so."""
+        if self.stem_stride is not None:
+            _set_stem_stride(body, self.stem_stride, name)
+        if self.last_map is None:
+            return
+        if not hasattr(body, "prune_intermediate_layers"):
+            raise ConfigError(
+                f"model.features.cut_maps: timm does not shorten {name!r}",
+                remedy="Set it to 0, or take another backbone.",
+            )
+        body.prune_intermediate_layers([self.last_map], **_finer(features))
+
+
 class Backbone(nn.Module):
     """Normalise, resize if so asked, run a network without its classifier, and end in one logit.
 
     `mean` and `std` of the input and `centre` and `scale` of the features are buffers, so that weights and what they
     were trained on stay together in a state dict. `body` maps (N, 3, s, s) to pooled features (N, d), or, for the
-    features "stages", gives the maps of its stages.
+    features "stages", gives the maps of its stages. Of those the head sees the ones numbered in `seen`.
     """
 
     mean: Tensor
@@ -51,13 +75,14 @@ class Backbone(nn.Module):
         mean: Sequence[float],
         std: Sequence[float],
         features: FeatureKind,
-        skipped_maps: int,
+        seen: range,
+        changes: Changes,
         resize_px: int | None,
         initial: InitialWeights,
     ) -> None:
         super().__init__()
         self.body, self.head, self.resize_px, self.kind, self.initial = body, head, resize_px, features, initial
-        self.skipped_maps, self.frozen_stages = skipped_maps, 0
+        self.seen, self.changes, self.frozen_stages = seen, changes, 0
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1))
         self.register_buffer("centre", torch.zeros(head.in_features))
@@ -100,18 +125,22 @@ class Backbone(nn.Module):
         if self.kind == "last":
             last: Tensor = self.body(prepared)
             return last
-        return self._pooled(_maps(self.body, self.kind, prepared)[self.skipped_maps :])
+        return self._pooled(self.maps_of(self.body, prepared))
 
     def maps(self, x: Float[Tensor, "n 3 s s"]) -> list[Float[Tensor, "n _ _ _"]]:
         """Pixels in [0, 1] -> the maps that the features are made of; raises ConfigError where it has none."""
         if self.kind != "last":
-            return _maps(self.body, self.kind, self.prepared(x))[self.skipped_maps :]
+            return self.maps_of(self.body, self.prepared(x))
         last: Tensor = self.body.forward_features(self.prepared(x))
         if last.ndim != 4 or last.shape[1] != self.body.num_features:
             raise ConfigError(
                 "the backbone's last features are no maps", where="cam", remedy="Explain it by another method."
             )
         return [last]
+
+    def maps_of(self, body: nn.Module, prepared: Float[Tensor, "n 3 r r"]) -> list[Float[Tensor, "n _ _ _"]]:
+        """The maps of several stages or rows that the head sees, of this body or an equal one."""
+        return _maps(body, self.kind, prepared, self.seen)
 
     def of_maps(self, maps: list[Float[Tensor, "n _ _ _"]]) -> Float[Tensor, "n 1"]:
         """The maps -> logits."""
@@ -124,7 +153,8 @@ class Backbone(nn.Module):
     def _features_by_rows(self, rows: list[Row], prepared: Float[Tensor, "n 3 r r"]) -> Float[Tensor, "n d"]:
         """The same features, for less of a processor's time where the first rows are frozen; the stem is a row."""
         body: Any = self.body
-        told = {"last": [], "stages": body.stage_ends, "blocks": range(len(rows))}[self.kind][self.skipped_maps :]
+        every = {"last": [], "stages": body.stage_ends, "blocks": range(len(rows))}[self.kind]
+        told = every[self.seen.start : self.seen.stop]
         seen, maps = frozen_then_trained(rows, self.frozen_stages, prepared, told=told, tell=_statistics)
         if self.kind == "last":
             last: Tensor = body.forward_head(body.bn2(body.conv_head(maps)))
@@ -187,15 +217,20 @@ class Backbone(nn.Module):
         return self
 
     def extra_repr(self) -> str:
-        skipped = f", skipped_maps={self.skipped_maps}" if self.kind != "last" else ""
-        return f"features={self.kind!r}{skipped}, resize_px={self.resize_px}, frozen_stages={self.frozen_stages}"
+        seen = f", maps {self.seen.start} to {self.seen.stop - 1}" if self.kind != "last" else ""
+        return f"features={self.kind!r}{seen}, resize_px={self.resize_px}, frozen_stages={self.frozen_stages}"
 
 
-def _maps(body: Any, kind: FeatureKind, prepared: Float[Tensor, "n 3 r r"]) -> list[Tensor]:
-    """The maps (n, c, h, w) of a body's stages, or of its stem and all its rows of blocks."""
-    finer = {"extra_blocks": True} if kind == "blocks" else {}
-    maps: list[Tensor] = body.forward_intermediates(prepared, intermediates_only=True, **finer)
+def _maps(body: Any, kind: FeatureKind, prepared: Float[Tensor, "n 3 r r"], seen: range | None = None) -> list[Tensor]:
+    """The maps (n, c, h, w) of a body's stages, or of its stem and its rows of blocks: all, or those so numbered."""
+    asked: dict[str, Any] = {} if seen is None else {"indices": list(seen)}
+    maps: list[Tensor] = body.forward_intermediates(prepared, intermediates_only=True, **asked, **_finer(kind))
     return maps
+
+
+def _finer(kind: FeatureKind) -> dict[str, bool]:
+    """timm counts the stem and the rows of blocks, not the stages."""
+    return {"extra_blocks": True} if kind == "blocks" else {}
 
 
 def _statistics(maps: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 2*c"]:
@@ -211,6 +246,8 @@ def backbone(
     generator: torch.Generator,
     features: FeatureKind = "last",
     skipped_maps: int = 0,
+    cut_maps: int = 0,
+    stem_stride: int | None = None,
     resize_px: int | None = None,
 ) -> Backbone:
     """timm's network `name`, with a tag of its weights or without, as a module from (N, 3, s, s) in [0, 1] to logits.
@@ -219,12 +256,14 @@ def backbone(
     "hub" timm's from the hub, True the package's where it has them, else the hub's. The head begins at zero
     (Dosovitskiy et al. 2021, 3.2).
     features: what the head sees: the mean of the last map; or the mean and the deviation of the maps of all stages,
-    or of the stem and all rows of blocks, but the first `skipped_maps`.
+    or of the stem and all rows of blocks, but the first `skipped_maps` and the last `cut_maps`. What only the last ones
+    need is no part of the network.
+    stem_stride: of the first convolution, whose weights stay as they are; None leaves it.
     resize_px: the size that patches are brought to; None leaves them, or takes the network's own size if it is fixed.
 
     Which network it is does not depend on `pretrained`: a state dict fits whatever `pretrained` was.
     Raises MissingExtraError without timm, ConfigError for a name that timm does not know, a network of more than
-    `LARGEST` weights, or a size or stages that it does not have, WeightsError where the weights cannot be had.
+    `LARGEST` weights, or a size, stages or a stride that it does not have, WeightsError where the weights are not had.
     """
     timm = _timm()
     count = weight_count(name)
@@ -250,8 +289,17 @@ def backbone(
         # Only now: timm loads weights strictly where the classes are as many as in the file.
         body.reset_classifier(0)
         size_px = _resize_px(config, name, resize_px)
-        count = _feature_count(body, features, skipped_maps, name, size_px or int(config.input_size[-1]))
-        head = nn.Linear(count, 1)
+        widths = _widths(body, features, name, size_px or int(config.input_size[-1]))
+        seen = range(skipped_maps, len(widths) - cut_maps)
+        if not seen:
+            raise ConfigError(
+                f"model.features.skipped_maps {skipped_maps}, cut_maps {cut_maps}: "
+                f"{name!r} has {len(widths)} {features}",
+                remedy="Leave out fewer of them.",
+            )
+        changes = Changes(stem_stride, seen[-1] if cut_maps else None)
+        changes.make(body, name, features)
+        head = nn.Linear(sum(widths[at] for at in seen) * (1 if features == "last" else 2), 1)
     # A drawn head outweighs what a few epochs teach it, also where the training patches never go.
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
@@ -261,7 +309,8 @@ def backbone(
         mean=mean,
         std=std,
         features=features,
-        skipped_maps=skipped_maps,
+        seen=seen,
+        changes=changes,
         resize_px=size_px,
         initial=initial,
     )
@@ -308,9 +357,30 @@ def _check_name(timm: Any, name: str) -> None:
         )
 
 
-def _feature_count(body: Any, features: FeatureKind, skipped: int, name: str, size_px: int) -> int:
+def _set_stem_stride(body: Any, stride: int, name: str) -> None:
+    """Let the first convolution of timm's network `name` take steps of `stride` pixels.
+
+    Raises ConfigError where they would pass pixels over, or the network has no such convolution or takes one size only.
+    """
+    first = body.pretrained_cfg.get("first_conv")
+    stem = body.get_submodule(first) if isinstance(first, str) else None
+    if not isinstance(stem, nn.Conv2d) or body.pretrained_cfg.get("fixed_input_size"):
+        raise ConfigError(
+            f"model.stem_stride: the stride of {name!r} cannot be set", remedy="Leave it out, or take another backbone."
+        )
+    if stride > min(stem.kernel_size):
+        raise ConfigError(
+            f"model.stem_stride {stride}: {name!r} begins with a convolution over {min(stem.kernel_size)} pixels, "
+            "so pixels between would not be seen",
+            remedy=f"Set it to {min(stem.kernel_size)} or less.",
+        )
+    stem.stride = (stride, stride)
+
+
+def _widths(body: Any, features: FeatureKind, name: str, size_px: int) -> list[int]:
+    """How many channels each map has."""
     if features == "last":
-        return int(body.head_hidden_size)
+        return [int(body.head_hidden_size)]
     told = signature(body.forward_intermediates).parameters if hasattr(body, "forward_intermediates") else {}
     if not told or (features == "blocks" and "extra_blocks" not in told):
         raise ConfigError(
@@ -321,12 +391,7 @@ def _feature_count(body: Any, features: FeatureKind, skipped: int, name: str, si
     with torch.no_grad():
         widths = [maps.shape[1] for maps in _maps(body, features, torch.zeros(1, 3, size_px, size_px))]
     body.train()
-    if skipped >= len(widths):
-        raise ConfigError(
-            f"model.features.skipped_maps {skipped}: {name!r} has {len(widths)} {features}",
-            remedy="Skip fewer of them.",
-        )
-    return 2 * sum(widths[skipped:])
+    return widths
 
 
 def _takes_package(name: str, pretrained: PretrainedWeights) -> bool:
