@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import safetensors.torch
+import timm
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -37,6 +39,7 @@ from sentinode.exports.whole import mean_of_probabilities, network_input, whole
 from sentinode.inference.classifier import TrainedRun
 from sentinode.inference.exported import Exported, Validation
 from sentinode.inputs.preprocess import downsample
+from sentinode.models.backbones.backbone import Backbone
 from sentinode.progress import silent
 from sentinode.records import read_record
 from sentinode.runs.material import Material
@@ -448,6 +451,37 @@ def test_timm_opens_its_backbone_from_the_folder(tmp_path: Path, model: dict[str
     patches = downsample(PATCHES, trained.preprocess)
     assert opened.probabilities(patches) == pytest.approx(trained.probabilities(patches), abs=1e-6)
     assert opened.network is not trained.network
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"model.features.kind": "last"},
+        {"model.features": {"kind": "stages", "skipped_maps": 1}},
+        {"model.features": {"kind": "stages", "cut_maps": 2}, "model.stem_stride": 3},
+        {"model.features": {"kind": "blocks", "cut_maps": 1}},
+    ],
+    ids=["last", "stages", "cut, wide steps", "cut blocks"],
+)
+def test_what_the_card_says_of_opening_a_backbone_gives_its_logits(
+    material: Material, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: dict[str, Any]
+) -> None:
+    settings = {"model.architecture": "timm", "model.backbone": "test_efficientnet", "model.pretrained": "none"}
+    settings |= {**model, "preprocess.size_px": 96, "predict.views": 1}
+    run = train_run(material, override(BASE, settings), tmp_path / "run")
+    sentinode.export(run.folder, "huggingface", tmp_path / "out", Session(tmp_path / "cache", CPU))
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    changed = "model.stem_stride" in model or "cut_maps" in str(model)
+    assert f"library_name: {'sentinode' if changed else 'timm'}\n" in card
+    network = run.network(CPU)
+    assert isinstance(network, Backbone)
+    names: dict[str, Any] = {"timm": timm, "torch": torch, "safetensors": safetensors}
+    names["x"] = network.prepared(torch.from_numpy(PATCHES).permute(0, 3, 1, 2) / 255)
+    monkeypatch.chdir(tmp_path / "out")
+    with torch.no_grad():
+        exec(re.findall(r"```python\n(.*?)```", card, re.DOTALL)[-1], names)  # as its reader would
+        wanted = network.eval()(torch.from_numpy(PATCHES).permute(0, 3, 1, 2) / 255)
+    assert names["logit"].numpy() == pytest.approx(wanted.numpy(), abs=1e-5)
 
 
 def test_a_format_that_is_not_known_is_refused(run: Run, tmp_path: Path) -> None:

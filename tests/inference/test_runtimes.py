@@ -246,8 +246,17 @@ def fastest(cache: Path) -> Fastest:
     return Fastest("net", made(CONFIG)[0], "0", RuntimeCache(lambda: cache))
 
 
-def test_a_folded_backbone_says_what_the_backbone_does() -> None:
-    net = backbone("tf_efficientnet_lite0", pretrained=False, generator=torch.Generator().manual_seed(2)).eval()
+@pytest.mark.parametrize(
+    ("name", "maps"),
+    [
+        ("tf_efficientnet_lite0", {}),
+        ("tf_efficientnet_lite0", {"features": "stages", "cut_maps": 1, "stem_stride": 3}),
+        ("mobilenetv2_035", {}),
+    ],
+    ids=["Lite", "a cut Lite", "MobileNet V2"],
+)
+def test_a_folded_backbone_says_what_the_backbone_does(name: str, maps: dict[str, Any]) -> None:
+    net = backbone(name, pretrained=False, generator=torch.Generator().manual_seed(2), **maps).eval()
     for module in net.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             torch.nn.init.uniform_(module.running_var, 0.5, 2.0)
@@ -260,6 +269,11 @@ def test_a_folded_backbone_says_what_the_backbone_does() -> None:
         expected = net(x)
         assert (again(x) - expected).abs().max() < 1e-5 * expected.abs().max()
     assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in again.modules())
+
+
+@pytest.mark.parametrize("name", ["test_efficientnet", "tf_efficientnetv2_b0", "mobilenet_edgetpu_100", "test_resnet"])
+def test_a_backbone_of_other_blocks_is_not_folded(name: str) -> None:
+    assert folded_backbone(backbone(name, pretrained=False, generator=torch.Generator().manual_seed(2))) is None
 
 
 @pytest.fixture(scope="module")

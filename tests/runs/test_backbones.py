@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+import sentinode
 import sentinode.runs.features as features
 import sentinode.runs.train as train
 from conftest import make_patches
@@ -193,6 +194,17 @@ def test_fine_tuning_moves_what_is_not_frozen(run_config: RunConfig, material: M
     assert not any(torch.equal(state[name], initial[name]) for name in head)
 
 
+def test_a_network_that_ends_early_and_takes_other_steps_is_kept_as_it_was_trained(
+    run_config: RunConfig, material: Material, tmp_path: Path
+) -> None:
+    settings = {**TINY, "model.features": {"kind": "stages", "cut_maps": 2}, "model.stem_stride": 3, "fit.epochs": 1}
+    run = train_run(material, override(run_config, {**settings, "fit.train": "stages"}), tmp_path / "run")
+    places = {name: place for place, name in enumerate(material.patches.ids)}
+    pixels = material.patches.pixels[[places[name] for name in run.predictions.ids]]
+    again = sentinode.load(tmp_path / "run", device="cpu")
+    assert again(pixels) == pytest.approx(run.predictions.probabilities, abs=1e-6)
+
+
 def test_a_head_fitted_first_is_where_training_starts(
     run_config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -293,6 +305,7 @@ def test_a_run_that_claims_a_larger_backbone_than_it_has_weights_of_is_refused(
     run_config: RunConfig, material: Material, tmp_path: Path
 ) -> None:
     run = train_run(material, override(run_config, {**TINY, "fit.epochs": 1}), tmp_path / "run")
-    larger = override(run.config, {"model.backbone": "vit_huge_patch14_224"})
-    with pytest.raises(RunError, match="holds fewer weights than 'vit_huge_patch14_224' has"):
-        replace(run, config=larger).network(CPU)
+    for maps in ({}, {"model.features": {"kind": "stages", "cut_maps": 2}}):
+        larger = override(run.config, {"model.backbone": "vit_huge_patch14_224", **maps})
+        with pytest.raises(RunError, match="holds fewer weights than 'vit_huge_patch14_224' has"):
+            replace(run, config=larger).network(CPU)

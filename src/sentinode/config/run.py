@@ -188,6 +188,8 @@ class LastMap(Section):
     """The head sees the mean of the last map."""
 
     kind: Literal["last"] = "last"
+    skipped_maps: ClassVar[int] = 0
+    cut_maps: ClassVar[int] = 0
 
 
 class SeveralMaps(Section):
@@ -215,6 +217,11 @@ class TimmModel(Section):
         None, ge=1, le=8, description="stride of the first convolution (default: the network's own)"
     )
     resize_px: int | None = Field(None, ge=32, le=1024, description="side that patches are resized to")
+
+    @property
+    def is_timms_own(self) -> bool:
+        """Whether it is the network that timm makes of the name, with all its maps and steps."""
+        return self.stem_stride is None and not self.features.cut_maps
 
 
 class OwnModel(Section):

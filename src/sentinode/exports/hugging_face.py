@@ -2,7 +2,8 @@
 
 A backbone of timm's is a folder that timm itself opens: `timm.create_model("local-dir:FOLDER", pretrained=True)`. Where
 the head sees the last maps alone, that is the whole network, pixels to logit; else it is the body, and its head lies
-beside it. Of an ensemble or a study's choice each network has a folder of its own.
+beside it. One that ends before timm's, or takes other steps, is opened in a few lines more, which the card has. Of an
+ensemble or a study's choice each network has a folder of its own.
 """
 
 from __future__ import annotations
@@ -170,7 +171,7 @@ def _facts(record: Exported) -> dict[str, Any]:
 def _card(record: Exported, networks: dict[str, Run]) -> str:
     """README.md: what Hugging Face reads of it stands between the first two lines of dashes."""
     card, models = record.card, [run.config.model for run in networks.values()]
-    of_timm = all(isinstance(model, TimmModel) for model in models)
+    of_timm = all(isinstance(model, TimmModel) and model.is_timms_own for model in models)
     head = [
         "---",
         f"library_name: {'timm' if of_timm and len(models) == 1 else 'sentinode'}",

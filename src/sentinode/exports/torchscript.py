@@ -61,7 +61,8 @@ def torchscript_runtimes(folder: Path) -> dict[str, Logits]:
 
     def logits(pixels: UInt8[np.ndarray, "n 96 96 3"]) -> Float[np.ndarray, " n"]:
         with torch.no_grad():
-            parts = [model(part)[1] for part in torch.split(torch.from_numpy(np.ascontiguousarray(pixels)), _AT_ONCE)]
+            own = torch.from_numpy(np.require(pixels, requirements=["C", "W"]))
+            parts = [model(part)[1] for part in torch.split(own, _AT_ONCE)]
         return np.asarray(torch.cat(parts).numpy())
 
     return {_VERSION: logits}

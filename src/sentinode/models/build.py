@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from sentinode.config.fit import FitAll, FitConfig, FitHead, FitStages
-from sentinode.config.run import ModelConfig, OwnModel, RunConfig, SeveralMaps, TimmModel
+from sentinode.config.run import ModelConfig, OwnModel, RunConfig, TimmModel
 from sentinode.errors import ConfigError
 from sentinode.models.backbones.backbone import Backbone, PretrainedWeights, backbone
 from sentinode.models.notebook import notebook_network
@@ -49,8 +49,8 @@ def build(
                 pretrained=_weights(config) if pretrained else False,
                 generator=generator,
                 features=config.features.kind,
-                skipped_maps=config.features.skipped_maps if isinstance(config.features, SeveralMaps) else 0,
-                cut_maps=config.features.cut_maps if isinstance(config.features, SeveralMaps) else 0,
+                skipped_maps=config.features.skipped_maps,
+                cut_maps=config.features.cut_maps,
                 stem_stride=config.stem_stride,
                 resize_px=config.resize_px,
             )

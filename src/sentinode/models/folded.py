@@ -154,9 +154,9 @@ def folded_body(body: nn.Module) -> nn.Module | None:
     if isinstance(copied.conv_head, nn.Conv2d):  # a network that was cut ends before it
         pairs.append((copied, "conv_head", "bn2"))
     for block in (block for row in copied.blocks for block in row):
-        if not isinstance(block.se, nn.Identity) or not isinstance(block.aa, nn.Identity):
-            return None
         match block:
+            case DepthwiseSeparableConv() | InvertedResidual() if not (_is_nothing(block.se) and _is_nothing(block.aa)):
+                return None
             case InvertedResidual():
                 pairs += [(block, "conv_pw", "bn1"), (block, "conv_dw", "bn2"), (block, "conv_pwl", "bn3")]
             case DepthwiseSeparableConv():
@@ -168,6 +168,10 @@ def folded_body(body: nn.Module) -> nn.Module | None:
         setattr(parent, norm, getattr(parent, norm).act)
     module: nn.Module = copied
     return module.eval().requires_grad_(False)
+
+
+def _is_nothing(part: nn.Module | None) -> bool:
+    return part is None or isinstance(part, nn.Identity)
 
 
 @torch.no_grad()

@@ -275,7 +275,7 @@ class Run:
         weights, model = self.folder / _WEIGHTS, self.config.model
         if isinstance(model, OwnModel):
             return self._own_network(model, weights).to(device)
-        if isinstance(model, TimmModel) and weight_count(model.backbone) > count_weights(weights):
+        if isinstance(model, TimmModel) and _least_weights(model) > count_weights(weights):
             raise RunError(
                 f"holds fewer weights than {model.backbone!r} has", where=weights, remedy="Restore the run's own file."
             )
@@ -415,6 +415,11 @@ def _open_members(folder: Path, own: Recipes) -> tuple[tuple[Run, ...], Blend | 
                 "is an ensemble in an ensemble", where=member.folder, remedy="Combine runs of one network each."
             )
     return members, blend
+
+
+def _least_weights(model: TimmModel) -> int:
+    """Of a run of that backbone."""
+    return weight_count(model.backbone, model.features.kind, model.features.cut_maps)
 
 
 def digest_of(path: Path) -> str:

@@ -290,13 +290,7 @@ def backbone(
         body.reset_classifier(0)
         size_px = _resize_px(config, name, resize_px)
         widths = _widths(body, features, name, size_px or int(config.input_size[-1]))
-        seen = range(skipped_maps, len(widths) - cut_maps)
-        if not seen:
-            raise ConfigError(
-                f"model.features.skipped_maps {skipped_maps}, cut_maps {cut_maps}: "
-                f"{name!r} has {len(widths)} {features}",
-                remedy="Leave out fewer of them.",
-            )
+        seen = _seen(len(widths), features, skipped_maps, cut_maps, name)
         changes = Changes(stem_stride, seen[-1] if cut_maps else None)
         changes.make(body, name, features)
         head = nn.Linear(sum(widths[at] for at in seen) * (1 if features == "last" else 2), 1)
@@ -318,15 +312,19 @@ def backbone(
 
 
 @cache
-def weight_count(name: str) -> int:
+def weight_count(name: str, features: FeatureKind = "last", cut_maps: int = 0) -> int:
     """How many weights timm's network `name` has without its classifier, found without making room for them.
 
-    Raises as `backbone` does for a name that timm does not know.
+    Of a network that ends before its last maps, those that are left. Raises as `backbone` does for a name that timm
+    does not know, and maps that the network does not have.
     """
     timm = _timm()
     _check_name(timm, name)
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         body = timm.create_model(name, in_chans=3, num_classes=0)
+        if cut_maps:
+            maps = len(_widths(body, features, name, int(timm.get_pretrained_cfg(name).input_size[-1])))
+            Changes(last_map=_seen(maps, features, 0, cut_maps, name)[-1]).make(body, name, features)
     return sum(parameter.numel() for parameter in body.parameters())
 
 
@@ -392,6 +390,17 @@ def _widths(body: Any, features: FeatureKind, name: str, size_px: int) -> list[i
         widths = [maps.shape[1] for maps in _maps(body, features, torch.zeros(1, 3, size_px, size_px))]
     body.train()
     return widths
+
+
+def _seen(maps: int, features: FeatureKind, skipped: int, cut: int, name: str) -> range:
+    """The numbers of the maps that the head sees, of so many."""
+    seen = range(skipped, maps - cut)
+    if not seen:
+        raise ConfigError(
+            f"model.features.skipped_maps {skipped}, cut_maps {cut}: {name!r} has {maps} {features}",
+            remedy="Leave out fewer of them.",
+        )
+    return seen
 
 
 def _takes_package(name: str, pretrained: PretrainedWeights) -> bool:
