@@ -73,7 +73,18 @@ def draw(found: dict[str, Any], path: Path) -> None:
             ecolor=MUTED,
             capsize=2,
         )
-        axes.annotate(name, (rate, auc["estimate"]), xytext=(6, 6), textcoords="offset points")
+        crowded = any(
+            rate < statistics.median(other["rates"]) < 2 * rate
+            and abs(other["auc"]["estimate"] - auc["estimate"]) < 0.04
+            for other in found.values()
+        )  # by its neighbour on the right
+        axes.annotate(
+            name,
+            (rate, auc["estimate"]),
+            xytext=(-6 if crowded else 6, 6),
+            textcoords="offset points",
+            ha="right" if crowded else "left",
+        )
     axes.set_xscale("log")
     axes.margins(x=0.15)
     axes.set_xlabel("patches per second, two processor cores")

@@ -22,7 +22,7 @@ import torch
 from harness import OURS, PEERS, Benchmark, Server, run, table
 from sentinode.artefacts import write_json
 from sentinode.exports.hugging_face import write_backbone
-from sentinode.models.backbones.backbone import Backbone
+from sentinode.models.backbones.backbone import Backbone, Changes
 from sentinode.phantom.phantom import write_phantom
 from sentinode.runs.environment import describe_environment
 from sentinode.runs.run import Run
@@ -71,12 +71,12 @@ def prepare(scratch: Path, model: Run, data: Path | None, files: int) -> None:
     weights = model.weights if model.members else [1.0]
     for at, (network, weight) in enumerate(zip(model.networks, weights, strict=True)):
         module = network.network(torch.device("cpu"))
-        if not isinstance(module, Backbone) or module.kind == "last":
+        if not isinstance(module, Backbone) or module.kind == "last" or module.changes != Changes():
             raise SystemExit(f"{network.folder}: not one of timm's networks with statistics of its stages")
         place = scratch / "networks" / str(at)
         place.mkdir(parents=True)
         write_backbone(module, network.config.preprocess.size_px, {}, place)
-        told = {"weight": weight, "resize_px": module.resize_px, "skipped_maps": module.skipped_maps}
+        told = {"weight": weight, "resize_px": module.resize_px, "maps": list(module.seen)}
         write_json(place / "blend.json", told)
     if data is None:
         data = scratch / "phantom"

@@ -26,12 +26,12 @@ class Network(torch.nn.Module):
         seen = json.loads((folder / "config.json").read_text())["pretrained_cfg"]
         self.body = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
         self.head = load_file(folder / "head.safetensors")
-        self.weight, self.skipped, self.side = told["weight"], told["skipped_maps"], seen["input_size"][-1]
+        self.weight, self.maps, self.side = told["weight"], told["maps"], seen["input_size"][-1]
         self.mean, self.std = (torch.tensor(seen[name]).view(3, 1, 1) for name in ("mean", "std"))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = (interpolate(x, size=(self.side, self.side), mode="bilinear") - self.mean) / self.std
-        maps = [m.flatten(2) for m in self.body.forward_intermediates(x, intermediates_only=True)[self.skipped :]]
+        maps = [m.flatten(2) for m in self.body.forward_intermediates(x, self.maps, intermediates_only=True)]
         f = torch.cat([s for m in maps for s in (m.mean(2), (m.var(2, correction=0) + 1e-6).sqrt())], 1)
         head = self.head
         return ((f - head["centre"]) / head["scale"] @ head["weight"].T + head["bias"]).squeeze(1)

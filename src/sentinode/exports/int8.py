@@ -20,7 +20,7 @@ from jaxtyping import Float, Shaped
 
 from sentinode.evaluation.bootstrap import PairedInterval, bootstrap
 from sentinode.evaluation.clusters import CLUSTER_NAMES, ClusterKind
-from sentinode.exports.certificate import EightBits, Pixels, Reference
+from sentinode.exports.certificate import FEW_PATCHES, EightBits, Pixels, Reference
 from sentinode.inference.exported import PATCHES, SEAL, UNSEALED, open_exported, sealed
 from sentinode.machine import optional_module
 from sentinode.progress import Progress, of_step
@@ -35,7 +35,6 @@ CALIBRATED_ON: Final = 64
 """So many training patches."""
 _TIMED: Final = 16
 _ROUNDS: Final = 5
-_AT_ONCE: Final = 16
 _KEPT_OPS: Final = ("Relu", "Clip", "MaxPool", "Add")
 _PASSED_ON: Final = ("Flatten", "Reshape", "Transpose")
 
@@ -151,5 +150,5 @@ def _nodes(model: Any) -> list[str]:
 
 
 def _batches(training: Pixels) -> Iterator[dict[str, Pixels]]:
-    for start in range(0, len(training), _AT_ONCE):
-        yield {PATCHES: np.ascontiguousarray(training[start : start + _AT_ONCE])}
+    for start in range(0, len(training), FEW_PATCHES):
+        yield {PATCHES: np.ascontiguousarray(training[start : start + FEW_PATCHES])}

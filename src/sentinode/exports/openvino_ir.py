@@ -9,11 +9,10 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from sentinode.errors import MissingExtraError
-from sentinode.exports.certificate import Logits
+from sentinode.exports.certificate import FEW_PATCHES, Logits
 from sentinode.inference.exported import LOGIT, Exported
 
 IR: Final = "model.xml"
-_AT_ONCE: Final = 16
 
 
 def write_ir(onnx: bytes, record: Exported, folder: Path) -> None:
@@ -30,7 +29,7 @@ def openvino_runtime(model: Path) -> dict[str, Logits]:
     name, compiled = compiled_by_openvino(model)
 
     def logits(pixels: UInt8[np.ndarray, "n 96 96 3"]) -> Float[np.ndarray, " n"]:
-        parts = [pixels[start : start + _AT_ONCE] for start in range(0, len(pixels), _AT_ONCE)]
+        parts = [pixels[start : start + FEW_PATCHES] for start in range(0, len(pixels), FEW_PATCHES)]
         return np.concatenate([compiled(np.ascontiguousarray(part))[LOGIT] for part in parts])
 
     return {name: logits}

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from sentinode.artefacts import write_json
 from sentinode.data.images import PATCH_SIZE_PX
 from sentinode.errors import ExportError
-from sentinode.exports.certificate import Logits
+from sentinode.exports.certificate import FEW_PATCHES, Logits
 from sentinode.exports.whole import Whole
 from sentinode.inference.exported import Exported
 
@@ -28,7 +28,6 @@ WSINFER_MODEL: Final = "torchscript_model.pt"  # the names that WSInfer's zoo an
 WSINFER_CONFIG: Final = "config.json"
 _JIT: Final[Any] = torch.jit  # without types
 _VERSION: Final = f"torch {torch.__version__.split('+')[0]}"
-_AT_ONCE: Final = 16
 _FINER: Final = 4  # a slide of 0.243 um/px, of which WSInfer reads the finest level
 
 
@@ -62,7 +61,7 @@ def torchscript_runtimes(folder: Path) -> dict[str, Logits]:
     def logits(pixels: UInt8[np.ndarray, "n 96 96 3"]) -> Float[np.ndarray, " n"]:
         with torch.no_grad():
             own = torch.from_numpy(np.require(pixels, requirements=["C", "W"]))
-            parts = [model(part)[1] for part in torch.split(own, _AT_ONCE)]
+            parts = [model(part)[1] for part in torch.split(own, FEW_PATCHES)]
         return np.asarray(torch.cat(parts).numpy())
 
     return {_VERSION: logits}
@@ -91,8 +90,8 @@ def wsinfer_runtimes(folder: Path) -> dict[str, Logits]:
     def logits_of(finer: int) -> Logits:
         def logits(pixels: UInt8[np.ndarray, "n 96 96 3"]) -> Float[np.ndarray, " n"]:
             said = []
-            for start in range(0, len(pixels), _AT_ONCE):
-                cut = pixels[start : start + _AT_ONCE].repeat(finer, axis=1).repeat(finer, axis=2)
+            for start in range(0, len(pixels), FEW_PATCHES):
+                cut = pixels[start : start + FEW_PATCHES].repeat(finer, axis=1).repeat(finer, axis=2)
                 with torch.no_grad():
                     said.append(model(torch.from_numpy(cut).permute(0, 3, 1, 2).float() / 255))
             two = torch.cat(said).double()

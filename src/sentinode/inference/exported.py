@@ -40,7 +40,7 @@ SEAL: Final = "seal"
 UNSEALED: Final = f"sentinode-sha256:{'0' * 64}"
 _SEALED: Final = re.compile(rb"sentinode-sha256:([0-9a-f]{64})")
 _LARGEST_MB: Final = 2048  # of a file of Protocol Buffers
-_IMAGES_AT_ONCE: Final = 128  # the graph computes all views of a batch together
+_IMAGES_AT_ONCE: Final = 32  # the graph computes all views of a batch together: of 160 pixels, a gigabyte of maps
 _REMEDY: Final = "Give a file that `sentinode export` wrote, or export the run again."
 
 
