@@ -21,8 +21,8 @@ PARITY: Final = "parity.json"
 TOLERANCE: Final = 1e-4
 _MADE_UP: Final = 64
 FEW_PATCHES: Final = 1
-"""So many are given to a runtime at once. A graph computes all their views together, and calibration in eight bits keeps
-every map of every network: of an ensemble at 160 pixels 2 GB a patch."""
+"""So many are given to a runtime at once. A graph computes all their views together, and calibration in eight bits
+keeps every map of every network: of an ensemble at 160 pixels 2 GB a patch."""
 _AT_ONCE: Final = 64
 
 Pixels = UInt8[np.ndarray, "n 96 96 3"]
